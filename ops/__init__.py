@@ -1,0 +1,1 @@
+"""Plain parts everything else is built from; imports nothing of ours."""

@@ -1,0 +1,111 @@
+"""Files that appear whole or not at all, folder locks and content hashes."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ops.config import UserError
+
+
+class LockedError(UserError):
+    """Another process holds the lock."""
+
+
+def fsync_path(path: Path) -> None:
+    """Flush one file, or one folder's list of names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync_tree(path: Path) -> None:
+    """Flush a file, or every file and folder below a folder, leaves first."""
+    if path.is_dir():
+        for child in sorted(path.iterdir()):
+            fsync_tree(child)
+    fsync_path(path)
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write a file or folder under; on success it becomes `path`.
+
+    The body's result is flushed and renamed, so a reader sees the old content or the new, whole.
+    A folder replaces an older one of the same name. On an error nothing appears and the partial
+    is removed; after a kill it stays beside as `NAME.XXXXXXXX.partial`.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        yield partial
+        fsync_tree(partial)
+        if partial.is_dir() and path.is_dir():
+            _swap_folders(partial, path)
+        else:
+            os.replace(partial, path)
+        fsync_path(path.parent)
+    finally:
+        _remove(partial)
+
+
+def _swap_folders(new: Path, old: Path) -> None:
+    # rename() cannot replace a folder that is not empty, so the old one steps aside first.
+    aside = old.with_name(f"{old.name}.{uuid.uuid4().hex[:8]}.partial")
+    os.rename(old, aside)
+    os.rename(new, old)
+    shutil.rmtree(aside)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write `data` as indented JSON; the file appears whole."""
+    with atomic_path(path) as partial:
+        partial.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data`; the file appears whole."""
+    with atomic_path(path) as partial:
+        partial.write_bytes(data)
+
+
+def json_hash(data: Any) -> str:
+    """SHA-256, in hex, of `data` as canonical JSON (sorted keys, no spaces)."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256, in hex, of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def exclusive_lock(path: Path) -> Iterator[None]:
+    """Hold an flock on file `path` (made if missing); raises LockedError when another has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LockedError(f"{path} is held by another process. Wait for it, or end it.") from None
+        yield

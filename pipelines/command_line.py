@@ -1,0 +1,32 @@
+"""What every command shares: typed flags, errors without tracebacks, exit codes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+import tyro
+
+from ops.config import UserError
+
+Flags = TypeVar("Flags")
+
+
+def run_command(
+    flags: type[Flags], run: Callable[[Flags], int], argv: list[str] | None, prog: str
+) -> int:
+    """Parse `argv` (default: the process's own) into `flags`, call `run`, return its exit code.
+
+    A UserError, or a file that is missing or not permitted, becomes one line on stderr and exit
+    code 2; Ctrl-C becomes 130. Anything else is a defect of ours and keeps its traceback.
+    """
+    parsed = tyro.cli(flags, args=argv, prog=f"python -m {prog}")
+    try:
+        return run(parsed)
+    except (UserError, FileNotFoundError, PermissionError, NotADirectoryError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
