@@ -1,0 +1,149 @@
+"""Model folders and step folders: saved whole, found again, never unpickled.
+
+A model folder is `config.json` + `model.safetensors`. A run folder holds step folders
+`step-00010000/`, each a model folder with `ema.safetensors` and `train_state.pt` beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ops.config import UserError
+from ops.files import json_hash
+
+FORMAT = 1
+STEP_FOLDER = re.compile(r"step-(\d{8})")
+STEP_FILES = ("config.json", "model.safetensors", "train_state.pt")
+
+
+class CheckpointError(UserError):
+    """A model or run folder that cannot be used."""
+
+
+def save_model(
+    folder: Path,
+    kind: str,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write config.json and model.safetensors into `folder`, made if missing.
+
+    Not atomic by itself: give it the partial folder of ops.files.atomic_path. `kind` is what
+    load_model will ask for; `extra` adds top-level entries to config.json.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    description = {"format": FORMAT, "kind": kind, "config": dict(config), **(extra or {})}
+    (folder / "config.json").write_text(json.dumps(description, indent=2) + "\n")
+    save_tensors(folder / "model.safetensors", tensors)
+
+
+def load_model(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The whole config.json and the tensors of a model folder.
+
+    Raises CheckpointError where a file is missing or broken, or the model is of another kind.
+    """
+    description = read_description(folder)
+    if description.get("kind") != kind:
+        raise CheckpointError(
+            f"{folder} holds a {description.get('kind')!r}, not a {kind!r}. Name a {kind} folder."
+        )
+    return description, load_tensors(folder / "model.safetensors")
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """The config.json of a model folder; raises CheckpointError where it cannot be read."""
+    path = folder / "config.json"
+    try:
+        description = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} is no model folder: it has no config.json.") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON ({error}). Restore it from a copy.") from None
+    if not isinstance(description, dict) or description.get("format", 0) > FORMAT:
+        raise CheckpointError(f"{path} is of a newer format than {FORMAT}. Upgrade smalti.")
+    return description
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as safetensors, in plain memory order."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(plain, path)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; raises CheckpointError where it cannot be read."""
+    try:
+        return load_file(path)
+    except (FileNotFoundError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}. Restore it from a copy.") from None
+
+
+def fingerprint(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """16 hex digits that change when the config or a bit of any tensor changes."""
+    digest = hashlib.sha256(json_hash(dict(config)).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def step_folder(run: Path, step: int) -> Path:
+    """Where the checkpoint after `step` steps lies."""
+    return run / f"step-{step:08d}"
+
+
+def step_folders(run: Path) -> list[Path]:
+    """The complete step folders of a run, oldest first."""
+    if not run.is_dir():
+        return []
+    found = [path for path in run.iterdir() if STEP_FOLDER.fullmatch(path.name)]
+    return sorted(path for path in found if all((path / name).is_file() for name in STEP_FILES))
+
+
+def step_of(folder: Path) -> int:
+    """The step number in a step folder's name."""
+    return int(folder.name.removeprefix("step-"))
+
+
+def newest_step(run: Path) -> Path | None:
+    """The newest complete step folder of a run, or None: where to resume."""
+    folders = step_folders(run)
+    return folders[-1] if folders else None
+
+
+def prune_steps(run: Path, keep: int) -> None:
+    """Remove all but the newest `keep` step folders, and partial ones that a kill left behind."""
+    for folder in step_folders(run)[:-keep]:
+        shutil.rmtree(folder)
+    for partial in run.glob("step-*.partial"):
+        shutil.rmtree(partial)
+
+
+def resolve_model_folder(path: str | Path) -> Path:
+    """`path` itself when it is a model folder; of a run folder the newest complete step.
+
+    Raises CheckpointError when it is neither.
+    """
+    path = Path(path)
+    if (path / "config.json").is_file():
+        return path
+    newest = newest_step(path)
+    if newest is None:
+        raise CheckpointError(
+            f"{path} is neither a model folder (config.json) nor a run folder with a complete "
+            "step-XXXXXXXX in it."
+        )
+    return newest

@@ -1,0 +1,49 @@
+"""How good reconstructions and codebooks are: PSNR, SSIM, codebook usage and perplexity."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+PIXEL_RANGE = 2.0  # pixels lie in [-1, 1]
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB, one per image (B,), of pixels (B,C,H,W) in [-1, 1].
+
+    Both are clamped to the range first; equal images give infinity.
+    """
+    error = (a.clamp(-1, 1) - b.clamp(-1, 1)).square().flatten(1).mean(dim=1)
+    return 10 * torch.log10(PIXEL_RANGE**2 / error)
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Structural similarity, one per image (B,), of pixels (B,C,H,W) in [-1, 1] (Wang 2004)."""
+    values = structural_similarity_index_measure(
+        a.clamp(-1, 1), b.clamp(-1, 1), data_range=PIXEL_RANGE, reduction="none"
+    )
+    return values if isinstance(values, Tensor) else values[0]
+
+
+class Usage(NamedTuple):
+    """How a codebook is used by some images."""
+
+    used: int  # codes that occur at all
+    perplexity: float  # exp of the entropy: as many codes, equally frequent, would carry as much
+    bits: float  # entropy in bits a code
+
+
+def codebook_usage(counts: Tensor) -> Usage:
+    """Usage from how often each code occurs: counts (K,)."""
+    share = counts.double() / counts.sum().clamp(min=1)
+    entropy = -torch.special.xlogy(share, share).sum()
+    nats = float(entropy)
+    return Usage(int((counts > 0).sum()), float(entropy.exp()), nats / float(torch.tensor(2.0).log()))
+
+
+def code_counts(codes: Tensor, codebook_size: int) -> Tensor:
+    """How often each code occurs in codes of any shape: (K,) int64."""
+    return torch.bincount(codes.flatten(), minlength=codebook_size)

@@ -1,0 +1,88 @@
+"""Where and how computations run: device, autocast, threads; and a run's log of figures."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from ops.config import ConfigError
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device called `name`: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1".
+
+    Raises ConfigError for a name torch does not know or a GPU this machine does not have.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"No device {name!r}. Use auto, cpu, cuda or cuda:N.") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"Device {name!r} is not on this machine. Use cpu or auto.")
+    return device
+
+
+def autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """bfloat16 autocast on a GPU; nothing on a CPU, where bfloat16 products are far slower."""
+    if device.type == "cuda":
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+class MetricsLog:
+    """Figures and pictures of a run: `metrics.jsonl`, TensorBoard events.
+
+    On resume, lines of steps that will be done again are dropped, so that each step stands once.
+    """
+
+    def __init__(self, run: Path, after_step: int = 0) -> None:
+        run.mkdir(parents=True, exist_ok=True)
+        self.path = run / "metrics.jsonl"
+        self._keep_until(after_step)
+        self._file = open(self.path, "a")  # noqa: SIM115 - closed by __exit__
+        self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=after_step + 1)
+
+    def _keep_until(self, step: int) -> None:
+        if not self.path.exists():
+            return
+        lines = self.path.read_text().splitlines()
+        # A kill can cut the last line short; such a line is of a step that will be done again.
+        whole = [line for line in lines if line.endswith("}")]
+        kept = [line for line in whole if json.loads(line)["step"] <= step]
+        rewritten = self.path.with_suffix(".partial")
+        rewritten.write_text("".join(line + "\n" for line in kept))
+        os.replace(rewritten, self.path)
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        """One line with `step` and the figures."""
+        self._file.write(json.dumps({"step": step, **figures}) + "\n")
+        self._file.flush()
+        for name, value in figures.items():
+            self._writer.add_scalar(name, value, step)
+
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
+        """A picture, uint8 (H, W, 3), for TensorBoard."""
+        self._writer.add_image(name, image, step, dataformats="HWC")
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        self._writer.close()

@@ -1,0 +1,103 @@
+"""Where windows and tiles lie on a grid. Integers only: no model, no tensor.
+
+A window is what a prior reads at once; a tile is what a tokenizer encodes or decodes at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ops.config import ConfigError
+
+
+class Window(NamedTuple):
+    """A rectangle of cells of a grid."""
+
+    row: int
+    column: int
+    rows: int
+    columns: int
+
+    def index(self, row: int, column: int) -> int:
+        """The raster number, within the window, of the grid's cell (row, column)."""
+        return (row - self.row) * self.columns + column - self.column
+
+    def slices(self) -> tuple[slice, slice]:
+        """What cuts the window out of an array whose last two axes are rows and columns."""
+        return (
+            slice(self.row, self.row + self.rows),
+            slice(self.column, self.column + self.columns),
+        )
+
+
+def window_start(place: int, size: int, window: int, stride: int = 1) -> int:
+    """First row (or column) of the window in which row (or column) `place` is drawn.
+
+    With stride 1 the paper's rule: the cell lies in the window's middle, or nearer its edge where
+    the window would leave the grid. Larger strides move the start back to a multiple of `stride`.
+    """
+    middle = (place - window // 2) // stride * stride
+    return max(0, min(middle, size - window))
+
+
+def check_stride(stride: int, window: int) -> None:
+    """Raise ConfigError unless every cell lies inside its window of the given stride."""
+    if not 1 <= stride <= window - window // 2:
+        raise ConfigError(
+            f"stride must be from 1 to {window - window // 2} for a window of {window}, "
+            f"found {stride}."
+        )
+
+
+def window_of(
+    row: int, column: int, rows: int, columns: int, window: int, stride: int = 1
+) -> Window:
+    """The window in which cell (row, column) of a grid of rows x columns is drawn.
+
+    Holds the cell. Smaller than window x window where the grid is. Drawing cells in raster order,
+    all the window's cells that come before this one are drawn before it.
+    """
+    return Window(
+        window_start(row, rows, window, stride),
+        window_start(column, columns, window, stride),
+        min(window, rows),
+        min(window, columns),
+    )
+
+
+def raster(rows: int, columns: int) -> Iterator[tuple[int, int]]:
+    """The cells (row, column), row by row."""
+    return ((row, column) for row in range(rows) for column in range(columns))
+
+
+class Tile(NamedTuple):
+    """A part of a grid, and the larger part that must be seen to make it."""
+
+    inner: Window  # the cells this tile makes; the tiles' inner parts cover the grid once
+    outer: Window  # with up to `halo` more cells on each side, cut at the grid's edges
+
+    def inner_in_outer(self) -> Window:
+        """The inner part, counted from the outer part's corner."""
+        return Window(
+            self.inner.row - self.outer.row,
+            self.inner.column - self.outer.column,
+            self.inner.rows,
+            self.inner.columns,
+        )
+
+
+def tiles(rows: int, columns: int, tile: int, halo: int) -> Iterator[Tile]:
+    """Tiles of at most tile x tile cells that cover a grid of rows x columns once, in raster order.
+
+    Raises ConfigError when `tile` is below 1 or `halo` below 0.
+    """
+    if tile < 1 or halo < 0:
+        raise ConfigError(f"A tile must be 1 or more and a halo 0 or more, found {tile}, {halo}.")
+    for row in range(0, rows, tile):
+        for column in range(0, columns, tile):
+            inner = Window(row, column, min(tile, rows - row), min(tile, columns - column))
+            top, left = max(0, row - halo), max(0, column - halo)
+            bottom = min(rows, row + inner.rows + halo)
+            right = min(columns, column + inner.columns + halo)
+            yield Tile(inner, Window(top, left, bottom - top, right - left))
