@@ -44,12 +44,12 @@ def uniforms(seed: int, samples: Sequence[int], rows: int, columns: int) -> NDAr
     for name, number in [("seed", seed), *(("sample", sample) for sample in samples)]:
         if not 0 <= number < 2**64:
             raise ConfigError(f"{name} must be a whole number from 0 to 2**64 - 1, found {number}.")
-    number = np.array(samples, np.uint64).reshape(-1, 1, 1)
+    numbers = np.array(samples, np.uint64).reshape(-1, 1, 1)
     counter = np.empty((len(samples), rows, columns, 4), np.uint32)
     counter[..., 0] = np.arange(columns, dtype=np.uint32)
     counter[..., 1] = np.arange(rows, dtype=np.uint32)[:, None]
-    counter[..., 2] = number & LOW_32_BITS
-    counter[..., 3] = number >> np.uint64(32)
+    counter[..., 2] = numbers & LOW_32_BITS
+    counter[..., 3] = numbers >> np.uint64(32)
     words = philox4x32(counter, np.array([seed & 0xFFFFFFFF, seed >> 32], np.uint32))
     high, low = words[..., 0] >> np.uint32(5), words[..., 1] >> np.uint32(6)
     return (high * 2.0**26 + low) / 2.0**53

@@ -19,7 +19,7 @@ class Window(NamedTuple):
     rows: int
     columns: int
 
-    def index(self, row: int, column: int) -> int:
+    def offset_of(self, row: int, column: int) -> int:
         """The raster number, within the window, of the grid's cell (row, column)."""
         return (row - self.row) * self.columns + column - self.column
 

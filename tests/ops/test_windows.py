@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ops.config import ConfigError
+from ops.windows import Window, check_stride, raster, tiles, window_of, window_start
+
+sizes = st.integers(1, 40)
+
+
+@st.composite
+def placements(draw):
+    rows, columns, window = draw(sizes), draw(sizes), draw(st.integers(1, 17))
+    stride = draw(st.integers(1, window - window // 2))
+    cell = draw(st.integers(0, rows - 1)), draw(st.integers(0, columns - 1))
+    return *cell, rows, columns, window, stride
+
+
+def test_stride_1_is_the_papers_rule():
+    for size in (16, 17, 42, 64):
+        for place in range(size):
+            assert window_start(place, size, 16) == min(max(place - 8, 0), size - 16)
+
+
+def test_stride_8_starts_at_multiples_of_8_and_at_the_end():
+    assert [window_start(place, 42, 16, 8) for place in range(42)] == (
+        [0] * 16 + [8] * 8 + [16] * 8 + [24] * 8 + [26] * 2
+    )
+
+
+@given(placements())
+def test_a_window_holds_its_cell_and_stays_on_the_grid(placement):
+    row, column, rows, columns, size, _ = placement
+    window = window_of(*placement)
+    assert 0 <= window.row <= row < window.row + window.rows <= rows
+    assert 0 <= window.column <= column < window.column + window.columns <= columns
+    assert (window.rows, window.columns) == (min(size, rows), min(size, columns))
+
+
+@given(placements())
+def test_what_comes_before_a_cell_in_its_window_is_drawn_before_it(placement):
+    row, column, rows, columns, _, _ = placement
+    window = window_of(*placement)
+    order = np.arange(rows * columns).reshape(rows, columns)
+    here = window.offset_of(row, column)
+    inside = order[window.slices()].ravel()
+    assert inside[here] == order[row, column]
+    assert (inside[:here] < order[row, column]).all()
+
+
+@given(placements())
+def test_half_a_window_lies_before_a_cell_unless_the_grid_ends(placement):
+    row, column, _, _, size, _ = placement
+    window = window_of(*placement)
+    assert row - window.row >= min(row, size // 2)
+    assert column - window.column >= min(column, size // 2)
+
+
+@given(rows=sizes, columns=sizes)
+def test_raster_visits_every_cell_in_order(rows, columns):
+    assert list(raster(rows, columns)) == list(np.ndindex(rows, columns))
+
+
+@pytest.mark.parametrize("stride", [0, -1, 9])
+def test_a_stride_that_would_leave_cells_outside_is_refused(stride):
+    with pytest.raises(ConfigError, match="from 1 to 8"):
+        check_stride(stride, 16)
+
+
+def test_a_window_of_one_has_stride_1():
+    check_stride(1, 1)
+
+
+@given(rows=sizes, columns=sizes, tile=st.integers(1, 20), halo=st.integers(0, 12))
+def test_tiles_cover_every_cell_once_with_their_halo(rows, columns, tile, halo):
+    times = np.zeros((rows, columns), int)
+    grid = np.arange(rows * columns).reshape(rows, columns)
+    for part in tiles(rows, columns, tile, halo):
+        times[part.inner.slices()] += 1
+        outer = grid[part.outer.slices()]
+        np.testing.assert_array_equal(
+            outer[part.inner_in_outer().slices()], grid[part.inner.slices()]
+        )
+        reach = grid[
+            max(0, part.inner.row - halo) : part.inner.row + part.inner.rows + halo,
+            max(0, part.inner.column - halo) : part.inner.column + part.inner.columns + halo,
+        ]
+        np.testing.assert_array_equal(outer, reach)
+    assert (times == 1).all()
+
+
+def test_tiles_of_a_small_grid():
+    first, second = tiles(4, 10, 8, 2)
+    assert first.inner == Window(0, 0, 4, 8)
+    assert first.outer == Window(0, 0, 4, 10)
+    assert second.inner == Window(0, 8, 4, 2)
+    assert second.outer == Window(0, 6, 4, 4)
+    assert second.inner_in_outer() == Window(0, 2, 4, 2)
+
+
+@pytest.mark.parametrize(("tile", "halo"), [(0, 1), (4, -1)])
+def test_tiles_without_cells_are_refused(tile, halo):
+    with pytest.raises(ConfigError, match="tile"):
+        next(tiles(4, 4, tile, halo))
