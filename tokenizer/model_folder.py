@@ -1,0 +1,93 @@
+"""Tokenizers on disk: the bundled ones, model folders and run folders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ops.checkpoint import (
+    CheckpointError,
+    load_model,
+    load_tensors,
+    resolve_model_folder,
+    save_model,
+)
+from ops.config import ConfigError, from_json, to_json
+from tokenizer.vqgan import PRESETS, VQGAN, VQGANConfig
+
+KIND = "vqgan"
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+def bundled_tokenizers() -> list[str]:
+    """Names of the tokenizers that come with the package."""
+    return sorted(path.parent.name for path in WEIGHTS.glob("*/config.json"))
+
+
+def build_tokenizer(preset: str, seed: int = 0) -> VQGAN:
+    """An untrained VQGAN of a preset, its weights drawn from `seed`; for training and tests.
+
+    Raises ConfigError for a name that PRESETS does not have.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"No tokenizer preset {preset!r}; there are {', '.join(PRESETS)}.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return VQGAN(PRESETS[preset], name=preset)
+
+
+def load_tokenizer(name_or_folder: str | Path, device: str | torch.device = "cpu") -> VQGAN:
+    """A trained VQGAN, ready to encode and decode: in eval mode, float32, channels_last.
+
+    `name_or_folder` is a bundled name ("photo-f8"), a model folder, or a run folder, of which the
+    newest complete step is taken, its averaged weights where there are any.
+    Raises CheckpointError where there is no such tokenizer.
+    """
+    folder = _find(name_or_folder)
+    description, tensors = load_model(folder, KIND)
+    if (folder / "ema.safetensors").is_file():
+        tensors = load_tensors(folder / "ema.safetensors")
+    model = VQGAN(
+        from_json(VQGANConfig, description["config"]), description.get("name", folder.name)
+    )
+    try:
+        model.load_state_dict(
+            {
+                name: tensor.float() if tensor.is_floating_point() else tensor
+                for name, tensor in tensors.items()
+            }
+        )
+    except RuntimeError as error:
+        raise CheckpointError(f"{folder}: config.json and weights do not fit: {error}") from None
+    model.folder = folder
+    model = model.eval().requires_grad_(False).to(device)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def save_tokenizer(
+    folder: Path, model: VQGAN, *, half: bool = False, extra: Mapping[str, Any] | None = None
+) -> None:
+    """Write a VQGAN as a model folder; `half` stores float16, half the size.
+
+    Half weights are others than the full ones, so their fingerprint is too: it is always that of
+    what load_tokenizer returns.
+    """
+    tensors = {
+        name: tensor.half() if half and tensor.is_floating_point() else tensor
+        for name, tensor in model.state_dict().items()
+    }
+    save_model(folder, KIND, to_json(model.config), tensors, {"name": model.name, **(extra or {})})
+
+
+def _find(name_or_folder: str | Path) -> Path:
+    if isinstance(name_or_folder, str) and name_or_folder in bundled_tokenizers():
+        return WEIGHTS / name_or_folder
+    if not Path(name_or_folder).exists():
+        raise CheckpointError(
+            f"No tokenizer {str(name_or_folder)!r}: neither a folder nor one of the bundled "
+            f"({', '.join(bundled_tokenizers()) or 'none'})."
+        )
+    return resolve_model_folder(name_or_folder)

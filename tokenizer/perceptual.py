@@ -1,0 +1,112 @@
+"""LPIPS (Zhang et al. 2018): distance between images in the features of a trained VGG16.
+
+The `lpips` package carries the distance's own small weights. The backbone is torchvision's VGG16,
+fetched on first use; a run that cannot have it stops, and never goes on with random features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from pathlib import Path
+from urllib.error import URLError
+
+import lpips
+import torch
+from torch import Tensor, nn
+from torchvision.models import VGG16_Weights
+
+from ops.config import UserError
+
+
+class PerceptualError(UserError):
+    """The perceptual loss cannot be had as asked."""
+
+
+def make_perceptual_loss(name: str) -> nn.Module | None:
+    """The module (a, b) -> scalar for pixels (B, 3, H, W) in [-1, 1], or None for "none".
+
+    `name` is "lpips" (the backbone from torch's cache, or fetched), "none", "random-backbone" (for
+    tests: an untrained VGG16), or the path of a torchvision VGG16 file.
+    Raises PerceptualError where the backbone cannot be had or its hash is wrong.
+    """
+    if name == "none":
+        return None
+    if name == "random-backbone":
+        return LPIPS(None)
+    path = _cached_backbone() if name == "lpips" else Path(name)
+    if not path.is_file():
+        raise PerceptualError(
+            f"--perceptual {name!r} is neither lpips, none, random-backbone nor a file. Give the "
+            f"path of torchvision's {_backbone_name()}, or --perceptual none."
+        )
+    return LPIPS(_load_backbone(path))
+
+
+def _backbone_name() -> str:
+    return Path(VGG16_Weights.IMAGENET1K_V1.url).name
+
+
+def _cached_backbone() -> Path:
+    """The backbone in torch's cache, fetched first where it is missing."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / _backbone_name()
+    if path.is_file():
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(
+            VGG16_Weights.IMAGENET1K_V1.url, str(path), _expected_hash(), progress=True
+        )
+    except (URLError, OSError, RuntimeError) as error:
+        raise PerceptualError(
+            f"LPIPS needs torchvision's {path.name}, and it could not be fetched ({error}). Put "
+            f"the file into {path.parent} (under TORCH_HOME), or give its path with --perceptual "
+            "PATH, or train without: --perceptual none."
+        ) from None
+    return path
+
+
+def _expected_hash() -> str:
+    """torchvision ends a file's name with the first eight hex digits of its SHA-256."""
+    return _backbone_name().removesuffix(".pth").rpartition("-")[2]
+
+
+def _load_backbone(path: Path) -> dict[str, Tensor]:
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if not found.startswith(_expected_hash()):
+        raise PerceptualError(
+            f"{path} is not torchvision's {_backbone_name()}: its SHA-256 starts with {found[:8]}, "
+            f"not {_expected_hash()}. Remove it, so that it is fetched again."
+        )
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+class LPIPS(nn.Module):
+    """LPIPS with VGG16: (a, b) pixels (B, 3, H, W) in [-1, 1] -> scalar, the mean over images.
+
+    Always in eval mode: in train mode the package's own dropout would make the distance random.
+    """
+
+    def __init__(self, backbone: dict[str, Tensor] | None) -> None:
+        super().__init__()
+        with warnings.catch_warnings():  # lpips calls torchvision by its old argument names
+            warnings.simplefilter("ignore")
+            self.distance = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+        if backbone is not None:
+            self._fill(backbone)
+        self.requires_grad_(False)
+        self.train(False)
+
+    def _fill(self, backbone: dict[str, Tensor]) -> None:
+        """lpips cuts torchvision's `features` into slices and keeps the layers' numbers."""
+        wanted = self.distance.net.state_dict()
+        renamed = {name: backbone["features." + name.partition(".")[2]] for name in wanted}
+        self.distance.net.load_state_dict(renamed)
+
+    def train(self, mode: bool = True) -> LPIPS:
+        return super().train(False)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        with torch.autocast(a.device.type, enabled=False):  # bfloat16 breaks it
+            return self.distance(a.float(), b.float()).mean()

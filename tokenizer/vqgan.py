@@ -1,0 +1,169 @@
+"""VQGAN: pixels to short grids of codes and back (Esser et al. 2021, section 3.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ops.checkpoint import fingerprint
+from ops.config import ConfigError, to_json
+from tokenizer import lookup_free  # noqa: F401 - registers its quantizers
+from tokenizer.autoencoder import AutoencoderConfig, Decoder, Encoder
+from tokenizer.quantizers import QUANTIZERS, QuantizerConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VQGANConfig:
+    """Everything that makes the network; the losses that train it are tokenizer.losses' own."""
+
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+
+    def __post_init__(self) -> None:
+        if self.quantizer.kind not in QUANTIZERS:
+            raise ConfigError(
+                f"No quantizer {self.quantizer.kind!r}; there are {', '.join(QUANTIZERS)}."
+            )
+
+    @property
+    def codebook_size(self) -> int:
+        return self.quantizer.codebook_size
+
+    @property
+    def downsample_factor(self) -> int:
+        return self.autoencoder.downsample_factor
+
+
+class Reconstruction(NamedTuple):
+    """What a training forward returns."""
+
+    pixels: Tensor  # (B, 3, H, W), not clamped
+    codes: Tensor  # (B, h, w) int64
+    quantizer_loss: Tensor  # scalar
+
+
+class VQGAN(nn.Module):
+    """Encoder, quantizer and decoder. `name` and `folder` say where a loaded one came from."""
+
+    def __init__(self, config: VQGANConfig, name: str = "") -> None:
+        super().__init__()
+        self.config = config
+        self.name = name
+        self.folder: Path | None = None
+        latent_channels, code_dim = config.autoencoder.latent_channels, config.quantizer.code_dim
+        self.encoder = Encoder(config.autoencoder)
+        self.pre_quant = nn.Conv2d(latent_channels, code_dim, 1)
+        self.quantizer = QUANTIZERS[config.quantizer.kind](config.quantizer)
+        self.post_quant = nn.Conv2d(code_dim, latent_channels, 1)
+        self.decoder = Decoder(config.autoencoder)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Codes (B, h, w) int64 for pixels (B, 3, H, W) in [-1, 1]; h = ceil(H / f).
+
+        Sizes not divisible by f are padded by reflection on the right and below.
+        Raises ConfigError for pixels of another shape or type.
+        """
+        self._check_pixels(pixels)
+        with torch.no_grad(), _full_precision(pixels):
+            latents = self.pre_quant(
+                self.encoder(pad_to_multiple(pixels, self.config.downsample_factor))
+            )
+            return self.quantizer.assign(latents.float())
+
+    def decode(self, codes: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Pixels (B, 3, h*f, w*f) for codes (B, h, w), cropped to size (H, W); never clamped.
+
+        Raises ConfigError for a code outside the codebook.
+        """
+        if (
+            codes.numel()
+            and not 0 <= int(codes.min()) <= int(codes.max()) < self.config.codebook_size
+        ):
+            raise ConfigError(
+                f"Codes from {int(codes.min())} to {int(codes.max())}, but the codebook has "
+                f"{self.config.codebook_size}. Were they made by another tokenizer?"
+            )
+        pixels = self.decode_latents(self.quantizer.lookup(codes))
+        return pixels if size is None else pixels[:, :, : size[0], : size[1]]
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Pixels (B, 3, h*f, w*f) for quantized latents (B, D, h, w)."""
+        return self.decoder(self.post_quant(latents))
+
+    def forward(self, pixels: Tensor) -> Reconstruction:
+        """Reconstruct pixels (B, 3, H, W), H and W divisible by f, with gradients."""
+        latents = self.pre_quant(self.encoder(pixels))
+        with torch.autocast(pixels.device.type, enabled=False):
+            quantized = self.quantizer(latents.float())
+        return Reconstruction(
+            self.decode_latents(quantized.latents), quantized.codes, quantized.loss
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits of what decides the codes; a decoder tuned further keeps them valid."""
+        config = to_json(self.config)
+        for name in ("decoder_res_blocks", "dropout"):
+            del config["autoencoder"][name]
+        for name in ("commitment_weight", "restart_after"):
+            del config["quantizer"][name]
+        deciding = ("encoder.", "pre_quant.", "quantizer.")
+        tensors = {k: v for k, v in self.named_parameters() if k.startswith(deciding)}
+        return fingerprint(config, tensors)
+
+    def _check_pixels(self, pixels: Tensor) -> None:
+        channels = self.config.autoencoder.image_channels
+        if pixels.ndim != 4 or pixels.shape[1] != channels or not pixels.is_floating_point():
+            raise ConfigError(
+                f"encode takes float pixels (B, {channels}, H, W) in [-1, 1], found "
+                f"{pixels.dtype} {tuple(pixels.shape)}. See ops.images.to_pixels."
+            )
+
+
+def _full_precision(pixels: Tensor) -> torch.autocast:
+    # The same image must give the same codes whatever autocast surrounds the call.
+    return torch.autocast(pixels.device.type, enabled=False)
+
+
+def pad_to_multiple(pixels: Tensor, factor: int) -> Tensor:
+    """Pixels (B, C, H, W) padded right and below to multiples of `factor`, by reflection.
+
+    Where an image is too small to reflect, its last row and column are repeated.
+    """
+    height, width = pixels.shape[-2:]
+    below, right = -height % factor, -width % factor
+    if not (below or right):
+        return pixels
+    mode = "reflect" if below < height and right < width else "replicate"
+    return F.pad(pixels, (0, right, 0, below), mode=mode)
+
+
+PRESETS: dict[str, VQGANConfig] = {
+    # Seconds to build, minutes to train: tests and first steps.
+    "tiny": VQGANConfig(
+        autoencoder=AutoencoderConfig(
+            channels=32, channel_mult=(1, 2), num_res_blocks=1, decoder_res_blocks=1,
+            attention_levels=(), mid_block=False, latent_channels=64, norm="channel", patch_size=4,
+        ),
+        quantizer=QuantizerConfig(kind="vq", codebook_size=256, code_dim=8),
+    ),
+    # The bundled tokenizer: local (exact tiles), width spent where resolution is low, FSQ levels
+    # of the FSQ paper's table for about 2**14 codes.
+    "photo-f8": VQGANConfig(
+        autoencoder=AutoencoderConfig(
+            channels=96, channel_mult=(1, 2), num_res_blocks=3, decoder_res_blocks=3,
+            attention_levels=(), mid_block=False, latent_channels=5, norm="channel", patch_size=4,
+        ),
+        quantizer=QuantizerConfig(
+            kind="fsq", codebook_size=15360, code_dim=5, levels=(8, 8, 8, 6, 5)
+        ),
+    ),
+    # The paper's f16 networks (Esser et al. 2021, table 5 and published configs).
+    "imagenet-f16-1024": VQGANConfig(),
+    "imagenet-f16-16384": VQGANConfig(quantizer=QuantizerConfig(codebook_size=16384)),
+}  # fmt: skip
