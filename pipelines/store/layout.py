@@ -1,0 +1,181 @@
+"""Where everything lies in a code store, and the Zarr metadata that describes it.
+
+    codes.zarr/zarr.json                group: the store's attributes
+      g32x32/image/zarr.json            one array for a grid shape and a track, first axis = row
+      g32x32/image/c/<task>/0/0         one task's shard: its raw rows, contiguous from byte 0
+      _plan/<part>.parquet              the frozen input
+      _index/32x32/<task>.parquet       what became of each row of one task
+      _tokenizer/image/                 a copy of the tokenizer that made the codes
+      _staging/                         what is being written
+
+The metadata is written by hand rather than through zarr: the same plan then gives the same bytes
+whatever the version of zarr, and a worker need not import it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ops.config import ConfigError, UserError, from_json, to_json
+from ops.files import write_json
+
+FORMAT = 1
+ATTRIBUTE = "smalti"  # the group attribute that holds StoreAttributes
+MAX_INNER_ROWS = 64  # plain zarr reads at least one inner chunk: 128 KiB of 32x32 codes
+
+
+class StoreError(UserError):
+    """A code store that is missing, foreign, damaged, or made with other settings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreAttributes:
+    """What the group's attributes say about a store."""
+
+    format: int = FORMAT
+    rows_per_task: int
+    grids: dict[str, int]  # rows planned of each grid shape, "32x32": 4096; fillers included
+    label_names: tuple[str, ...] = ()
+    tracks: dict[str, dict[str, Any]] = field(default_factory=dict)  # provenance of each track
+
+
+def code_dtype(codebook_size: int) -> np.dtype[Any]:
+    """The little-endian type that holds codes 0..codebook_size-1 and one fill value above them."""
+    return np.dtype("<u2" if codebook_size <= 65535 else "<u4")
+
+
+def fill_value(dtype: np.dtype[Any]) -> int:
+    """What rows without codes are filled with: the largest integer, which is never a code."""
+    return int(np.iinfo(dtype).max)
+
+
+def grid_name(rows: int, columns: int) -> str:
+    """The name of a grid shape: "32x48" is 32 rows of 48 codes."""
+    return f"{rows}x{columns}"
+
+
+def grid_shape(grid: str) -> tuple[int, int]:
+    """(rows, columns) of a grid's name."""
+    rows, columns = grid.split("x")
+    return int(rows), int(columns)
+
+
+def inner_rows(rows_per_task: int) -> int:
+    """Rows of one inner chunk: the largest divisor of `rows_per_task` up to MAX_INNER_ROWS."""
+    return max(n for n in range(1, MAX_INNER_ROWS + 1) if rows_per_task % n == 0)
+
+
+def array_path(root: Path, grid: str, track: str) -> Path:
+    return root / f"g{grid}" / track
+
+
+def shard_path(root: Path, grid: str, track: str, task: int) -> Path:
+    return array_path(root, grid, track) / "c" / str(task) / "0" / "0"
+
+
+def index_path(root: Path, grid: str, task: int) -> Path:
+    return root / "_index" / grid / f"{task}.parquet"
+
+
+def plan_path(root: Path, part: int) -> Path:
+    return root / "_plan" / f"{part}.parquet"
+
+
+def staging_path(root: Path) -> Path:
+    return root / "_staging"
+
+
+def tokenizer_path(root: Path, track: str) -> Path:
+    return root / "_tokenizer" / track
+
+
+def array_metadata(shape: tuple[int, int, int], rows_per_task: int, dtype: np.dtype[Any]) -> Any:
+    """The `zarr.json` of one array, Zarr v3 with the sharding codec around raw inner chunks."""
+    rows, height, width = shape
+    raw = {"name": "bytes", "configuration": {"endian": "little"}}
+    sharding = {
+        "chunk_shape": [inner_rows(rows_per_task), height, width],
+        "codecs": [raw],
+        "index_codecs": [raw, {"name": "crc32c"}],
+        "index_location": "end",
+    }
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [rows, height, width],
+        "data_type": dtype.name,
+        "chunk_grid": {
+            "name": "regular",
+            "configuration": {"chunk_shape": [rows_per_task, height, width]},
+        },
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": fill_value(dtype),
+        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+        "attributes": {},
+        "dimension_names": ["row", "y", "x"],
+    }
+
+
+def group_metadata(attributes: dict[str, Any], members: dict[str, Any]) -> dict[str, Any]:
+    """The `zarr.json` of a group; `members` (path -> its metadata) are the consolidated ones.
+
+    Consolidated, so that listing the group's members does not meet (and warn of) our own folders.
+    """
+    consolidated = {"kind": "inline", "must_understand": False, "metadata": members}
+    return {
+        "zarr_format": 3,
+        "node_type": "group",
+        "attributes": attributes,
+        "consolidated_metadata": consolidated,
+    }
+
+
+def write_metadata(root: Path, attributes: StoreAttributes) -> None:
+    """Write every `zarr.json` of the store, arrays first; done again, it changes nothing."""
+    members: dict[str, Any] = {}
+    for grid, rows in sorted(attributes.grids.items()):
+        arrays = {}
+        for track, provenance in sorted(attributes.tracks.items()):
+            dtype = code_dtype(provenance["codebook_size"])
+            arrays[track] = array_metadata(
+                (rows, *grid_shape(grid)), attributes.rows_per_task, dtype
+            )
+            write_if_changed(array_path(root, grid, track) / "zarr.json", arrays[track])
+        group = group_metadata({}, arrays)
+        write_if_changed(root / f"g{grid}" / "zarr.json", group)
+        members[f"g{grid}"] = group_metadata({}, {})
+        members |= {f"g{grid}/{track}": array for track, array in arrays.items()}
+    group = group_metadata({ATTRIBUTE: to_json(attributes)}, members)
+    write_if_changed(root / "zarr.json", group)
+
+
+def write_if_changed(path: Path, data: Any) -> None:
+    """Write a JSON file unless it says this already: a second run must not touch the store."""
+    if not path.exists() or json.loads(path.read_text()) != data:
+        write_json(path, data)
+
+
+def read_attributes(root: Path) -> StoreAttributes:
+    """The attributes of the store at `root`; raises StoreError where there is none."""
+    path = root / "zarr.json"
+    if not path.is_file():
+        raise StoreError(f"{root} is not a code store: it has no zarr.json. Make one with encode.")
+    try:
+        data = json.loads(path.read_text())["attributes"][ATTRIBUTE]
+    except (ValueError, KeyError, TypeError):
+        raise StoreError(
+            f"{root} is not a code store: its zarr.json has no {ATTRIBUTE!r} attribute."
+        ) from None
+    if data.get("format") != FORMAT:
+        raise StoreError(
+            f"{root} has store format {data.get('format')}; this version reads {FORMAT}."
+        )
+    try:
+        return from_json(StoreAttributes, data)
+    except ConfigError as error:
+        raise StoreError(f"{path}: {error}") from error

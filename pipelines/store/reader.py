@@ -1,0 +1,212 @@
+"""The reading side of a code store: the index says what there is, memory maps give the codes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from pipelines.store.commit import (
+    INDEX_SCHEMA,
+    committed_tasks,
+    read_part,
+    shard_rows,
+    shard_size,
+)
+from pipelines.store.layout import (
+    StoreAttributes,
+    StoreError,
+    code_dtype,
+    grid_shape,
+    read_attributes,
+    shard_path,
+    staging_path,
+    tokenizer_path,
+)
+
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class CodeStore:
+    """A code store opened for reading; rows count when the index says `ok` and none replaced them.
+
+    Rows are addressed by (grid, row), for instance ("32x32", 17), or by position in index order.
+    """
+
+    def __init__(self, path: Path, attributes: StoreAttributes) -> None:
+        self.path = path
+        self._attributes = attributes
+        self._maps: dict[tuple[str, str, int], np.ndarray[Any, Any]] = {}
+        self._shards: dict[tuple[str, int], tuple[int, dict[str, Any]]] = {}  # rows, by track
+        parts = []
+        for grid, task in sorted(committed_tasks(path), key=lambda t: (grid_shape(t[0]), t[1])):
+            table, shards = read_part(path, grid, task)
+            self._shards[grid, task] = (len(table), shards)
+            for track in shards:
+                self._find_shard(grid, track, task)
+            parts.append(table)
+        #: One line for each row that was tried, `ok` or not.
+        self.index: pa.Table = pa.concat_tables(parts) if parts else INDEX_SCHEMA.empty_table()
+
+    @classmethod
+    def open(cls, path: Path | str) -> CodeStore:
+        """Open the store at `path`; raises StoreError where it is missing, foreign or damaged."""
+        path = Path(path)
+        return cls(path, read_attributes(path))
+
+    @property
+    def provenance(self) -> dict[str, dict[str, Any]]:
+        """By track: the tokenizer's name, fingerprint, codebook_size and downsample_factor, the
+        transform, dtype, threads and batch_size that made its codes."""
+        return self._attributes.tracks
+
+    @property
+    def label_names(self) -> list[str]:
+        """The class folders; a label is a position in this list."""
+        return list(self._attributes.label_names)
+
+    @property
+    def rows_per_task(self) -> int:
+        return self._attributes.rows_per_task
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """A copy of the tokenizer that made the codes of track `image`, kept inside the store."""
+        return tokenizer_path(self.path, "image")
+
+    @cached_property
+    def _current(self) -> pa.Table:
+        """The index lines that count, in index order."""
+        ok = self.index.filter(pc.equal(self.index["status"], "ok"))
+        replaced = ok["replaces"].drop_null()
+        if not len(replaced):
+            return ok
+        address = pc.binary_join_element_wise(ok["grid"], ok["row"].cast(pa.string()), "/")
+        return ok.filter(pc.invert(pc.is_in(address, value_set=replaced.combine_chunks())))
+
+    @cached_property
+    def _rows_of_grids(self) -> dict[str, IntArray]:
+        rows = self._current["row"].to_numpy()
+        grids = self._current["grid"].combine_chunks().dictionary_encode()
+        numbers = grids.indices.to_numpy(zero_copy_only=False)
+        return {grid: rows[numbers == i] for i, grid in enumerate(grids.dictionary.to_pylist())}
+
+    @cached_property
+    def _labels_of_grids(self) -> dict[str, np.ndarray[Any, np.dtype[np.int32]]]:
+        labels = {g: np.full(n, -1, np.int32) for g, n in self._attributes.grids.items()}
+        for grid in self.grids:
+            lines = self.index.filter(pc.equal(self.index["grid"], grid))
+            labels[grid][lines["row"].to_numpy()] = lines["label"].fill_null(-1).to_numpy()
+        return labels
+
+    @property
+    def grids(self) -> dict[str, int]:
+        """Rows that count, by grid shape."""
+        return {grid: len(rows) for grid, rows in self._rows_of_grids.items()}
+
+    def ok_rows(self, grid: str) -> IntArray:
+        """The row numbers of `grid` that count, ascending."""
+        if grid not in self._rows_of_grids:
+            raise StoreError(f"{self.path} has no codes of grid {grid}; it has {self.grids}.")
+        return self._rows_of_grids[grid]
+
+    def labels(self, grid: str, rows: IntArray) -> np.ndarray[Any, np.dtype[np.int32]]:
+        """The labels of rows of one grid; -1 where an image has none."""
+        return self._labels_of_grids[grid][rows]
+
+    def __len__(self) -> int:
+        return len(self._current)
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        """One row by its position: its index line and its codes (h, w)."""
+        if not -len(self) <= position < len(self):
+            raise IndexError(f"row {position} of a store of {len(self)} rows")
+        line: dict[str, Any] = self._current.slice(position % len(self), 1).to_pylist()[0]
+        codes = self.read(line["grid"], np.array([line["row"]]))[0]
+        return {**line, "codes": codes}
+
+    def read(self, grid: str, rows: IntArray, track: str = "image") -> np.ndarray[Any, Any]:
+        """Codes (n, h, w) of the given row numbers, in their order, as stored (unsigned).
+
+        One indexing call a shard that the rows touch. Raises StoreError for rows never committed.
+        """
+        rows = np.asarray(rows, np.int64)
+        tasks = rows // self.rows_per_task
+        touched = np.unique(tasks)
+        if len(touched) == 1:
+            return self._take(grid, track, int(touched[0]), rows)
+        codes = np.empty((len(rows), *grid_shape(grid)), self._dtype(track))
+        for task in touched:
+            chosen = tasks == task
+            codes[chosen] = self._take(grid, track, int(task), rows[chosen])
+        return codes
+
+    def batches(self, batch_size: int, track: str = "image") -> Iterator[dict[str, Any]]:
+        """Every row that counts, in index order, grid by grid; the last batch of a grid is short.
+
+        Yields {"codes": (B, h, w) int64, "label": (B,) int64 with -1 for none, "key": B strings}.
+        """
+        start = 0
+        keys = self._current["key"]
+        for grid, rows in self._rows_of_grids.items():
+            for first in range(0, len(rows), batch_size):
+                batch = rows[first : first + batch_size]
+                codes = self.read(grid, batch, track).astype(np.int64)
+                labels = self.labels(grid, batch).astype(np.int64)
+                yield {
+                    "codes": torch.from_numpy(codes),
+                    "label": torch.from_numpy(labels),
+                    "key": keys.slice(start + first, len(batch)).to_pylist(),
+                }
+            start += len(rows)
+
+    def _dtype(self, track: str) -> np.dtype[Any]:
+        if track not in self.provenance:
+            raise StoreError(f"{self.path} has no track {track!r}; it has {list(self.provenance)}.")
+        return code_dtype(self.provenance[track]["codebook_size"])
+
+    def _take(self, grid: str, track: str, task: int, rows: IntArray) -> np.ndarray[Any, Any]:
+        first = task * self.rows_per_task
+        if (grid, task) not in self._shards or rows.max() - first >= self._shards[grid, task][0]:
+            raise StoreError(
+                f"{self.path}: some of rows {rows} of grid {grid} are not in the index."
+            )
+        if (grid, track, task) not in self._maps:
+            self._maps[grid, track, task] = self._map(grid, track, task)
+        taken: np.ndarray[Any, Any] = self._maps[grid, track, task][rows - first]
+        return taken
+
+    def _map(self, grid: str, track: str, task: int) -> np.ndarray[Any, Any]:
+        """A read-only memory map of a shard's rows (n, h, w), fillers included."""
+        rows = shard_rows(self._shards[grid, task][0], self.rows_per_task)
+        shape = (rows, *grid_shape(grid))
+        path = self._find_shard(grid, track, task)
+        return np.asarray(np.memmap(path, self._dtype(track), "r", shape=shape))
+
+    def _find_shard(self, grid: str, track: str, task: int) -> Path:
+        """The shard's file: published, or staged still; StoreError when missing or short.
+
+        Never left to zarr, which reads a missing shard as fill without an error.
+        """
+        num_rows, shards = self._shards[grid, task]
+        height, width = grid_shape(grid)
+        row_bytes = height * width * self._dtype(track).itemsize
+        size = shard_size(num_rows, self.rows_per_task, row_bytes)
+        final = shard_path(self.path, grid, track, task)
+        # Final again at the end: the shard may be published between the first two looks.
+        for path in (final, staging_path(self.path) / shards[track]["file"], final):
+            if path.exists():
+                found = path.stat().st_size
+                if found != size:
+                    raise StoreError(f"{path}: {found} bytes, expected {size}. Run verify.")
+                return path
+        raise StoreError(f"{final}: shard is missing. Run verify.")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_maps": {}}  # another process maps the files itself

@@ -1,0 +1,128 @@
+"""Fixtures that several test files share; everything here is small and made on the spot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+from pipelines.store import (
+    INDEX_SCHEMA,
+    StoreAttributes,
+    code_dtype,
+    commit_task,
+    fill_value,
+    write_metadata,
+)
+from pipelines.store.commit import row_checksums
+
+torch.set_num_threads(1)  # small tensors: more threads only wait for each other
+
+
+@pytest.fixture(scope="session")
+def ray_local() -> Iterator[None]:
+    """One local Ray for the whole session; starting it takes ten seconds."""
+    ray = pytest.importorskip("ray")
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=256 << 20,
+        log_to_driver=False,
+    )
+    yield
+    ray.shutdown()
+
+
+def photograph(seed: int, height: int = 48, width: int = 64) -> np.ndarray:
+    """Something like a photograph, uint8 (height, width, 3): sky to ground, discs, grain."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width] / max(height, width)
+    top, bottom = random.uniform(0, 255, (2, 3))
+    image = top + (bottom - top) * y[..., None]
+    for _ in range(3):
+        cy, cx, radius = random.uniform(0, 0.8), random.uniform(0, 1), random.uniform(0.05, 0.3)
+        disc = (y - cy) ** 2 + (x - cx) ** 2 < radius**2
+        image[disc] = 0.3 * image[disc] + 0.7 * random.uniform(0, 255, 3)
+    image += random.normal(0, 6, image.shape)
+    return image.clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of ten small pictures in two class folders, `lake` and `wood`. Do not write to it."""
+    folder = tmp_path_factory.mktemp("photographs")
+    for seed in range(10):
+        path = (
+            folder / ("lake" if seed % 2 else "wood") / f"{seed:02d}.{'jpg' if seed < 8 else 'png'}"
+        )
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(photograph(seed)).save(path)
+    return folder
+
+
+def make_store(
+    path: Path,
+    codes: np.ndarray,
+    *,
+    codebook_size: int = 16,
+    labels: list[int | None] | None = None,
+    failed: tuple[int, ...] = (),
+    rows_per_task: int = 8,
+    **provenance: object,
+) -> Path:
+    """A code store made from `codes` (n, h, w) without any encoder; rows in `failed` hold none."""
+    dtype = code_dtype(codebook_size)
+    codes = codes.astype(dtype)
+    codes[list(failed)] = fill_value(dtype)
+    grid = f"{codes.shape[1]}x{codes.shape[2]}"
+    track = {
+        "tokenizer": "made-up",
+        "fingerprint": "0" * 16,
+        "codebook_size": codebook_size,
+        "downsample_factor": 8,
+        **provenance,
+    }
+    for task, first in enumerate(range(0, len(codes), rows_per_task)):
+        rows = range(first, min(first + rows_per_task, len(codes)))
+        lines = [
+            {
+                "key": f"{row:04d}.jpg",
+                "source": f"/images/{row:04d}.jpg",
+                "grid": grid,
+                "row": row,
+                "view": 0,
+                "label": labels[row] if labels else None,
+                "width": 64,
+                "height": 48,
+                "status": "broken" if row in failed else "ok",
+                "error": "it would not open" if row in failed else None,
+                "checksum": checksum,
+                "replaces": None,
+            }
+            for row, checksum in zip(
+                rows, row_checksums(codes[rows.start : rows.stop]), strict=True
+            )
+        ]
+        index = pa.Table.from_pylist(lines, schema=INDEX_SCHEMA)
+        commit_task(
+            path, grid, task, rows_per_task, {"image": codes[rows.start : rows.stop]}, index
+        )
+    names = tuple(
+        f"class{i}" for i in range(1 + max((n for n in labels or [] if n is not None), default=-1))
+    )
+    write_metadata(
+        path,
+        StoreAttributes(
+            rows_per_task=rows_per_task,
+            grids={grid: len(codes)},
+            label_names=names,
+            tracks={"image": track},
+        ),
+    )
+    return path
