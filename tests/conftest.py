@@ -55,12 +55,11 @@ def photograph(seed: int, height: int = 48, width: int = 64) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of ten small pictures in two class folders, `lake` and `wood`. Do not write to it."""
+    """A folder of ten small pictures in two class folders, `lake` and `wood`; leave it as it is."""
     folder = tmp_path_factory.mktemp("photographs")
     for seed in range(10):
-        path = (
-            folder / ("lake" if seed % 2 else "wood") / f"{seed:02d}.{'jpg' if seed < 8 else 'png'}"
-        )
+        suffix = "jpg" if seed < 8 else "png"
+        path = folder / ("lake" if seed % 2 else "wood") / f"{seed:02d}.{suffix}"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(photograph(seed)).save(path)
     return folder
@@ -88,40 +87,35 @@ def make_store(
         "downsample_factor": 8,
         **provenance,
     }
+    lines = [
+        {
+            "key": f"{row:04d}.jpg",
+            "source": f"/images/{row:04d}.jpg",
+            "grid": grid,
+            "row": row,
+            "view": 0,
+            "label": labels[row] if labels else None,
+            "width": 64,
+            "height": 48,
+            "status": "broken" if row in failed else "ok",
+            "error": "it would not open" if row in failed else None,
+            "checksum": checksum,
+            "replaces": None,
+        }
+        for row, checksum in enumerate(row_checksums(codes))
+    ]
+    index = pa.Table.from_pylist(lines, schema=INDEX_SCHEMA)
     for task, first in enumerate(range(0, len(codes), rows_per_task)):
-        rows = range(first, min(first + rows_per_task, len(codes)))
-        lines = [
-            {
-                "key": f"{row:04d}.jpg",
-                "source": f"/images/{row:04d}.jpg",
-                "grid": grid,
-                "row": row,
-                "view": 0,
-                "label": labels[row] if labels else None,
-                "width": 64,
-                "height": 48,
-                "status": "broken" if row in failed else "ok",
-                "error": "it would not open" if row in failed else None,
-                "checksum": checksum,
-                "replaces": None,
-            }
-            for row, checksum in zip(
-                rows, row_checksums(codes[rows.start : rows.stop]), strict=True
-            )
-        ]
-        index = pa.Table.from_pylist(lines, schema=INDEX_SCHEMA)
-        commit_task(
-            path, grid, task, rows_per_task, {"image": codes[rows.start : rows.stop]}, index
-        )
-    names = tuple(
-        f"class{i}" for i in range(1 + max((n for n in labels or [] if n is not None), default=-1))
-    )
+        shards = {"image": codes[first : first + rows_per_task]}
+        part = index.slice(first, rows_per_task)
+        commit_task(path, grid, task, rows_per_task, shards, part)
+    num_labels = max((label for label in labels or [] if label is not None), default=-1) + 1
     write_metadata(
         path,
         StoreAttributes(
             rows_per_task=rows_per_task,
             grids={grid: len(codes)},
-            label_names=names,
+            label_names=tuple(f"class{label}" for label in range(num_labels)),
             tracks={"image": track},
         ),
     )

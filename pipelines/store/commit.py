@@ -87,7 +87,8 @@ def shard_bytes(codes: np.ndarray[Any, Any], rows_per_task: int) -> bytes:
     places[:held, 1] = rows[:step].nbytes
     places[:held, 0] = np.arange(held) * rows[:step].nbytes
     index = places.tobytes()
-    return rows.tobytes() + index + google_crc32c.value(index).to_bytes(4, "little")
+    checksum: int = google_crc32c.value(index)
+    return rows.tobytes() + index + checksum.to_bytes(4, "little")
 
 
 def commit_task(
@@ -104,7 +105,7 @@ def commit_task(
     """
     staging = staging_path(root)
     staging.mkdir(parents=True, exist_ok=True)
-    named = {}
+    named: dict[str, dict[str, Any]] = {}
     for track, codes in shards.items():
         data = shard_bytes(codes, rows_per_task)
         digest = hashlib.sha256(data).hexdigest()
@@ -118,8 +119,8 @@ def commit_task(
         publish_task(root, grid, task)
     else:
         standing = {shard["file"] for shard in read_part(root, grid, task)[1].values()}
-        for name in {shard["file"] for shard in named.values()} - standing:
-            (staging / name).unlink(missing_ok=True)
+        for file in {shard["file"] for shard in named.values()} - standing:
+            (staging / file).unlink(missing_ok=True)
     return won
 
 

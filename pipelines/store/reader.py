@@ -174,9 +174,7 @@ class CodeStore:
     def _take(self, grid: str, track: str, task: int, rows: IntArray) -> np.ndarray[Any, Any]:
         first = task * self.rows_per_task
         if (grid, task) not in self._shards or rows.max() - first >= self._shards[grid, task][0]:
-            raise StoreError(
-                f"{self.path}: some of rows {rows} of grid {grid} are not in the index."
-            )
+            raise StoreError(f"{self.path}: rows {rows} of grid {grid} are not all in the index.")
         if (grid, track, task) not in self._maps:
             self._maps[grid, track, task] = self._map(grid, track, task)
         taken: np.ndarray[Any, Any] = self._maps[grid, track, task][rows - first]

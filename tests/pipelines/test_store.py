@@ -71,7 +71,7 @@ def test_batches_hold_every_row_that_counts_once(store: CodeStore) -> None:
     assert [len(batch["codes"]) for batch in batches] == [8, 8, 3]
     codes = np.concatenate([batch["codes"].numpy() for batch in batches])
     np.testing.assert_array_equal(codes, np.delete(some_codes(), [2, 9], axis=0))
-    assert sum((batch["key"] for batch in batches), []) == [row["key"] for row in store]
+    assert [key for batch in batches for key in batch["key"]] == [row["key"] for row in store]
     assert batches[0]["label"].tolist() == [-1, 1, 0, 1, -1, 0, 1, 2]
     assert store.label_names == ["class0", "class1", "class2"]
 
@@ -87,7 +87,7 @@ def test_rows_are_read_in_the_order_asked(tmp_path_factory: pytest.TempPathFacto
 
 def test_rows_outside_the_index_are_refused(store: CodeStore) -> None:
     for row in (21, 23, 24, 1000, -1):
-        with pytest.raises(StoreError, match="not in the index"):
+        with pytest.raises(StoreError, match="not all in the index"):
             store.read("4x6", np.array([0, row]))
     with pytest.raises(StoreError, match="no codes of grid 8x8"):
         store.ok_rows("8x8")
@@ -174,7 +174,7 @@ def test_replaced_rows_are_hidden_by_newer_ones_that_worked(store: CodeStore) ->
 
 
 def test_foreign_folders_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="no zarr.json"):
+    with pytest.raises(StoreError, match="no zarr"):
         CodeStore.open(tmp_path)
     zarr.open_group(str(tmp_path / "other.zarr"), mode="w")
     with pytest.raises(StoreError, match="attribute"):
