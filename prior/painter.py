@@ -1,0 +1,198 @@
+"""A trained prior with all it needs to paint, saved to and loaded from a model folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ops.checkpoint import (
+    CheckpointError,
+    load_model,
+    load_tensors,
+    resolve_model_folder,
+    save_model,
+)
+from ops.config import ConfigError, from_json, to_json
+from ops.noise import uniforms
+from ops.runtime import resolve_device
+from prior.conditions import Conditions
+from prior.gpt import GPT, GPTConfig
+from prior.sampling import SamplingSettings
+from prior.sliding_window import paint_codes
+
+MODEL_KIND = "prior"
+LARGEST_DEFAULT_BATCH = 8
+
+
+class Prior:
+    """A GPT, its conditions, and which tokenizer's codes it speaks of.
+
+    `tokenizer_info` holds at least fingerprint, codebook_size, downsample_factor and name.
+    """
+
+    def __init__(
+        self,
+        model: GPT,
+        conditions: Conditions,
+        tokenizer_info: Mapping[str, Any],
+        folder: Path | None = None,
+    ) -> None:
+        self.model = model
+        self.conditions = conditions
+        self.tokenizer_info = dict(tokenizer_info)
+        self.folder = folder
+
+    @property
+    def config(self) -> GPTConfig:
+        return self.model.config
+
+    def paint(
+        self,
+        rows: int,
+        columns: int,
+        *,
+        count: int = 1,
+        samples: Sequence[int] | None = None,
+        seed: int = 0,
+        labels: int | Sequence[int] | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        guidance_scale: float = 1.0,
+        stride: int | None = None,
+        batch_size: int | None = None,
+        forced: np.ndarray | Tensor | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """Codes (N, rows, columns) int64 on the CPU, for `samples` (default 0 .. count-1).
+
+        Sample k is the same whichever others are asked for, at one batch_size: it is always
+        painted in place k % batch_size beside the same neighbours. The default batch_size is the
+        number of samples, at most 8. `labels` are one for all samples or one each; -1, or none at
+        all, says nothing. `stride` is the sliding window's, by default half the window: see
+        paint_codes. `forced` (rows, columns) holds known codes, -1 where one is to be painted.
+        `progress(done, total)` counts cells, of the whole batch at once.
+        Raises ConfigError for settings that cannot be met.
+        """
+        chosen = list(range(count)) if samples is None else list(samples)
+        if rows < 1 or columns < 1 or not chosen:
+            raise ConfigError(f"Nothing to paint: {len(chosen)} grids of {rows}x{columns} codes.")
+        width = min(len(chosen), LARGEST_DEFAULT_BATCH) if batch_size is None else batch_size
+        if width < 1:
+            raise ConfigError(f"batch_size must be at least 1, found {width}.")
+        settings = SamplingSettings(
+            temperature=temperature, top_k=top_k, top_p=top_p, guidance_scale=guidance_scale
+        )
+        label_of = dict(zip(chosen, self._labels(labels, len(chosen)), strict=True))
+        groups = sorted({sample // width for sample in chosen})
+        count_cell = _Counter(progress, len(groups) * rows * columns)
+        painted: dict[int, Tensor] = {}
+        for group in groups:
+            together = range(group * width, (group + 1) * width)
+            prefixes = self._prefixes([label_of.get(sample, -1) for sample in together])
+            codes = self._paint_group(
+                prefixes,
+                torch.from_numpy(uniforms(seed, together, rows, columns)),
+                settings,
+                stride=max(1, self.config.window // 2) if stride is None else stride,
+                forced=None if forced is None else self._known(forced, rows, columns),
+                on_cell=count_cell,
+            )
+            painted.update(zip(together, codes.cpu(), strict=True))
+        return torch.stack([painted[sample] for sample in chosen])
+
+    def _labels(self, labels: int | Sequence[int] | None, count: int) -> list[int]:
+        if labels is None:
+            return [-1] * count
+        if not any(part.name == "class" for part in self.conditions.parts):
+            raise ConfigError("This prior was trained without classes; leave the labels out.")
+        each = [labels] * count if isinstance(labels, int) else [int(label) for label in labels]
+        if len(each) != count:
+            raise ConfigError(f"{len(each)} labels for {count} samples: give one, or one each.")
+        return each
+
+    def _prefixes(self, labels: Sequence[int]) -> Tensor:
+        return self.conditions.tokens({"label": torch.tensor(labels)}, len(labels))
+
+    def _known(self, forced: np.ndarray | Tensor, rows: int, columns: int) -> Tensor:
+        known = torch.as_tensor(forced).to(torch.int64)
+        if tuple(known.shape) != (rows, columns):
+            raise ConfigError(f"forced is {tuple(known.shape)}, the canvas ({rows}, {columns}).")
+        if known.min() < -1 or known.max() >= self.config.codebook_size:
+            raise ConfigError(
+                f"forced must be -1 or a code below {self.config.codebook_size}, found "
+                f"{int(known.min())} to {int(known.max())}."
+            )
+        return known
+
+    def _paint_group(
+        self, prefixes: Tensor, numbers: Tensor, settings: SamplingSettings, **options: Any
+    ) -> Tensor:
+        null_prefixes = None
+        if settings.guidance_scale != 1:
+            if not self.conditions.can_guide:
+                raise ConfigError("guidance_scale needs a prior with classes; leave it at 1.")
+            null_prefixes = self.conditions.null_tokens(len(prefixes)).to(self.device)
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            return paint_codes(
+                self.model,
+                prefixes.to(self.device),
+                numbers.to(self.device),
+                settings,
+                null_prefixes=null_prefixes,
+                **options,
+            )
+        finally:
+            self.model.train(was_training)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.head.weight.device
+
+
+class _Counter:
+    """Calls progress(done, total), once for every cell."""
+
+    def __init__(self, progress: Callable[[int, int], None] | None, total: int) -> None:
+        self.progress, self.total, self.done = progress, total, 0
+
+    def __call__(self) -> None:
+        self.done += 1
+        if self.progress is not None:
+            self.progress(self.done, self.total)
+
+
+def save_prior(
+    folder: Path, model: GPT, conditions: Conditions, tokenizer_info: Mapping[str, Any]
+) -> None:
+    """Write a prior's config.json and model.safetensors into `folder`; not atomic by itself."""
+    extra = {"conditions": conditions.to_json(), "tokenizer": dict(tokenizer_info)}
+    save_model(folder, MODEL_KIND, to_json(model.config), model.state_dict(), extra)
+
+
+def load_prior(path: str | Path, device: str | torch.device = "cpu") -> Prior:
+    """The prior of a model folder, or of a run folder's newest step, ready to paint.
+
+    Takes the averaged weights, `ema.safetensors`, where there are any.
+    Raises CheckpointError when the folder holds no prior, or a broken one.
+    """
+    folder = resolve_model_folder(path)
+    description, tensors = load_model(folder, MODEL_KIND)
+    if (folder / "ema.safetensors").exists():
+        tensors = load_tensors(folder / "ema.safetensors")
+    config = from_json(GPTConfig, description["config"])
+    model = GPT(config)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(f"The weights in {folder} do not fit its config: {error}") from None
+    conditions = Conditions.from_json(description["conditions"], config.codebook_size)
+    model = model.to(resolve_device(str(device))).eval()
+    return Prior(model, conditions, description["tokenizer"], folder)
