@@ -1,0 +1,32 @@
+# make demo [IMAGES=folder]   the whole road on photographs, report in runs/demo/report.html
+# make test | lint | bench    each sets up .venv by itself; PYTHON=python3.12 names another Python
+PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11 python,\
+	$(shell command -v $(name) >/dev/null 2>&1 && $(name) -c \
+	'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))) python3)
+RUN := .venv/bin/python
+INSTALLED := .venv/installed
+
+.PHONY: demo test lint bench
+
+demo: $(INSTALLED)
+	$(RUN) -m pipelines.demo $(if $(IMAGES),--images "$(IMAGES)")
+
+test: $(INSTALLED)
+	$(RUN) -m pytest
+
+lint: $(INSTALLED)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+bench: $(INSTALLED)
+	set -e; for file in tests/benchmarks/bench_*.py; do echo "$$file"; $(RUN) "$$file"; done
+
+# Done again when pyproject.toml changes; the stamp is touched last, so a failed install is no stamp.
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Smalti needs Python 3.11 or newer; '$(PYTHON)' is not." \
+		"Install one, or name it: make PYTHON=python3.12 test" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(RUN) -m pip install --disable-pip-version-check -e ".[dev,demo]"
+	@touch $@
