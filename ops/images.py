@@ -1,0 +1,358 @@
+"""Image files to uint8 pictures to pixels, and back.
+
+What decides the pixels of a file is stated here and frozen with every code store (`Transform`):
+the EXIF orientation is applied; an alpha channel is composited on white; CMYK and the like become
+RGB; 16-bit samples keep their high byte; of an animation the first frame counts; resizing is
+Pillow's bicubic, antialiased. A file that ends early is an error, never grey filler.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import io
+import threading
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageFile
+from torch import Tensor
+
+from ops.config import ConfigError, Registry, UserError
+from ops.files import write_bytes
+
+ImageArray = np.ndarray[Any, np.dtype[np.uint8]]
+
+MAX_PIXELS = 120_000_000  # larger ones are bombs more often than photographs
+# No others: Pillow would hand PostScript to an interpreter, for one.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+SUFFIXES = frozenset((
+    ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg",
+    ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
+))  # fmt: skip
+MAGIC_LENGTH = 12
+ORIENTATION_TAG = 0x0112
+TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
+
+
+class ImageError(UserError):
+    """Bytes that give no picture; `reason` is one or two words, the message says more."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Picture(NamedTuple):
+    image: ImageArray  # uint8 (h, w, 3); smaller than the file's own size when that was asked
+    width: int  # of the upright picture in the file
+    height: int
+
+
+def looks_like_image(head: bytes) -> bool:
+    """Whether a file's first MAGIC_LENGTH bytes are those of a format we read."""
+    if head[:4] == b"RIFF":
+        return head[8:12] == b"WEBP"
+    if head[4:8] == b"ftyp":
+        return head[8:12] in (b"avif", b"avis")
+    starts = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
+    return head.startswith((*starts, b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"))
+
+
+def decode_image(data: bytes) -> ImageArray:
+    """The upright RGB picture, uint8 (H, W, 3), in an image file's bytes.
+
+    Raises ImageError where there is none: empty, foreign, broken, cut short or too large.
+    """
+    return read_picture(data).image
+
+
+def read_picture(data: bytes, at_least: int | None = None) -> Picture:
+    """The picture in `data` and its size.
+
+    With `at_least`, a JPEG may be decoded at a half, a quarter or an eighth of its size, its
+    short side staying at least that long: several times faster for camera files.
+    Raises ImageError, see decode_image.
+    """
+    with _opened(data) as file:
+        width, height = file.size
+        if at_least is not None and file.format in ("JPEG", "MPO"):
+            scale = at_least / min(width, height)
+            file.draft("RGB", (int(width * scale), int(height * scale)))
+        file.load()
+        orientation = _orientation(file)
+        image = _to_rgb(file)
+    if orientation in TRANSPOSITIONS:
+        image = image.transpose(TRANSPOSITIONS[orientation])
+    if orientation in SIDEWAYS:
+        width, height = height, width
+    return Picture(np.asarray(image), width, height)
+
+
+def image_size(data: bytes) -> tuple[int, int]:
+    """(width, height) of the upright picture, from the file's header; ImageError if unreadable."""
+    with _opened(data) as file:
+        # Pillow turns TIFF by itself, and seeks a PNG's EXIF behind its pixels, decoding them.
+        asked = file.format != "TIFF" and (file.format != "PNG" or "exif" in file.info)
+        sideways = asked and _orientation(file) in SIDEWAYS
+        return (file.height, file.width) if sideways else (file.width, file.height)
+
+
+@contextlib.contextmanager
+def _opened(data: bytes) -> Iterator[ImageFile.ImageFile]:
+    """The file opened by Pillow; whatever it raises, here or in the body, becomes ImageError."""
+    if not data:
+        raise ImageError("empty", "the file has no bytes")
+    try:
+        with _pillow_quiet(), Image.open(io.BytesIO(data), formats=_formats()) as file:
+            if file.width * file.height > MAX_PIXELS:
+                raise ImageError("too large", _too_large(f"{file.width}x{file.height} pixels"))
+            if file.format in ("JPEG", "MPO") and not _jpeg_ends(data):
+                raise ImageError("truncated", "the JPEG has no end: the file was cut short")
+            yield file
+    except (ImageError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError("too large", _too_large(str(error))) from None
+    except Image.UnidentifiedImageError:
+        raise ImageError("not an image", "no known image format starts like this file") from None
+    # Pillow's decoders raise what they please on bad bytes: OSError, SyntaxError, struct.error...
+    except Exception as error:
+        reason = "truncated" if "truncated" in str(error).lower() else "broken"
+        raise ImageError(reason, f"{type(error).__name__}: {error}") from None
+
+
+def _too_large(found: str) -> str:
+    return f"{found}; the limit is {MAX_PIXELS // 1_000_000} million pixels"
+
+
+@functools.cache
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]  # AVIF is not in every Pillow
+
+
+def _jpeg_ends(data: bytes) -> bool:
+    """Whether the scan of a JPEG is followed by an end marker; libjpeg would fill in grey."""
+    place = 2
+    while data[place : place + 1] == b"\xff" and place + 4 <= len(data):
+        marker = data[place + 1]
+        if marker == 0xFF:  # padding
+            place += 1
+            continue
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        if marker == 0xDA:  # start of scan: no FFD9 can occur in its data
+            return data.find(b"\xff\xd9", place) >= 0
+    return False
+
+
+def _orientation(file: ImageFile.ImageFile) -> int:
+    try:
+        return int(file.getexif().get(ORIENTATION_TAG, 1))
+    except Exception:  # broken EXIF is common in good pictures
+        return 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or image.mode == "I":
+        samples = np.asarray(image)
+        if samples.min() < 0 or samples.max() > 65535:
+            raise ImageError("unsupported", "grey samples of more than 16 bits")
+        image = Image.fromarray((samples >> 8).astype(np.uint8))
+    if image.mode == "F":
+        raise ImageError("unsupported", "floating-point samples have no agreed white")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+class _PillowQuiet:
+    """Ignores Pillow's warnings while any thread is inside: broken metadata is not news to users.
+
+    warnings.catch_warnings would do for one thread, but swaps the filters under all others.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._filter: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+                self._filter = warnings.filters[0]
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                # Gone already when another thread restored filters of its own meanwhile.
+                with contextlib.suppress(ValueError):
+                    warnings.filters.remove(self._filter)  # type: ignore[attr-defined]
+
+
+_quiet = _PillowQuiet()
+
+
+def _pillow_quiet() -> _PillowQuiet:
+    return _quiet
+
+
+# --- sizes and crops
+
+
+CROP_MARGIN = 1.125  # the random and ten crops are cut from a picture this much larger
+MAX_ASPECT = 4  # a native picture longer than this many short sides loses its ends
+#: Views that each way of cropping makes of one image.
+CROPS: Registry[int] = Registry("crop")
+for _name, _views in (("center", 1), ("random", 1), ("ten", 10), ("native", 1)):
+    CROPS.register(_name)(_views)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transform:
+    """From a file to the picture that is encoded; frozen in a code store with what it made.
+
+    center: the short side becomes image_size, the middle is cut out. random: one square out of a
+    picture 1.125 times as large, placed by (seed, key). ten: the four corners and the middle of
+    that, then the same mirrored. native: the short side becomes image_size, the long side keeps
+    the aspect, to the nearest multiple of `multiple_of` and at most four times the short one.
+    """
+
+    image_size: int = 256  # pixels
+    crop: str = "center"
+    seed: int = 0
+    multiple_of: int = 1  # pixels; the tokenizer's downsample factor
+    decoding: str = "orientation applied, alpha on white, 16 bits >> 8, first frame"
+    resizing: str = "pillow bicubic, antialiased; JPEG scaled to at least twice the size"
+
+    def __post_init__(self) -> None:
+        _ = CROPS[self.crop]
+        if self.image_size < 1 or self.image_size % self.multiple_of:
+            raise ConfigError(
+                f"Image size {self.image_size} is no multiple of the tokenizer's downsample factor "
+                f"{self.multiple_of}. Take {_nearest(self.image_size, self.multiple_of)}."
+            )
+
+    @property
+    def views(self) -> int:
+        """Pictures made of each image."""
+        return CROPS[self.crop]
+
+    def target_size(self, width: int, height: int) -> tuple[int, int]:
+        """(height, width) that an image of `width` x `height` pixels will be given."""
+        if self.crop != "native":
+            return self.image_size, self.image_size
+        aspect = min(max(width, height) / min(width, height), MAX_ASPECT)
+        long = _nearest(self.image_size * aspect, self.multiple_of)
+        return (self.image_size, long) if width >= height else (long, self.image_size)
+
+    def read(self, data: bytes, size: tuple[int, int], view: int = 0, key: str = "") -> Picture:
+        """View number `view` of the image in `data`, uint8 of `size` (height, width).
+
+        Raises ImageError, see decode_image.
+        """
+        picture = read_picture(data, at_least=2 * max(size))
+        image = resize_and_crop(picture.image, size, self.crop, view=view, seed=self.seed, key=key)
+        return picture._replace(image=image)
+
+
+def _nearest(value: float, multiple: int) -> int:
+    return max(multiple, round(value / multiple) * multiple)
+
+
+def resize_and_crop(
+    image: ImageArray,
+    size: int | tuple[int, int],
+    crop: str = "center",
+    *,
+    view: int = 0,
+    seed: int = 0,
+    key: str = "",
+) -> ImageArray:
+    """One crop of `size` (a side, or (height, width)) from a resized image, uint8 (H, W, 3).
+
+    The image is scaled to cover `size` (times CROP_MARGIN for random and ten), then cut; see
+    Transform for the ways. `random` depends on (seed, key, view) alone.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    margin = CROP_MARGIN if crop in ("random", "ten") else 1.0
+    scale = margin * max(height / image.shape[0], width / image.shape[1])
+    # The part of the image that will be seen, in its own pixels. Only this part is resized:
+    # covering a square with a 30000x1 image would take gigabytes.
+    seen = min(height / scale, image.shape[0]), min(width / scale, image.shape[1])
+    down, across = _crop_place(crop, view, f"{seed}/{view}/{key}")
+    top, left = down * (image.shape[0] - seen[0]), across * (image.shape[1] - seen[1])
+    resized = Image.fromarray(image).resize(
+        (width, height),
+        Image.Resampling.BICUBIC,
+        box=(left, top, min(left + seen[1], image.shape[1]), min(top + seen[0], image.shape[0])),
+    )
+    cut = np.asarray(resized)
+    return np.ascontiguousarray(cut[:, ::-1]) if crop == "ten" and view >= 5 else cut
+
+
+def _crop_place(crop: str, view: int, name: str) -> tuple[float, float]:
+    """Where a crop lies between top and bottom, left and right: 0 to 1 of what is left over."""
+    if crop == "random":
+        digest = hashlib.sha256(name.encode(errors="surrogatepass")).digest()
+        down, across = (int.from_bytes(digest[i : i + 8], "big") / 2**64 for i in (0, 8))
+        return down, across
+    if crop == "ten" and view % 5 < 4:
+        return float(view % 5 // 2), float(view % 5 % 2)
+    return 0.5, 0.5
+
+
+# --- pixels
+
+
+def to_pixels(images: ImageArray) -> Tensor:
+    """Pixels (B, 3, H, W), float32 in [-1, 1], of uint8 images (B, H, W, 3) or (H, W, 3)."""
+    batch = images[None] if images.ndim == 3 else images
+    return torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2))) / 127.5 - 1
+
+
+def to_image(pixels: Tensor) -> ImageArray:
+    """Images, uint8 (B, H, W, 3), of pixels (B, 3, H, W); values outside [-1, 1] are clamped."""
+    levels = ((pixels.detach().float() + 1) * 127.5).round().clamp(0, 255)
+    images: ImageArray = levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return images
+
+
+def write_png(path: Path, image: ImageArray) -> None:
+    """Write one image, uint8 (H, W, 3), as PNG; the file appears whole."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    write_bytes(path, buffer.getvalue())
+
+
+def image_grid(images: ImageArray, columns: int, gap: int = 2) -> ImageArray:
+    """One image of many, uint8 (N, H, W, 3), row by row, `gap` white pixels between them."""
+    count, height, width, channels = images.shape
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    shape = (rows * (height + gap) - gap, columns * (width + gap) - gap, channels)
+    grid = np.full(shape, 255, np.uint8)
+    for place, image in enumerate(images):
+        top, left = place // columns * (height + gap), place % columns * (width + gap)
+        grid[top : top + height, left : left + width] = image
+    return grid
