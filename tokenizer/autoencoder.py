@@ -43,7 +43,7 @@ class AutoencoderConfig:
             if self.channels * mult % self.norm_groups:
                 raise ConfigError(
                     f"{self.channels} x {mult} channels do not divide into "
-                    f"{self.norm_groups} groups. Choose norm_groups that divides every level's width."
+                    f"{self.norm_groups} groups. Choose another norm_groups."
                 )
 
     @property

@@ -64,7 +64,7 @@ def load_tokenizer(name_or_folder: str | Path, device: str | torch.device = "cpu
         raise CheckpointError(f"{folder}: config.json and weights do not fit: {error}") from None
     model.folder = folder
     model = model.eval().requires_grad_(False).to(device)
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.to(memory_format=torch.channels_last)
 
 
 def save_tokenizer(

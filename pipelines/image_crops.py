@@ -1,0 +1,130 @@
+"""Random crops of photographs for training a tokenizer, named by (seed, step, place)."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from ops.config import UserError
+from ops.images import ImageArray, ImageError, decode_image, to_pixels
+from ops.noise import uniforms
+from ops.permutation import KeyedPermutation
+
+CACHE_BYTES = 2 << 30
+
+
+class ImageCrops:
+    """`crops(step)` -> pixels (B, 3, crop_size, crop_size) in [-1, 1].
+
+    Each image comes once an epoch, in a keyed order. A crop is a square of the image scaled so that
+    its short side lies, evenly in its logarithm, between the two of `scale_range` (pixels), and
+    mirrored half the time. An image that cannot be read is listed in `ledger` (a .jsonl file) with
+    its reason, and the next one takes its place.
+    """
+
+    def __init__(
+        self,
+        read: Sequence[tuple[str, Callable[[], bytes]]],
+        *,
+        batch_size: int,
+        crop_size: int,
+        scale_range: tuple[int, int],
+        seed: int,
+        ledger: Path,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        if not read:
+            raise UserError("There is no image to train on. Does --data hold photographs?")
+        self.read = read
+        self.batch_size, self.crop_size, self.seed = batch_size, crop_size, seed
+        self.scale_range = scale_range
+        self.ledger = ledger
+        self._cache = ImageCache(cache_bytes)
+        self._bad: set[int] = set()
+
+    def __call__(self, step: int) -> Tensor:
+        positions = range(step * self.batch_size, (step + 1) * self.batch_size)
+        return to_pixels(np.stack([self._crop(position) for position in positions]))
+
+    def _crop(self, position: int) -> ImageArray:
+        image = self._image_at(position)
+        scale_draw, top_draw, left_draw, mirror_draw = uniforms(self.seed, [position], 1, 4).flat
+        low, high = (math.log(max(side, self.crop_size)) for side in self.scale_range)
+        short_side = math.exp(low + (high - low) * scale_draw)
+        side = min(image.shape[:2]) * self.crop_size / short_side  # in the image's own pixels
+        top, left = top_draw * (image.shape[0] - side), left_draw * (image.shape[1] - side)
+        crop = Image.fromarray(image).resize(
+            (self.crop_size, self.crop_size),
+            Image.Resampling.BICUBIC,
+            box=(left, top, left + side, top + side),
+        )
+        return np.asarray(crop)[:, :: -1 if mirror_draw < 0.5 else 1]
+
+    def _image_at(self, position: int) -> ImageArray:
+        """The image of a position in the endless shuffled stream; a bad one's successor."""
+        epoch, place = divmod(position, len(self.read))
+        first = int(KeyedPermutation(len(self.read), self.seed, epoch)(np.array([place]))[0])
+        for offset in range(len(self.read)):
+            number = (first + offset) % len(self.read)
+            image = None if number in self._bad else self._decode(number)
+            if image is not None:
+                return image
+        raise UserError(f"Not one image can be read; the reasons are in {self.ledger}.")
+
+    def _decode(self, number: int) -> ImageArray | None:
+        """The image, no larger than crops need, from memory where it fits; None when it is bad."""
+        cached = self._cache.get(number)
+        if cached is not None:
+            return cached
+        key, read = self.read[number]
+        try:
+            image = _shrink(decode_image(read()), 2 * max(*self.scale_range, self.crop_size))
+        except (ImageError, OSError) as error:
+            self._bad.add(number)
+            line = json.dumps({"key": key, "reason": str(error)}, ensure_ascii=False)
+            with open(self.ledger, "a") as file:
+                file.write(line + "\n")
+            return None
+        self._cache.put(number, image)
+        return image
+
+
+def _shrink(image: ImageArray, short_side: int) -> ImageArray:
+    """The image reduced so that its short side is at most `short_side`: it is cropped smaller."""
+    scale = short_side / min(image.shape[:2])
+    if scale >= 1:
+        return image
+    size = round(image.shape[1] * scale), round(image.shape[0] * scale)
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+
+
+class ImageCache:
+    """Decoded images up to so many bytes; the longest unused go first. Safe among threads."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self._bytes = limit, 0
+        self._images: OrderedDict[int, ImageArray] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, number: int) -> ImageArray | None:
+        with self._lock:
+            if number in self._images:
+                self._images.move_to_end(number)
+            return self._images.get(number)
+
+    def put(self, number: int, image: ImageArray) -> None:
+        with self._lock:
+            if number in self._images or image.nbytes > self.limit:
+                return
+            self._images[number] = image
+            self._bytes += image.nbytes
+            while self._bytes > self.limit:
+                self._bytes -= self._images.popitem(last=False)[1].nbytes

@@ -1,0 +1,124 @@
+"""Whole training runs by name. Each entry says what it is for, where it ran and what it reached.
+
+A recipe is everything that decides a run but data and seed; flags of the trainers override single
+fields. `python -m pipelines.train_tokenizer RECIPE`, `python -m pipelines.train_prior RECIPE`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pipelines.optimization import OptimizerConfig
+from tokenizer.losses import LossConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerRecipe:
+    """One tokenizer run. `preset` names a network of tokenizer.PRESETS; sizes are in pixels."""
+
+    preset: str
+    losses: LossConfig
+    optimizer: OptimizerConfig
+    discriminator_optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(betas=(0.5, 0.9), learning_rate=1e-4)
+    )
+    batch_size: int = 16
+    crop_size: int = 64
+    scale_range: tuple[int, int] = (192, 448)
+    evaluation_size: int = 256
+    steps: int = 1000
+    save_every: int = 250
+    sample_every: int = 250
+    log_every: int = 10
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PriorRecipe:
+    """One prior run. `preset` names sizes of prior.PRESETS; `window` is in codes a side."""
+
+    preset: str
+    optimizer: OptimizerConfig
+    window: int = 16
+    dropout: float = 0.0
+    label_dropout: float = 0.1
+    batch_size: int = 8
+    steps: int = 1000
+    save_every: int = 250
+    sample_every: int = 250
+    log_every: int = 10
+
+
+TOKENIZER_RECIPES: dict[str, TokenizerRecipe] = {
+    # The whole objective at the smallest size: every loss, the discriminator from step 200 on.
+    # A few minutes on 2 cores; needs no download.
+    "tiny": TokenizerRecipe(
+        preset="tiny",
+        losses=LossConfig(perceptual="none", adversarial_start=200, adversarial_ramp=100),
+        optimizer=OptimizerConfig(learning_rate=1e-3, betas=(0.5, 0.9)),
+        batch_size=8,
+        steps=400,
+        save_every=100,
+        sample_every=100,
+    ),
+    # The bundled tokenizer: pixels only, since its training machine had no LPIPS backbone.
+    # About 70 minutes on 2 cores; its model card has the figures.
+    "photo-f8": TokenizerRecipe(
+        preset="photo-f8",
+        losses=LossConfig(l1_weight=1.0, l2_weight=2.0, perceptual="none", adversarial="none"),
+        optimizer=OptimizerConfig(learning_rate=2e-3, betas=(0.9, 0.99), warmup_steps=200),
+        steps=8000,
+        save_every=250,
+        sample_every=500,
+    ),
+    # The paper's ImageNet tokenizers (appendix, and published configs): constant rate, hinge
+    # critic from step 250,001. Eight GPUs of 16 GB or more; not run here.
+    "imagenet-f16": TokenizerRecipe(
+        preset="imagenet-f16-1024",
+        losses=LossConfig(adversarial_start=250_001),
+        optimizer=OptimizerConfig(learning_rate=4.5e-6 * 96, betas=(0.5, 0.9), schedule="constant"),
+        discriminator_optimizer=OptimizerConfig(
+            learning_rate=4.5e-6 * 96, betas=(0.5, 0.9), schedule="constant"
+        ),
+        batch_size=12,
+        crop_size=256,
+        scale_range=(256, 256),
+        steps=1_000_000,
+        save_every=5000,
+        sample_every=5000,
+        log_every=100,
+    ),
+}
+
+PRIOR_RECIPES: dict[str, PriorRecipe] = {
+    # First pictures: 4 layers of 256 over windows of 16x16 codes; a few minutes on 2 cores.
+    "tiny": PriorRecipe(
+        preset="tiny",
+        optimizer=OptimizerConfig(learning_rate=1e-3, weight_decay=0.01, warmup_steps=50),
+        steps=400,
+        save_every=100,
+        sample_every=200,
+    ),
+    # One GPU, a day: 12 layers of 768, the size most comparisons use.
+    "base": PriorRecipe(
+        preset="base",
+        optimizer=OptimizerConfig(learning_rate=3e-4, weight_decay=0.01, warmup_steps=1000),
+        dropout=0.1,
+        batch_size=64,
+        steps=200_000,
+        save_every=2000,
+        sample_every=5000,
+        log_every=50,
+    ),
+    # The paper's GPT for faces and depth (24 layers of 1,024): AdamW (0.9, 0.95), decay 0.01.
+    "large": PriorRecipe(
+        preset="large",
+        optimizer=OptimizerConfig(
+            learning_rate=4.5e-6 * 32, weight_decay=0.01, schedule="constant"
+        ),
+        batch_size=32,
+        steps=500_000,
+        save_every=5000,
+        sample_every=10_000,
+        log_every=50,
+    ),
+}

@@ -1,0 +1,142 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ops.config import ConfigError
+from tokenizer import build_tokenizer
+from tokenizer.discriminator import (
+    DiscriminatorConfig,
+    PatchDiscriminator,
+    hinge_loss,
+    vanilla_loss,
+)
+from tokenizer.losses import LossConfig, VQGANObjective, adaptive_weight
+from tokenizer.perceptual import PerceptualError, make_perceptual_loss
+
+SMALL_CRITIC = DiscriminatorConfig(channels=8, num_layers=2)
+
+
+def pixels_of(count=2, side=32):
+    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def test_the_discriminator_is_the_papers():
+    critic = PatchDiscriminator(DiscriminatorConfig())
+    assert sum(p.numel() for p in critic.parameters()) == 2_765_633
+    assert critic(torch.zeros(1, 3, 256, 256)).shape == (1, 1, 30, 30)
+
+
+def test_critic_losses_are_least_when_it_is_right():
+    right, wrong = torch.full((4,), 3.0), torch.full((4,), -3.0)
+    assert hinge_loss(right, wrong) == 0
+    assert hinge_loss(wrong, right) == 4
+    expected = 0.5 * (F.softplus(-right).mean() + F.softplus(wrong).mean())
+    assert torch.equal(vanilla_loss(right, wrong), expected)
+
+
+def test_the_adaptive_weight_is_the_ratio_of_gradient_norms():
+    layer = torch.tensor([1.0, 2.0], requires_grad=True)
+    reconstruction, adversarial = 3 * layer.sum(), 0.5 * layer.sum()
+    weight = adaptive_weight(reconstruction, adversarial, layer)
+    assert weight == pytest.approx(6.0, rel=1e-3)
+    assert not weight.requires_grad
+    tiny = adaptive_weight(3e9 * layer.sum(), 0.0 * layer.sum(), layer)
+    assert tiny == 1e4
+
+
+def test_the_adversarial_term_starts_when_told_and_ramps():
+    objective = VQGANObjective(
+        LossConfig(
+            perceptual="none",
+            adversarial_start=10,
+            adversarial_ramp=4,
+            discriminator=SMALL_CRITIC,
+        )
+    )
+    strengths = [objective.adversarial_strength(step) for step in (0, 9, 10, 11, 13, 99)]
+    assert strengths == [0, 0, 0.25, 0.5, 1, 1]
+    model, pixels = build_tokenizer("tiny"), pixels_of()
+    before = objective.autoencoder_loss(model, pixels, step=9)
+    assert "adversarial_loss" not in before.figures
+    assert objective.discriminator_loss(pixels, before.pixels, step=9) is None
+    after = objective.autoencoder_loss(model, pixels, step=10)
+    assert after.figures["adaptive_weight"] > 0
+    assert objective.discriminator_loss(pixels, after.pixels, step=10) > 0
+
+
+def test_the_total_is_the_sum_of_its_terms():
+    objective = VQGANObjective(
+        LossConfig(
+            l1_weight=2.0,
+            l2_weight=3.0,
+            perceptual="none",
+            adversarial_start=0,
+            adversarial_ramp=1,
+            discriminator=SMALL_CRITIC,
+        )
+    )
+    torch.manual_seed(0)
+    pixels = pixels_of()
+    losses = objective.autoencoder_loss(build_tokenizer("tiny").eval(), pixels, step=0)
+    error = losses.pixels - pixels
+    figures = losses.figures
+    rebuilt = 2 * error.abs().mean() + 3 * error.square().mean()
+    assert torch.allclose(figures["reconstruction_loss"], rebuilt)
+    adversarial = figures["adaptive_weight"] * figures["adversarial_loss"]
+    total = figures["reconstruction_loss"] + figures["quantizer_loss"] + adversarial
+    assert torch.allclose(losses.total, total)
+
+
+def test_the_critics_side_sends_no_gradient_to_the_autoencoder():
+    objective = VQGANObjective(
+        LossConfig(perceptual="none", adversarial_start=0, discriminator=SMALL_CRITIC)
+    )
+    model, pixels = build_tokenizer("tiny"), pixels_of()
+    losses = objective.autoencoder_loss(model, pixels, step=0)
+    objective.discriminator_loss(pixels, losses.pixels, step=0).backward()
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_lpips_is_zero_for_equal_images_and_never_draws_dropout():
+    distance = make_perceptual_loss("random-backbone")
+    distance.train()
+    a, b = pixels_of(side=64), -pixels_of(side=64)
+    assert distance(a, a) == 0
+    assert distance(a, b) > 0
+    assert torch.equal(distance(a, b), distance(a, b))
+    assert not any(p.requires_grad for p in distance.parameters())
+
+
+def test_lpips_without_its_backbone_says_where_to_put_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(
+        "torchvision.models.VGG16_Weights.IMAGENET1K_V1._value_.url",
+        "http://127.0.0.1:9/vgg16-397923af.pth",
+        raising=False,
+    )
+    with pytest.raises(PerceptualError) as caught:
+        make_perceptual_loss("lpips")
+    message = str(caught.value)
+    assert "vgg16-397923af.pth" in message
+    assert str(tmp_path) in message
+    assert "--perceptual none" in message
+
+
+def test_a_backbone_of_another_hash_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    file = tmp_path / "hub" / "checkpoints" / "vgg16-397923af.pth"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"not weights")
+    with pytest.raises(PerceptualError, match="SHA-256"):
+        make_perceptual_loss("lpips")
+    with pytest.raises(PerceptualError, match="neither lpips"):
+        make_perceptual_loss(str(tmp_path / "missing.pth"))
+
+
+def test_no_perceptual_loss_is_none():
+    assert make_perceptual_loss("none") is None
+
+
+def test_an_unknown_adversarial_loss_is_refused():
+    with pytest.raises(ConfigError, match="hinge, vanilla or none"):
+        LossConfig(adversarial="nonesuch")

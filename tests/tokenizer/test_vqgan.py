@@ -1,0 +1,137 @@
+import dataclasses
+
+import pytest
+import torch
+
+from ops.checkpoint import CheckpointError
+from ops.config import ConfigError
+from tokenizer import PRESETS, VQGAN, build_tokenizer, load_tokenizer, save_tokenizer
+from tokenizer.quantizers import QuantizerConfig
+from tokenizer.tiling import decode_tiled, encode_tiled
+from tokenizer.vqgan import VQGANConfig, pad_to_multiple
+
+
+@pytest.fixture
+def tiny():
+    return build_tokenizer("tiny", seed=1).eval().requires_grad_(False)
+
+
+def pixels_of(height, width, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(1, 3, height, width, generator=generator) * 2 - 1
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 48), (61, 50), (8, 8), (1, 1), (3, 200)])
+def test_any_size_is_padded_and_cropped_back(tiny, height, width):
+    codes = tiny.encode(pixels_of(height, width))
+    assert codes.shape == (1, -(-height // 8), -(-width // 8))
+    assert tiny.decode(codes, size=(height, width)).shape == (1, 3, height, width)
+
+
+def test_padding_reflects_and_leaves_the_image_alone():
+    pixels = pixels_of(13, 16)
+    padded = pad_to_multiple(pixels, 8)
+    assert padded.shape[-2:] == (16, 16)
+    assert torch.equal(padded[:, :, :13], pixels)
+    assert torch.equal(padded[:, :, 13], pixels[:, :, 11])
+
+
+def test_decoding_never_clamps(tiny):
+    tiny.decoder.conv_out.bias.fill_(7.0)
+    assert tiny.decode(torch.zeros(1, 2, 2, dtype=torch.int64)).mean() > 2
+
+
+def test_codes_do_not_depend_on_the_batch_around_them(tiny):
+    first, second = pixels_of(64, 64, seed=1), pixels_of(64, 64, seed=2)
+    together = tiny.encode(torch.cat([first, second]))
+    assert torch.equal(together, torch.cat([tiny.encode(first), tiny.encode(second)]))
+
+
+def test_tiles_give_the_codes_and_pixels_of_the_whole(tiny):
+    pixels = pixels_of(200, 333)
+    codes = tiny.encode(pixels)
+    assert torch.equal(encode_tiled(tiny, pixels, tile=64), codes)
+    whole = tiny.decode(codes, size=(200, 333))
+    for tile in (1, 5, 16, 100):
+        tiled = decode_tiled(tiny, codes, size=(200, 333), tile=tile)
+        assert torch.allclose(tiled, whole, atol=2e-5)
+
+
+def test_a_tokenizer_that_sees_the_whole_image_is_run_whole():
+    config = dataclasses.replace(PRESETS["tiny"].autoencoder, norm="group", norm_groups=8)
+    model = VQGAN(VQGANConfig(autoencoder=config, quantizer=PRESETS["tiny"].quantizer)).eval()
+    pixels = pixels_of(96, 96)
+    codes = model.encode(pixels)
+    assert torch.equal(encode_tiled(model, pixels, tile=32), codes)
+    assert torch.equal(decode_tiled(model, codes, tile=4), model.decode(codes).detach())
+
+
+def test_wrong_pixels_and_foreign_codes_are_refused(tiny):
+    with pytest.raises(ConfigError, match=r"float pixels \(B, 3, H, W\)"):
+        tiny.encode(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+    with pytest.raises(ConfigError, match="float pixels"):
+        tiny.encode(torch.zeros(3, 8, 8))
+    with pytest.raises(ConfigError, match="the codebook has 256"):
+        tiny.decode(torch.full((1, 2, 2), 256))
+
+
+def test_the_fingerprint_follows_what_decides_the_codes_only(tiny):
+    before = tiny.fingerprint
+    tiny.decoder.conv_out.weight.add_(1)
+    assert tiny.fingerprint == before
+    tiny.encoder.conv_in.weight[0, 0, 0, 0] += 1e-3
+    assert tiny.fingerprint != before
+    assert build_tokenizer("tiny", seed=1).fingerprint == before
+    assert build_tokenizer("tiny", seed=2).fingerprint != before
+
+
+def test_building_leaves_the_global_random_state_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    build_tokenizer("tiny", seed=9)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_saved_tokenizer_loads_equal(tiny, tmp_path):
+    save_tokenizer(tmp_path / "model", tiny)
+    loaded = load_tokenizer(tmp_path / "model")
+    assert loaded.fingerprint == tiny.fingerprint
+    assert loaded.config == tiny.config
+    assert loaded.folder == tmp_path / "model"
+    assert loaded.name == "tiny"
+    pixels = pixels_of(64, 64)
+    assert torch.equal(loaded.encode(pixels), tiny.encode(pixels))
+
+
+def test_half_weights_load_as_float32_with_a_fingerprint_of_their_own(tiny, tmp_path):
+    save_tokenizer(tmp_path / "half", tiny, half=True)
+    loaded = load_tokenizer(tmp_path / "half")
+    assert next(loaded.parameters()).dtype == torch.float32
+    save_tokenizer(tmp_path / "again", loaded, half=True)
+    assert load_tokenizer(tmp_path / "again").fingerprint == loaded.fingerprint
+    half = (tmp_path / "half" / "model.safetensors").stat().st_size
+    save_tokenizer(tmp_path / "full", tiny)
+    assert half < 0.6 * (tmp_path / "full" / "model.safetensors").stat().st_size
+
+
+def test_what_is_no_tokenizer_is_refused_with_what_there_is(tmp_path):
+    with pytest.raises(CheckpointError, match="neither a folder nor one of the bundled"):
+        load_tokenizer("nonesuch")
+    with pytest.raises(CheckpointError, match="neither a model folder"):
+        load_tokenizer(tmp_path)
+    with pytest.raises(ConfigError, match="there are tiny"):
+        build_tokenizer("nonesuch")
+
+
+def test_an_unknown_quantizer_is_refused():
+    with pytest.raises(ConfigError, match="there are vq, fsq"):
+        VQGANConfig(quantizer=QuantizerConfig(kind="nonesuch"))
+
+
+def test_training_forward_passes_gradients_to_both_ends(tiny):
+    model = build_tokenizer("tiny").train()
+    result = model(pixels_of(64, 64))
+    (result.pixels.square().mean() + result.quantizer_loss).backward()
+    for name in ("encoder.conv_in.weight", "decoder.conv_out.weight", "pre_quant.weight"):
+        assert dict(model.named_parameters())[name].grad.abs().sum() > 0
