@@ -197,7 +197,7 @@ def test_what_is_no_picture_gives_a_reason(data: bytes, reason: str) -> None:
     assert caught.value.reason in (reason, "not an image")
 
 
-@pytest.mark.parametrize("side", [11_000, 14_000, 60_000])
+@pytest.mark.parametrize("side", [11_000, 14_000, 19_000])
 def test_a_bomb_is_refused_from_its_header(side: int) -> None:
     data = encoded(Image.new("1", (side, side)), "TIFF", compression="group4")
     for read in (decode_image, image_size):
