@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ops.config import ConfigError
@@ -72,5 +73,5 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 def keep_top_p(probabilities: Tensor, p: float) -> Tensor:
     """Probabilities (B, K), 0 outside the fewest codes that reach p together; not normalised."""
     ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
-    before = ordered.cumsum(dim=-1) - ordered  # the likeliest code has 0 before it and stays
+    before = F.pad(ordered.cumsum(dim=-1)[:, :-1], (1, 0))  # 0 before the likeliest: it stays
     return torch.zeros_like(probabilities).scatter(-1, order, ordered.masked_fill(before >= p, 0))

@@ -17,14 +17,13 @@ from ops.windows import Window, check_stride, raster, window_of, window_start
 from prior.gpt import GPT, KVCache
 from prior.sampling import SamplingSettings, draw, guided
 
-# Windows beyond this do not keep their cache until the raster's next row: they read all anew.
 CACHE_BYTES = 4 << 30
 
 
 class WindowCaches:
     """The KV caches of one row band's windows: made once, then handed on from band to band."""
 
-    def __init__(self, make: Callable[[], KVCache], memory: int = CACHE_BYTES) -> None:
+    def __init__(self, make: Callable[[], KVCache], memory: int) -> None:
         self._make = make
         self._memory = memory
         self._kept: dict[Window, KVCache] = {}
@@ -72,6 +71,7 @@ def paint_codes(
     null_prefixes: Tensor | None = None,
     forced: Tensor | None = None,
     on_cell: Callable[[], None] | None = None,
+    cache_bytes: int = CACHE_BYTES,
 ) -> Tensor:
     """Codes (B, rows, columns) int64, one drawn with each of `uniforms` (B, rows, columns).
 
@@ -82,6 +82,7 @@ def paint_codes(
     `prefixes` (B, C) are the condition tokens before every window. `null_prefixes`, the same when
     nothing is told, are needed when settings.guidance_scale is not 1. `forced` (rows, columns)
     holds known codes, and -1 where one is to be drawn. `on_cell` is called after every cell.
+    `cache_bytes` bounds the KV caches; with less, more is read anew.
     Raises ConfigError when the stride does not suit the window.
     """
     size, (batch, rows, columns) = model.config.window, uniforms.shape
@@ -95,7 +96,7 @@ def paint_codes(
         prefixes = torch.cat([prefixes, null_prefixes])
     positions = model.positions(min(size, rows), min(size, columns))
     # The window's last code is never read: nothing in the window comes after it.
-    caches = WindowCaches(lambda: KVCache(model, len(prefixes), len(positions) - 1))
+    caches = WindowCaches(lambda: KVCache(model, len(prefixes), len(positions) - 1), cache_bytes)
     for row, column in raster(rows, columns):
         if not known[row][column]:
             window = window_of(row, column, rows, columns, size, stride)

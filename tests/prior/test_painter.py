@@ -1,0 +1,179 @@
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ops.checkpoint import CheckpointError, save_tensors
+from ops.config import ConfigError
+from prior import (
+    GPT,
+    ClassLabel,
+    Conditions,
+    GPTConfig,
+    Prior,
+    StartOfSequence,
+    load_prior,
+    save_prior,
+)
+
+TOKENIZER = {"fingerprint": "ab" * 8, "codebook_size": 9, "downsample_factor": 4, "name": "made-up"}
+
+
+def random_prior(*parts, seed=0):
+    torch.manual_seed(seed)
+    conditions = Conditions(parts or [StartOfSequence()], 9)
+    config = GPTConfig(
+        codebook_size=9,
+        condition_vocab_size=conditions.vocab_size,
+        condition_length=conditions.length,
+        window=4,
+        num_layers=1,
+        num_heads=2,
+        width=8,
+    )
+    model = GPT(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=1.0)
+    return Prior(model.eval(), conditions, TOKENIZER)
+
+
+UNCONDITIONAL = random_prior()
+LABELLED = random_prior(ClassLabel(num_classes=3))
+
+
+def test_a_prior_saved_and_loaded_paints_the_same(tmp_path):
+    prior = LABELLED
+    save_prior(tmp_path / "model", prior.model, prior.conditions, prior.tokenizer_info)
+    loaded = load_prior(tmp_path / "model")
+    assert loaded.config == prior.config
+    assert loaded.conditions.parts == prior.conditions.parts
+    assert loaded.tokenizer_info == TOKENIZER
+    assert loaded.folder == tmp_path / "model"
+    assert not loaded.model.training
+    options = {"count": 3, "labels": [0, 1, 2], "seed": 5}
+    assert torch.equal(loaded.paint(6, 7, **options), prior.paint(6, 7, **options))
+
+
+def test_averaged_weights_are_taken_where_there_are_any(tmp_path):
+    prior, average = random_prior(), random_prior(seed=1)
+    save_prior(tmp_path, prior.model, prior.conditions, TOKENIZER)
+    save_tensors(tmp_path / "ema.safetensors", average.model.state_dict())
+    assert torch.equal(load_prior(tmp_path).paint(5, 5), average.paint(5, 5))
+
+
+def test_a_run_folder_gives_its_newest_complete_step(tmp_path):
+    for step, seed in [(10, 0), (20, 1)]:
+        prior, folder = random_prior(seed=seed), tmp_path / f"step-{step:08d}"
+        save_prior(folder, prior.model, prior.conditions, TOKENIZER)
+        (folder / "train_state.pt").touch()
+    (tmp_path / "step-00000030").mkdir()
+    assert load_prior(tmp_path).folder == tmp_path / "step-00000020"
+
+
+def test_a_folder_without_a_prior_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="neither"):
+        load_prior(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"format": 1, "kind": "tokenizer"}))
+    with pytest.raises(CheckpointError, match="not a 'prior'"):
+        load_prior(tmp_path)
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path):
+    save_prior(tmp_path, UNCONDITIONAL.model, LABELLED.conditions, TOKENIZER)
+    description = json.loads((tmp_path / "config.json").read_text())
+    description["config"]["width"] = 16
+    (tmp_path / "config.json").write_text(json.dumps(description))
+    with pytest.raises(CheckpointError, match="do not fit"):
+        load_prior(tmp_path)
+
+
+@given(
+    samples=st.lists(st.integers(0, 40), min_size=1, max_size=5, unique=True),
+    batch_size=st.integers(1, 4),
+)
+@settings(max_examples=25, deadline=None)
+def test_a_sample_does_not_depend_on_which_others_are_painted(samples, batch_size):
+    # Bit for bit in float32, on the codes that decide: every sample keeps its place in a batch.
+    together = UNCONDITIONAL.paint(3, 5, samples=samples, batch_size=batch_size)
+    alone = [UNCONDITIONAL.paint(3, 5, samples=[k], batch_size=batch_size)[0] for k in samples]
+    assert torch.equal(together, torch.stack(alone))
+
+
+def test_count_is_the_first_samples():
+    counted = UNCONDITIONAL.paint(3, 5, count=3, batch_size=2)
+    assert counted.shape == (3, 3, 5)
+    assert counted.dtype == torch.int64
+    assert torch.equal(counted, UNCONDITIONAL.paint(3, 5, samples=[0, 1, 2], batch_size=2))
+
+
+def test_seeds_and_samples_differ():
+    first = UNCONDITIONAL.paint(6, 6, count=2, seed=0)
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first, UNCONDITIONAL.paint(6, 6, count=2, seed=1))
+
+
+def test_labels_weigh_on_what_is_painted():
+    one = LABELLED.paint(6, 6, count=2, labels=1)
+    each = LABELLED.paint(6, 6, count=2, labels=[1, 2])
+    assert torch.equal(one[0], each[0])
+    assert not torch.equal(one[1], each[1])
+    nothing = LABELLED.paint(6, 6, count=2)
+    assert torch.equal(nothing, LABELLED.paint(6, 6, count=2, labels=-1))
+
+
+def test_guidance_weighs_on_what_is_painted():
+    plain = LABELLED.paint(6, 6, labels=1)
+    assert not torch.equal(plain, LABELLED.paint(6, 6, labels=1, guidance_scale=4.0))
+    assert torch.equal(plain, LABELLED.paint(6, 6, labels=1, guidance_scale=1.0))
+
+
+def test_the_default_stride_is_half_the_window():
+    assert torch.equal(UNCONDITIONAL.paint(9, 9), UNCONDITIONAL.paint(9, 9, stride=2))
+
+
+def test_known_codes_stay():
+    forced = torch.full((6, 6), -1)
+    forced[:, 3:] = 8
+    painted = UNCONDITIONAL.paint(6, 6, forced=forced.numpy())
+    assert (painted[0, :, 3:] == 8).all()
+    assert painted.min() >= 0
+
+
+def test_progress_reaches_its_total():
+    calls = []
+    UNCONDITIONAL.paint(3, 4, count=3, batch_size=2, progress=lambda *call: calls.append(call))
+    assert calls == [(done, 24) for done in range(1, 25)]
+
+
+def test_a_model_in_training_paints_without_dropout_and_goes_on_training():
+    prior = random_prior()
+    expected = prior.paint(4, 4)
+    prior.model.train()
+    assert torch.equal(prior.paint(4, 4), expected)
+    assert prior.model.training
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"count": 0}, "Nothing to paint"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"labels": 1}, "without classes"),
+        ({"guidance_scale": 2.0}, "classes"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"stride": 3}, "stride"),
+        ({"seed": -1}, "seed"),
+        ({"forced": torch.zeros(2, 2)}, "forced"),
+        ({"forced": torch.full((4, 4), 9)}, "below 9"),
+    ],
+)
+def test_what_cannot_be_painted_is_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        UNCONDITIONAL.paint(4, 4, **options)
+
+
+def test_labels_must_be_one_or_one_each():
+    with pytest.raises(ConfigError, match="2 labels for 3 samples"):
+        LABELLED.paint(4, 4, count=3, labels=[0, 1])
