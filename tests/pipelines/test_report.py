@@ -1,0 +1,171 @@
+"""The report: one file, its pictures inside, whatever kind of folder it is about."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ops.images import write_png
+from pipelines import report
+from pipelines.report_pictures import curve_plot, image_uri, usage_plot
+from pipelines.report_sections import read_metrics, store_section
+from tests.conftest import make_store, photograph
+from tokenizer import build_tokenizer, save_tokenizer
+
+
+class Page(HTMLParser):
+    """The pictures and the words of an HTML file; refuses anything fetched from elsewhere."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.pictures: list[Image.Image] = []
+        self.words = ""
+        self.tags: list[str] = []
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.tags.append(tag)
+        assert "href" not in values or str(values["href"]).startswith("#")
+        if tag == "img":
+            self.pictures.append(picture(str(values["src"])))
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def picture(uri: str) -> Image.Image:
+    kind, data = uri.split(";base64,")
+    assert kind in ("data:image/png", "data:image/jpeg")
+    image = Image.open(io.BytesIO(base64.b64decode(data)))
+    image.load()
+    return image
+
+
+def write_samples(folder: Path, count: int = 3) -> Path:
+    folder.mkdir(parents=True)
+    for k in range(count):
+        write_png(folder / f"{k:06d}.png", photograph(k))
+    (folder / "generation.json").write_text(json.dumps({"seed": 7, "sampling": {"top_k": 100}}))
+    return folder
+
+
+def write_run(folder: Path) -> Path:
+    (folder / "samples").mkdir(parents=True)
+    lines = [{"step": s, "loss": 9 / s, "steps_per_second": 2.0} for s in (10, 20)]
+    lines.append({"step": 20, "held_out_loss": float("nan")})
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "metrics.jsonl").write_text(text + '{"step": 30, "lo')
+    for step in (10, 20):
+        write_png(folder / "samples" / f"painted-{step:08d}.png", photograph(step))
+    return folder
+
+
+def write_store(path: Path, **options: object) -> Path:
+    tokenizer = build_tokenizer("tiny")
+    codes = np.random.default_rng(0).integers(0, tokenizer.config.codebook_size, (20, 4, 6))
+    make_store(
+        path, codes, codebook_size=tokenizer.config.codebook_size,
+        downsample_factor=tokenizer.config.downsample_factor, **options,
+    )  # fmt: skip
+    save_tokenizer(path / "_tokenizer" / "image", tokenizer)
+    return path
+
+
+def test_store_report_shows_decoded_rows_usage_and_failures(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "codes.zarr", failed=(3, 4))
+    assert report.main([str(store)]) == 0
+    page = Page(store / "report.html")
+    factor = build_tokenizer("tiny").config.downsample_factor
+    assert [p.size for p in page.pictures[:-1]] == [(6 * factor, 4 * factor)] * 12
+    assert "18 of 4x6" in page.words
+    assert page.words.count("it would not open") == 2
+    assert "0003.jpg" in page.words
+
+
+def test_store_without_a_good_row_still_has_a_report(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "codes.zarr", failed=tuple(range(20)))
+    section = store_section(store)
+    assert not section.figures
+    assert len(section.tables[-1].rows) == 20
+
+
+def test_run_report_draws_each_figure_and_the_newest_pictures(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    assert report.main([str(run)]) == 0
+    page = Page(run / "report.html")
+    assert len(page.pictures) == 3 + 1
+    newest = np.asarray(page.pictures[-1])
+    np.testing.assert_array_equal(newest, photograph(20))
+    assert "loss: 0.45 after 20 steps" in page.words
+
+
+def test_samples_report_carries_the_files_bytes_and_settings(tmp_path: Path) -> None:
+    samples = write_samples(tmp_path / "samples")
+    out = tmp_path / "elsewhere" / "page.html"
+    assert report.main([str(samples), "--out", str(out)]) == 0
+    page = Page(out)
+    for k, shown in enumerate(page.pictures):
+        np.testing.assert_array_equal(np.asarray(shown), photograph(k))
+    assert "sampling.top_k" in page.words
+    assert not (samples / "report.html").exists()
+
+
+def test_folder_report_joins_what_lies_in_it(tmp_path: Path) -> None:
+    write_store(tmp_path / "codes.zarr")
+    write_run(tmp_path / "prior")
+    write_samples(tmp_path / "samples")
+    write_samples(tmp_path / "canvas", count=1)
+    timings = [{"stage": "encode", "seconds": 2.0}, {"stage": "generate", "seconds": 3.5}]
+    (tmp_path / "timings.json").write_text(json.dumps(timings))
+    assert report.main([str(tmp_path)]) == 0
+    page = Page(tmp_path / "report.html")
+    titles = ("Codes: codes.zarr", "Training: prior", "Samples: canvas", "Samples: samples")
+    places = [page.words.index(title) for title in (*titles, "Timings")]
+    assert places == sorted(places)
+    assert "5.5 s" in page.words
+
+
+def test_names_from_outside_cannot_become_markup(tmp_path: Path) -> None:
+    samples = write_samples(tmp_path / "samples", count=0)
+    hostile = "<script>alert(1)</script>"
+    (samples / "generation.json").write_text(json.dumps({"prior": hostile}))
+    write_png(samples / '"><b>.png', photograph(0))
+    assert report.main([str(samples)]) == 0
+    page = Page(samples / "report.html")
+    assert hostile in page.words
+    assert not {"script", "b"} & set(page.tags)
+
+
+@pytest.mark.parametrize("name", ["empty", "missing"])
+def test_nothing_to_report_is_a_mistake_in_one_line(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert report.main([str(tmp_path / name)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / name}")
+    assert not (tmp_path / name / "report.html").exists()
+
+
+def test_torn_last_line_of_metrics_is_left_out(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    assert [line["step"] for line in read_metrics(run / "metrics.jsonl")] == [10, 20, 20]
+
+
+def test_pictures_survive_the_trip_into_a_uri() -> None:
+    image = photograph(1)
+    np.testing.assert_array_equal(np.asarray(picture(image_uri(image))), image)
+
+
+def test_plots_are_transparent_and_drawn() -> None:
+    for uri in (curve_plot([1, 2], [3.0, 4.0], "loss"), usage_plot(np.array([5, 0, 2, 9]))):
+        alpha = np.asarray(picture(uri))[..., 3]
+        assert alpha.min() == 0
+        assert alpha.max() == 255
