@@ -109,8 +109,7 @@ class Attention(nn.Module):
             dropout_p=self.dropout if self.training else 0.0,
             **causal_mask(length, keys.shape[2], latents.device),
         )
-        projected: Tensor = self.proj(attended.transpose(1, 2).reshape(batch, length, width))
-        return projected
+        return self.proj(attended.transpose(1, 2).reshape(batch, length, width))
 
 
 def causal_mask(length: int, total: int, device: torch.device) -> dict[str, Any]:
@@ -141,8 +140,7 @@ class Block(nn.Module):
     def forward(self, latents: Tensor, cache: KVCache | None, layer: int) -> Tensor:
         attended = self.attention(self.attention_norm(latents), cache, layer)
         latents = latents + self.dropout(attended)
-        output: Tensor = latents + self.dropout(self.mlp(self.mlp_norm(latents)))
-        return output
+        return latents + self.dropout(self.mlp(self.mlp_norm(latents)))
 
 
 class GPT(nn.Module):
@@ -186,14 +184,13 @@ class GPT(nn.Module):
 
         With a cache, `tokens` follow those the cache holds, and join them.
         """
-        latents: Tensor = self.token_embedding(tokens) + self.position_embedding(positions)
+        latents = self.token_embedding(tokens) + self.position_embedding(positions)
         latents = self.dropout(latents)
         for layer, block in enumerate(self.blocks):
             latents = block(latents, cache, layer)
         if cache is not None:
             cache.length += tokens.shape[1]
-        features: Tensor = self.norm(latents)
-        return features
+        return self.norm(latents)
 
     def forward(
         self, tokens: Tensor, positions: Tensor | None = None, *, cache: KVCache | None = None
@@ -205,13 +202,11 @@ class GPT(nn.Module):
         if positions is None:
             first = 0 if cache is None else cache.length
             positions = torch.arange(first, first + tokens.shape[1], device=tokens.device)
-        logits: Tensor = self.head(self.features(tokens, positions, cache))
-        return logits
+        return self.head(self.features(tokens, positions, cache))
 
     def next_logits(self, tokens: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
         """Logits (B, K) of the code after the last of tokens (B, T): the head runs once."""
-        logits: Tensor = self.head(self.features(tokens, positions, cache)[:, -1])
-        return logits
+        return self.head(self.features(tokens, positions, cache)[:, -1])
 
     def loss(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
         """Mean cross-entropy, in nats a code, of codes (B, h, w) after tokens (B, C)."""
