@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -89,7 +89,11 @@ def read_picture(data: bytes, at_least: int | None = None) -> Picture:
     short side staying at least that long: several times faster for camera files.
     Raises ImageError, see decode_image.
     """
-    with _opened(data) as file:
+    if not data:
+        raise ImageError("empty", "the file has no bytes")
+    with _opened(io.BytesIO(data)) as file:
+        if file.format in ("JPEG", "MPO") and not _jpeg_ends(data):
+            raise ImageError("truncated", "the JPEG has no end: the file was cut short")
         width, height = file.size
         if at_least is not None and file.format in ("JPEG", "MPO"):
             scale = at_least / min(width, height)
@@ -104,9 +108,9 @@ def read_picture(data: bytes, at_least: int | None = None) -> Picture:
     return Picture(np.asarray(image), width, height)
 
 
-def image_size(data: bytes) -> tuple[int, int]:
+def image_size(source: BinaryIO) -> tuple[int, int]:
     """(width, height) of the upright picture, from the file's header; ImageError if unreadable."""
-    with _opened(data) as file:
+    with _opened(source) as file:
         # Pillow turns TIFF by itself, and seeks a PNG's EXIF behind its pixels, decoding them.
         asked = file.format != "TIFF" and (file.format != "PNG" or "exif" in file.info)
         sideways = asked and _orientation(file) in SIDEWAYS
@@ -114,16 +118,12 @@ def image_size(data: bytes) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def _opened(data: bytes) -> Iterator[ImageFile.ImageFile]:
+def _opened(source: BinaryIO) -> Iterator[ImageFile.ImageFile]:
     """The file opened by Pillow; whatever it raises, here or in the body, becomes ImageError."""
-    if not data:
-        raise ImageError("empty", "the file has no bytes")
     try:
-        with _pillow_quiet(), Image.open(io.BytesIO(data), formats=_formats()) as file:
+        with _pillow_quiet, Image.open(source, formats=_formats()) as file:
             if file.width * file.height > MAX_PIXELS:
                 raise ImageError("too large", _too_large(f"{file.width}x{file.height} pixels"))
-            if file.format in ("JPEG", "MPO") and not _jpeg_ends(data):
-                raise ImageError("truncated", "the JPEG has no end: the file was cut short")
             yield file
     except (ImageError, MemoryError):
         raise
@@ -210,11 +210,7 @@ class _PillowQuiet:
                     warnings.filters.remove(self._filter)  # type: ignore[attr-defined]
 
 
-_quiet = _PillowQuiet()
-
-
-def _pillow_quiet() -> _PillowQuiet:
-    return _quiet
+_pillow_quiet = _PillowQuiet()
 
 
 # --- sizes and crops

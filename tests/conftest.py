@@ -120,3 +120,13 @@ def make_store(
         ),
     )
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with a small untrained tokenizer: useless pictures, perfectly good codes."""
+    from tokenizer import build_tokenizer, save_tokenizer
+
+    folder = tmp_path_factory.mktemp("tiny-tokenizer")
+    save_tokenizer(folder, build_tokenizer("tiny", seed=0))
+    return folder

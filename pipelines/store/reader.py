@@ -82,13 +82,15 @@ class CodeStore:
 
     @cached_property
     def _current(self) -> pa.Table:
-        """The index lines that count, in index order."""
+        """The index lines that count, in index order; only a row that is ok replaces another."""
         ok = self.index.filter(pc.equal(self.index["status"], "ok"))
-        replaced = ok["replaces"].drop_null()
-        if not len(replaced):
-            return ok
-        address = pc.binary_join_element_wise(ok["grid"], ok["row"].cast(pa.string()), "/")
-        return ok.filter(pc.invert(pc.is_in(address, value_set=replaced.combine_chunks())))
+        return _without(ok, ok["replaces"]).combine_chunks()
+
+    @cached_property
+    def failed(self) -> pa.Table:
+        """The index lines of images that could not be encoded, unless tried again since."""
+        failed = self.index.filter(pc.not_equal(self.index["status"], "ok"))
+        return _without(failed, self.index["replaces"])
 
     @cached_property
     def _rows_of_grids(self) -> dict[str, IntArray]:
@@ -208,3 +210,10 @@ class CodeStore:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_maps": {}}  # another process maps the files itself
+
+
+def _without(lines: pa.Table, replaced: pa.ChunkedArray) -> pa.Table:
+    """The index lines whose address is not among `replaced`."""
+    address = pc.binary_join_element_wise(lines["grid"], lines["row"].cast(pa.string()), "/")
+    gone = pc.is_in(address, value_set=replaced.drop_null().combine_chunks())
+    return lines.filter(pc.invert(gone))

@@ -57,7 +57,7 @@ def test_each_format_gives_its_picture(kind: str) -> None:
     data = encoded(PICTURE, kind, **options)
     error = np.abs(decode_image(data).astype(int) - gradient())
     assert error.mean() < {"GIF": 12, "JPEG": 3}.get(kind, 0.5)
-    assert image_size(data) == (36, 24)
+    assert image_size(io.BytesIO(data)) == (36, 24)
     assert kind == "PPM" or kind == "BMP" or looks_like_image(data[:12])
 
 
@@ -77,7 +77,7 @@ def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:
     expected = turns[orientation](decode_image(with_orientation(1, kind)))
     data = with_orientation(orientation, kind)
     np.testing.assert_array_equal(decode_image(data), expected)
-    assert image_size(data) == (expected.shape[1], expected.shape[0])
+    assert image_size(io.BytesIO(data)) == (expected.shape[1], expected.shape[0])
 
 
 def test_cmyk_becomes_rgb() -> None:
@@ -200,7 +200,7 @@ def test_what_is_no_picture_gives_a_reason(data: bytes, reason: str) -> None:
 @pytest.mark.parametrize("side", [11_000, 14_000, 19_000])
 def test_a_bomb_is_refused_from_its_header(side: int) -> None:
     data = encoded(Image.new("1", (side, side)), "TIFF", compression="group4")
-    for read in (decode_image, image_size):
+    for read in (decode_image, lambda data: image_size(io.BytesIO(data))):
         with pytest.raises(ImageError, match="limit") as caught:
             read(data)
         assert caught.value.reason == "too large"
@@ -211,7 +211,7 @@ def test_pillow_does_not_warn_and_others_still_may() -> None:
     bad_exif = encoded(PICTURE, "JPEG", exif=exif)
     large = encoded(Image.new("1", (10_000, 9_900)), "TIFF", compression="group4")
     with ThreadPoolExecutor(4) as pool:
-        sizes = list(pool.map(image_size, [bad_exif, large] * 20))
+        sizes = list(pool.map(image_size, map(io.BytesIO, [bad_exif, large] * 20)))
     assert sizes == [(36, 24), (10_000, 9_900)] * 20
     assert decode_image(bad_exif).shape == (24, 36, 3)
     assert not any(f[0] == "ignore" and "PIL" in str(f[3]) for f in warnings.filters)
