@@ -107,5 +107,7 @@ def exclusive_lock(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise LockedError(f"{path} is held by another process. Wait for it, or end it.") from None
+            raise LockedError(
+                f"{path} is held by another process. Wait for it, or end it."
+            ) from None
         yield

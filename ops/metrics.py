@@ -41,7 +41,9 @@ def codebook_usage(counts: Tensor) -> Usage:
     share = counts.double() / counts.sum().clamp(min=1)
     entropy = -torch.special.xlogy(share, share).sum()
     nats = float(entropy)
-    return Usage(int((counts > 0).sum()), float(entropy.exp()), nats / float(torch.tensor(2.0).log()))
+    return Usage(
+        int((counts > 0).sum()), float(entropy.exp()), nats / float(torch.tensor(2.0).log())
+    )
 
 
 def code_counts(codes: Tensor, codebook_size: int) -> Tensor:

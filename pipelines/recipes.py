@@ -66,7 +66,9 @@ TOKENIZER_RECIPES: dict[str, TokenizerRecipe] = {
         preset="photo-f8",
         losses=LossConfig(l1_weight=1.0, l2_weight=2.0, perceptual="none", adversarial="none"),
         optimizer=OptimizerConfig(learning_rate=2e-3, betas=(0.9, 0.99), warmup_steps=200),
-        steps=8000,
+        batch_size=8,
+        crop_size=96,  # at 64, padding is so near that whole images came out 0.14 dB worse
+        steps=4500,
         save_every=250,
         sample_every=500,
     ),

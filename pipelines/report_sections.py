@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow.compute as pc
 import torch
@@ -105,7 +104,7 @@ def store_section(path: Path) -> Section:
         )
         section.figures += _reconstructions(store)
         section.figures.append(_usage_figure(store, size, factor))
-    failed = store.index.filter(pc.not_equal(store.index["status"], "ok"))
+    failed = store.failed
     if len(failed):
         lines = failed.slice(0, LEDGER).select(["key", "status", "error"]).to_pylist()
         rows = [(line["key"], line["status"], line["error"] or "") for line in lines]
@@ -118,12 +117,11 @@ def store_section(path: Path) -> Section:
 def _store_facts(store: CodeStore) -> list[tuple[str, str]]:
     provenance = store.provenance["image"]
     size, factor = provenance["codebook_size"], provenance["downsample_factor"]
-    failed = int(pc.sum(pc.not_equal(store.index["status"], "ok")).as_py() or 0)
     bits = math.log2(size) / factor**2
     facts = [
         ("images", f"{pc.count_distinct(store.index['source']).as_py():,}"),
         ("rows of codes", ", ".join(f"{n:,} of {grid}" for grid, n in store.grids.items()) or "0"),
-        ("rows failed", f"{failed:,}"),
+        ("rows failed", f"{len(store.failed):,}"),
         ("tokenizer", f"{provenance['tokenizer']}, fingerprint {provenance['fingerprint']}"),
         ("codebook", f"{size:,} codes, one for {factor}x{factor} pixels"),
         ("bits a pixel", f"{bits:.3f} (an 8-bit RGB pixel has 24: {24 / bits:.0f} times fewer)"),
@@ -177,8 +175,7 @@ def _original(
         return None
     rows, columns = grid_shape(row["grid"])
     try:
-        with fsspec.open(row["source"], "rb") as file:
-            data = file.read()
+        data = Path(row["source"]).read_bytes()
         size = (rows * factor, columns * factor)
         return transform.read(data, size, view=row["view"], key=row["key"]).image
     except (OSError, ImageError):
