@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,22 +105,28 @@ def store_section(path: Path) -> Section:
         )
         section.figures += _reconstructions(store)
         section.figures.append(_usage_figure(store, size, factor))
-    failed = store.failed
-    if len(failed):
-        lines = failed.slice(0, LEDGER).select(["key", "status", "error"]).to_pylist()
-        rows = [(line["key"], line["status"], line["error"] or "") for line in lines]
-        shown = f", the first {LEDGER} below" if len(failed) > LEDGER else ""
-        section.text.append(f"{len(failed):,} rows hold no codes{shown}.")
-        section.tables.append(Table(rows, ("image", "status", "reason")))
+    if len(store.failed):
+        section.text.append(f"{len(store.failed):,} rows hold no codes; the last table says why.")
+        section.tables.append(_ledger(store))
     return section
+
+
+def _ledger(store: CodeStore) -> Table:
+    lines = store.failed.select(["key", "status", "error"]).to_pylist()
+    views = Counter((line["key"], line["status"], line["error"] or "") for line in lines)
+    rows = [(*why, str(count)) for why, count in list(views.items())[:LEDGER]]
+    if len(views) > LEDGER:
+        rows.append((f"and {len(views) - LEDGER:,} more", "", "", ""))
+    return Table(rows, ("image", "status", "reason", "rows"))
 
 
 def _store_facts(store: CodeStore) -> list[tuple[str, str]]:
     provenance = store.provenance["image"]
     size, factor = provenance["codebook_size"], provenance["downsample_factor"]
     bits = math.log2(size) / factor**2
+    encoded = store.index.filter(pc.equal(store.index["status"], "ok"))
     facts = [
-        ("images", f"{pc.count_distinct(store.index['source']).as_py():,}"),
+        ("images", f"{pc.count_distinct(encoded['source']).as_py():,}"),
         ("rows of codes", ", ".join(f"{n:,} of {grid}" for grid, n in store.grids.items()) or "0"),
         ("rows failed", f"{len(store.failed):,}"),
         ("tokenizer", f"{provenance['tokenizer']}, fingerprint {provenance['fingerprint']}"),
