@@ -80,6 +80,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors as safetensors, in plain memory order."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(plain, path)
+    path.chmod(0o644)  # safetensors gives it to its owner alone, a folder is often shared
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

@@ -21,7 +21,10 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Structural similarity, one per image (B,), of pixels (B,C,H,W) in [-1, 1] (Wang 2004)."""
+    """Structural similarity (Wang et al. 2004, borders mirrored), one per image (B,).
+
+    Of pixels (B, C, H, W) in [-1, 1], H and W at least 6.
+    """
     values = structural_similarity_index_measure(
         a.clamp(-1, 1), b.clamp(-1, 1), data_range=PIXEL_RANGE, reduction="none"
     )

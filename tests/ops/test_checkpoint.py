@@ -1,0 +1,92 @@
+import json
+
+import pytest
+import torch
+
+from ops.checkpoint import (
+    CheckpointError,
+    fingerprint,
+    load_model,
+    newest_step,
+    prune_steps,
+    resolve_model_folder,
+    save_model,
+    step_folder,
+    step_folders,
+    step_of,
+)
+
+TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor([True, False])}
+
+
+def make_step(run, step, *, complete=True):
+    folder = step_folder(run, step)
+    save_model(folder, "thing", {"size": 1}, TENSORS)
+    if complete:
+        torch.save({}, folder / "train_state.pt")
+    return folder
+
+
+def test_a_model_folder_gives_back_what_was_saved(tmp_path):
+    strided = {**TENSORS, "a": TENSORS["a"].T}
+    save_model(tmp_path / "m", "thing", {"size": 1}, strided, {"name": "x"})
+    description, tensors = load_model(tmp_path / "m", "thing")
+    assert description == {"format": 1, "kind": "thing", "config": {"size": 1}, "name": "x"}
+    assert set(tensors) == {"a", "b"}
+    assert torch.equal(tensors["a"], TENSORS["a"].T)
+
+
+def test_foreign_and_broken_folders_are_refused_with_the_reason(tmp_path):
+    save_model(tmp_path / "m", "thing", {}, TENSORS)
+    with pytest.raises(CheckpointError, match="holds a 'thing', not a 'prior'"):
+        load_model(tmp_path / "m", "prior")
+    with pytest.raises(CheckpointError, match=r"no config\.json"):
+        load_model(tmp_path, "thing")
+    (tmp_path / "m" / "model.safetensors").write_bytes(b"\x00" * 20)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_model(tmp_path / "m", "thing")
+    (tmp_path / "m" / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="not JSON"):
+        load_model(tmp_path / "m", "thing")
+    (tmp_path / "m" / "config.json").write_text(json.dumps({"format": 99}))
+    with pytest.raises(CheckpointError, match="newer format"):
+        load_model(tmp_path / "m", "thing")
+
+
+def test_the_newest_complete_step_is_where_to_resume(tmp_path):
+    assert newest_step(tmp_path) is None
+    assert newest_step(tmp_path / "missing") is None
+    make_step(tmp_path, 10)
+    second = make_step(tmp_path, 200)
+    make_step(tmp_path, 300, complete=False)
+    (tmp_path / "step-00000400.abcd1234.partial").mkdir()
+    assert newest_step(tmp_path) == second
+    assert step_of(second) == 200
+
+
+def test_pruning_keeps_the_newest_and_clears_what_a_kill_left(tmp_path):
+    for step in (1, 2, 3):
+        make_step(tmp_path, step)
+    (tmp_path / "step-00000004.abcd1234.partial").mkdir()
+    prune_steps(tmp_path, keep=2)
+    assert [step_of(folder) for folder in step_folders(tmp_path)] == [2, 3]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_run_folder_stands_for_its_newest_step(tmp_path):
+    with pytest.raises(CheckpointError, match="neither a model folder"):
+        resolve_model_folder(tmp_path)
+    folder = make_step(tmp_path, 5)
+    assert resolve_model_folder(tmp_path) == folder
+    assert resolve_model_folder(folder) == folder
+
+
+def test_a_fingerprint_follows_every_bit_and_no_order():
+    base = fingerprint({"k": 1}, TENSORS)
+    assert base == fingerprint({"k": 1}, dict(reversed(TENSORS.items())))
+    assert base != fingerprint({"k": 2}, TENSORS)
+    changed = TENSORS["a"].clone()
+    changed[0, 0] += 1e-7
+    assert base != fingerprint({"k": 1}, {**TENSORS, "a": changed})
+    assert base != fingerprint({"k": 1}, {**TENSORS, "a": TENSORS["a"].view(3, 2)})
+    assert len(base) == 16
