@@ -97,13 +97,18 @@ def encode(flags: EncodeFlags) -> int:
     """Plan what is new, encode what is not in the store, print what came of it; the exit code."""
     root = flags.out.absolute()
     _check_output(root)
-    if flags.address and not flags.workers:
-        raise ConfigError("--address needs --workers: how many actors shall encode there?")
+    _check_flags(flags)
     tokenizer = load_tokenizer(flags.tokenizer)
+    transform = Transform(
+        image_size=flags.image_size,
+        crop=flags.crop,
+        seed=flags.seed,
+        multiple_of=tokenizer.config.downsample_factor,
+    )
     listing = list_input(flags.in_)
     with exclusive_lock(staging_path(root) / "driver.lock"):
         _remove_partials(root)
-        plan = _plan(root, flags, tokenizer, listing)
+        plan = _plan(root, flags, tokenizer, transform, listing)
         _publish_committed(root)
         committed = committed_tasks(root)
         waiting = [task for task in plan.tasks if (task.grid, task.number) not in committed]
@@ -125,20 +130,27 @@ def _check_output(root: Path) -> None:
         raise StoreError(f"{root} holds other things. Name an empty or a new folder for --out.")
 
 
-def _plan(root: Path, flags: EncodeFlags, tokenizer: VQGAN, listing: Listing) -> Plan:
+def _check_flags(flags: EncodeFlags) -> None:
+    if flags.address and not flags.workers:
+        raise ConfigError("--address needs --workers: how many actors shall encode there?")
+    for name in ("batch_size", "rows_per_task", "threads", "cpus_per_worker"):
+        value = getattr(flags, name)
+        if value != "auto" and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, found {value}.")
+
+
+def _plan(
+    root: Path, flags: EncodeFlags, tokenizer: VQGAN, transform: Transform, listing: Listing
+) -> Plan:
     """The store's plan with the listing's new images in it; the store made if there is none."""
     older = read_plan(root)
-    factor = tokenizer.config.downsample_factor
-    transform = Transform(
-        image_size=flags.image_size, crop=flags.crop, seed=flags.seed, multiple_of=factor
-    )
     num_rows = len(listing.entries) * transform.views
     settings = _settings(flags, tokenizer, transform, num_rows, older.settings if older else None)
     if older is not None:
         _check_same(root, older.settings, settings)
     assert tokenizer.folder is not None  # it was loaded from one
     _copy_tokenizer(tokenizer.folder, tokenizer_path(root, "image"))
-    grid_of = partial(_grid_of, transform, factor)
+    grid_of = partial(_grid_of, transform)
     plan = extend_plan(root, listing.entries, settings, transform.views, grid_of)
     attributes = StoreAttributes(
         rows_per_task=plan.settings.rows_per_task,
@@ -182,10 +194,6 @@ def _settings(
     rows_per_task = flags.rows_per_task
     if rows_per_task == "auto":
         rows_per_task = older.rows_per_task if older else _good_rows_per_task(num_rows)
-    numbers = {"rows_per_task": rows_per_task, **{n: track[n] for n in ("batch_size", "threads")}}
-    for name, value in numbers.items():
-        if value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, found {value}.")
     return PlanSettings(rows_per_task=rows_per_task, track=track)
 
 
@@ -224,8 +232,9 @@ def _check_same(root: Path, store: PlanSettings, asked: PlanSettings) -> None:
         )
 
 
-def _grid_of(transform: Transform, factor: int, entry: Entry) -> str:
+def _grid_of(transform: Transform, entry: Entry) -> str:
     """The grid shape an image will have; for native ones from its header."""
+    factor = transform.multiple_of
     if transform.crop != "native":
         return grid_name(transform.image_size // factor, transform.image_size // factor)
     try:

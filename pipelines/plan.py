@@ -112,8 +112,12 @@ def _read_description(path: Path) -> dict[str, Any]:
 
 def task_rows(root: Path, task: Task) -> list[dict[str, Any]]:
     """The planned rows of one task, as PLAN_SCHEMA has them."""
-    table = pq.ParquetFile(plan_path(root, task.part)).read_row_group(task.group)
-    rows: list[dict[str, Any]] = table.to_pylist()
+    path = plan_path(root, task.part)
+    try:
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+        rows: list[dict[str, Any]] = file.read_row_group(task.group).to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise StoreError(f"{path}: damaged plan ({error}). Restore it from a copy.") from error
     return rows
 
 
@@ -210,7 +214,9 @@ def _write_part(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
-        with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+        with pq.ParquetWriter(
+            partial, schema, compression="zstd", write_page_checksum=True
+        ) as writer:
             for table in tables:
                 writer.write_table(table, row_group_size=size)
         fsync_path(partial)

@@ -126,6 +126,7 @@ def run(flags: TrainTokenizerFlags) -> int:
         seed=flags.seed,
         ledger=flags.out / "bad_images.jsonl",
     )
+    torch.manual_seed(flags.seed)  # for the discriminator's first weights
     trainee = TokenizerTrainee(
         build_tokenizer(recipe.preset, flags.seed),
         recipe,

@@ -139,7 +139,7 @@ def _part_bytes(index: pa.Table, metadata: dict[str, Any]) -> bytes:
         {METADATA_KEY: json.dumps(metadata, sort_keys=True)}
     )
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     return buffer.getvalue()
 
 
@@ -163,7 +163,7 @@ def read_part(root: Path, grid: str, task: int) -> tuple[pa.Table, dict[str, Any
     """One task's index lines and what its metadata says of the shards; StoreError if damaged."""
     path = index_path(root, grid, task)
     try:
-        table = pq.ParquetFile(path).read()
+        table = pq.ParquetFile(path, page_checksum_verification=True).read()
         metadata = json.loads(table.schema.metadata[METADATA_KEY])
     except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{path}: damaged index part ({error}). Run verify.") from error

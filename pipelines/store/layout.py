@@ -135,29 +135,42 @@ def group_metadata(attributes: dict[str, Any], members: dict[str, Any]) -> dict[
     }
 
 
-def write_metadata(root: Path, attributes: StoreAttributes) -> None:
-    """Write every `zarr.json` of the store, arrays first; done again, it changes nothing."""
+def metadata_files(attributes: StoreAttributes) -> dict[str, Any]:
+    """The content of every `zarr.json` of a store, by path below it, the store's own last."""
+    files: dict[str, Any] = {}
     members: dict[str, Any] = {}
     for grid, rows in sorted(attributes.grids.items()):
         arrays = {}
         for track, provenance in sorted(attributes.tracks.items()):
             dtype = code_dtype(provenance["codebook_size"])
-            arrays[track] = array_metadata(
-                (rows, *grid_shape(grid)), attributes.rows_per_task, dtype
-            )
-            write_if_changed(array_path(root, grid, track) / "zarr.json", arrays[track])
-        group = group_metadata({}, arrays)
-        write_if_changed(root / f"g{grid}" / "zarr.json", group)
+            shape = (rows, *grid_shape(grid))
+            arrays[track] = array_metadata(shape, attributes.rows_per_task, dtype)
+            files[f"g{grid}/{track}/zarr.json"] = arrays[track]
+        files[f"g{grid}/zarr.json"] = group_metadata({}, arrays)
         members[f"g{grid}"] = group_metadata({}, {})
         members |= {f"g{grid}/{track}": array for track, array in arrays.items()}
-    group = group_metadata({ATTRIBUTE: to_json(attributes)}, members)
-    write_if_changed(root / "zarr.json", group)
+    files["zarr.json"] = group_metadata({ATTRIBUTE: to_json(attributes)}, members)
+    return files
+
+
+def write_metadata(root: Path, attributes: StoreAttributes) -> None:
+    """Write every `zarr.json` of the store; done again, it changes nothing."""
+    for name, data in metadata_files(attributes).items():
+        write_if_changed(root / name, data)
 
 
 def write_if_changed(path: Path, data: Any) -> None:
     """Write a JSON file unless it says this already: a second run must not touch the store."""
-    if not path.exists() or json.loads(path.read_text()) != data:
+    if read_json(path) != data:
         write_json(path, data)
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file says; None where it is missing or broken."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def read_attributes(root: Path) -> StoreAttributes:
