@@ -1,0 +1,96 @@
+"""Images a second of the encode command against its bare model in a tight loop, interleaved.
+
+    python tests/benchmarks/bench_encode.py [--images N] [--tokenizer NAME|DIR] [--rounds N]
+
+The bare model runs on the same pictures, decoded and resized beforehand, with torch's own threads
+and no files. Of the command, planning, loading and commit count. The last line is `ratio X`:
+the command's rate over the model's, median of the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ops.images import Transform, to_pixels
+from pipelines import encode
+from pipelines.encode_task import EncodeWorker
+from pipelines.jobs import run_tasks
+from pipelines.plan import read_plan
+from tokenizer import build_tokenizer, load_tokenizer, save_tokenizer
+
+
+def make_images(folder: Path, count: int) -> list[Path]:
+    """JPEG files of 640x480, smooth shapes and grain."""
+    random = np.random.default_rng(0)
+    folder.mkdir()
+    paths = []
+    for number in range(count):
+        coarse = Image.fromarray(random.integers(0, 255, (9, 12, 3), np.uint8))
+        image = np.asarray(coarse.resize((640, 480), Image.Resampling.BICUBIC)).astype(float)
+        image += random.normal(0, 5, image.shape)
+        path = folder / f"{number:05d}.jpg"
+        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(path, quality=90)
+        paths.append(path)
+    return paths
+
+
+def rate_of_model(tokenizer: torch.nn.Module, pixels: torch.Tensor, batch_size: int) -> float:
+    started = time.perf_counter()
+    with torch.inference_mode():
+        for batch in pixels.split(batch_size):
+            tokenizer.encode(batch)
+    return len(pixels) / (time.perf_counter() - started)
+
+
+def rate_of_command(folder: Path, tokenizer: str, out: Path) -> tuple[float, float]:
+    """Images a second with everything counted, and of the tasks alone once all is loaded."""
+    shutil.rmtree(out, ignore_errors=True)
+    started = time.perf_counter()
+    assert encode.main(["--in", str(folder), "--out", str(out), "--tokenizer", tokenizer]) == 0
+    whole = time.perf_counter() - started
+    shutil.rmtree(out / "_index")
+    worker = EncodeWorker(out, torch.get_num_threads())
+    plan = read_plan(out)
+    started = time.perf_counter()
+    run_tasks(plan.tasks, lambda: worker, on_result=lambda task, failed: None)
+    return plan.num_rows / whole, plan.num_rows / (time.perf_counter() - started)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--images", type=int, default=96)
+    parser.add_argument("--tokenizer", default="", help="default: an untrained photo-f8")
+    parser.add_argument("--rounds", type=int, default=3)
+    flags = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        name = flags.tokenizer or str(folder / "photo-f8")
+        if not flags.tokenizer:
+            save_tokenizer(Path(name), build_tokenizer("photo-f8", seed=0))
+        paths = make_images(folder / "images", flags.images)
+        tokenizer = load_tokenizer(name)
+        images = [Transform().read(path.read_bytes(), (256, 256)).image for path in paths]
+        pixels = to_pixels(np.stack(images))
+        tokenizer.encode(pixels[:4])
+        ratios, steady_ratios = [], []
+        for _ in range(flags.rounds):
+            model = max(rate_of_model(tokenizer, pixels, size) for size in (1, 8))
+            command, steady = rate_of_command(folder / "images", name, folder / "codes.zarr")
+            ratios.append(command / model)
+            steady_ratios.append(steady / model)
+            print(f"model {model:.2f}, command {command:.2f}, its tasks {steady:.2f} images/s")
+        print(f"steady ratio {statistics.median(steady_ratios):.3f}")
+        print(f"ratio {statistics.median(ratios):.3f}")
+
+
+if __name__ == "__main__":
+    main()
