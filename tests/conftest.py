@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -20,6 +21,10 @@ from pipelines.store import (
     write_metadata,
 )
 from pipelines.store.commit import row_checksums
+
+# The same examples every time, and no deadline: a busy machine is no defect of the code.
+hypothesis.settings.register_profile("smalti", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("smalti")
 
 torch.set_num_threads(1)  # small tensors: more threads only wait for each other
 

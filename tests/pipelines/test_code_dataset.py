@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.code_dataset import CodeDataset, DatasetError, cut_windows
+from pipelines.split import held_out
+from pipelines.store import CodeStore
+from tests.conftest import make_store
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """21 rows of 6 x 8 codes; every code of row r is r, so that windows tell their origin."""
+    codes = np.broadcast_to(np.arange(21)[:, None, None], (21, 6, 8)).copy()
+    path = tmp_path_factory.mktemp("store") / "codes.zarr"
+    labels = [row % 3 for row in range(21)]
+    make_store(path, codes, codebook_size=32, labels=labels, failed=(4,), rows_per_task=8)
+    return CodeStore.open(path)
+
+
+def rows_of(batch):
+    return batch["codes"][:, 0, 0].tolist()
+
+
+def stream_of(dataset, steps):
+    return [row for step in steps for row in rows_of(dataset.train_batch(step))]
+
+
+def test_each_row_comes_once_an_epoch_and_failed_ones_never(store):
+    dataset = CodeDataset(store, window=4, batch_size=5)
+    epochs = [stream_of(dataset, range(4 * epoch, 4 * epoch + 4)) for epoch in range(3)]
+    for epoch in epochs:
+        assert sorted(epoch) == [row for row in range(21) if row != 4]
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+def test_batches_reach_over_the_end_of_an_epoch(store):
+    dataset = CodeDataset(store, window=4, batch_size=8)
+    stream = stream_of(dataset, range(5))
+    assert sorted(stream[:20]) == sorted(stream[20:40])
+
+
+def test_a_batch_is_a_function_of_seed_and_step(store):
+    dataset = CodeDataset(store, window=4, batch_size=5, seed=7)
+    batch = dataset.train_batch(9)
+    dataset.train_batch(0)
+    again = CodeDataset(store, window=4, batch_size=5, seed=7).train_batch(9)
+    assert torch.equal(batch["codes"], again["codes"])
+    assert rows_of(CodeDataset(store, window=4, batch_size=5, seed=8).train_batch(9)) != rows_of(
+        batch
+    )
+
+
+def test_labels_stay_with_their_codes(store):
+    batch = CodeDataset(store, window=6, batch_size=20).train_batch(0)
+    assert batch["label"].tolist() == [row % 3 for row in rows_of(batch)]
+
+
+def test_held_out_keys_never_train_and_all_of_them_measure(store):
+    dataset = CodeDataset(store, window=4, batch_size=5, held_out_share=0.3)
+    expected = [r for r in range(21) if r != 4 and held_out(f"{r:04d}.jpg", 0.3)]
+    assert expected
+    trained = set(stream_of(dataset, range(40)))
+    assert trained == set(range(21)) - {4} - set(expected)
+    measured = [row for batch in dataset.held_out_batches() for row in rows_of(batch)]
+    assert sorted(measured) == expected
+
+
+def test_a_window_larger_than_the_grid_is_refused(store):
+    with pytest.raises(DatasetError, match="6x8 codes, smaller than the prior's window of 7x7"):
+        CodeDataset(store, window=7, batch_size=1)
+
+
+def test_a_store_with_nothing_left_is_refused(store):
+    with pytest.raises(DatasetError, match="no row to train on"):
+        CodeDataset(store, window=4, batch_size=1, held_out_share=1.0)
+
+
+@given(height=st.integers(1, 9), width=st.integers(1, 9), count=st.integers(1, 4), data=st.data())
+def test_windows_are_the_slices_that_the_draws_name(height, width, count, data):
+    window = data.draw(st.integers(1, min(height, width)))
+    unit = st.floats(0, 1, exclude_max=True)
+    draws = np.array(data.draw(st.lists(st.tuples(unit, unit), min_size=count, max_size=count)))
+    codes = np.arange(count * height * width).reshape(count, height, width)
+    cut = cut_windows(codes, window, draws)
+    for number in range(count):
+        top = int(draws[number, 0] * (height - window + 1))
+        left = int(draws[number, 1] * (width - window + 1))
+        expected = codes[number, top : top + window, left : left + window]
+        assert np.array_equal(cut[number], expected)
