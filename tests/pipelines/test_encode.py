@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 import zarr
-from conftest import photograph
 from PIL import Image
 
 from ops.images import Transform, to_pixels
 from pipelines import encode
 from pipelines.store import CodeStore
+from tests.conftest import photograph
 from tokenizer import load_tokenizer
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import zarr
-from conftest import make_store
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.store import CodeStore, StoreError, code_dtype, commit_task, fill_value
 from pipelines.store.commit import publish_task, read_part, shard_bytes, shard_rows, shard_size
 from pipelines.store.layout import index_path, inner_rows, shard_path, staging_path
+from tests.conftest import make_store
 
 
 def some_codes(rows: int = 21, height: int = 4, width: int = 6) -> np.ndarray:
