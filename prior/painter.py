@@ -72,8 +72,8 @@ class Prior:
         """Codes (N, rows, columns) int64 on the CPU, for `samples` (default 0 .. count-1).
 
         Sample k is the same whichever others are asked for, at one batch_size: it is always
-        painted in place k % batch_size beside the same neighbours. The default batch_size is the
-        number of samples, at most 8. `labels` are one for all samples or one each; -1, or none at
+        painted in place k % batch_size of a full batch. The default batch_size is the number of
+        samples, at most 8. `labels` are one for all samples or one each; -1, or none at
         all, says nothing. `stride` is the sliding window's, by default half the window: see
         paint_codes. `forced` (rows, columns) holds known codes, -1 where one is to be painted.
         `progress(done, total)` counts cells, of the whole batch at once.
