@@ -258,7 +258,8 @@ def _newest_pictures(folder: Path) -> list[Path]:
 def samples_section(path: Path) -> Section:
     """The pictures of a folder and the settings that made them."""
     section = Section(f"Samples: {path.name}")
-    pictures = sorted(path.glob("*.png"))
+    # grid.png shows the same pictures once more, smaller.
+    pictures = sorted(p for p in path.glob("*.png") if p.name != "grid.png")
     for picture in pictures[:PICTURES]:
         section.figures.append(Figure((file_uri(picture),), picture.stem, wide=len(pictures) == 1))
     if len(pictures) > PICTURES:

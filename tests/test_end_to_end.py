@@ -1,0 +1,124 @@
+"""The whole road by its commands: images, codes, a prior, painted pictures, one page about it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from PIL import Image
+
+from ops.images import Transform, decode_image, to_pixels
+from pipelines import encode, generate, report, train_prior
+from pipelines.store import CodeStore
+from tests.conftest import photograph
+from tokenizer import build_tokenizer, bundled_tokenizers, load_tokenizer, save_tokenizer
+
+SIDE = 128  # 16x16 codes: one window of the tiny recipe
+COUNT = 6
+
+
+@pytest.fixture(scope="module")
+def tokenizer_name(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The bundled tokenizer, or an untrained one in a tree that has no weights."""
+    if "photo-f8" in bundled_tokenizers():
+        return "photo-f8"
+    folder = tmp_path_factory.mktemp("tokenizer")
+    save_tokenizer(folder, build_tokenizer("tiny"))
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory: pytest.TempPathFactory, tokenizer_name: str) -> Path:
+    """A folder that the commands have gone through, up to the trained prior."""
+    folder = tmp_path_factory.mktemp("road")
+    (folder / "imgs").mkdir()
+    for seed in range(COUNT):
+        Image.fromarray(photograph(seed, 140, 180)).save(folder / "imgs" / f"{seed}.png")
+    assert encode.main(encode_words(folder, tokenizer_name)) == 0
+    assert train_prior.main(train_words(folder)) == 0
+    return folder
+
+
+def encode_words(road: Path, tokenizer_name: str) -> list[str]:
+    words = ["--in", str(road / "imgs"), "--out", str(road / "codes.zarr"), "--batch-size", "1"]
+    return [*words, "--image-size", str(SIDE), "--tokenizer", tokenizer_name]
+
+
+def train_words(road: Path) -> list[str]:
+    words = ["tiny", "--codes", str(road / "codes.zarr"), "--out", str(road / "prior")]
+    return [*words, "--steps", "2", "--batch-size", "2"]
+
+
+def paint(road: Path, name: str, size: str, count: int, seed: int = 0) -> list[Path]:
+    words = ["--prior", str(road / "prior"), "--out", str(road / name), "--size", size]
+    assert generate.main([*words, "--count", str(count), "--seed", str(seed)]) == 0
+    return sorted((road / name).glob("sample-*.png"))
+
+
+def size_of(picture: Path) -> tuple[int, int]:
+    with Image.open(picture) as image:
+        return image.size
+
+
+def files_of(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file's time and content, but for locks: what a command that does nothing leaves."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and "lock" not in path.name]
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
+
+
+def test_store_holds_the_tokenizers_own_codes(road: Path, tokenizer_name: str) -> None:
+    tokenizer, store = load_tokenizer(tokenizer_name), CodeStore.open(road / "codes.zarr")
+    array = zarr.open(road / "codes.zarr", mode="r")["g16x16/image"]
+    transform = Transform(image_size=SIDE, multiple_of=tokenizer.config.downsample_factor)
+    assert len(store) == COUNT
+    for position in range(COUNT):
+        row = store[position]
+        data = (road / "imgs" / row["key"]).read_bytes()
+        with torch.inference_mode():
+            codes = tokenizer.encode(to_pixels(transform.read(data, (SIDE, SIDE)).image))[0]
+        np.testing.assert_array_equal(row["codes"], codes.numpy())
+        np.testing.assert_array_equal(array[row["row"]], codes.numpy())
+    assert store.provenance["image"]["fingerprint"] == tokenizer.fingerprint
+    assert load_tokenizer(store.tokenizer_folder).fingerprint == tokenizer.fingerprint
+
+
+def test_encoding_and_training_again_change_nothing(
+    road: Path, tokenizer_name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = files_of(road / "codes.zarr") | files_of(road / "prior")
+    assert encode.main(encode_words(road, tokenizer_name)) == 0
+    assert train_prior.main(train_words(road)) == 0
+    assert capsys.readouterr().out.count("nothing") == 2
+    assert files_of(road / "codes.zarr") | files_of(road / "prior") == before
+
+
+def test_same_seed_paints_the_same_bytes_and_another_does_not(road: Path) -> None:
+    first, again = paint(road, "samples", "72x64", 2), paint(road, "again", "72x64", 2)
+    other = paint(road, "other", "72x64", 2, seed=1)
+    assert [size_of(path) for path in first] == [(72, 64)] * 2
+    pictures = [[path.read_bytes() for path in paths] for paths in (first, again, other)]
+    assert pictures[0] == pictures[1]
+    assert len({*pictures[0], *pictures[2]}) == 4
+
+
+def test_canvas_wider_than_the_window_has_the_size_asked_for(road: Path) -> None:
+    (canvas,) = paint(road, "canvas", "171x140", 1)
+    image = decode_image(canvas.read_bytes())
+    assert image.shape == (140, 171, 3)
+    assert image[:, SIDE:].std() > 0  # painted beyond the first window, too
+
+
+def test_report_tells_of_every_part(road: Path) -> None:
+    paint(road, "samples", "72x64", 2)
+    (road / "timings.json").write_text(json.dumps([{"stage": "encode", "seconds": 1.5}]))
+    assert report.main([str(road)]) == 0
+    page = (road / "report.html").read_text()
+    for words in ("Codes: codes.zarr", "Training: prior", "Samples: samples", "1.5 s"):
+        assert words in page
+    # An original beside its reconstruction has a quality; each of the images must have been found.
+    assert page.count(" dB</figcaption>") == COUNT
+    assert "no longer there" not in page

@@ -1,0 +1,108 @@
+"""The README says what is true: its blocks run, on small inputs, in the order they stand.
+
+A block under `<!-- not run: why -->` is left out. Shell lines that call a command are first parsed
+as they stand by that command's own flags, then run in this process with SMALLER in place of long
+figures. `make X` must be a target, and activating the environment is taken as done.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import tyro
+from PIL import Image
+
+from ops.images import decode_image
+from tests.conftest import photograph
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCK = re.compile(r"(<!-- not run: .+? -->\n)?```(\w+)\n(.*?)```", re.DOTALL)
+MAKE_TARGETS = re.search(r"\.PHONY: (.*)", (ROOT / "Makefile").read_text())[1].split()  # type: ignore[index]
+
+# What takes minutes in earnest: the words of a command that are replaced, and flags added to it.
+SMALLER = {"256x256": "64x64", "1024x1024": "160x144"}
+ADDED = {
+    "train_prior": ["--steps", "2", "--batch-size", "1"],
+    "train_tokenizer": ["--steps", "2", "--batch-size", "1"],
+}
+
+
+class Block(NamedTuple):
+    language: str
+    text: str
+    run: bool
+
+
+BLOCKS = [Block(language, text, not skip) for skip, language, text in BLOCK.findall(README)]
+
+
+def shell_lines(block: Block) -> list[list[str]]:
+    lines = [shlex.split(line, comments=True) for line in block.text.splitlines()]
+    return [line for line in lines if line]
+
+
+def parse_only(flags: Any, run: Callable[[Any], int], argv: list[str], prog: str) -> int:
+    """Stands in for run_command: the flags are read by the real command line, nothing is run."""
+    tyro.cli(flags, args=argv, prog=prog)
+    return 0
+
+
+def run_shell_line(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    if words == [".", ".venv/bin/activate"]:
+        return
+    if words[0] == "make":
+        assert words[1] in MAKE_TARGETS
+        return
+    assert words[:2] == ["python", "-m"], f"no way to run {words}"
+    module = importlib.import_module(words[2])
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "run_command", parse_only)
+        assert module.main(words[3:]) == 0
+    smaller = [SMALLER.get(word, word) for word in words[3:]]
+    assert module.main(smaller + ADDED.get(words[2].split(".")[1], [])) == 0
+
+
+def test_readme_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "imgs").mkdir()
+    for name in ("photo", "other", "third"):
+        image = Image.fromarray(photograph(len(name), 80, 100))
+        image.save(tmp_path / "imgs" / f"{name}.jpg")
+    names: dict[str, Any] = {}
+    for block in BLOCKS:
+        if block.language == "python" and block.run:
+            exec(compile(block.text, "README.md", "exec"), names)
+        elif block.language == "sh" and block.run:
+            for words in shell_lines(block):
+                run_shell_line(words, monkeypatch)
+    assert names["codes"].shape == (2, 32, 48)
+    assert decode_image(Path("again.png").read_bytes()).shape == (80, 100, 3)
+    assert decode_image(Path("canvas/sample-00000.png").read_bytes()).shape == (144, 160, 3)
+
+
+def test_every_block_is_run_or_says_why_not() -> None:
+    assert len(BLOCKS) == README.count("```") // 2 >= 6
+    for block in BLOCKS:
+        assert block.language in ("sh", "python")
+        if not block.run:
+            assert all(words[0] == "make" for words in shell_lines(block))
+            for words in shell_lines(block):
+                run_shell_line(words, pytest.MonkeyPatch())
+
+
+def test_make_targets_are_told_to_developers() -> None:
+    contributing = (ROOT / "CONTRIBUTING.md").read_text()
+    for target in MAKE_TARGETS:
+        assert f"make {target}" in README + contributing
+
+
+def test_readme_names_files_that_exist() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
