@@ -82,7 +82,7 @@ def test_readme_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         elif block.language == "sh" and block.run:
             for words in shell_lines(block):
                 run_shell_line(words, monkeypatch)
-    assert names["codes"].shape == (2, 32, 48)
+    assert names["codes"].shape == (2, 24, 32)
     assert decode_image(Path("again.png").read_bytes()).shape == (80, 100, 3)
     assert decode_image(Path("canvas/sample-00000.png").read_bytes()).shape == (144, 160, 3)
 
