@@ -168,6 +168,23 @@ def test_caches_are_handed_on_and_never_more_than_there_is_room_for():
     assert len(made) == 3
 
 
+def test_windows_that_are_done_with_hand_their_cache_on():
+    made = []
+
+    def make():
+        made.append(KVCache(MODELS[4], 1, 16))
+        return made[-1]
+
+    caches = WindowCaches(make, 1 << 30)
+    for column in range(5):
+        caches.enter(Window(0, column, 4, 4), needed_again=False)
+    assert len(made) == 1
+    for row in range(1, 4):  # the raster may leave a row band before it comes back to a window
+        for column in range(5):
+            assert caches.enter(Window(row, column, 4, 4), needed_again=True).length == 0
+    assert len(made) == 5
+
+
 def test_every_cell_is_reported():
     calls = []
     forced = torch.full((3, 5), -1)
