@@ -157,8 +157,8 @@ def _jpeg_ends(data: bytes) -> bool:
             continue
         place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
         if marker == 0xDA:  # start of scan: no FFD9 can occur in its data
-            return data.find(b"\xff\xd9", place) >= 0
-    return False
+            break
+    return data.find(b"\xff\xd9", place) >= 0
 
 
 def _orientation(file: ImageFile.ImageFile) -> int:

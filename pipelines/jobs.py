@@ -6,6 +6,7 @@ its tasks back to the queue and starts another. A task must therefore be safe to
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -81,7 +82,7 @@ def ray_running(address: str | None = None, cpus: float = 1) -> Iterator[None]:
         yield
         return
     if address:
-        ray.init(address=address, log_to_driver=False)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     else:
         ray.init(
             address="local",
@@ -89,6 +90,7 @@ def ray_running(address: str | None = None, cpus: float = 1) -> Iterator[None]:
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
             log_to_driver=False,
+            logging_level=logging.ERROR,
         )
     try:
         yield

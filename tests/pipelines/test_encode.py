@@ -19,6 +19,7 @@ from PIL import Image
 from ops.images import Transform, to_pixels
 from pipelines import encode
 from pipelines.store import CodeStore
+from pipelines.store.commit import read_part
 from tests.conftest import photograph
 from tokenizer import load_tokenizer
 
@@ -140,6 +141,18 @@ def test_a_driver_killed_again_and_again_gives_the_same_bytes(run: Run, photogra
         process.kill()
         assert process.wait() == -signal.SIGKILL
     assert run(photographs, rows_per_task=1) == 0
+    assert everything(run.out) == undisturbed
+
+
+def test_a_shard_committed_just_before_a_kill_is_published(run: Run, photographs: Path) -> None:
+    assert run(photographs) == 0
+    undisturbed = everything(run.out)
+    shard = next(run.out.glob("g*/image/c/1/0/0"))
+    _, shards = read_part(run.out, run.store()[0]["grid"], 1)
+    shard.rename(run.out / "_staging" / shards["image"]["file"])
+    (run.out / "_staging" / "left by a dead attempt").touch()
+    (run.out / "zarr.json.1234.partial").touch()
+    assert run(photographs) == 0
     assert everything(run.out) == undisturbed
 
 
