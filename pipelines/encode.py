@@ -50,7 +50,8 @@ class EncodeFlags:
     """Encode images into a code store that zarr.open and pyarrow.parquet read.
 
     Run it again to resume, or with more images in the folder to add them. What cannot be read is
-    listed with the reason and stands in the store's index.
+    listed with the reason and stands in the store's index. EXIF orientation is applied, alpha is
+    composited on white, and of an animation the first frame counts.
     """
 
     in_: Annotated[Path, tyro.conf.arg(name="in")]
@@ -266,8 +267,7 @@ def _run(root: Path, flags: EncodeFlags, plan: Plan, tasks: list[Task]) -> None:
     track = plan.settings.track
     on_gpu = torch.device(track["device"]).type != "cpu"
     gpus = float(on_gpu) if flags.gpus_per_worker == "auto" else flags.gpus_per_worker
-    cpus = flags.cpus_per_worker if flags.workers else torch.get_num_threads()
-    lanes = 1 if on_gpu else max(1, cpus // track["threads"])
+    lanes = 1 if on_gpu else _lanes(flags, track["threads"])
     with progress_bar("image") as progress, _threads_restored():
         num_rows = sum(task.num_rows for task in tasks)
         bar = progress.add_task("encoding", total=num_rows, note="")
@@ -293,6 +293,12 @@ def _run(root: Path, flags: EncodeFlags, plan: Plan, tasks: list[Task]) -> None:
             gpus_per_worker=gpus,
             address=flags.address,
         )
+
+
+def _lanes(flags: EncodeFlags, threads: int) -> int:
+    """Forward passes that run side by side in one process on CPUs."""
+    cpus = flags.cpus_per_worker if flags.workers else torch.get_num_threads()
+    return max(1, cpus // threads)
 
 
 @contextmanager

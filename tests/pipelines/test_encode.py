@@ -108,7 +108,7 @@ def test_side_by_side_passes_change_no_byte(
 ) -> None:
     stores = []
     for lanes in (1, 3):
-        monkeypatch.setattr("pipelines.encode.torch.get_num_threads", lambda n=lanes: n)
+        monkeypatch.setattr("pipelines.encode._lanes", lambda flags, threads, n=lanes: n)
         assert run(photographs, **changed) == 0
         stores.append(everything(run.out))
         shutil.rmtree(run.out)
