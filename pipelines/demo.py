@@ -57,7 +57,7 @@ class Flags:
     """A bundled tokenizer, or a folder that holds one."""
     image_size: int = 256
     """Side of the encoded pictures and of the samples, in pixels."""
-    steps: int = 400
+    steps: int = 300
     """Steps of the prior's training."""
     samples: int = 4
     """Pictures of the size the prior was trained on."""
@@ -85,7 +85,7 @@ def run(flags: Flags) -> int:
         start = time.perf_counter()
         code = stage()
         if code:
-            print(f"error: stage {name!r} failed.", file=sys.stderr)
+            print(f"stopped in stage {name!r}", file=sys.stderr)
             return code
         add_timing(out / TIMINGS, name, time.perf_counter() - start)
     print("\n[report]")
@@ -115,7 +115,9 @@ def stages_of(flags: Flags, images: Path) -> list[tuple[str, Callable[[], int]]]
 
     def paint(folder: str, count: int, size: str) -> Callable[[], int]:
         target = ["--out", str(out / folder), "--count", str(count), "--size", size]
-        return lambda: generate.main(["--prior", prior, *target, "--seed", "0"])
+        # The paper's top-k; a prior this small gives the rare codes far too much weight.
+        draws = ["--seed", "0", "--top-k", "100"]
+        return lambda: generate.main(["--prior", prior, *target, *draws])
 
     return [
         ("Encode the photographs", encode_images),

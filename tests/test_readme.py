@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -101,6 +103,20 @@ def test_make_targets_are_told_to_developers() -> None:
     contributing = (ROOT / "CONTRIBUTING.md").read_text()
     for target in MAKE_TARGETS:
         assert f"make {target}" in README + contributing
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not here")
+def test_make_refuses_an_old_python_in_one_line(tmp_path: Path) -> None:
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    old = tmp_path / "python3.9"
+    old.write_text("#!/bin/sh\nexit 1\n")  # what the version check gives there
+    old.chmod(0o755)
+    command = ["make", "test", f"PYTHON={old}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "needs Python 3.11 or newer" in done.stderr
+    assert not (tmp_path / ".venv").exists()
 
 
 def test_readme_names_files_that_exist() -> None:

@@ -97,5 +97,5 @@ def test_failed_stage_stops_the_demo(tmp_path: Path, capsys: pytest.CaptureFixtu
     save_tokenizer(tmp_path / "tokenizer", build_tokenizer("tiny"))
     words = ["--images", str(tmp_path / "imgs"), "--out", str(tmp_path / "demo")]
     assert demo.main([*words, "--tokenizer", str(tmp_path / "tokenizer")]) == 1
-    assert "stage 'Encode the photographs' failed" in capsys.readouterr().err
+    assert "stopped in stage 'Encode the photographs'" in capsys.readouterr().err
     assert not (tmp_path / "demo" / "prior").exists()
