@@ -40,7 +40,7 @@ class CodeDataset:
     than the window, the window's place in it is drawn by (seed, position) too. `train_batch(step)`
     is a pure function, so resuming needs the step alone. Keys held out (see split.held_out) never
     train; all views of an image share its key's side. Raises DatasetError where nothing is left
-    to train on, or a grid is smaller than the window.
+    to train on (unless `may_be_all_held_out`), or a grid is smaller than the window.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class CodeDataset:
         batch_size: int,
         seed: int = 0,
         held_out_share: float = 0.0,
+        may_be_all_held_out: bool = False,
     ) -> None:
         self.store, self.window, self.batch_size, self.seed = store, window, batch_size, seed
         self.grids = sorted(store.grids)
@@ -61,7 +62,7 @@ class CodeDataset:
                     f"{window}x{window}. Encode larger images, or train with a smaller --window."
                 )
         self.train_rows, self.held_out_rows = self._split(held_out_share)
-        if not len(self.train_rows):
+        if not len(self.train_rows) and not may_be_all_held_out:
             raise DatasetError(f"{store.path} has no row to train on. Did encoding succeed?")
 
     def _split(self, share: float) -> tuple[Rows, Rows]:

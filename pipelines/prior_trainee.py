@@ -81,7 +81,7 @@ class PriorTrainee(Trainee[CodeBatch]):
 
     def evaluate(self, step: int) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         with evaluating(self.model, self.average.tensors):
-            figures = self._held_out_loss()
+            figures = self._held_out_figures()
             prior = Prior(self.model, self.conditions, self.tokenizer_info)
             labels = self._labels() if self.conditions.can_guide else None
             side = self.model.config.window
@@ -89,15 +89,25 @@ class PriorTrainee(Trainee[CodeBatch]):
             images = to_image(torch.cat([self.tokenizer.decode(c[None]) for c in codes]))
         return figures, {"samples": image_grid(images, columns=SAMPLES)}
 
-    def _held_out_loss(self) -> dict[str, float]:
-        losses, counts = [], []
-        for batch in self.held_out:
-            tokens = self.conditions.tokens(batch, len(batch["codes"]))
-            loss = self.model.loss(tokens.to(self.device), batch["codes"].to(self.device))
-            losses.append(float(loss) * len(tokens))
-            counts.append(len(tokens))
-        return {"held_out_loss": sum(losses) / sum(counts)} if counts else {}
+    def _held_out_figures(self) -> dict[str, float]:
+        if not self.held_out:
+            return {}
+        loss = held_out_loss(self.model, self.conditions, self.held_out, self.device)
+        return {"held_out_loss": loss}
 
     def _labels(self) -> list[int]:
         classes = self.conditions.parts[0].vocab_size - 1
         return [i * classes // SAMPLES for i in range(SAMPLES)]
+
+
+def held_out_loss(
+    model: GPT, conditions: Conditions, batches: list[CodeBatch], device: torch.device
+) -> float:
+    """Mean negative log-likelihood, in nats a code, of the codes of some batches."""
+    total, count = 0.0, 0
+    for batch in batches:
+        tokens = conditions.tokens(batch, len(batch["codes"]))
+        loss = model.loss(tokens.to(device), batch["codes"].to(device))
+        total += float(loss) * len(tokens)
+        count += len(tokens)
+    return total / count

@@ -7,11 +7,10 @@ whole image at every position, so it is run whole: tiles would show as seams.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
+from ops.windows import Window, tiles
 from tokenizer.autoencoder import decoder_halo, encoder_halo
 from tokenizer.vqgan import VQGAN, pad_to_multiple
 
@@ -26,13 +25,9 @@ def encode_tiled(model: VQGAN, pixels: Tensor, tile: int = 1024) -> Tensor:
     rows, columns = padded.shape[2] // factor, padded.shape[3] // factor
     halo = -(-encoder_halo(config) // factor)
     codes = torch.empty(len(pixels), rows, columns, dtype=torch.int64, device=pixels.device)
-    for top, bottom, above, below in _spans(rows, max(1, tile // factor), halo):
-        for left, right, before, after in _spans(columns, max(1, tile // factor), halo):
-            part = padded[:, :, above * factor : below * factor, before * factor : after * factor]
-            found = model.encode(part)
-            codes[:, top:bottom, left:right] = found[
-                :, top - above : bottom - above, left - before : right - before
-            ]
+    for part in tiles(rows, columns, max(1, tile // factor), halo):
+        found = model.encode(padded[:, :, *_scaled(part.outer, factor)])
+        codes[:, *part.inner.slices()] = found[:, *part.inner_in_outer().slices()]
     return codes
 
 
@@ -45,27 +40,18 @@ def decode_tiled(
     """
     config = model.config.autoencoder
     factor = config.downsample_factor
-    if not config.is_local:
-        with torch.no_grad():
+    with torch.no_grad():
+        if not config.is_local:
             return model.decode(codes, size).float().cpu()
-    count, rows, columns = codes.shape
-    halo = decoder_halo(config)
-    pixels = torch.empty(count, config.image_channels, rows * factor, columns * factor)
-    for top, bottom, above, below in _spans(rows, tile, halo):
-        for left, right, before, after in _spans(columns, tile, halo):
-            with torch.no_grad():
-                part = model.decode(codes[:, above:below, before:after])
-            pixels[:, :, top * factor : bottom * factor, left * factor : right * factor] = part[
-                :,
-                :,
-                (top - above) * factor : (bottom - above) * factor,
-                (left - before) * factor : (right - before) * factor,
-            ]
+        count, rows, columns = codes.shape
+        pixels = torch.empty(count, config.image_channels, rows * factor, columns * factor)
+        for part in tiles(rows, columns, tile, decoder_halo(config)):
+            decoded = model.decode(codes[:, *part.outer.slices()])
+            kept = decoded[:, :, *_scaled(part.inner_in_outer(), factor)]
+            pixels[:, :, *_scaled(part.inner, factor)] = kept.float().cpu()
     return pixels if size is None else pixels[:, :, : size[0], : size[1]]
 
 
-def _spans(length: int, tile: int, halo: int) -> Iterator[tuple[int, int, int, int]]:
-    """(start, end, start with halo, end with halo) of the tiles that cover range(length)."""
-    for start in range(0, length, tile):
-        end = min(start + tile, length)
-        yield start, end, max(0, start - halo), min(length, end + halo)
+def _scaled(window: Window, factor: int) -> tuple[slice, slice]:
+    """The pixels of a window of codes."""
+    return Window(*(number * factor for number in window)).slices()

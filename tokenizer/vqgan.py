@@ -23,11 +23,20 @@ class VQGANConfig:
 
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+    quant_convs: bool = True
+    """1x1 convolutions between latents and codes, as published weights have them; without them
+    latent_channels must be code_dim"""
 
     def __post_init__(self) -> None:
         if self.quantizer.kind not in QUANTIZERS:
             raise ConfigError(
                 f"No quantizer {self.quantizer.kind!r}; there are {', '.join(QUANTIZERS)}."
+            )
+        latent_channels, code_dim = self.autoencoder.latent_channels, self.quantizer.code_dim
+        if not self.quant_convs and latent_channels != code_dim:
+            raise ConfigError(
+                f"Without quant_convs latent_channels ({latent_channels}) must be code_dim "
+                f"({code_dim})."
             )
 
     @property
@@ -55,12 +64,15 @@ class VQGAN(nn.Module):
         self.config = config
         self.name = name
         self.folder: Path | None = None
-        latent_channels, code_dim = config.autoencoder.latent_channels, config.quantizer.code_dim
         self.encoder = Encoder(config.autoencoder)
-        self.pre_quant = nn.Conv2d(latent_channels, code_dim, 1)
+        self.pre_quant: nn.Module = nn.Identity()
         self.quantizer = QUANTIZERS[config.quantizer.kind](config.quantizer)
-        self.post_quant = nn.Conv2d(code_dim, latent_channels, 1)
+        self.post_quant: nn.Module = nn.Identity()
         self.decoder = Decoder(config.autoencoder)
+        if config.quant_convs:
+            channels, code_dim = config.autoencoder.latent_channels, config.quantizer.code_dim
+            self.pre_quant = nn.Conv2d(channels, code_dim, 1)
+            self.post_quant = nn.Conv2d(code_dim, channels, 1)
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Codes (B, h, w) int64 for pixels (B, 3, H, W) in [-1, 1]; h = ceil(H / f).
@@ -162,6 +174,7 @@ PRESETS: dict[str, VQGANConfig] = {
         quantizer=QuantizerConfig(
             kind="fsq", codebook_size=15360, code_dim=5, levels=(8, 8, 8, 6, 5)
         ),
+        quant_convs=False,
     ),
     # The paper's f16 networks (Esser et al. 2021, table 5 and published configs).
     "imagenet-f16-1024": VQGANConfig(),

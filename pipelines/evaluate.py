@@ -1,0 +1,139 @@
+#!/usr/bin/env python
+"""Figures of a model on data it did not train on: python -m pipelines.evaluate KIND MODEL --data.
+
+Writes them as JSON, so that a table can name the command that made it.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import tyro
+
+from ops.config import UserError
+from ops.files import write_json
+from ops.images import image_grid, to_image, write_png
+from ops.runtime import resolve_device
+from pipelines.code_dataset import CodeDataset
+from pipelines.command_line import run_command
+from pipelines.prior_trainee import held_out_loss
+from pipelines.readers import list_input
+from pipelines.split import held_out
+from pipelines.store import CodeStore
+from pipelines.tokenizer_trainee import reconstruction_figures
+from pipelines.train_tokenizer import evaluation_pixels
+from prior import load_prior
+from tokenizer import load_tokenizer
+
+SHOWN = 8  # originals above their reconstructions, in the picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateFlags:
+    """Reconstruction figures of a tokenizer on images, or the likelihood of codes under a prior."""
+
+    kind: tyro.conf.Positional[Annotated[Literal["tokenizer", "prior"], tyro.conf.arg()]]
+    """what MODEL is"""
+    model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
+    """a bundled tokenizer's name, a model folder or a run folder"""
+    data: Path
+    """images for a tokenizer, a code store for a prior"""
+    out: Path
+    """the JSON file to write, for instance metrics.json"""
+    held_out: float = 0.1
+    """measure on this share of the images, by key, as the trainers hold it out; 1 takes all"""
+    image_size: int = 256
+    """side, in pixels, of the middle square that a tokenizer is measured on"""
+    most: int = 1000
+    """measure on at most this many samples"""
+    picture: Path | None = None
+    """for a tokenizer: also write originals above their reconstructions as this PNG"""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_command(EvaluateFlags, evaluate, argv, "pipelines.evaluate")
+
+
+def evaluate(flags: EvaluateFlags) -> int:
+    """Measure, write the JSON file, print the figures; the exit code."""
+    measure = evaluate_tokenizer if flags.kind == "tokenizer" else evaluate_prior
+    figures = measure(flags)
+    settings = {name: str(value) for name, value in asdict(flags).items()}
+    write_json(flags.out, {"figures": figures, "settings": settings, "torch": torch.__version__})
+    print(", ".join(f"{name} {_shown(value)}" for name, value in figures.items()))
+    return 0
+
+
+def _shown(value: float | str) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def evaluate_tokenizer(flags: EvaluateFlags) -> dict[str, Any]:
+    """PSNR, SSIM and usage over held-out images, and how fast they were encoded."""
+    device = resolve_device(flags.device)
+    tokenizer = load_tokenizer(flags.model, device)
+    entries = [e for e in list_input(flags.data).entries if held_out(e.key, flags.held_out)]
+    pixels = evaluation_pixels(entries[: flags.most], flags.image_size)
+    if not len(pixels):
+        raise UserError(f"{flags.data}: no image to measure on. Raise --held-out, 1 takes all.")
+    figures, rebuilt = reconstruction_figures(tokenizer, pixels, device)
+    started = time.perf_counter()
+    for part in pixels.split(4):
+        tokenizer.encode(part.to(device)).cpu()
+    rate = len(pixels) / (time.perf_counter() - started)
+    if flags.picture is not None:
+        pairs = np.concatenate([to_image(pixels[:SHOWN]), to_image(rebuilt[:SHOWN])])
+        write_png(flags.picture, image_grid(pairs, columns=min(SHOWN, len(pixels))))
+    size = tokenizer.config.codebook_size
+    return {
+        "images": len(pixels),
+        **figures,
+        "codebook_size": size,
+        "bits_per_pixel": math.log2(size) / tokenizer.config.downsample_factor**2,
+        "encoded_images_per_second": rate,
+        "threads": torch.get_num_threads(),
+        "fingerprint": tokenizer.fingerprint,
+    }
+
+
+def evaluate_prior(flags: EvaluateFlags) -> dict[str, Any]:
+    """Mean negative log-likelihood of held-out codes, in nats and in bits a code."""
+    device = resolve_device(flags.device)
+    prior, store = load_prior(flags.model, device), CodeStore.open(flags.data)
+    made = store.provenance["image"]["fingerprint"]
+    if prior.tokenizer_info["fingerprint"] != made:
+        raise UserError(
+            f"{flags.data} was encoded by tokenizer {made}, but {flags.model} speaks of the codes "
+            f"of {prior.tokenizer_info['fingerprint']}. Encode the images with that one."
+        )
+    dataset = CodeDataset(
+        store,
+        window=prior.config.window,
+        batch_size=8,
+        held_out_share=min(flags.held_out, 1.0),
+        may_be_all_held_out=True,
+    )
+    batches = dataset.held_out_batches(flags.most)
+    if not batches:
+        raise UserError(f"{flags.data}: no row to measure on. Raise --held-out, 1 takes all.")
+    with torch.no_grad():
+        nats = held_out_loss(prior.model, prior.conditions, batches, device)
+    return {
+        "rows": sum(len(batch["codes"]) for batch in batches),
+        "nats_per_code": nats,
+        "bits_per_code": nats / math.log(2),
+        "fingerprint": made,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

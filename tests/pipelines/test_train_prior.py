@@ -1,0 +1,153 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from ops.checkpoint import load_tensors, step_folder
+from pipelines import evaluate, train_prior
+from pipelines.store import CodeStore
+from prior import load_prior
+from tests.conftest import make_store
+from tokenizer import load_tokenizer
+
+FLAGS = [
+    "--steps",
+    "4",
+    "--save-every",
+    "2",
+    "--sample-every",
+    "4",
+    "--log-every",
+    "1",
+    "--batch-size",
+    "2",
+    "--window",
+    "4",
+    "--threads",
+    "1",
+]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory, tiny_tokenizer):
+    """Codes with a rule to learn: each code is its row's number, or one more."""
+    rng = np.random.default_rng(0)
+    codes = np.arange(24)[:, None, None] % 3 + rng.integers(0, 2, (24, 5, 5))
+    tokenizer = load_tokenizer(tiny_tokenizer)
+    path = make_store(
+        tmp_path_factory.mktemp("prior") / "codes.zarr",
+        codes,
+        codebook_size=tokenizer.config.codebook_size,
+        labels=[row % 3 for row in range(24)],
+        fingerprint=tokenizer.fingerprint,
+        name="tiny",
+        downsample_factor=tokenizer.config.downsample_factor,
+    )
+    shutil.copytree(tiny_tokenizer, path / "_tokenizer" / "image")
+    return path
+
+
+def train(store, out, *more):
+    return train_prior.main(["tiny", "--codes", str(store), "--out", str(out), *FLAGS, *more])
+
+
+def logged(run, name):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line[name]) for line in lines if name in line]
+
+
+def test_training_leaves_a_prior_that_paints_and_knows_its_tokenizer(store, tmp_path, capsys):
+    assert train(store, tmp_path / "run") == 0
+    assert "4 steps taken" in capsys.readouterr().out
+    prior = load_prior(tmp_path / "run")
+    kept = load_tokenizer(tmp_path / "run" / "tokenizer")
+    assert prior.tokenizer_info["fingerprint"] == kept.fingerprint
+    codes = prior.paint(4, 4, count=1)
+    assert kept.decode(codes).shape == (1, 3, 32, 32)
+    assert (tmp_path / "run" / "samples" / "samples-00000004.png").is_file()
+    assert len(logged(tmp_path / "run", "loss")) == 4
+    assert train(store, tmp_path / "run") == 0
+    assert "nothing left to do" in capsys.readouterr().out
+
+
+def test_stopping_and_going_on_gives_the_same_losses_and_weights(store, tmp_path):
+    train(store, tmp_path / "whole")
+    train(store, tmp_path / "parts")
+    shutil.rmtree(step_folder(tmp_path / "parts", 4))  # as if it had been killed in step 3
+    assert train(store, tmp_path / "parts") == 0
+    losses = logged(tmp_path / "whole", "loss")
+    assert [step for step, _ in losses] == [1, 2, 3, 4]
+    assert logged(tmp_path / "parts", "loss") == losses
+    whole, parts = (
+        load_tensors(step_folder(tmp_path / name, 4) / "model.safetensors")
+        for name in ("whole", "parts")
+    )
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_it_learns_the_rule(store, tmp_path):
+    assert train(store, tmp_path / "run", "--steps", "40", "--batch-size", "8") == 0
+    losses = [loss for _, loss in logged(tmp_path / "run", "loss")]
+    assert losses[0] > 5  # 256 codes, none better than another: 5.5 nats
+    assert losses[-1] < 1.8  # knows the few codes that occur; two a row would be 0.69
+
+
+def test_classes_are_learned_and_named(store, tmp_path):
+    assert train(store, tmp_path / "run", "--conditions", "class") == 0
+    prior = load_prior(tmp_path / "run")
+    assert prior.conditions.label_number("class2") == 2
+    assert prior.paint(4, 4, labels=1, guidance_scale=2.0).shape == (1, 4, 4)
+
+
+def test_codes_of_another_tokenizer_are_refused_naming_both(store, tmp_path, capsys):
+    train(store, tmp_path / "run")
+    kept = load_tokenizer(tmp_path / "run" / "tokenizer").fingerprint
+    other = make_store(tmp_path / "o.zarr", np.zeros((4, 4, 4), int), codebook_size=256, name="x")
+    assert train(other, tmp_path / "run") == 2
+    message = capsys.readouterr().err
+    assert kept in message
+    assert "0" * 16 in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--window", "6"], "smaller than the prior's window"),
+        (["--conditions", "nonesuch"], "No condition 'nonesuch'"),
+        (["--device", "abacus"], "No device"),
+        (["--held-out", "1"], "no row to train on"),
+    ],
+)
+def test_mistakes_end_with_one_line_and_code_2(store, tmp_path, capsys, changes, message):
+    assert train(store, tmp_path / "run", *changes) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_other_settings_on_an_old_run_are_refused(store, tmp_path, capsys):
+    train(store, tmp_path / "run")
+    assert train(store, tmp_path / "run", "--batch-size", "3") == 2
+    assert "started with other settings" in capsys.readouterr().err
+
+
+def test_an_unknown_recipe_names_those_there_are(store, tmp_path, capsys):
+    flags = ["nonesuch", "--codes", str(store), "--out", str(tmp_path / "run")]
+    assert train_prior.main(flags) == 2
+    assert "there are tiny" in capsys.readouterr().err
+
+
+def test_the_likelihood_of_a_store_is_the_models_own(store, tmp_path):
+    train(store, tmp_path / "run")
+    flags = ["--data", str(store), "--out", str(tmp_path / "m.json"), "--held-out", "1"]
+    assert evaluate.main(["prior", str(tmp_path / "run"), *flags]) == 0
+    figures = json.loads((tmp_path / "m.json").read_text())["figures"]
+    prior = load_prior(tmp_path / "run")
+    # the middle window of 4 in a grid of 5 starts at int(0.5 * 2) = 1
+    codes = CodeStore.open(store).read("5x5", np.arange(24)).astype(np.int64)[:, 1:, 1:]
+    with torch.no_grad():
+        expected = prior.model.loss(prior.conditions.null_tokens(24), torch.from_numpy(codes))
+    assert figures["rows"] == 24
+    assert figures["nats_per_code"] == pytest.approx(float(expected), rel=1e-5)
