@@ -127,6 +127,16 @@ def keep_tokenizer(run: Path, store: CodeStore) -> VQGAN:
     return kept
 
 
+def tokenizer_info(tokenizer: VQGAN) -> dict[str, Any]:
+    """What a prior remembers of the tokenizer whose codes it speaks."""
+    return {
+        "name": tokenizer.name,
+        "fingerprint": tokenizer.fingerprint,
+        "codebook_size": tokenizer.config.codebook_size,
+        "downsample_factor": tokenizer.config.downsample_factor,
+    }
+
+
 def run(flags: TrainPriorFlags) -> int:
     if flags.threads is not None:
         torch.set_num_threads(flags.threads)
@@ -146,10 +156,7 @@ def run(flags: TrainPriorFlags) -> int:
         make_model(recipe, conditions, flags.seed),
         conditions,
         tokenizer,
-        {
-            name: store.provenance["image"][name]
-            for name in ("name", "fingerprint", "codebook_size", "downsample_factor")
-        },
+        tokenizer_info(tokenizer),
         recipe,
         steps=recipe.steps,
         seed=flags.seed,

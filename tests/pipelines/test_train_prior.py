@@ -13,21 +13,9 @@ from tests.conftest import make_store
 from tokenizer import load_tokenizer
 
 FLAGS = [
-    "--steps",
-    "4",
-    "--save-every",
-    "2",
-    "--sample-every",
-    "4",
-    "--log-every",
-    "1",
-    "--batch-size",
-    "2",
-    "--window",
-    "4",
-    "--threads",
-    "1",
-]
+    "--steps", "4", "--save-every", "2", "--sample-every", "4", "--log-every", "1",
+    "--batch-size", "2", "--window", "4", "--threads", "1",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +30,6 @@ def store(tmp_path_factory, tiny_tokenizer):
         codebook_size=tokenizer.config.codebook_size,
         labels=[row % 3 for row in range(24)],
         fingerprint=tokenizer.fingerprint,
-        name="tiny",
         downsample_factor=tokenizer.config.downsample_factor,
     )
     shutil.copytree(tiny_tokenizer, path / "_tokenizer" / "image")
@@ -104,7 +91,7 @@ def test_classes_are_learned_and_named(store, tmp_path):
 def test_codes_of_another_tokenizer_are_refused_naming_both(store, tmp_path, capsys):
     train(store, tmp_path / "run")
     kept = load_tokenizer(tmp_path / "run" / "tokenizer").fingerprint
-    other = make_store(tmp_path / "o.zarr", np.zeros((4, 4, 4), int), codebook_size=256, name="x")
+    other = make_store(tmp_path / "o.zarr", np.zeros((4, 4, 4), int), codebook_size=256)
     assert train(other, tmp_path / "run") == 2
     message = capsys.readouterr().err
     assert kept in message
