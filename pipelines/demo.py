@@ -33,7 +33,6 @@ PHOTOGRAPHS = (
     ("skimage", "data/chelsea.png"),
     ("skimage", "data/coffee.png"),
     ("skimage", "data/coins.png"),
-    ("skimage", "data/hubble_deep_field.jpg"),
     ("skimage", "data/motorcycle_left.png"),
     ("skimage", "data/rocket.jpg"),
     ("sklearn", "datasets/images/china.jpg"),
