@@ -6,7 +6,6 @@ Streams the store's memory-mapped shards; run again, it goes on from the newest 
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import sys
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from ops.config import ConfigError, to_json
+from ops.config import ConfigError
 from ops.files import atomic_path
 from ops.runtime import resolve_device
 from pipelines.code_dataset import CodeDataset
@@ -24,59 +23,33 @@ from pipelines.command_line import run_command
 from pipelines.prior_trainee import PriorTrainee
 from pipelines.recipes import PRIOR_RECIPES, PriorRecipe
 from pipelines.store import CodeStore
-from pipelines.training import LoopSettings, TrainingError, pin_settings, train
+from pipelines.training import TrainingError, pin_settings, train
+from pipelines.training_flags import (
+    TrainingFlags,
+    lasting_settings,
+    lay_over,
+    loop_settings,
+    outcome,
+    use_threads,
+)
 from prior import CONDITIONS, GPT, PRESETS, ClassLabel, Conditions, GPTConfig, StartOfSequence
 from tokenizer import VQGAN, load_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainPriorFlags:
+class TrainPriorFlags(TrainingFlags):
     """Train a transformer prior on a code store, and resume where an earlier run stopped."""
 
     recipe: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE")]]
     """tiny, base or large: see pipelines/recipes.py"""
     codes: Path
     """the store that pipelines.encode wrote"""
-    out: Path
-    """the run folder: checkpoints, metrics.jsonl, TensorBoard events, samples"""
     conditions: tuple[str, ...] = ("sos",)
     """what the prior is told: sos (nothing) or class (the sub-folder an image lay in)"""
-    steps: int | None = None
-    """train until this many steps are done (default: the recipe's)"""
-    save_every: int | None = None
-    """steps between checkpoints"""
-    sample_every: int | None = None
-    """steps between held-out figures and sample pictures"""
-    log_every: int | None = None
-    """steps between lines of metrics.jsonl"""
-    batch_size: int | None = None
-    """windows a step"""
     window: int | None = None
     """codes a side of the square that the prior sees at once"""
-    learning_rate: float | None = None
-    """the highest learning rate"""
     held_out: float = 0.05
     """share of the images, by key, that measure instead of train"""
-    threads: int | None = None
-    """CPU threads (default: torch's own choice); losses repeat to the bit at equal threads"""
-    seed: int = 0
-    """names the order, the windows and the first weights"""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N"""
-
-
-def resolve_recipe(flags: TrainPriorFlags) -> PriorRecipe:
-    """The recipe with the flags that were given laid over it."""
-    if flags.recipe not in PRIOR_RECIPES:
-        raise ConfigError(f"No recipe {flags.recipe!r}; there are {', '.join(PRIOR_RECIPES)}.")
-    recipe = PRIOR_RECIPES[flags.recipe]
-    fields = ("steps", "save_every", "sample_every", "log_every", "batch_size", "window")
-    given = {name: getattr(flags, name) for name in fields if getattr(flags, name) is not None}
-    if flags.learning_rate is not None:
-        given["optimizer"] = dataclasses.replace(
-            recipe.optimizer, learning_rate=flags.learning_rate
-        )
-    return dataclasses.replace(recipe, **given)
 
 
 def make_conditions(names: tuple[str, ...], store: CodeStore) -> Conditions:
@@ -138,9 +111,9 @@ def tokenizer_info(tokenizer: VQGAN) -> dict[str, Any]:
 
 
 def run(flags: TrainPriorFlags) -> int:
-    if flags.threads is not None:
-        torch.set_num_threads(flags.threads)
-    recipe, device = resolve_recipe(flags), resolve_device(flags.device)
+    use_threads(flags.threads)
+    recipe = lay_over(PRIOR_RECIPES, flags.recipe, flags, "window")
+    device = resolve_device(flags.device)
     store = CodeStore.open(flags.codes)
     conditions = make_conditions(flags.conditions, store)
     dataset = CodeDataset(
@@ -151,7 +124,10 @@ def run(flags: TrainPriorFlags) -> int:
         held_out_share=flags.held_out,
     )
     tokenizer = keep_tokenizer(flags.out, store)
-    pin_settings(flags.out, _lasting_settings(flags, recipe, conditions))
+    lasting = lasting_settings(
+        recipe, conditions=conditions.to_json(), held_out=flags.held_out, seed=flags.seed
+    )
+    pin_settings(flags.out, lasting)
     trainee = PriorTrainee(
         make_model(recipe, conditions, flags.seed),
         conditions,
@@ -163,32 +139,9 @@ def run(flags: TrainPriorFlags) -> int:
         held_out=dataset.held_out_batches(),
         device=device,
     )
-    settings = LoopSettings(
-        steps=recipe.steps,
-        save_every=recipe.save_every,
-        log_every=recipe.log_every,
-        sample_every=recipe.sample_every,
-        seed=flags.seed,
-    )
-    taken = train(trainee, dataset.train_batch, flags.out, settings)
-    done = "nothing left to do" if not taken else f"{taken} steps taken"
-    print(f"{flags.out}: {done}, {recipe.steps} in all; paint with python -m pipelines.generate")
+    taken = train(trainee, dataset.train_batch, flags.out, loop_settings(recipe, flags.seed))
+    print(outcome(flags.out, taken, recipe.steps, "paint with python -m pipelines.generate"))
     return 0
-
-
-def _lasting_settings(
-    flags: TrainPriorFlags, recipe: PriorRecipe, conditions: Conditions
-) -> dict[str, Any]:
-    """What must not change between the sittings of one run; its length and habits may."""
-    recipe_json = to_json(recipe)
-    for name in ("steps", "save_every", "sample_every", "log_every"):
-        del recipe_json[name]
-    return {
-        "recipe": recipe_json,
-        "conditions": conditions.to_json(),
-        "held_out": flags.held_out,
-        "seed": flags.seed,
-    }
 
 
 def main(argv: list[str] | None = None) -> int:

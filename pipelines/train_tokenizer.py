@@ -12,14 +12,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
 import tyro
 from torch import Tensor
 
-from ops.config import ConfigError, to_json
+from ops.config import ConfigError
 from ops.images import ImageError, decode_image, resize_and_crop, to_pixels
 from ops.runtime import resolve_device
 from pipelines.command_line import run_command
@@ -28,69 +28,51 @@ from pipelines.readers import Entry, list_input, read_bytes
 from pipelines.recipes import TOKENIZER_RECIPES, TokenizerRecipe
 from pipelines.split import held_out
 from pipelines.tokenizer_trainee import TokenizerTrainee
-from pipelines.training import LoopSettings, pin_settings, train
-from tokenizer import build_tokenizer
+from pipelines.training import pin_settings, train
+from pipelines.training_flags import (
+    TrainingFlags,
+    lasting_settings,
+    lay_over,
+    loop_settings,
+    outcome,
+    use_threads,
+)
+from tokenizer import PRESETS, build_tokenizer
 
 MOST_HELD_OUT = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainTokenizerFlags:
+class TrainTokenizerFlags(TrainingFlags):
     """Train a VQGAN on photographs, and resume where an earlier run stopped."""
 
     recipe: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE")]]
     """tiny, photo-f8 or imagenet-f16: see pipelines/recipes.py"""
     data: Path
     """a folder of images, searched with all its sub-folders"""
-    out: Path
-    """the run folder: checkpoints, metrics.jsonl, TensorBoard events, reconstructions"""
-    steps: int | None = None
-    """train until this many steps are done (default: the recipe's)"""
-    save_every: int | None = None
-    """steps between checkpoints"""
-    sample_every: int | None = None
-    """steps between held-out figures and reconstruction pictures"""
-    log_every: int | None = None
-    """steps between lines of metrics.jsonl"""
-    batch_size: int | None = None
-    """crops a step"""
     crop_size: int | None = None
     """pixels a side of a training crop"""
-    learning_rate: float | None = None
-    """the highest learning rate of the autoencoder"""
     perceptual: str | None = None
     """lpips (fetches torchvision's VGG16 on first use), none, or the path of that file"""
     adversarial_start: int | None = None
     """the step at which the discriminator joins"""
     held_out: float = 0.1
     """share of the images, by key, that measure instead of train"""
-    threads: int | None = None
-    """CPU threads (default: torch's own choice); losses repeat to the bit at equal threads"""
-    seed: int = 0
-    """names the order, the crops and the first weights"""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N"""
 
 
 def resolve_recipe(flags: TrainTokenizerFlags) -> TokenizerRecipe:
     """The recipe with the flags that were given laid over it."""
-    if flags.recipe not in TOKENIZER_RECIPES:
-        raise ConfigError(f"No recipe {flags.recipe!r}; there are {', '.join(TOKENIZER_RECIPES)}.")
-    recipe = TOKENIZER_RECIPES[flags.recipe]
-    fields = ("steps", "save_every", "sample_every", "log_every", "batch_size", "crop_size")
-    given = {name: getattr(flags, name) for name in fields if getattr(flags, name) is not None}
-    losses = {
+    recipe = lay_over(TOKENIZER_RECIPES, flags.recipe, flags, "crop_size")
+    given = {
         name: getattr(flags, name)
         for name in ("perceptual", "adversarial_start")
         if getattr(flags, name) is not None
     }
-    if losses:
-        given["losses"] = dataclasses.replace(recipe.losses, **losses)
-    if flags.learning_rate is not None:
-        given["optimizer"] = dataclasses.replace(
-            recipe.optimizer, learning_rate=flags.learning_rate
-        )
-    return dataclasses.replace(recipe, **given)
+    recipe = dataclasses.replace(recipe, losses=dataclasses.replace(recipe.losses, **given))
+    factor = PRESETS[recipe.preset].downsample_factor
+    if recipe.crop_size % factor:
+        raise ConfigError(f"--crop-size {recipe.crop_size} is not a multiple of {factor}.")
+    return recipe
 
 
 def read_entry(entry: Entry) -> Callable[[], bytes]:
@@ -111,8 +93,7 @@ def evaluation_pixels(entries: list[Entry], size: int) -> Tensor:
 
 
 def run(flags: TrainTokenizerFlags) -> int:
-    if flags.threads is not None:
-        torch.set_num_threads(flags.threads)
+    use_threads(flags.threads)
     recipe, device = resolve_recipe(flags), resolve_device(flags.device)
     entries = list_input(flags.data).entries
     measured = [entry for entry in entries if held_out(entry.key, flags.held_out)]
@@ -134,26 +115,11 @@ def run(flags: TrainTokenizerFlags) -> int:
         held_out=evaluation_pixels(measured[:MOST_HELD_OUT], recipe.evaluation_size),
         device=device,
     )
-    pin_settings(flags.out, _lasting_settings(flags, recipe))
-    settings = LoopSettings(
-        steps=recipe.steps,
-        save_every=recipe.save_every,
-        log_every=recipe.log_every,
-        sample_every=recipe.sample_every,
-        seed=flags.seed,
-    )
-    taken = train(trainee, crops, flags.out, settings)
-    done = "nothing left to do" if not taken else f"{taken} steps taken"
-    print(f"{flags.out}: {done}, {recipe.steps} in all; encode with --tokenizer {flags.out}")
+    pin_settings(flags.out, lasting_settings(recipe, held_out=flags.held_out, seed=flags.seed))
+    taken = train(trainee, crops, flags.out, loop_settings(recipe, flags.seed))
+    encode = f"encode with python -m pipelines.encode --tokenizer {flags.out}"
+    print(outcome(flags.out, taken, recipe.steps, encode))
     return 0
-
-
-def _lasting_settings(flags: TrainTokenizerFlags, recipe: TokenizerRecipe) -> dict[str, Any]:
-    """What must not change between the sittings of one run; its length and habits may."""
-    recipe_json = to_json(recipe)
-    for name in ("steps", "save_every", "sample_every", "log_every"):
-        del recipe_json[name]
-    return {"recipe": recipe_json, "held_out": flags.held_out, "seed": flags.seed}
 
 
 def main(argv: list[str] | None = None) -> int:
