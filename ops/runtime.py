@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from ops.config import ConfigError
@@ -38,6 +39,11 @@ def autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     if device.type == "cuda":
         return torch.autocast("cuda", dtype=torch.bfloat16)
     return contextlib.nullcontext()
+
+
+def pinned(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor in page-locked memory where a GPU will fetch it, so that the copy can overlap."""
+    return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
 class MetricsLog:

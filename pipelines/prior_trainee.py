@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ops.checkpoint import load_model, load_tensors, save_tensors
 from ops.images import image_grid, to_image
-from ops.runtime import autocast
+from ops.runtime import autocast, pinned
 from pipelines.optimization import WeightAverage, make_optimizer, take_step
 from pipelines.recipes import PriorRecipe
 from pipelines.training import Trainee, evaluating, step_seed
@@ -48,6 +48,9 @@ class PriorTrainee(Trainee[CodeBatch]):
         self.optimizer = make_optimizer(self.model, recipe.optimizer)
         self.average = WeightAverage(self.model, recipe.optimizer.ema_decay)
 
+    def prepare(self, batch: CodeBatch) -> CodeBatch:
+        return {name: pinned(tensor, self.device) for name, tensor in batch.items()}
+
     def train_step(self, batch: CodeBatch, step: int) -> Mapping[str, Tensor]:
         tokens = self.conditions.tokens(batch, len(batch["codes"]))
         if self.conditions.can_guide:  # guidance needs a prior that also knows no condition
@@ -55,7 +58,8 @@ class PriorTrainee(Trainee[CodeBatch]):
             tokens = self.conditions.drop(tokens, self.recipe.label_dropout, generator)
         config = self.recipe.optimizer
         with autocast(self.device):
-            loss = self.model.loss(tokens.to(self.device), batch["codes"].to(self.device))
+            codes = batch["codes"].to(self.device, non_blocking=True)
+            loss = self.model.loss(tokens.to(self.device), codes)
         rate = config.rate_at(step, self.steps)
         norm = take_step(self.optimizer, loss, rate, config.max_gradient_norm)
         self.average.update(self.model, step)

@@ -56,6 +56,10 @@ class Trainee(ABC, Generic[Batch]):
     def train_step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
         """One step; scalars to log, `loss` among them, still on their device."""
 
+    def prepare(self, batch: Batch) -> Batch:
+        """Called on each batch in the thread that made it, ahead of its step."""
+        return batch
+
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write model, averages and train_state.pt into a step folder being built."""
@@ -106,7 +110,9 @@ class _Loop(Generic[Batch]):
     def go(self, batches: Callable[[int], Batch], start: int, tick: Callable[[str], None]) -> None:
         note, done = "", start
         try:
-            for step, batch in _ahead(batches, start, self.settings.steps):
+            for step, batch in _ahead(
+                lambda step: self.trainee.prepare(batches(step)), start, self.settings.steps
+            ):
                 torch.manual_seed(step_seed(self.settings.seed, step))
                 self.unlogged.append(self.trainee.train_step(batch, step))
                 done = step + 1

@@ -15,37 +15,27 @@ from ops.images import Transform, decode_image, to_pixels
 from pipelines import encode, generate, report, train_prior
 from pipelines.store import CodeStore
 from tests.conftest import photograph
-from tokenizer import build_tokenizer, bundled_tokenizers, load_tokenizer, save_tokenizer
+from tokenizer import load_tokenizer
 
 SIDE = 128  # 16x16 codes: one window of the tiny recipe
 COUNT = 6
 
 
 @pytest.fixture(scope="module")
-def tokenizer_name(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The bundled tokenizer, or an untrained one in a tree that has no weights."""
-    if "photo-f8" in bundled_tokenizers():
-        return "photo-f8"
-    folder = tmp_path_factory.mktemp("tokenizer")
-    save_tokenizer(folder, build_tokenizer("tiny"))
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def road(tmp_path_factory: pytest.TempPathFactory, tokenizer_name: str) -> Path:
+def road(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that the commands have gone through, up to the trained prior."""
     folder = tmp_path_factory.mktemp("road")
     (folder / "imgs").mkdir()
     for seed in range(COUNT):
         Image.fromarray(photograph(seed, 140, 180)).save(folder / "imgs" / f"{seed}.png")
-    assert encode.main(encode_words(folder, tokenizer_name)) == 0
+    assert encode.main(encode_words(folder)) == 0
     assert train_prior.main(train_words(folder)) == 0
     return folder
 
 
-def encode_words(road: Path, tokenizer_name: str) -> list[str]:
+def encode_words(road: Path) -> list[str]:
     words = ["--in", str(road / "imgs"), "--out", str(road / "codes.zarr"), "--batch-size", "1"]
-    return [*words, "--image-size", str(SIDE), "--tokenizer", tokenizer_name]
+    return [*words, "--image-size", str(SIDE)]
 
 
 def train_words(road: Path) -> list[str]:
@@ -70,8 +60,8 @@ def files_of(folder: Path) -> dict[str, tuple[int, bytes]]:
     return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
 
 
-def test_store_holds_the_tokenizers_own_codes(road: Path, tokenizer_name: str) -> None:
-    tokenizer, store = load_tokenizer(tokenizer_name), CodeStore.open(road / "codes.zarr")
+def test_store_holds_the_tokenizers_own_codes(road: Path) -> None:
+    tokenizer, store = load_tokenizer("photo-f8"), CodeStore.open(road / "codes.zarr")
     array = zarr.open(road / "codes.zarr", mode="r")["g16x16/image"]
     transform = Transform(image_size=SIDE, multiple_of=tokenizer.config.downsample_factor)
     assert len(store) == COUNT
@@ -87,10 +77,10 @@ def test_store_holds_the_tokenizers_own_codes(road: Path, tokenizer_name: str) -
 
 
 def test_encoding_and_training_again_change_nothing(
-    road: Path, tokenizer_name: str, capsys: pytest.CaptureFixture[str]
+    road: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = files_of(road / "codes.zarr") | files_of(road / "prior")
-    assert encode.main(encode_words(road, tokenizer_name)) == 0
+    assert encode.main(encode_words(road)) == 0
     assert train_prior.main(train_words(road)) == 0
     assert capsys.readouterr().out.count("nothing") == 2
     assert files_of(road / "codes.zarr") | files_of(road / "prior") == before

@@ -105,7 +105,6 @@ def test_make_targets_are_told_to_developers() -> None:
         assert f"make {target}" in README + contributing
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="make is not here")
 def test_make_refuses_an_old_python_in_one_line(tmp_path: Path) -> None:
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
