@@ -1,0 +1,32 @@
+import pytest
+
+import prior
+import tokenizer
+from pipelines.recipes import PRIOR_RECIPES, TOKENIZER_RECIPES
+
+
+@pytest.mark.parametrize("name", TOKENIZER_RECIPES)
+def test_tokenizer_recipes_name_networks_that_fit_their_crops(name):
+    recipe = TOKENIZER_RECIPES[name]
+    factor = tokenizer.PRESETS[recipe.preset].downsample_factor
+    assert recipe.crop_size % factor == 0
+    assert recipe.evaluation_size % factor == 0
+    assert recipe.losses.adversarial == "none" or recipe.losses.adversarial_start < recipe.steps
+
+
+@pytest.mark.parametrize("name", PRIOR_RECIPES)
+def test_prior_recipes_name_networks_there_are(name):
+    assert PRIOR_RECIPES[name].preset in prior.PRESETS
+
+
+def test_only_recipes_of_real_size_ask_for_lpips():
+    perceptual = {name: recipe.losses.perceptual for name, recipe in TOKENIZER_RECIPES.items()}
+    assert perceptual == {"tiny": "none", "photo-f8": "none", "imagenet-f16": "lpips"}
+
+
+def test_tiny_has_every_term_of_the_papers_objective_but_lpips():
+    recipe = TOKENIZER_RECIPES["tiny"]
+    assert tokenizer.PRESETS["tiny"].quantizer.kind == "vq"
+    assert recipe.losses.l1_weight == 1
+    assert recipe.losses.adversarial == "hinge"
+    assert recipe.losses.adaptive
