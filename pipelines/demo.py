@@ -56,7 +56,7 @@ class Flags:
     """A bundled tokenizer, or a folder that holds one."""
     image_size: int = 256
     """Side of the encoded pictures and of the samples, in pixels."""
-    steps: int = 300
+    steps: int = 400
     """Steps of the prior's training."""
     samples: int = 4
     """Pictures of the size the prior was trained on."""
