@@ -41,6 +41,8 @@ class PriorRecipe:
     window: int = 16
     dropout: float = 0.0
     label_dropout: float = 0.1
+    start_alike: bool = False
+    """first weights that follow the codebook: see prior.gpt.start_alike"""
     batch_size: int = 8
     steps: int = 1000
     save_every: int = 250
@@ -97,6 +99,7 @@ PRIOR_RECIPES: dict[str, PriorRecipe] = {
     "tiny": PriorRecipe(
         preset="tiny",
         optimizer=OptimizerConfig(learning_rate=3e-3, weight_decay=0.01, warmup_steps=50),
+        start_alike=True,
         steps=400,
         save_every=100,
         sample_every=200,

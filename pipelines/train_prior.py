@@ -32,7 +32,16 @@ from pipelines.training_flags import (
     outcome,
     use_threads,
 )
-from prior import CONDITIONS, GPT, PRESETS, ClassLabel, Conditions, GPTConfig, StartOfSequence
+from prior import (
+    CONDITIONS,
+    GPT,
+    PRESETS,
+    ClassLabel,
+    Conditions,
+    GPTConfig,
+    StartOfSequence,
+    start_alike,
+)
 from tokenizer import VQGAN, load_tokenizer
 
 
@@ -71,7 +80,7 @@ def make_conditions(names: tuple[str, ...], store: CodeStore) -> Conditions:
     return Conditions(parts, codebook_size)
 
 
-def make_model(recipe: PriorRecipe, conditions: Conditions, seed: int) -> GPT:
+def make_model(recipe: PriorRecipe, conditions: Conditions, tokenizer: VQGAN, seed: int) -> GPT:
     """An untrained GPT of the recipe's preset for these codes and conditions."""
     config = GPTConfig(
         codebook_size=conditions.codebook_size,
@@ -82,7 +91,11 @@ def make_model(recipe: PriorRecipe, conditions: Conditions, seed: int) -> GPT:
         **PRESETS[recipe.preset],
     )
     torch.manual_seed(seed)
-    return GPT(config)
+    model = GPT(config)
+    if recipe.start_alike:
+        every_code = torch.arange(config.codebook_size).view(1, 1, -1)
+        start_alike(model, tokenizer.quantizer.lookup(every_code)[0, :, 0].T)
+    return model
 
 
 def keep_tokenizer(run: Path, store: CodeStore) -> VQGAN:
@@ -129,7 +142,7 @@ def run(flags: TrainPriorFlags) -> int:
     )
     pin_settings(flags.out, lasting)
     trainee = PriorTrainee(
-        make_model(recipe, conditions, flags.seed),
+        make_model(recipe, conditions, tokenizer, flags.seed),
         conditions,
         tokenizer,
         tokenizer_info(tokenizer),

@@ -1,6 +1,6 @@
 """Images a second of the encode command against its bare model in a tight loop, interleaved.
 
-    python tests/benchmarks/bench_encode.py [--images N] [--tokenizer NAME|DIR] [--rounds N]
+    python tests/benchmarks/bench_encode.py [--data FOLDER] [--tokenizer NAME|DIR] [--rounds N]
 
 The bare model runs on the same pictures, decoded and resized beforehand, and touches no files. It
 runs three ways, and the fastest counts: one image at a time and eight, each on all of torch's
@@ -28,22 +28,21 @@ from pipelines import encode
 from pipelines.encode_task import EncodeWorker
 from pipelines.jobs import run_tasks
 from pipelines.plan import read_plan
-from tokenizer import build_tokenizer, load_tokenizer, save_tokenizer
+from pipelines.readers import list_input
+from tokenizer import load_tokenizer
 
 
-def make_images(folder: Path, count: int) -> list[Path]:
-    """JPEG files of 640x480, smooth shapes and grain."""
+def make_images(folder: Path, count: int) -> Path:
+    """A folder of JPEG files of 640x480, smooth shapes and grain."""
     random = np.random.default_rng(0)
     folder.mkdir()
-    paths = []
     for number in range(count):
         coarse = Image.fromarray(random.integers(0, 255, (9, 12, 3), np.uint8))
         image = np.asarray(coarse.resize((640, 480), Image.Resampling.BICUBIC)).astype(float)
         image += random.normal(0, 5, image.shape)
         path = folder / f"{number:05d}.jpg"
         Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(path, quality=90)
-        paths.append(path)
-    return paths
+    return folder
 
 
 def rate_of_model(tokenizer: torch.nn.Module, pixels: torch.Tensor, batch_size: int) -> float:
@@ -83,18 +82,17 @@ def rate_of_command(folder: Path, tokenizer: str, out: Path) -> tuple[float, flo
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--images", type=int, default=96)
-    parser.add_argument("--tokenizer", default="", help="default: an untrained photo-f8")
+    parser.add_argument("--data", type=Path, help="a folder of photographs; default: made ones")
+    parser.add_argument("--images", type=int, default=96, help="how many to make without --data")
+    parser.add_argument("--tokenizer", default="photo-f8")
     parser.add_argument("--rounds", type=int, default=3)
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        name = flags.tokenizer or str(folder / "photo-f8")
-        if not flags.tokenizer:
-            save_tokenizer(Path(name), build_tokenizer("photo-f8", seed=0))
-        paths = make_images(folder / "images", flags.images)
+        folder, name = Path(temporary), flags.tokenizer
+        data = flags.data or make_images(folder / "images", flags.images)
         tokenizer = load_tokenizer(name)
-        images = [Transform().read(path.read_bytes(), (256, 256)).image for path in paths]
+        files = [Path(entry.uri).read_bytes() for entry in list_input(data).entries]
+        images = [Transform().read(file, (256, 256)).image for file in files]
         pixels = to_pixels(np.stack(images))
         tokenizer.encode(pixels[:4])
         ratios, steady_ratios = [], []
@@ -102,7 +100,7 @@ def main() -> None:
             one, eight = (rate_of_model(tokenizer, pixels, size) for size in (1, 8))
             lanes = rate_side_by_side(tokenizer, pixels, torch.get_num_threads())
             model = max(one, eight, lanes)
-            command, steady = rate_of_command(folder / "images", name, folder / "codes.zarr")
+            command, steady = rate_of_command(data, name, folder / "codes.zarr")
             ratios.append(command / model)
             steady_ratios.append(steady / model)
             print(f"model {one:.2f}, {eight:.2f}, {lanes:.2f}; ", end="")

@@ -2,9 +2,10 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from ops.config import ConfigError, from_json, to_json
-from prior import GPT, PRESETS, GPTConfig, KVCache
+from prior import GPT, PRESETS, GPTConfig, KVCache, start_alike
 
 SIZES = {"codebook_size": 11, "condition_vocab_size": 3, "condition_length": 2}
 
@@ -203,3 +204,22 @@ def test_dropout_acts_in_training_only():
     assert torch.equal(model(tokens), model(tokens))
     model.train()
     assert not torch.equal(model(tokens), model(tokens))
+
+
+def test_codes_that_decode_alike_start_alike():
+    config = GPTConfig(
+        codebook_size=40, condition_vocab_size=3, condition_length=1, window=4, width=256
+    )
+    torch.manual_seed(0)
+    model = GPT(config)
+    conditions = model.token_embedding.weight[40:].detach().clone()
+    latents = torch.arange(40.0)[:, None] * torch.tensor([1.0, -2.0])  # code k beside code k+1
+    start_alike(model, latents)
+    for weight in (model.token_embedding.weight[:40], model.head.weight):
+        likeness = F.cosine_similarity(weight[:, None], weight[None], dim=-1)
+        assert likeness.diagonal(1).min() > 0.9
+        assert likeness[0, 20:].abs().max() < 0.5
+        assert weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert torch.equal(model.token_embedding.weight[40:], conditions)
+    with pytest.raises(ConfigError, match=r"latents must be \(40, D\)"):
+        start_alike(model, latents[:39])
