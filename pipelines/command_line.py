@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable
 from typing import TypeVar
@@ -11,6 +12,7 @@ import tyro
 from ops.config import UserError
 
 Flags = TypeVar("Flags")
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def run_command(
@@ -18,14 +20,20 @@ def run_command(
 ) -> int:
     """Parse `argv` (default: the process's own) into `flags`, call `run`, return its exit code.
 
-    A UserError, or a file that is missing or not permitted, becomes one line on stderr and exit
-    code 2; Ctrl-C becomes 130. Anything else is a defect of ours and keeps its traceback.
+    A UserError, a file that is missing or not permitted, a full or read-only disk become one line
+    on stderr and exit code 2; Ctrl-C becomes 130. Anything else is a defect of ours and keeps its
+    traceback.
     """
     parsed = tyro.cli(flags, args=argv, prog=f"python -m {prog}")
     try:
         return run(parsed)
     except (UserError, FileNotFoundError, PermissionError, NotADirectoryError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        print(f"error: {error}; make room and run the same command again", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
