@@ -69,11 +69,15 @@ def evaluate(flags: EvaluateFlags) -> int:
     figures = measure(flags)
     settings = {name: str(value) for name, value in asdict(flags).items()}
     write_json(flags.out, {"figures": figures, "settings": settings, "torch": torch.__version__})
+    for key, reason in figures.get("unreadable", {}).items():
+        print(f"unreadable: {key!r}: {reason}")
     print(", ".join(f"{name} {_shown(value)}" for name, value in figures.items()))
     return 0
 
 
-def _shown(value: float | str) -> str:
+def _shown(value: float | str | dict[str, str]) -> str:
+    if isinstance(value, dict):
+        return str(len(value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -82,7 +86,8 @@ def evaluate_tokenizer(flags: EvaluateFlags) -> dict[str, Any]:
     device = resolve_device(flags.device)
     tokenizer = load_tokenizer(flags.model, device)
     entries = [e for e in list_input(flags.data).entries if held_out(e.key, flags.held_out)]
-    pixels = evaluation_pixels(entries[: flags.most], flags.image_size)
+    unreadable: dict[str, str] = {}
+    pixels = evaluation_pixels(entries[: flags.most], flags.image_size, unreadable.__setitem__)
     if not len(pixels):
         raise UserError(f"{flags.data}: no image to measure on. Raise --held-out, 1 takes all.")
     figures, rebuilt = reconstruction_figures(tokenizer, pixels, device)
@@ -96,6 +101,7 @@ def evaluate_tokenizer(flags: EvaluateFlags) -> dict[str, Any]:
     size = tokenizer.config.codebook_size
     return {
         "images": len(pixels),
+        "unreadable": unreadable,
         **figures,
         "codebook_size": size,
         "bits_per_pixel": math.log2(size) / tokenizer.config.downsample_factor**2,

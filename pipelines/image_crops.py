@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -17,6 +15,7 @@ from ops.config import UserError
 from ops.images import ImageArray, ImageError, decode_image, to_pixels
 from ops.noise import uniforms
 from ops.permutation import KeyedPermutation
+from pipelines.ledger import Ledger
 
 CACHE_BYTES = 2 << 30
 
@@ -26,8 +25,8 @@ class ImageCrops:
 
     Each image comes once an epoch, in a keyed order. A crop is a square of the image scaled so that
     its short side lies, evenly in its logarithm, between the two of `scale_range` (pixels), and
-    mirrored half the time. An image that cannot be read is listed in `ledger` (a .jsonl file) with
-    its reason, and the next one takes its place.
+    mirrored half the time. An image that cannot be read is listed in `ledger` with its reason, and
+    the next one takes its place.
     """
 
     def __init__(
@@ -38,7 +37,7 @@ class ImageCrops:
         crop_size: int,
         scale_range: tuple[int, int],
         seed: int,
-        ledger: Path,
+        ledger: Ledger,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         if not read:
@@ -77,7 +76,7 @@ class ImageCrops:
             image = None if number in self._bad else self._decode(number)
             if image is not None:
                 return image
-        raise UserError(f"Not one image can be read; the reasons are in {self.ledger}.")
+        raise UserError(f"Not one image can be read; the reasons are in {self.ledger.path}.")
 
     def _decode(self, number: int) -> ImageArray | None:
         """The image, no larger than crops need, from memory where it fits; None when it is bad."""
@@ -89,9 +88,7 @@ class ImageCrops:
             image = _shrink(decode_image(read()), 2 * max(*self.scale_range, self.crop_size))
         except (ImageError, OSError) as error:
             self._bad.add(number)
-            line = json.dumps({"key": key, "reason": str(error)}, ensure_ascii=False)
-            with open(self.ledger, "a") as file:
-                file.write(line + "\n")
+            self.ledger.add(key, str(error))
             return None
         self._cache.put(number, image)
         return image

@@ -24,6 +24,7 @@ from ops.images import ImageError, decode_image, resize_and_crop, to_pixels
 from ops.runtime import resolve_device
 from pipelines.command_line import run_command
 from pipelines.image_crops import ImageCrops
+from pipelines.ledger import Ledger
 from pipelines.readers import Entry, list_input, read_bytes
 from pipelines.recipes import TOKENIZER_RECIPES, TokenizerRecipe
 from pipelines.split import held_out
@@ -80,14 +81,17 @@ def read_entry(entry: Entry) -> Callable[[], bytes]:
     return functools.partial(read_bytes, entry.uri, entry.offset, entry.size)
 
 
-def evaluation_pixels(entries: list[Entry], size: int) -> Tensor:
-    """Middle squares (N, 3, size, size) of the images that can be read."""
+def evaluation_pixels(
+    entries: list[Entry], size: int, on_bad: Callable[[str, str], None]
+) -> Tensor:
+    """Middle squares (N, 3, size, size) of the images; on_bad(key, reason) for the unreadable."""
     images = []
     for entry in entries:
         try:
             image = decode_image(read_entry(entry)())
-        except ImageError:
-            continue  # a figure is taken on what there is; encode would list it with its reason
+        except ImageError as error:
+            on_bad(entry.key, str(error))
+            continue
         images.append(resize_and_crop(image, size))
     return to_pixels(np.stack(images)) if images else torch.empty(0, 3, size, size)
 
@@ -99,20 +103,21 @@ def run(flags: TrainTokenizerFlags) -> int:
     measured = [entry for entry in entries if held_out(entry.key, flags.held_out)]
     learned = [entry for entry in entries if not held_out(entry.key, flags.held_out)]
     flags.out.mkdir(parents=True, exist_ok=True)
+    ledger = Ledger(flags.out / "bad_images.jsonl")
     crops = ImageCrops(
         [(entry.key, read_entry(entry)) for entry in learned],
         batch_size=recipe.batch_size,
         crop_size=recipe.crop_size,
         scale_range=recipe.scale_range,
         seed=flags.seed,
-        ledger=flags.out / "bad_images.jsonl",
+        ledger=ledger,
     )
     torch.manual_seed(flags.seed)  # for the discriminator's first weights
     trainee = TokenizerTrainee(
         build_tokenizer(recipe.preset, flags.seed),
         recipe,
         steps=recipe.steps,
-        held_out=evaluation_pixels(measured[:MOST_HELD_OUT], recipe.evaluation_size),
+        held_out=evaluation_pixels(measured[:MOST_HELD_OUT], recipe.evaluation_size, ledger.add),
         device=device,
     )
     pin_settings(flags.out, lasting_settings(recipe, held_out=flags.held_out, seed=flags.seed))

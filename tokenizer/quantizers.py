@@ -7,6 +7,7 @@ both with a gradient and a loss, and `codebook_size`, `code_dim`.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -45,7 +46,7 @@ class Quantized(NamedTuple):
     loss: Tensor  # scalar: commitment and codebook terms, weighted
 
 
-class Quantizer(nn.Module):
+class Quantizer(nn.Module, ABC):
     """The contract. `code_dim` is the number of channels of the latents it takes."""
 
     codebook_size: int
@@ -54,17 +55,17 @@ class Quantizer(nn.Module):
     def __init__(self, config: QuantizerConfig) -> None:
         super().__init__()
 
+    @abstractmethod
     def forward(self, latents: Tensor) -> Quantized:
         """Codes, their latents with a straight-through gradient, and the loss to add."""
-        raise NotImplementedError
 
+    @abstractmethod
     def assign(self, latents: Tensor) -> Tensor:
         """Codes (B, h, w) int64 for latents (B, D, h, w); changes no state."""
-        raise NotImplementedError
 
+    @abstractmethod
     def lookup(self, codes: Tensor) -> Tensor:
         """Latents (B, D, h, w) for codes (B, h, w) int64."""
-        raise NotImplementedError
 
 
 def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from ops.config import UserError
 from pipelines.image_crops import ImageCache, ImageCrops
+from pipelines.ledger import Ledger
 from tests.conftest import photograph
 
 
@@ -25,7 +26,7 @@ def flat(value, height=60, width=80):
 def make_crops(images, tmp_path, **changes):
     read = [(f"{number}.png", lambda data=data: data) for number, data in enumerate(images)]
     settings = {"batch_size": 4, "crop_size": 16, "scale_range": (24, 48), "seed": 0, **changes}
-    return ImageCrops(read, ledger=tmp_path / "bad.jsonl", **settings)
+    return ImageCrops(read, ledger=Ledger(tmp_path / "bad.jsonl"), **settings)
 
 
 def test_a_batch_is_a_function_of_seed_and_step(tmp_path):

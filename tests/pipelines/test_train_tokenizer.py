@@ -10,6 +10,7 @@ from ops.images import decode_image, resize_and_crop, to_pixels
 from ops.metrics import psnr
 from pipelines import evaluate, train_tokenizer
 from pipelines.readers import list_input
+from pipelines.split import held_out
 from tests.conftest import photograph
 from tokenizer import load_tokenizer
 
@@ -51,13 +52,19 @@ def test_it_learns_to_reconstruct(photographs, tmp_path):
     assert sum(losses[-10:]) < 0.75 * sum(losses[:10])
 
 
-def test_one_bad_image_stops_nothing_and_is_in_the_ledger(photographs, tmp_path):
-    data = tmp_path / "data"
+def test_bad_images_stop_nothing_and_stand_once_in_the_ledger(photographs, tmp_path):
+    data, run = tmp_path / "data", tmp_path / "run"
     shutil.copytree(photographs, data)
-    (data / "broken.jpg").write_bytes((data / "wood" / "00.jpg").read_bytes()[:300])
-    assert train(data, tmp_path / "run", "--steps", "8") == 0
-    entries = (tmp_path / "run" / "bad_images.jsonl").read_text().splitlines()
-    assert [json.loads(entry)["key"] for entry in entries] == ["broken.jpg"]
+    whole = (data / "wood" / "00.jpg").read_bytes()
+    names = [f"broken{number}.jpg" for number in range(4)]
+    for name in names:
+        (data / name).write_bytes(whole[:-100])
+    assert {held_out(name, 0.4) for name in names} == {True, False}  # to train and to measure on
+    for steps in ("8", "10"):
+        assert train(data, run, "--steps", steps, "--held-out", "0.4") == 0
+    entries = [json.loads(line) for line in (run / "bad_images.jsonl").read_text().splitlines()]
+    assert sorted(entry["key"] for entry in entries) == names
+    assert all("cut short" in entry["reason"] for entry in entries)
 
 
 @pytest.mark.parametrize(
@@ -94,12 +101,14 @@ def test_evaluation_figures_are_those_of_the_images(tiny_tokenizer, tmp_path, ca
     data.mkdir()
     for seed in range(3):
         Image.fromarray(photograph(seed)).save(data / f"{seed}.png")
+    (data / "empty.png").write_bytes(b"")
     flags = ["--data", str(data), "--out", str(tmp_path / "m.json"), "--held-out", "1"]
     more = ["--image-size", "32", "--picture", str(picture)]
     assert evaluate.main(["tokenizer", str(tiny_tokenizer), *flags, *more]) == 0
     figures = json.loads((tmp_path / "m.json").read_text())["figures"]
     tokenizer = load_tokenizer(tiny_tokenizer)
-    entries = list_input(data).entries
+    assert list(figures["unreadable"]) == ["empty.png"]
+    entries = [entry for entry in list_input(data).entries if entry.size]
     images = [resize_and_crop(decode_image((data / e.key).read_bytes()), 32) for e in entries]
     pixels = torch.cat([to_pixels(image) for image in images])
     codes = tokenizer.encode(pixels)
@@ -108,4 +117,6 @@ def test_evaluation_figures_are_those_of_the_images(tiny_tokenizer, tmp_path, ca
     assert figures["codes_used"] == len(codes.unique())
     assert figures["bits_per_pixel"] == 8 / 64
     assert decode_image(picture.read_bytes()).shape == (2 * 32 + 2, 3 * 32 + 2 * 2, 3)
-    assert "psnr" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "psnr" in printed
+    assert "unreadable: 'empty.png': the file has no bytes" in printed

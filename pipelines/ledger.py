@@ -1,0 +1,28 @@
+"""The ledger of images that a run could not use: one line each, with the reason."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ops.files import write_bytes
+
+
+class Ledger:
+    """A .jsonl file of {"key", "reason"}; a key stands once, however often a run is resumed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        lines = path.read_text().splitlines() if path.exists() else []
+        whole = [line for line in lines if line.endswith("}")]
+        if len(whole) < len(lines):  # a kill cut the last line short: its image will be met again
+            write_bytes(path, "".join(line + "\n" for line in whole).encode())
+        self._keys = {json.loads(line)["key"] for line in whole}
+
+    def add(self, key: str, reason: str) -> None:
+        """Write down why the image called `key` was not used."""
+        if key in self._keys:
+            return
+        self._keys.add(key)
+        with open(self.path, "a") as file:
+            file.write(json.dumps({"key": key, "reason": reason}, ensure_ascii=False) + "\n")
