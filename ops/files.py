@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ops import disk
 from ops.config import UserError
 
 
@@ -22,11 +22,26 @@ class LockedError(UserError):
 
 def fsync_path(path: Path) -> None:
     """Flush one file, or one folder's list of names, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    disk.disk.fsync(path)
+
+
+def make_folders(path: Path) -> None:
+    """Make a folder and those above it that are missing, each flushed into its parent."""
+    if path.is_dir():
+        return
+    make_folders(path.parent)
+    with contextlib.suppress(FileExistsError):  # another process made it meanwhile
+        disk.disk.make_folder(path)
+    fsync_path(path.parent)
+
+
+def write_aside(path: Path, data: bytes) -> Path:
+    """Write and flush `data` beside `path`, under a name that nobody else uses; that name."""
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    with disk.disk.create(aside) as file:
+        file.write(data)
+    fsync_path(aside)
+    return aside
 
 
 def fsync_tree(path: Path) -> None:
@@ -37,7 +52,7 @@ def fsync_tree(path: Path) -> None:
     fsync_path(path)
 
 
-@contextmanager
+@contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A name beside `path` to write a file or folder under; on success it becomes `path`.
 
@@ -46,7 +61,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     is removed; after a kill it stays beside as `NAME.XXXXXXXX.partial`.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(path.parent)
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         yield partial
@@ -54,7 +69,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         if partial.is_dir() and path.is_dir():
             _swap_folders(partial, path)
         else:
-            os.replace(partial, path)
+            disk.disk.replace(partial, path)
         fsync_path(path.parent)
     finally:
         _remove(partial)
@@ -63,8 +78,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def _swap_folders(new: Path, old: Path) -> None:
     # rename() cannot replace a folder that is not empty, so the old one steps aside first.
     aside = old.with_name(f"{old.name}.{uuid.uuid4().hex[:8]}.partial")
-    os.rename(old, aside)
-    os.rename(new, old)
+    disk.disk.replace(old, aside)
+    disk.disk.replace(new, old)
     shutil.rmtree(aside)
 
 
@@ -99,7 +114,7 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@contextmanager
+@contextlib.contextmanager
 def exclusive_lock(path: Path) -> Iterator[None]:
     """Hold an flock on file `path` (made if missing); raises LockedError when another has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
