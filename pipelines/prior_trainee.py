@@ -17,7 +17,7 @@ from ops.runtime import autocast, pinned
 from pipelines.optimization import WeightAverage, make_optimizer, take_step
 from pipelines.recipes import PriorRecipe
 from pipelines.training import Trainee, evaluating, step_seed
-from prior import GPT, Conditions, Prior, save_prior
+from prior import GPT, Conditions, Prior, save_prior, training_objective
 from prior.painter import MODEL_KIND
 from tokenizer import VQGAN
 
@@ -53,17 +53,19 @@ class PriorTrainee(Trainee[CodeBatch]):
 
     def train_step(self, batch: CodeBatch, step: int) -> Mapping[str, Tensor]:
         tokens = self.conditions.tokens(batch, len(batch["codes"]))
+        generator = torch.Generator().manual_seed(step_seed(self.seed, step))
         if self.conditions.can_guide:  # guidance needs a prior that also knows no condition
-            generator = torch.Generator().manual_seed(step_seed(self.seed, step))
             tokens = self.conditions.drop(tokens, self.recipe.label_dropout, generator)
         config = self.recipe.optimizer
         with autocast(self.device):
             codes = batch["codes"].to(self.device, non_blocking=True)
-            loss = self.model.loss(tokens.to(self.device), codes)
+            objective = training_objective(
+                self.model, tokens.to(self.device), codes, self.recipe.loss, generator
+            )
         rate = config.rate_at(step, self.steps)
-        norm = take_step(self.optimizer, loss, rate, config.max_gradient_norm)
+        norm = take_step(self.optimizer, objective.loss, rate, config.max_gradient_norm)
         self.average.update(self.model, step)
-        nats = loss.detach()
+        nats = objective.nats.mean()
         return {
             "loss": nats,
             "bits_per_code": nats / math.log(2),

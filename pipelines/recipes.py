@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pipelines.optimization import OptimizerConfig
+from prior import LossSettings
 from tokenizer.losses import LossConfig
 
 
@@ -43,6 +44,7 @@ class PriorRecipe:
     label_dropout: float = 0.1
     start_alike: bool = False
     """first weights that follow the codebook: see prior.gpt.start_alike"""
+    loss: LossSettings = field(default_factory=LossSettings)
     batch_size: int = 8
     steps: int = 1000
     save_every: int = 250

@@ -1,7 +1,10 @@
 """Codes and conditions in, codes out. Never sees pixels."""
 
 from prior.conditions import CONDITIONS, ClassLabel, Conditions, StartOfSequence
-from prior.gpt import GPT, PRESETS, GPTConfig, KVCache, start_alike
+from prior.gpt import GPT, start_alike
+from prior.gpt_config import PRESETS, GPTConfig
+from prior.kv_cache import KVCache
+from prior.objective import LossSettings, Objective, training_objective
 from prior.painter import Prior, load_prior, save_prior
 
 __all__ = [
@@ -12,9 +15,12 @@ __all__ = [
     "GPT",
     "GPTConfig",
     "KVCache",
+    "LossSettings",
+    "Objective",
     "Prior",
     "StartOfSequence",
     "load_prior",
     "save_prior",
     "start_alike",
+    "training_objective",
 ]

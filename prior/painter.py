@@ -21,7 +21,8 @@ from ops.config import ConfigError, from_json, to_json
 from ops.noise import uniforms
 from ops.runtime import resolve_device
 from prior.conditions import Conditions
-from prior.gpt import GPT, GPTConfig
+from prior.gpt import GPT
+from prior.gpt_config import GPTConfig
 from prior.sampling import SamplingSettings
 from prior.sliding_window import paint_codes
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ops.windows import Window, check_stride, raster, window_of, window_start
-from prior.gpt import GPT, KVCache
+from prior.gpt import GPT
+from prior.kv_cache import KVCache
 from prior.sampling import SamplingSettings, draw, guided
 
 CACHE_BYTES = 4 << 30

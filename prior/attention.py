@@ -1,0 +1,85 @@
+"""Causal self-attention and the blocks it is part of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from prior.gpt_config import GPTConfig
+from prior.kv_cache import KVCache
+from prior.layers import MLPS, NORMS
+from prior.rotary import Rotation, rotate
+
+
+class Attention(nn.Module):
+    """Causal self-attention, many heads."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.qkv = nn.Linear(config.width, 3 * config.width, bias=config.bias)
+        self.proj = nn.Linear(config.width, config.width, bias=config.bias)
+        self.query_norm, self.key_norm = (
+            NORMS[config.norm](config.head_dim, config.bias) if config.qk_norm else nn.Identity()
+            for _ in range(2)
+        )
+
+    def forward(
+        self, latents: Tensor, rotation: Rotation | None, cache: KVCache | None, layer: int
+    ) -> Tensor:
+        """(B, T, width) -> (B, T, width), seeing what `layer` of the cache holds too."""
+        (batch, length, width), config = latents.shape, self.config
+        qkv = self.qkv(latents).view(batch, length, 3, config.num_heads, config.head_dim)
+        queries, keys, values = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, T, head_dim)
+        queries, keys = self.query_norm(queries), self.key_norm(keys)
+        if rotation is not None:
+            queries, keys = rotate(queries, rotation), rotate(keys, rotation)
+        # Norms and rotations work in float32 under autocast; the products need one dtype.
+        queries, keys = queries.to(values.dtype), keys.to(values.dtype)
+        if cache is not None:
+            keys, values = cache.extend(layer, keys, values)
+        attended = F.scaled_dot_product_attention(
+            queries,
+            keys,
+            values,
+            dropout_p=config.dropout if self.training else 0.0,
+            **causal_mask(length, keys.shape[2], latents.device),
+        )
+        return self.proj(attended.transpose(1, 2).reshape(batch, length, width))
+
+
+def causal_mask(length: int, total: int, device: torch.device) -> dict[str, Any]:
+    """SDPA arguments: each of the last `length` of `total` tokens sees itself and those before."""
+    if length == 1:
+        return {}
+    if length == total:
+        return {"is_causal": True}
+    mask = torch.ones(length, total, dtype=torch.bool, device=device)
+    return {"attn_mask": mask.tril(total - length)}
+
+
+class Block(nn.Module):
+    """Attention, then an MLP, each behind its norm and added to its input."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.attention_norm = NORMS[config.norm](config.width, config.bias)
+        self.attention = Attention(config)
+        self.mlp_norm = NORMS[config.norm](config.width, config.bias)
+        self.mlp = MLPS[config.mlp](config.width, config.bias)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, latents: Tensor, rotation: Rotation | None, cache: KVCache | None, layer: int
+    ) -> Tensor:
+        """(B, T, width) -> (B, T, width); see Attention."""
+        attended = self.attention(self.attention_norm(latents), rotation, cache, layer)
+        latents = latents + self.dropout(attended)
+        return latents + self.dropout(self.mlp(self.mlp_norm(latents)))
+
+    def residual_weights(self) -> list[Tensor]:
+        """Those of the layers whose outputs are added to the residual stream."""
+        return [self.attention.proj.weight, self.mlp[-1].get_parameter("weight")]

@@ -1,0 +1,107 @@
+"""What a GPT is made of, and the sizes that have names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ops.config import ConfigError
+from prior.layers import MLPS, NORMS
+
+POSITIONS = ("learned", "rope2d")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPTConfig:
+    """Sizes and parts of a GPT; what is left out is as in the paper."""
+
+    codebook_size: int
+    condition_vocab_size: int
+    condition_length: int
+    window: int = 16
+    """the side, in codes, of the square it was trained on"""
+    num_layers: int = 4
+    num_heads: int = 4
+    width: int = 256
+    dropout: float = 0.0
+    positions: str = "learned"
+    """learned: an embedding of each place; rope2d: see prior.rotary"""
+    norm: str = "layer"
+    """a name of prior.layers.NORMS"""
+    mlp: str = "gelu"
+    """a name of prior.layers.MLPS"""
+    qk_norm: bool = False
+    """norms for queries and keys: logits of attention cannot grow without bound (Henry et al.
+    2020; for large image models Dehghani et al. 2023)"""
+    bias: bool = True
+    """whether linear layers and layer norms have biases"""
+    scaled_residual: bool = False
+    """first weights of what is added to the residual stream over sqrt(2 * num_layers), so that
+    its variance does not grow with depth (Radford et al. 2019)"""
+
+    def __post_init__(self) -> None:
+        for name in ("codebook_size", "condition_vocab_size", "condition_length", "window"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, found {getattr(self, name)}.")
+        if self.num_layers < 1 or self.num_heads < 1 or self.width < self.num_heads:
+            raise ConfigError("num_layers and num_heads must be at least 1, width num_heads.")
+        if self.width % self.num_heads:
+            raise ConfigError(f"width {self.width} is not a multiple of {self.num_heads} heads.")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout must be in [0, 1), found {self.dropout}.")
+        self._check_parts()
+
+    def _check_parts(self) -> None:
+        for name, known in (("positions", POSITIONS), ("norm", NORMS), ("mlp", MLPS)):
+            if getattr(self, name) not in known:
+                raise ConfigError(
+                    f"{name} must be one of {', '.join(known)}, found {getattr(self, name)!r}."
+                )
+        if self.positions == "rope2d" and self.head_dim % 4:
+            raise ConfigError(
+                f"rope2d turns pairs by row and by column, so width / num_heads must be a "
+                f"multiple of 4; found {self.head_dim}."
+            )
+
+    @property
+    def head_dim(self) -> int:
+        """Numbers in each head's queries, keys and values."""
+        return self.width // self.num_heads
+
+    @property
+    def num_positions(self) -> int:
+        """The longest sequence: the condition and a whole window."""
+        return self.condition_length + self.window**2
+
+
+MODERN: Mapping[str, Any] = {
+    "positions": "rope2d",
+    "norm": "rms",
+    "mlp": "swiglu",
+    "qk_norm": True,
+    "bias": False,
+    "scaled_residual": True,
+}
+
+TINY = {"num_layers": 4, "num_heads": 4, "width": 256}
+BASE = {"num_layers": 12, "num_heads": 12, "width": 768}
+LARGE = {"num_layers": 24, "num_heads": 16, "width": 1024}
+
+# What a preset leaves open (codebook_size, the condition's sizes) follows from the codes.
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "tiny": TINY,
+    "small": {"num_layers": 8, "num_heads": 8, "width": 512},
+    "base": BASE,
+    # The published models for ImageNet from depth (drin) and for faces (faceshq).
+    "large": LARGE,
+    # The published models for FFHQ, and for COCO-Stuff from segmentations.
+    "ffhq": {"num_layers": 28, "num_heads": 16, "width": 1024},
+    "coco-stuff": {"num_layers": 32, "num_heads": 16, "width": 1280},
+    # The published class-conditional ImageNet model (cin).
+    "huge": {"num_layers": 48, "num_heads": 16, "width": 1536},
+    # The same sizes made as later systems make them.
+    "tiny-modern": {**TINY, **MODERN},
+    "base-modern": {**BASE, **MODERN},
+    "large-modern": {**LARGE, **MODERN},
+}
