@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import filecmp
 import hashlib
 import json
 import shutil
@@ -42,6 +43,26 @@ def write_aside(path: Path, data: bytes) -> Path:
         file.write(data)
     fsync_path(aside)
     return aside
+
+
+def link_once(aside: Path, path: Path) -> bool:
+    """Give the flushed file `aside` its final name unless that is taken; `aside` is removed.
+
+    True when `path` then has the content of `aside`, whoever put it there: some network file
+    systems make a link and report failure. The folder's list of names is flushed in either case.
+    Raises OSError where nothing has the name in the end.
+    """
+    try:
+        try:
+            disk.disk.link(aside, path)
+        except OSError:
+            if not path.exists():
+                raise
+        same = filecmp.cmp(aside, path, shallow=False)
+    finally:
+        disk.disk.unlink(aside)
+    fsync_path(path.parent)
+    return same
 
 
 def fsync_tree(path: Path) -> None:
@@ -90,10 +111,14 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def json_bytes(data: Any) -> bytes:
+    """`data` as indented JSON, the way files hold it."""
+    return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()
+
+
 def write_json(path: Path, data: Any) -> None:
     """Write `data` as indented JSON; the file appears whole."""
-    with atomic_path(path) as partial:
-        partial.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+    write_bytes(path, json_bytes(data))
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -30,8 +30,8 @@ from pipelines.store import (
     fill_value,
     grid_shape,
 )
-from pipelines.store.commit import row_checksums
 from pipelines.store.layout import tokenizer_path
+from pipelines.store.shards import row_checksums
 from tokenizer import load_tokenizer
 
 READ_AHEAD = 2  # batches decoded before a compute thread asks for them

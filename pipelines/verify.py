@@ -17,16 +17,17 @@ from pipelines.command_line import run_command
 from pipelines.plan import Plan, Task, read_plan, task_rows
 from pipelines.progress import progress_bar
 from pipelines.store import StoreAttributes, StoreError, code_dtype, fill_value, grid_shape
-from pipelines.store.commit import committed_tasks, read_part, row_checksums
+from pipelines.store.commit import committed_tasks, read_part
 from pipelines.store.layout import (
     index_path,
     metadata_files,
     read_attributes,
-    read_json,
+    says,
     shard_path,
     staging_path,
     tokenizer_path,
 )
+from pipelines.store.shards import row_checksums
 from tokenizer import load_tokenizer
 
 FROM_PLAN = ("key", "grid", "row", "view", "label", "replaces")  # columns plan and index share
@@ -78,7 +79,7 @@ def _problems_of_store(root: Path, plan: Plan) -> Iterator[str]:
         tracks={"image": plan.settings.track},
     )
     for name, data in metadata_files(attributes).items():
-        if read_json(root / name) != data:
+        if not says(root / name, data):
             yield f"{root / name}: not what the plan says; run encode again to restore it"
     try:
         fingerprint = load_tokenizer(tokenizer_path(root, "image")).fingerprint

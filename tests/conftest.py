@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ops.files import make_folders
 from pipelines.store import (
     INDEX_SCHEMA,
     StoreAttributes,
@@ -78,6 +79,7 @@ def make_store(
     labels: list[int | None] | None = None,
     failed: tuple[int, ...] = (),
     rows_per_task: int = 8,
+    compress: bool = False,
     **provenance: object,
 ) -> Path:
     """A code store made from `codes` (n, h, w) without any encoder; rows in `failed` hold none."""
@@ -105,15 +107,17 @@ def make_store(
             "status": "broken" if row in failed else "ok",
             "error": "it would not open" if row in failed else None,
             "checksum": checksum,
+            "content": None if row in failed else f"{row:032x}",
             "replaces": None,
         }
         for row, checksum in enumerate(row_checksums(codes))
     ]
     index = pa.Table.from_pylist(lines, schema=INDEX_SCHEMA)
+    make_folders(staging_path(path))
     for task, first in enumerate(range(0, len(codes), rows_per_task)):
         shards = {"image": codes[first : first + rows_per_task]}
         part = index.slice(first, rows_per_task)
-        commit_task(path, grid, task, rows_per_task, shards, part)
+        commit_task(path, grid, task, rows_per_task, shards, part, compress)
     num_labels = max((label for label in labels or [] if label is not None), default=-1) + 1
     write_metadata(
         path,
@@ -121,6 +125,7 @@ def make_store(
             rows_per_task=rows_per_task,
             grids={grid: len(codes)},
             label_names=tuple(f"class{label}" for label in range(num_labels)),
+            compress=compress,
             tracks={"image": track},
         ),
     )

@@ -9,34 +9,23 @@ Nothing in these files depends on the attempt: a task gives the same bytes whoev
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
-import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ops.files import fsync_path
-from pipelines.store.layout import (
-    FORMAT,
-    StoreError,
-    fill_value,
-    index_path,
-    inner_rows,
-    shard_path,
-    staging_path,
-)
+from ops import disk
+from ops.files import fsync_path, link_once, make_folders, write_aside
+from pipelines.store.layout import FORMAT, StoreError, index_path, shard_path, staging_path
+from pipelines.store.shards import shard_bytes
 
 METADATA_KEY = b"smalti"
-MISSING_CHUNK = 2**64 - 1  # Zarr's mark for an inner chunk that a shard does not hold
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -50,45 +39,11 @@ INDEX_SCHEMA = pa.schema(
         pa.field("height", pa.int32()),
         pa.field("status", pa.string(), nullable=False),  # "ok", or a short reason
         pa.field("error", pa.string()),
-        pa.field("checksum", pa.uint32(), nullable=False),  # crc32c of the row's bytes
+        pa.field("checksum", pa.uint32(), nullable=False),  # crc32c of the row's raw bytes
+        pa.field("content", pa.string()),  # hash of the image file's bytes, where they were read
         pa.field("replaces", pa.string()),  # "grid/row" of the row this one is newer than
     ]
 )
-
-
-def row_checksums(codes: np.ndarray[Any, Any]) -> list[int]:
-    """crc32c of each row's bytes, for codes (n, h, w) as stored."""
-    return [google_crc32c.value(row.tobytes()) for row in codes]
-
-
-def shard_rows(num_rows: int, rows_per_task: int) -> int:
-    """Rows a shard's file holds for a task of `num_rows`: whole inner chunks."""
-    step = inner_rows(rows_per_task)
-    return -(-num_rows // step) * step
-
-
-def shard_size(num_rows: int, rows_per_task: int, row_bytes: int) -> int:
-    """Bytes of a shard's file: its rows, 16 bytes for each inner chunk's place, a checksum."""
-    chunks = rows_per_task // inner_rows(rows_per_task)
-    return shard_rows(num_rows, rows_per_task) * row_bytes + 16 * chunks + 4
-
-
-def shard_bytes(codes: np.ndarray[Any, Any], rows_per_task: int) -> bytes:
-    """The file of one shard: rows (n, h, w), filled up to whole inner chunks, then Zarr's index.
-
-    Chunks past the last row are marked missing, so a short task makes a short file.
-    """
-    total = shard_rows(len(codes), rows_per_task)
-    rows = np.full((total, *codes.shape[1:]), fill_value(codes.dtype), codes.dtype)
-    rows[: len(codes)] = codes
-    step = inner_rows(rows_per_task)
-    places = np.full((rows_per_task // step, 2), MISSING_CHUNK, "<u8")  # (offset, bytes)
-    held = total // step
-    places[:held, 1] = rows[:step].nbytes
-    places[:held, 0] = np.arange(held) * rows[:step].nbytes
-    index = places.tobytes()
-    checksum: int = google_crc32c.value(index)
-    return rows.tobytes() + index + checksum.to_bytes(4, "little")
 
 
 def commit_task(
@@ -98,65 +53,63 @@ def commit_task(
     rows_per_task: int,
     shards: Mapping[str, np.ndarray[Any, Any]],
     index: pa.Table,
+    compress: bool = False,
 ) -> bool:
     """Commit one task: `shards` holds codes (n, h, w) of each track, `index` a line for each row.
 
-    Returns False when another attempt had committed different content, which then stands.
+    Returns False when another attempt had committed different content, which then stands. Raises
+    StoreError where the staging folder was emptied meanwhile: the store was finished by others.
     """
-    staging = staging_path(root)
-    staging.mkdir(parents=True, exist_ok=True)
+    staging, final = staging_path(root), index_path(root, grid, task)
     named: dict[str, dict[str, Any]] = {}
-    for track, codes in shards.items():
-        data = shard_bytes(codes, rows_per_task)
-        digest = hashlib.sha256(data).hexdigest()
-        name = f"{grid}-{task}-{track}-{digest[:32]}.shard"
-        os.replace(_write_aside(staging / name, data), staging / name)
-        named[track] = {"file": name, "sha256": digest, "bytes": len(data)}
-    part = _part_bytes(index, {"format": FORMAT, "shards": named})
-    fsync_path(staging)
-    won = _link_once(_write_aside(staging / f"{grid}-{task}.parquet", part), part, root, grid, task)
+    try:
+        for track, codes in shards.items():
+            data = shard_bytes(codes, rows_per_task, compress)
+            digest = hashlib.sha256(data).hexdigest()
+            name = f"{grid}-{task}-{track}-{digest[:32]}.shard"
+            disk.disk.replace(write_aside(staging / name, data), staging / name)
+            named[track] = {"file": name, "sha256": digest, "bytes": len(data)}
+        part = _part_bytes(index, {"format": FORMAT, "shards": named})
+        aside = write_aside(staging / final.name, part)
+        fsync_path(staging)  # the part must not outlast a power cut that its shards do not
+        make_folders(final.parent)
+        won = link_once(aside, final)
+    except FileNotFoundError as error:
+        raise StoreError(f"{staging} was emptied by another run ({error}).") from error
+    _fsync_up(final.parent.parent, root)
     if won:
         publish_task(root, grid, task)
     else:
         standing = {shard["file"] for shard in read_part(root, grid, task)[1].values()}
         for file in {shard["file"] for shard in named.values()} - standing:
-            (staging / file).unlink(missing_ok=True)
+            disk.disk.unlink(staging / file)
     return won
 
 
-def _write_aside(path: Path, data: bytes) -> Path:
-    """Write and flush `data` under a name no other attempt uses."""
-    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-    with open(aside, "xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return aside
-
-
 def _part_bytes(index: pa.Table, metadata: dict[str, Any]) -> bytes:
-    table = index.cast(INDEX_SCHEMA).replace_schema_metadata(
-        {METADATA_KEY: json.dumps(metadata, sort_keys=True)}
+    table = index.select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
+    return parquet_bytes(
+        table.replace_schema_metadata({METADATA_KEY: json.dumps(metadata, sort_keys=True)})
     )
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """A Parquet file of `table` whose pages carry checksums."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     return buffer.getvalue()
 
 
-def _link_once(aside: Path, part: bytes, root: Path, grid: str, task: int) -> bool:
-    """Give the part its final name unless one is there; True when the part there says the same."""
-    final = index_path(root, grid, task)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with contextlib.suppress(FileExistsError):
-            os.link(aside, final)
-    finally:
-        aside.unlink(missing_ok=True)
-    # Read back in either case: some network file systems make the link and then report failure.
-    won = final.read_bytes() == part
-    fsync_path(final.parent)
-    fsync_path(root / "_index")
-    return won
+def _fsync_up(folder: Path, root: Path) -> None:
+    """Flush the list of names of each folder from `folder` up to the store's own.
+
+    Always all of them: another attempt may have made one and been killed before it flushed it.
+    """
+    while True:
+        fsync_path(folder)
+        if folder == root:
+            return
+        folder = folder.parent
 
 
 def read_part(root: Path, grid: str, task: int) -> tuple[pa.Table, dict[str, Any]]:
@@ -165,9 +118,10 @@ def read_part(root: Path, grid: str, task: int) -> tuple[pa.Table, dict[str, Any
     try:
         table = pq.ParquetFile(path, page_checksum_verification=True).read()
         metadata = json.loads(table.schema.metadata[METADATA_KEY])
-    except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as error:
+        shards = metadata["shards"]
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{path}: damaged index part ({error}). Run verify.") from error
-    return table.replace_schema_metadata(None), metadata["shards"]
+    return table.replace_schema_metadata(None), shards
 
 
 def committed_tasks(root: Path) -> set[tuple[str, int]]:
@@ -183,15 +137,13 @@ def publish_task(root: Path, grid: str, task: int) -> None:
     _, shards = read_part(root, grid, task)
     for track, shard in shards.items():
         final = shard_path(root, grid, track, task)
-        final.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(final.parent)
         try:
-            os.replace(staging_path(root) / shard["file"], final)
+            disk.disk.replace(staging_path(root) / shard["file"], final)
         except FileNotFoundError:
             if not final.exists():
                 raise StoreError(
                     f"{final}: shard is missing. Remove {index_path(root, grid, task)} "
                     "and run encode again to make it anew."
                 ) from None
-            continue
-        for folder in (final.parent, final.parent.parent, final.parent.parent.parent):
-            fsync_path(folder)
+        _fsync_up(final.parent, root)

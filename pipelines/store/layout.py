@@ -5,7 +5,9 @@
       g32x32/image/c/<task>/0/0         one task's shard: its raw rows, contiguous from byte 0
       _plan/<part>.parquet              the frozen input
       _index/32x32/<task>.parquet       what became of each row of one task
+      _pruned/<n>.parquet               rows whose images are gone from the input
       _tokenizer/image/                 a copy of the tokenizer that made the codes
+      _checksums.json                   sha256 of each file of the four folders above
       _staging/                         what is being written
 
 The metadata is written by hand rather than through zarr: the same plan then gives the same bytes
@@ -16,17 +18,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ops.config import ConfigError, UserError, from_json, to_json
-from ops.files import write_json
+from ops.files import json_bytes, write_bytes
 
-FORMAT = 1
+FORMAT = 2
 ATTRIBUTE = "smalti"  # the group attribute that holds StoreAttributes
 MAX_INNER_ROWS = 64  # plain zarr reads at least one inner chunk: 128 KiB of 32x32 codes
+# Of an archive's shard: few and long chunks, so that their headers and places weigh little.
+MIN_COMPRESSED_ROWS = 256
+MAX_COMPRESSED_CHUNKS = 16
 
 
 class StoreError(UserError):
@@ -41,6 +47,7 @@ class StoreAttributes:
     rows_per_task: int
     grids: dict[str, int]  # rows planned of each grid shape, "32x32": 4096; fillers included
     label_names: tuple[str, ...] = ()
+    compress: bool = False  # shards are coded, to be read whole; else raw, to be mapped in place
     tracks: dict[str, dict[str, Any]] = field(default_factory=dict)  # provenance of each track
 
 
@@ -65,9 +72,18 @@ def grid_shape(grid: str) -> tuple[int, int]:
     return int(rows), int(columns)
 
 
-def inner_rows(rows_per_task: int) -> int:
-    """Rows of one inner chunk: the largest divisor of `rows_per_task` up to MAX_INNER_ROWS."""
-    return max(n for n in range(1, MAX_INNER_ROWS + 1) if rows_per_task % n == 0)
+@cache
+def inner_rows(rows_per_task: int, compress: bool = False) -> int:
+    """Rows of one inner chunk, a divisor of `rows_per_task`.
+
+    Of raw shards the largest up to MAX_INNER_ROWS; of compressed ones the smallest that keeps to
+    MIN_COMPRESSED_ROWS and MAX_COMPRESSED_CHUNKS.
+    """
+    divisors = [n for n in range(1, rows_per_task + 1) if rows_per_task % n == 0]
+    if not compress:
+        return max(n for n in divisors if n <= MAX_INNER_ROWS)
+    least = max(MIN_COMPRESSED_ROWS, -(-rows_per_task // MAX_COMPRESSED_CHUNKS))
+    return min(n for n in divisors if n >= min(least, rows_per_task))
 
 
 def array_path(root: Path, grid: str, track: str) -> Path:
@@ -86,6 +102,14 @@ def plan_path(root: Path, part: int) -> Path:
     return root / "_plan" / f"{part}.parquet"
 
 
+def pruned_path(root: Path, part: int) -> Path:
+    return root / "_pruned" / f"{part}.parquet"
+
+
+def checksums_path(root: Path) -> Path:
+    return root / "_checksums.json"
+
+
 def staging_path(root: Path) -> Path:
     return root / "_staging"
 
@@ -94,13 +118,17 @@ def tokenizer_path(root: Path, track: str) -> Path:
     return root / "_tokenizer" / track
 
 
-def array_metadata(shape: tuple[int, int, int], rows_per_task: int, dtype: np.dtype[Any]) -> Any:
-    """The `zarr.json` of one array, Zarr v3 with the sharding codec around raw inner chunks."""
+def array_metadata(
+    shape: tuple[int, int, int], rows_per_task: int, dtype: np.dtype[Any], compress: bool
+) -> Any:
+    """The `zarr.json` of one array: Zarr v3, the sharding codec around raw or coded chunks."""
     rows, height, width = shape
     raw = {"name": "bytes", "configuration": {"endian": "little"}}
+    blosc = {"cname": "zstd", "clevel": 5, "shuffle": "bitshuffle", "typesize": dtype.itemsize}
+    coded = {"name": "blosc", "configuration": {**blosc, "blocksize": 0}}
     sharding = {
-        "chunk_shape": [inner_rows(rows_per_task), height, width],
-        "codecs": [raw],
+        "chunk_shape": [inner_rows(rows_per_task, compress), height, width],
+        "codecs": [raw, coded] if compress else [raw],
         "index_codecs": [raw, {"name": "crc32c"}],
         "index_location": "end",
     }
@@ -144,7 +172,9 @@ def metadata_files(attributes: StoreAttributes) -> dict[str, Any]:
         for track, provenance in sorted(attributes.tracks.items()):
             dtype = code_dtype(provenance["codebook_size"])
             shape = (rows, *grid_shape(grid))
-            arrays[track] = array_metadata(shape, attributes.rows_per_task, dtype)
+            arrays[track] = array_metadata(
+                shape, attributes.rows_per_task, dtype, attributes.compress
+            )
             files[f"g{grid}/{track}/zarr.json"] = arrays[track]
         files[f"g{grid}/zarr.json"] = group_metadata({}, arrays)
         members[f"g{grid}"] = group_metadata({}, {})
@@ -161,16 +191,16 @@ def write_metadata(root: Path, attributes: StoreAttributes) -> None:
 
 def write_if_changed(path: Path, data: Any) -> None:
     """Write a JSON file unless it says this already: a second run must not touch the store."""
-    if read_json(path) != data:
-        write_json(path, data)
+    if not says(path, data):
+        write_bytes(path, json_bytes(data))
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON file says; None where it is missing or broken."""
+def says(path: Path, data: Any) -> bool:
+    """Whether a JSON file is there and has the very bytes that `data` is written as."""
     try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
-        return None
+        return path.read_bytes() == json_bytes(data)
+    except FileNotFoundError:
+        return False
 
 
 def read_attributes(root: Path) -> StoreAttributes:

@@ -16,8 +16,6 @@ from pipelines.store.commit import (
     INDEX_SCHEMA,
     committed_tasks,
     read_part,
-    shard_rows,
-    shard_size,
 )
 from pipelines.store.layout import (
     StoreAttributes,
@@ -29,6 +27,7 @@ from pipelines.store.layout import (
     staging_path,
     tokenizer_path,
 )
+from pipelines.store.shards import shard_rows, shard_size
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 from pathlib import Path
 
@@ -12,9 +14,11 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ops.disk import Disk
 from pipelines.store import CodeStore, StoreError, code_dtype, commit_task, fill_value
-from pipelines.store.commit import publish_task, read_part, shard_bytes, shard_rows, shard_size
+from pipelines.store.commit import publish_task, read_part
 from pipelines.store.layout import index_path, inner_rows, shard_path, staging_path
+from pipelines.store.shards import shard_bytes, shard_rows, shard_size
 from tests.conftest import make_store
 
 
@@ -143,18 +147,16 @@ def test_a_late_attempt_with_the_same_codes_changes_nothing(store: CodeStore) ->
     assert everything(store.path) == before
 
 
+@pytest.mark.parametrize("reported", [errno.EEXIST, errno.EIO, errno.ESTALE])
 def test_a_link_that_succeeds_and_reports_failure_has_won(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reported: int
 ) -> None:
-    import os
+    class LyingDisk(Disk):
+        def link(self, source: Path, target: Path) -> None:
+            super().link(source, target)
+            raise OSError(reported, os.strerror(reported))
 
-    link = os.link
-
-    def lying_link(source: Path, target: Path) -> None:
-        link(source, target)
-        raise FileExistsError(target)
-
-    monkeypatch.setattr("pipelines.store.commit.os.link", lying_link)
+    monkeypatch.setattr("ops.disk.disk", LyingDisk())
     store = CodeStore.open(make_store(tmp_path / "codes.zarr", some_codes()))
     assert len(store) == 21
 

@@ -1,0 +1,57 @@
+"""Rows whose images are gone from the input: marked, never removed.
+
+Like the plan, the list grows by parts and none is ever rewritten.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ops.files import link_once, make_folders, write_aside
+from pipelines.store.commit import parquet_bytes
+from pipelines.store.layout import StoreError, pruned_path
+
+PRUNED_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("grid", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+    ]
+)
+
+
+def write_pruned(root: Path, table: pa.Table) -> None:
+    """Mark the rows of `table` (key, grid, row) in a part of their own.
+
+    Raises StoreError where another process has written that part.
+    """
+    path = pruned_path(root, _num_parts(root))
+    make_folders(path.parent)
+    data = parquet_bytes(table.select(PRUNED_SCHEMA.names).cast(PRUNED_SCHEMA))
+    if not link_once(write_aside(path, data), path):
+        raise StoreError(f"{path} was written by another process. Run the command again.")
+
+
+def read_pruned(root: Path) -> pa.Table:
+    """Every marked row, in the order of marking; StoreError where a part is damaged."""
+    parts = [_read(pruned_path(root, part)) for part in range(_num_parts(root))]
+    return pa.concat_tables([PRUNED_SCHEMA.empty_table(), *parts])
+
+
+def _num_parts(root: Path) -> int:
+    part = 0
+    while pruned_path(root, part).exists():
+        part += 1
+    return part
+
+
+def _read(path: Path) -> pa.Table:
+    try:
+        return pq.ParquetFile(path, page_checksum_verification=True).read().cast(PRUNED_SCHEMA)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise StoreError(
+            f"{path}: damaged ({error}). Remove {path.parent} and run encode with --prune again."
+        ) from error

@@ -1,0 +1,95 @@
+"""What a driver does for a store before and after it encodes; the lock says that it is alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from ops import disk
+from ops.files import file_hash, json_hash
+from pipelines.store.commit import committed_tasks, publish_task
+from pipelines.store.layout import StoreError, checksums_path, staging_path, write_if_changed
+
+LOCK = "driver.lock"
+#: The checksums' own checksum stands under this name among them.
+OWN = "_checksums.json"
+
+
+def remove_partials(root: Path) -> None:
+    """Remove what a killed driver left half written."""
+    for pattern in ("*", "_plan/*", "_pruned/*", "_tokenizer/*", "g*/*", "g*/*/*"):
+        for path in root.glob(f"{pattern}.partial"):
+            shutil.rmtree(path) if path.is_dir() else disk.disk.unlink(path)
+
+
+def publish_committed(root: Path) -> None:
+    """Publish shards of tasks that were committed just before a kill."""
+    committed = committed_tasks(root)
+    for path in staging_path(root).glob("*.shard"):
+        grid, number = path.name.split("-")[:2]
+        if (grid, int(number)) in committed:
+            publish_task(root, grid, int(number))
+
+
+def empty_staging(root: Path) -> None:
+    """Remove what dead attempts left; only once all tasks are committed and published."""
+    for path in staging_path(root).iterdir():
+        if path.name != LOCK:
+            disk.disk.unlink(path)
+
+
+def forget_missing(root: Path) -> None:
+    """Drop the checksums of files that were taken away to be made anew, before a run makes them.
+
+    Raises StoreError for what no run can make anew: a part of the plan.
+    """
+    checksums = read_checksums(root)
+    if checksums is None:
+        return
+    kept = {name: digest for name, digest in checksums.items() if (root / name).is_file()}
+    for name in sorted(checksums.keys() - kept.keys()):
+        if name.startswith("_plan/"):
+            raise StoreError(f"{root / name}: missing. Restore it from a copy.")
+    _write(root, kept)
+
+
+def write_checksums(root: Path) -> None:
+    """List the sha256 of every file that can only be checked by one; those listed already stay.
+
+    What a file was when it was new counts, so that damage is never taken for its right content.
+    """
+    known = read_checksums(root) or {}
+    names = [path.relative_to(root).as_posix() for path in _listed_files(root)]
+    _write(root, {name: known.get(name) or file_hash(root / name) for name in names})
+
+
+def read_checksums(root: Path) -> dict[str, str] | None:
+    """sha256 by path below the store; None where no run has ended yet, StoreError if damaged."""
+    path = checksums_path(root)
+    try:
+        checksums: dict[str, str] = json.loads(path.read_bytes())
+        own = checksums.pop(OWN)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path) from error
+    if json_hash(checksums) != own:
+        raise _damaged(path)
+    return checksums
+
+
+def _damaged(path: Path) -> StoreError:
+    return StoreError(f"{path}: damaged. Remove it and run encode again to make it anew.")
+
+
+def _write(root: Path, checksums: dict[str, str]) -> None:
+    ordered = dict(sorted(checksums.items()))
+    write_if_changed(checksums_path(root), {**ordered, OWN: json_hash(ordered)})
+
+
+def _listed_files(root: Path) -> Iterator[Path]:
+    for pattern in ("_plan/*.parquet", "_pruned/*.parquet", "_index/*/*.parquet"):
+        yield from root.glob(pattern)
+    yield from (path for path in root.glob("_tokenizer/**/*") if path.is_file())

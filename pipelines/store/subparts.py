@@ -1,0 +1,114 @@
+"""Pieces of an unfinished task that outlast whoever made them.
+
+A task long enough to be interrupted leaves the rows it has done in the staging folder. Each piece
+is one file that carries its own hash: a torn or damaged one is as good as none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from ops import disk
+from ops.files import fsync_path, write_aside
+from pipelines.store.layout import StoreError, grid_shape, staging_path
+
+METADATA_KEY = b"smalti"
+HASH_BYTES = 32  # sha256, before everything else in the file
+
+
+class Subpart(NamedTuple):
+    """Rows `first` to `first + len(index) - 1` of a task."""
+
+    first: int
+    codes: dict[str, np.ndarray[Any, Any]]  # track -> (n, h, w)
+    index: pa.Table
+
+
+def write_subpart(
+    root: Path,
+    grid: str,
+    task: int,
+    first: int,
+    codes: Mapping[str, np.ndarray[Any, Any]],
+    index: pa.Table,
+) -> None:
+    """Keep codes (n, h, w) of each track and their n index lines, whole or not at all."""
+    staging = staging_path(root)
+    dtypes = {track: rows.dtype.str for track, rows in codes.items()}
+    table = index.replace_schema_metadata(
+        {METADATA_KEY: json.dumps({"first": first, "dtypes": dtypes})}
+    )
+    for track, rows in codes.items():
+        table = table.append_column(_column(track), _as_binary(rows))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    payload = sink.getvalue().to_pybytes()
+    # The end is part of the name, so that a shorter piece never takes a longer one's place.
+    name = f"{grid}-{task}-{first}-{first + len(index)}.subpart"
+    try:
+        aside = write_aside(staging / name, hashlib.sha256(payload).digest() + payload)
+        disk.disk.replace(aside, staging / name)
+        fsync_path(staging)
+    except FileNotFoundError as error:
+        raise StoreError(f"{staging} was emptied by another run ({error}).") from error
+
+
+def read_subparts(root: Path, grid: str, task: int) -> list[Subpart]:
+    """The whole pieces of one task, by their first row; pieces may overlap."""
+    pieces = [_read(path, grid) for path in _files(root, grid, task)]
+    return sorted((p for p in pieces if p is not None), key=lambda p: (p.first, len(p.index)))
+
+
+def remove_subparts(root: Path, grid: str, task: int) -> None:
+    """Remove the pieces of one task: it is committed."""
+    for path in _files(root, grid, task):
+        disk.disk.unlink(path)
+
+
+def _files(root: Path, grid: str, task: int) -> list[Path]:
+    return sorted(staging_path(root).glob(f"{grid}-{task}-*.subpart"))
+
+
+def _read(path: Path, grid: str) -> Subpart | None:
+    try:
+        data = path.read_bytes()
+    except OSError:  # its task was committed meanwhile, or the disk cannot read it
+        return None
+    digest, payload = data[:HASH_BYTES], data[HASH_BYTES:]
+    if hashlib.sha256(payload).digest() != digest:
+        return None
+    with pa.ipc.open_stream(payload) as reader:
+        table = reader.read_all()
+    description = json.loads(table.schema.metadata[METADATA_KEY])
+    codes = {
+        track: _from_binary(table[_column(track)], np.dtype(dtype), grid)
+        for track, dtype in description["dtypes"].items()
+    }
+    index = table.drop_columns([_column(track) for track in codes]).replace_schema_metadata(None)
+    return Subpart(description["first"], codes, index)
+
+
+def _column(track: str) -> str:
+    return f"codes of {track}"
+
+
+def _as_binary(rows: np.ndarray[Any, Any]) -> pa.Array:
+    """One value of fixed size for each row of (n, h, w)."""
+    row_bytes = rows.dtype.itemsize * int(np.prod(rows.shape[1:]))
+    buffer = pa.py_buffer(np.ascontiguousarray(rows).tobytes())
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(row_bytes), len(rows), [None, buffer])
+
+
+def _from_binary(
+    column: pa.ChunkedArray, dtype: np.dtype[Any], grid: str
+) -> np.ndarray[Any, np.dtype[Any]]:
+    rows = b"".join(column.to_pylist())
+    return np.frombuffer(rows, dtype).reshape(-1, *grid_shape(grid))
