@@ -222,6 +222,10 @@ MAX_ASPECT = 4  # a native picture longer than this many short sides loses its e
 CROPS: Registry[int] = Registry("crop")
 for _name, _views in (("center", 1), ("random", 1), ("ten", 10), ("native", 1)):
     CROPS.register(_name)(_views)
+#: Times that each of those views is encoded.
+FLIPS: Registry[int] = Registry("flip")
+for _name, _times in (("none", 1), ("both", 2)):
+    FLIPS.register(_name)(_times)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,17 +236,20 @@ class Transform:
     picture 1.125 times as large, placed by (seed, key). ten: the four corners and the middle of
     that, then the same mirrored. native: the short side becomes image_size, the long side keeps
     the aspect, to the nearest multiple of `multiple_of` and at most four times the short one.
+    flip both: after the crop's own views come the same once more, each mirrored left to right.
     """
 
     image_size: int = 256  # pixels
     crop: str = "center"
+    flip: str = "none"
     seed: int = 0
     multiple_of: int = 1  # pixels; the tokenizer's downsample factor
     decoding: str = "orientation applied, alpha on white, 16 bits >> 8, first frame"
     resizing: str = "pillow bicubic, antialiased; JPEG scaled to at least twice the size"
 
     def __post_init__(self) -> None:
-        _ = CROPS[self.crop]
+        if self.views > CROPS[self.crop] and self.crop == "ten":
+            raise ConfigError("Crop ten has its mirrors already: leave flip at none.")
         if self.image_size < 1 or self.image_size % self.multiple_of:
             raise ConfigError(
                 f"Image size {self.image_size} is no multiple of the tokenizer's downsample factor "
@@ -252,7 +259,7 @@ class Transform:
     @property
     def views(self) -> int:
         """Pictures made of each image."""
-        return CROPS[self.crop]
+        return CROPS[self.crop] * FLIPS[self.flip]
 
     def target_size(self, width: int, height: int) -> tuple[int, int]:
         """(height, width) that an image of `width` x `height` pixels will be given."""
@@ -268,8 +275,9 @@ class Transform:
         Raises ImageError, see decode_image.
         """
         picture = read_picture(data, at_least=2 * max(size))
+        mirrored, view = divmod(view, CROPS[self.crop])
         image = resize_and_crop(picture.image, size, self.crop, view=view, seed=self.seed, key=key)
-        return picture._replace(image=image)
+        return picture._replace(image=_mirrored(image) if mirrored else image)
 
 
 def _nearest(value: float, multiple: int) -> int:
@@ -304,7 +312,11 @@ def resize_and_crop(
         box=(left, top, min(left + seen[1], image.shape[1]), min(top + seen[0], image.shape[0])),
     )
     cut = np.asarray(resized)
-    return np.ascontiguousarray(cut[:, ::-1]) if crop == "ten" and view >= 5 else cut
+    return _mirrored(cut) if crop == "ten" and view >= 5 else cut
+
+
+def _mirrored(image: ImageArray) -> ImageArray:
+    return np.ascontiguousarray(image[:, ::-1])
 
 
 def _crop_place(crop: str, view: int, name: str) -> tuple[float, float]:

@@ -3,25 +3,29 @@
 A plan grows by parts and is never rewritten. Task k of a grid owns its rows
 [k * rows_per_task, (k + 1) * rows_per_task) for ever: images that come later start new tasks, and
 what the last task before them left empty stays empty. One row group of a part's file is one task.
+An image's views are rows that follow each other.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ops import disk
 from ops.config import from_json, to_json
-from ops.files import fsync_path
-from pipelines.readers import Entry
+from ops.files import fsync_path, link_once, make_folders
+from pipelines.plan_changes import addresses, fresh_entries, planned_rows, unmarked
 from pipelines.store.layout import StoreError, plan_path
+from pipelines.store.pruned import write_pruned
 
 METADATA_KEY = b"smalti"
 PLAN_SCHEMA = pa.schema(
@@ -50,6 +54,8 @@ class PlanSettings:
 
     rows_per_task: int
     track: dict[str, Any]  # the provenance of track `image`, transform and all
+    labels: str = "none"  # where the classes come from, see pipelines.readers.LABELS
+    compress: bool = False  # shards for the archive: smaller, not to be mapped into memory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,64 +129,60 @@ def task_rows(root: Path, task: Task) -> list[dict[str, Any]]:
 
 def extend_plan(
     root: Path,
-    entries: Sequence[Entry],
+    listing: pa.Table,
     settings: PlanSettings,
     views: int,
-    grid_of: Callable[[Entry], str],
+    grids_of: Callable[[pa.Table], pa.Array],
+    *,
+    by_content: bool = False,
 ) -> Plan:
-    """Plan the entries that are new or changed, `views` rows each; the plan that results.
+    """Plan the entries of a listing that are new or changed, `views` rows each; the plan that
+    results.
 
-    `grid_of` tells the grid shape an entry's codes will have; it is asked for new entries only.
+    `listing` is a table of ENTRY_SCHEMA sorted by key. `grids_of` tells the grid shapes the codes
+    of some entries will have; it is asked for new entries only. An image has changed when its etag
+    has; with `by_content`, when its bytes have, if those of the planned row are in the index.
     """
     plan = read_plan(root)
-    known = _newest_rows(root, plan) if plan else {}
-    fresh = [entry for entry in entries if known.get(entry.key, ("", {}))[0] != entry.etag]
-    if not fresh:
-        if plan is None:
-            raise StoreError("There is nothing to plan.")
-        return plan
-    label_names = _more_names(plan.label_names if plan else (), fresh)
-    labels = {name: label for label, name in enumerate(label_names)}
-    by_grid: dict[str, list[dict[str, Any]]] = {}
-    for entry in fresh:
-        older = known.get(entry.key, ("", {}))[1]
-        for view in range(views):
-            line = {
-                "key": entry.key,
-                "view": view,
-                "uri": entry.uri,
-                "offset": entry.offset,
-                "size": entry.size,
-                "etag": entry.etag,
-                "label": labels.get(entry.label_name) if entry.label_name else None,
-                "replaces": older.get(view),
-            }
-            by_grid.setdefault(grid_of(entry), []).append(line)
-    _write_part(root, plan, settings, label_names, by_grid)
-    extended = read_plan(root)
-    assert extended is not None
-    return extended
+    fresh = fresh_entries(root, plan.num_parts if plan else 0, listing, by_content=by_content)
+    if len(fresh):
+        label_names = _more_names(plan.label_names if plan else (), fresh["label_name"])
+        by_grid = _split_by(fresh, grids_of(fresh))
+        _write_part(root, plan, settings, label_names, by_grid, views)
+        plan = read_plan(root)
+    if plan is None:
+        raise StoreError("There is nothing to plan.")
+    return plan
 
 
-def _newest_rows(root: Path, plan: Plan) -> dict[str, tuple[str, dict[int, str]]]:
-    """By key: the etag it was last planned with, and its address "grid/row" by view."""
-    newest: dict[str, tuple[str, dict[int, str]]] = {}
-    for part in range(plan.num_parts):
-        columns = ["key", "view", "etag", "grid", "row"]
-        table = pq.ParquetFile(plan_path(root, part)).read(columns=columns)
-        for key, view, etag, grid, row in zip(
-            *(table[c].to_pylist() for c in columns), strict=True
-        ):
-            if newest.get(key, ("",))[0] != etag:
-                newest[key] = (etag, {})
-            newest[key][1][view] = f"{grid}/{row}"
-    return newest
+def prune_plan(root: Path, listing: pa.Table) -> int:
+    """Mark every row of the images that the listing no longer has; how many images those are.
+
+    One that comes back later is planned as if it were new.
+    """
+    plan = read_plan(root)
+    keys = listing["key"]
+    gone = [
+        rows.filter(pc.invert(pc.is_in(rows["key"], value_set=keys)))
+        for rows in planned_rows(root, plan.num_parts if plan else 0, ("key", "grid", "row"))
+    ]
+    if not gone:
+        return 0
+    newly = unmarked(root, pa.concat_tables(gone))
+    if len(newly):
+        write_pruned(root, newly)
+    return len(newly["key"].unique())
 
 
-def _more_names(names: tuple[str, ...], entries: Sequence[Entry]) -> tuple[str, ...]:
+def _more_names(names: tuple[str, ...], found: pa.ChunkedArray) -> tuple[str, ...]:
     """The label names, new ones behind the old: a label never changes its number."""
-    found = {entry.label_name for entry in entries if entry.label_name is not None}
-    return names + tuple(sorted(found - set(names)))
+    return names + tuple(sorted(set(found.unique().drop_null().to_pylist()) - set(names)))
+
+
+def _split_by(entries: pa.Table, grids: pa.Array) -> dict[str, pa.Table]:
+    """The entries of each grid shape, in their order."""
+    names = sorted(pc.unique(grids).to_pylist())
+    return {grid: entries.filter(pc.equal(grids, grid)).combine_chunks() for grid in names}
 
 
 def _write_part(
@@ -188,40 +190,72 @@ def _write_part(
     plan: Plan | None,
     settings: PlanSettings,
     label_names: tuple[str, ...],
-    by_grid: dict[str, list[dict[str, Any]]],
+    by_grid: dict[str, pa.Table],
+    views: int,
 ) -> None:
     next_task: dict[str, int] = {}
     for task in plan.tasks if plan else ():
         next_task[task.grid] = max(next_task.get(task.grid, 0), task.number + 1)
-    tasks, tables = [], []
-    size = settings.rows_per_task
-    for grid, lines in sorted(by_grid.items()):
-        for first in range(0, len(lines), size):
-            number = next_task.get(grid, 0) + first // size
-            rows = [
-                {**line, "grid": grid, "row": number * size + place}
-                for place, line in enumerate(lines[first : first + size])
-            ]
-            tasks.append((grid, number, len(rows)))
-            tables.append(pa.Table.from_pylist(rows, PLAN_SCHEMA))
+    part = plan.num_parts if plan else 0
+    tasks: list[tuple[Task, int]] = []  # with the number of its first view
+    for grid, entries in by_grid.items():
+        num_rows = len(entries) * views
+        for place, first in enumerate(range(0, num_rows, settings.rows_per_task)):
+            count = min(settings.rows_per_task, num_rows - first)
+            number = next_task.get(grid, 0) + place
+            task = Task(grid=grid, number=number, num_rows=count, part=part, group=len(tasks))
+            tasks.append((task, first))
     description = {
         "settings": to_json(settings),
         "label_names": list(label_names),
-        "tasks": tasks,
+        "tasks": [(task.grid, task.number, task.num_rows) for task, _ in tasks],
     }
     schema = PLAN_SCHEMA.with_metadata({METADATA_KEY: json.dumps(description, sort_keys=True)})
-    path = plan_path(root, plan.num_parts if plan else 0)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with pq.ParquetWriter(
-            partial, schema, compression="zstd", write_page_checksum=True
-        ) as writer:
-            for table in tables:
-                writer.write_table(table, row_group_size=size)
-        fsync_path(partial)
-        os.link(partial, path)  # exclusive: a plan, once written, is never replaced
-    finally:
-        partial.unlink(missing_ok=True)
-    fsync_path(path.parent)
-    fsync_path(root)
+    size = settings.rows_per_task
+    tables = (
+        _planned(by_grid[task.grid], task, first, size, views, label_names) for task, first in tasks
+    )
+    _write_once(plan_path(root, part), schema, tables, size)
+
+
+def _planned(
+    entries: pa.Table,
+    task: Task,
+    first: int,
+    rows_per_task: int,
+    views: int,
+    label_names: tuple[str, ...],
+) -> pa.Table:
+    """The rows of one task, PLAN_SCHEMA: the views of `entries` from view number `first` on."""
+    lines = np.arange(first, first + task.num_rows)
+    chosen = entries.take(pa.array(lines // views))
+    view = pa.array(lines % views)
+    older = chosen.select(["older_grid", "older_row"]).rename_columns(["grid", "row"])
+    # An image's views are neighbours, the older ones as well.
+    older = older.set_column(1, "row", pc.add(older["row"], view))
+    names = pa.array(label_names, pa.large_string())
+    columns = {name: chosen[name] for name in ("key", "uri", "offset", "size", "etag")} | {
+        "view": view,
+        "label": pc.index_in(chosen["label_name"], value_set=names),
+        "grid": pa.repeat(task.grid, task.num_rows),
+        "row": pa.array(task.number * rows_per_task + np.arange(task.num_rows)),
+        "replaces": addresses(older),
+    }
+    table = pa.table({field.name: columns[field.name] for field in PLAN_SCHEMA})
+    return table.cast(PLAN_SCHEMA)
+
+
+def _write_once(path: Path, schema: pa.Schema, groups: Iterable[pa.Table], size: int) -> None:
+    """Write tables as the row groups of a file that appears whole, and never over another.
+
+    Raises StoreError where another file has the name.
+    """
+    make_folders(path.parent)
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    options = {"compression": "zstd", "write_page_checksum": True}
+    with disk.disk.create(aside) as file, pq.ParquetWriter(file, schema, **options) as writer:
+        for table in groups:
+            writer.write_table(table, row_group_size=size)
+    fsync_path(aside)
+    if not link_once(aside, path):
+        raise StoreError(f"{path} was written by another process. Run the command again.")

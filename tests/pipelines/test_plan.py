@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.plan import Plan, PlanSettings, extend_plan, read_plan, task_rows
-from pipelines.readers import Entry
+from pipelines.readers import ENTRY_SCHEMA, Entry
 from pipelines.store import StoreError
 
 SETTINGS = PlanSettings(rows_per_task=4, track={"codebook_size": 16, "transform": {"crop": "ten"}})
@@ -25,8 +27,16 @@ def entries(*keys: str, etag: str = "1") -> list[Entry]:
     return [entry(key, etag) for key in keys]
 
 
+def table(listed: list[Entry]) -> pa.Table:
+    return pa.Table.from_pylist([asdict(entry) for entry in listed], ENTRY_SCHEMA)
+
+
+def grids_of(listing: pa.Table) -> pa.Array:
+    return pa.array(["2x2" if "w" in key else "4x4" for key in listing["key"].to_pylist()])
+
+
 def extend(root: Path, listed: list[Entry], views: int = 1) -> Plan:
-    return extend_plan(root, listed, SETTINGS, views, lambda e: "2x2" if "w" in e.key else "4x4")
+    return extend_plan(root, table(listed), SETTINGS, views, grids_of)
 
 
 def all_rows(root: Path) -> list[dict]:

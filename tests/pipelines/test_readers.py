@@ -35,11 +35,20 @@ def test_images_are_listed_by_name_or_by_first_bytes_sorted_by_key(tmp_path: Pat
     ]
 
 
-def test_the_first_folder_is_the_class(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        ("none", [None, None, None]),
+        ("first", [None, "cats", "dogs"]),
+        ("last", [None, "cats/deep/er", "dogs"]),
+    ],
+)
+def test_folders_are_classes_on_request(tmp_path: Path, labels: str, names: list) -> None:
     for name in ("cats/deep/er/1.png", "dogs/2.png", "3.png"):
         touch(tmp_path / name)
-    names = {entry.key: entry.label_name for entry in list_folder(tmp_path).entries}
-    assert names == {"cats/deep/er/1.png": "cats", "dogs/2.png": "dogs", "3.png": None}
+    listing = list_input(tmp_path, labels)
+    assert [entry.label_name for entry in listing.entries] == names
+    assert list_input(tmp_path / "dogs/2.png", labels).entries[0].label_name is None
 
 
 def test_links_are_followed_but_never_in_circles(tmp_path: Path) -> None:
@@ -54,8 +63,8 @@ def test_links_are_followed_but_never_in_circles(tmp_path: Path) -> None:
     assert [entry.key for entry in listing.entries] == ["a/1.png", "b/2.png", "broken.jpg"]
     assert dict(listing.skipped) == {
         "a/up": "a link to a folder above it",
-        "c": "not a regular file",
-        "nothing": "not a regular file",
+        "c": "cannot be looked at (Too many levels of symbolic links)",
+        "nothing": "cannot be looked at (No such file or directory)",
     }
 
 
