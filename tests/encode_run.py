@@ -1,0 +1,47 @@
+"""The encode command as many tests call it: small settings, its words and output kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines import encode
+from pipelines.store import CodeStore
+
+
+class EncodeRun:
+    """Calls the command with small settings that each test may replace."""
+
+    def __init__(self, tokenizer: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.tokenizer, self.out, self.capsys = tokenizer, out, capsys
+        self.printed = self.errors = ""
+
+    def flags(self, images: Path, **changed: object) -> list[str]:
+        flags = {
+            "in": images,
+            "out": self.out,
+            "tokenizer": self.tokenizer,
+            "image_size": 32,
+            "batch_size": 4,
+            "rows_per_task": 4,
+            **changed,
+        }
+        words: list[str] = []
+        for name, value in flags.items():
+            flag = f"--{name.replace('_', '-')}"
+            words += [flag] if value is True else [flag, str(value)]
+        return words
+
+    def __call__(self, images: Path, **changed: object) -> int:
+        code = encode.main(self.flags(images, **changed))
+        self.printed, self.errors = self.capsys.readouterr()
+        return code
+
+    def store(self) -> CodeStore:
+        return CodeStore.open(self.out)
+
+
+def everything(root: Path) -> dict[str, bytes]:
+    """Every file of a store, by path."""
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
