@@ -12,43 +12,39 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from pipelines.store.commit import (
-    INDEX_SCHEMA,
-    committed_tasks,
-    read_part,
-)
+from pipelines.store.commit import INDEX_SCHEMA, committed_tasks, read_part
 from pipelines.store.layout import (
     StoreAttributes,
     StoreError,
-    code_dtype,
     grid_shape,
     read_attributes,
-    shard_path,
-    staging_path,
     tokenizer_path,
 )
-from pipelines.store.shards import shard_rows, shard_size
+from pipelines.store.pruned import read_pruned
+from pipelines.store.shard_files import ShardFiles
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
+DECODED_BYTES = 512 << 20
 
 
 class CodeStore:
-    """A code store opened for reading; rows count when the index says `ok` and none replaced them.
+    """A code store opened for reading; rows count when the index says `ok`, none replaced them,
+    and their images are not pruned.
 
     Rows are addressed by (grid, row), for instance ("32x32", 17), or by position in index order.
+    Of a compressed store the shards used last stay decoded, up to `decoded_bytes`.
     """
 
-    def __init__(self, path: Path, attributes: StoreAttributes) -> None:
+    def __init__(
+        self, path: Path, attributes: StoreAttributes, decoded_bytes: int = DECODED_BYTES
+    ) -> None:
         self.path = path
         self._attributes = attributes
-        self._maps: dict[tuple[str, str, int], np.ndarray[Any, Any]] = {}
-        self._shards: dict[tuple[str, int], tuple[int, dict[str, Any]]] = {}  # rows, by track
+        self._shards = ShardFiles(path, attributes, decoded_bytes)
         parts = []
         for grid, task in sorted(committed_tasks(path), key=lambda t: (grid_shape(t[0]), t[1])):
             table, shards = read_part(path, grid, task)
-            self._shards[grid, task] = (len(table), shards)
-            for track in shards:
-                self._find_shard(grid, track, task)
+            self._shards.add(grid, task, len(table), shards)
             parts.append(table)
         #: One line for each row that was tried, `ok` or not.
         self.index: pa.Table = pa.concat_tables(parts) if parts else INDEX_SCHEMA.empty_table()
@@ -83,13 +79,26 @@ class CodeStore:
     def _current(self) -> pa.Table:
         """The index lines that count, in index order; only a row that is ok replaces another."""
         ok = self.index.filter(pc.equal(self.index["status"], "ok"))
-        return _without(ok, ok["replaces"]).combine_chunks()
+        return _without(_without(ok, ok["replaces"]), self._gone).combine_chunks()
 
     @cached_property
     def failed(self) -> pa.Table:
         """The index lines of images that could not be encoded, unless tried again since."""
         failed = self.index.filter(pc.not_equal(self.index["status"], "ok"))
-        return _without(failed, self.index["replaces"])
+        return _without(_without(failed, self.index["replaces"]), self._gone)
+
+    @cached_property
+    def _gone(self) -> pa.ChunkedArray:
+        """Addresses of the pruned rows and of all older content of their images."""
+        gone = _addresses(read_pruned(self.path))
+        while len(gone):
+            older = self.index.filter(pc.is_in(_addresses(self.index), value_set=gone))
+            more = older["replaces"].drop_null()
+            more = more.filter(pc.invert(pc.is_in(more, value_set=gone)))
+            if not len(more):
+                break
+            gone = pa.chunked_array(gone.chunks + more.chunks)
+        return gone
 
     @cached_property
     def _rows_of_grids(self) -> dict[str, IntArray]:
@@ -142,7 +151,7 @@ class CodeStore:
         touched = np.unique(tasks)
         if len(touched) == 1:
             return self._take(grid, track, int(touched[0]), rows)
-        codes = np.empty((len(rows), *grid_shape(grid)), self._dtype(track))
+        codes = np.empty((len(rows), *grid_shape(grid)), self._shards.dtype(track))
         for task in touched:
             chosen = tasks == task
             codes[chosen] = self._take(grid, track, int(task), rows[chosen])
@@ -167,52 +176,21 @@ class CodeStore:
                 }
             start += len(rows)
 
-    def _dtype(self, track: str) -> np.dtype[Any]:
-        if track not in self.provenance:
-            raise StoreError(f"{self.path} has no track {track!r}; it has {list(self.provenance)}.")
-        return code_dtype(self.provenance[track]["codebook_size"])
-
     def _take(self, grid: str, track: str, task: int, rows: IntArray) -> np.ndarray[Any, Any]:
         first = task * self.rows_per_task
-        if (grid, task) not in self._shards or rows.max() - first >= self._shards[grid, task][0]:
+        if rows.max() - first >= self._shards.num_rows(grid, task):
             raise StoreError(f"{self.path}: rows {rows} of grid {grid} are not all in the index.")
-        if (grid, track, task) not in self._maps:
-            self._maps[grid, track, task] = self._map(grid, track, task)
-        taken: np.ndarray[Any, Any] = self._maps[grid, track, task][rows - first]
+        self._shards.dtype(track)
+        taken: np.ndarray[Any, Any] = self._shards.rows(grid, track, task)[rows - first]
         return taken
 
-    def _map(self, grid: str, track: str, task: int) -> np.ndarray[Any, Any]:
-        """A read-only memory map of a shard's rows (n, h, w), fillers included."""
-        rows = shard_rows(self._shards[grid, task][0], self.rows_per_task)
-        shape = (rows, *grid_shape(grid))
-        path = self._find_shard(grid, track, task)
-        return np.asarray(np.memmap(path, self._dtype(track), "r", shape=shape))
 
-    def _find_shard(self, grid: str, track: str, task: int) -> Path:
-        """The shard's file: published, or staged still; StoreError when missing or short.
-
-        Never left to zarr, which reads a missing shard as fill without an error.
-        """
-        num_rows, shards = self._shards[grid, task]
-        height, width = grid_shape(grid)
-        row_bytes = height * width * self._dtype(track).itemsize
-        size = shard_size(num_rows, self.rows_per_task, row_bytes)
-        final = shard_path(self.path, grid, track, task)
-        # Final again at the end: the shard may be published between the first two looks.
-        for path in (final, staging_path(self.path) / shards[track]["file"], final):
-            if path.exists():
-                found = path.stat().st_size
-                if found != size:
-                    raise StoreError(f"{path}: {found} bytes, expected {size}. Run verify.")
-                return path
-        raise StoreError(f"{final}: shard is missing. Run verify.")
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": {}}  # another process maps the files itself
+def _addresses(lines: pa.Table) -> pa.ChunkedArray:
+    """ "grid/row" of each line."""
+    return pc.binary_join_element_wise(lines["grid"], lines["row"].cast(pa.string()), "/")
 
 
-def _without(lines: pa.Table, replaced: pa.ChunkedArray) -> pa.Table:
-    """The index lines whose address is not among `replaced`."""
-    address = pc.binary_join_element_wise(lines["grid"], lines["row"].cast(pa.string()), "/")
-    gone = pc.is_in(address, value_set=replaced.drop_null().combine_chunks())
+def _without(lines: pa.Table, addresses: pa.ChunkedArray) -> pa.Table:
+    """The index lines whose address is not among `addresses`."""
+    gone = pc.is_in(_addresses(lines), value_set=addresses.drop_null().combine_chunks())
     return lines.filter(pc.invert(gone))
