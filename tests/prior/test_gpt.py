@@ -1,13 +1,18 @@
+import cmath
 import math
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from ops.config import ConfigError, from_json, to_json
-from prior import GPT, PRESETS, GPTConfig, KVCache, start_alike
+from ops.config import ConfigError
+from prior import GPT, GPTConfig, KVCache, start_alike
+from prior.gpt_config import MODERN
 
 SIZES = {"codebook_size": 11, "condition_vocab_size": 3, "condition_length": 2}
+# The paper's, each modern part alone, and all of them together.
+OPTIONS = [{}, *({name: value} for name, value in MODERN.items()), MODERN]
 
 
 def small_gpt(seed=0, **changes):
@@ -32,71 +37,110 @@ def random_tokens(model, batch, length):
     return torch.cat([condition, codes], dim=1)
 
 
-def slow_logits(model, tokens):
+def slow_logits(model, tokens, positions):
     """The transformer's formulas for one sequence, one head and one place at a time."""
     weights, config = model.state_dict(), model.config
-    head_dim = config.width // config.num_heads
-
-    def linear(x, name):
-        return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
-
-    def norm(x, name):
-        x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
-        return x * weights[f"{name}.weight"] + weights[f"{name}.bias"]
-
     x = weights["token_embedding.weight"][tokens]
-    x = x + weights["position_embedding.weight"][: len(tokens)]
+    if config.positions == "learned":
+        x = x + weights["position_embedding.weight"][positions]
     for layer in range(config.num_layers):
         block = f"blocks.{layer}"
-        q, k, v = linear(norm(x, f"{block}.attention_norm"), f"{block}.attention.qkv").chunk(3, -1)
-        attended = torch.zeros_like(x)
-        for place in range(len(tokens)):
-            for head in range(config.num_heads):
-                cut = slice(head * head_dim, (head + 1) * head_dim)
-                scores = k[: place + 1, cut] @ q[place, cut] / math.sqrt(head_dim)
-                attended[place, cut] = scores.softmax(0) @ v[: place + 1, cut]
-        x = x + linear(attended, f"{block}.attention.proj")
-        hidden = linear(norm(x, f"{block}.mlp_norm"), f"{block}.mlp.0")
-        hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
-        x = x + linear(hidden, f"{block}.mlp.2")
-    return norm(x, "norm") @ weights["head.weight"].T
+        normed = slow_norm(model, x, f"{block}.attention_norm")
+        x = x + slow_attention(model, normed, f"{block}.attention", positions)
+        x = x + slow_mlp(model, slow_norm(model, x, f"{block}.mlp_norm"), f"{block}.mlp")
+    return slow_norm(model, x, "norm") @ weights["head.weight"].T
+
+
+def slow_linear(model, x, name):
+    weights = model.state_dict()
+    return x @ weights[f"{name}.weight"].T + weights.get(f"{name}.bias", 0)
+
+
+def slow_norm(model, x, name):
+    weights = model.state_dict()
+    if model.config.norm == "layer":
+        x = x - x.mean(-1, keepdim=True)
+    x = x / ((x**2).mean(-1, keepdim=True) + 1e-5).sqrt()
+    return x * weights[f"{name}.weight"] + weights.get(f"{name}.bias", 0)
+
+
+def slow_mlp(model, x, name):
+    x = slow_linear(model, x, f"{name}.0")
+    if model.config.mlp == "gelu":
+        x = x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))
+    else:
+        gates, values = x[:, : x.shape[1] // 2], x[:, x.shape[1] // 2 :]
+        x = gates / (1 + (-gates).exp()) * values
+    return slow_linear(model, x, f"{name}.2")
+
+
+def slow_attention(model, x, name, positions):
+    config = model.config
+    q, k, v = slow_linear(model, x, f"{name}.qkv").chunk(3, -1)
+    attended = torch.zeros_like(x)
+
+    def placed(x, place, norm):
+        """One head's query or key as it is compared."""
+        x = slow_norm(model, x, f"{name}.{norm}") if config.qk_norm else x
+        return turned(x, int(positions[place]), config) if config.positions == "rope2d" else x
+
+    for head in range(config.num_heads):
+        cut = slice(head * config.head_dim, (head + 1) * config.head_dim)
+        keys = [placed(k[place, cut], place, "key_norm") for place in range(len(x))]
+        for place in range(len(x)):
+            query = placed(q[place, cut], place, "query_norm")
+            scores = torch.stack(keys[: place + 1]) @ query / math.sqrt(config.head_dim)
+            attended[place, cut] = scores.softmax(0) @ v[: place + 1, cut]
+    return slow_linear(model, attended, f"{name}.proj")
+
+
+def turned(x, position, config):
+    """One vector with each of its pairs, as a complex number, turned by its row or column."""
+    row, column = divmod(position - config.condition_length, config.window)
+    pairs, result = len(x) // 2, x.clone()
+    for i in range(pairs):
+        place, step = (row, i) if i < pairs // 2 else (column, i - pairs // 2)
+        angle = place * 10_000 ** (-step / (pairs // 2))
+        pair = complex(x[i], x[i + pairs]) * cmath.exp(1j * angle)
+        result[i], result[i + pairs] = pair.real, pair.imag
+    return result
 
 
 @torch.inference_mode()
-def test_logits_are_the_formulas_of_the_paper():
-    model = small_gpt()
-    tokens = random_tokens(model, 3, 12)
-    expected = torch.stack([slow_logits(model, row) for row in tokens])
-    torch.testing.assert_close(model(tokens), expected)
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("shape", [(4, 4), (3, 2)])
+def test_logits_are_the_formulas(options, shape):
+    model = small_gpt(**options)
+    positions = model.positions(*shape)
+    tokens = random_tokens(model, 2, len(positions))
+    expected = torch.stack([slow_logits(model, row, positions) for row in tokens])
+    torch.testing.assert_close(model(tokens, positions), expected)
+    if shape == (4, 4):
+        torch.testing.assert_close(model(tokens), expected)
 
 
-def test_the_large_preset_has_the_papers_number_of_parameters():
-    # 304,932,864 in the released 24-layer model, which shares its condition tokens with the codes.
-    config = GPTConfig(
-        codebook_size=1024, condition_vocab_size=1, condition_length=256, **PRESETS["large"]
-    )
-    with torch.device("meta"):
-        model = GPT(config)
-    one_more_token = config.width
-    assert sum(p.numel() for p in model.parameters()) == 304_932_864 + one_more_token
-
-
-def test_weights_start_as_the_paper_says():
+@pytest.mark.parametrize("options", OPTIONS)
+def test_weights_start_as_the_paper_says(options):
     torch.manual_seed(0)
-    model = GPT(GPTConfig(**SIZES, width=64))
+    model = GPT(GPTConfig(**SIZES, **{"num_layers": 8, "width": 64} | options))
     for name, weight in model.state_dict().items():
         if name.startswith("position") or name.endswith("bias"):
             assert (weight == 0).all(), name
         elif "norm" in name:
             assert (weight == 1).all(), name
         else:
-            assert 0.017 < weight.std() < 0.023, name
+            scaled = options.get("scaled_residual") and name.endswith(
+                ("proj.weight", "mlp.2.weight")
+            )
+            expected = 0.02 / math.sqrt(2 * 8) if scaled else 0.02
+            assert 0.85 < weight.std() / expected < 1.15, name
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("cuts", [[1] * 18, [18], [7, 1, 1, 6, 3]])
-def test_reading_in_pieces_with_a_cache_is_reading_at_once(cuts):
-    model = small_gpt()
+def test_reading_in_pieces_with_a_cache_is_reading_at_once(cuts, options):
+    model = small_gpt(**options)
     tokens = random_tokens(model, 2, 18)
     cache = KVCache(model, 2, 18)
     pieces = [model(piece, cache=cache) for piece in tokens.split(cuts, dim=1)]
@@ -115,8 +159,9 @@ def test_a_cache_set_back_reads_others():
 
 
 @torch.inference_mode()
-def test_a_logit_does_not_see_what_comes_after_it():
-    model = small_gpt()
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_logit_does_not_see_what_comes_after_it(options):
+    model = small_gpt(**options)
     tokens = random_tokens(model, 1, 12)
     changed = tokens.clone()
     changed[0, 7] = (changed[0, 7] + 1) % model.config.codebook_size
@@ -126,18 +171,21 @@ def test_a_logit_does_not_see_what_comes_after_it():
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("options", [{}, MODERN])
 @pytest.mark.parametrize("shape", [(4, 4), (2, 4), (4, 3), (1, 1), (3, 2)])
-def test_loss_is_the_mean_surprise_at_each_code(shape):
-    model = small_gpt()
+def test_nats_are_the_surprise_at_each_code(shape, options):
+    model = small_gpt(**options)
     condition = random_tokens(model, 3, 2)
     codes = torch.randint(model.config.codebook_size, (3, *shape))
     flat, positions = codes.flatten(1), model.positions(*shape)
-    total = 0.0
+    nats = model.nats(condition, codes)
+    assert nats.shape == codes.shape
     for place in range(flat.shape[1]):
         tokens = torch.cat([condition, flat[:, :place]], dim=1)
         logits = model(tokens, positions[: 2 + place])[:, -1]
-        total -= logits.log_softmax(-1).gather(1, flat[:, place : place + 1]).sum().item()
-    assert model.loss(condition, codes).item() == pytest.approx(total / codes.numel())
+        surprise = -logits.log_softmax(-1).gather(1, flat[:, place : place + 1])[:, 0]
+        torch.testing.assert_close(nats.flatten(1)[:, place], surprise.float())
+    assert model.loss(condition, codes).item() == pytest.approx(nats.mean().item())
 
 
 def test_an_untrained_model_is_as_surprised_as_a_die():
@@ -176,26 +224,39 @@ def test_a_grid_larger_than_the_window_is_refused(shape):
         small_gpt().positions(*shape)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"codebook_size": 0}, "codebook_size"),
-        ({"condition_length": 0}, "condition_length"),
-        ({"window": 0}, "window"),
-        ({"num_layers": 0}, "num_layers"),
-        ({"num_heads": 3, "width": 8}, "multiple"),
-        ({"dropout": 1.0}, "dropout"),
-    ],
-)
-def test_sizes_that_cannot_be_are_refused(changes, message):
-    with pytest.raises(ConfigError, match=message):
-        GPTConfig(**SIZES | changes)
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("options", [{}, MODERN])
+def test_recomputed_activations_give_the_same_gradients(options, dropout):
+    model = small_gpt(dropout=dropout, **options).train()
+    condition, codes = random_tokens(model, 3, 2), torch.randint(11, (3, 4, 4))
+    kept, gradients = [], []
+    for recompute in (False, True):
+        model.recompute_activations = recompute
+        model.zero_grad()
+        sizes = []
+        torch.manual_seed(1)
+        with torch.autograd.graph.saved_tensors_hooks(partial(note_size, sizes), lambda x: x):
+            loss = model.loss(condition, codes)
+        loss.backward()
+        kept.append(sum(sizes))
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    torch.testing.assert_close(*gradients, rtol=0, atol=0)
+    assert kept[1] < kept[0] / 2
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_is_a_config_that_survives_json(name):
-    config = GPTConfig(**SIZES, **PRESETS[name])
-    assert from_json(GPTConfig, to_json(config)) == config
+def note_size(sizes, tensor):
+    """What autograd keeps for the way back, counted."""
+    sizes.append(tensor.numel())
+    return tensor
+
+
+@torch.inference_mode()
+def test_a_model_that_recomputes_paints_as_ever():
+    model = small_gpt().train()
+    tokens = random_tokens(model, 2, 10)
+    expected = model(tokens)
+    model.recompute_activations = True
+    assert torch.equal(model(tokens, cache=KVCache(model, 2, 10)), expected)
 
 
 def test_dropout_acts_in_training_only():

@@ -7,13 +7,14 @@ from ops.config import ConfigError
 from ops.noise import uniforms
 from ops.windows import Window
 from prior import GPT, ClassLabel, Conditions, GPTConfig, KVCache
+from prior.gpt_config import MODERN
 from prior.sampling import SamplingSettings, draw
 from prior.sliding_window import WindowCaches, paint_codes
 
 CONDITIONS = Conditions([ClassLabel(num_classes=3)], 7)
 
 
-def random_gpt(window=4, seed=0):
+def random_gpt(window=4, seed=0, **options):
     """Weights large enough that every token and place weighs on the next code; float64."""
     torch.manual_seed(seed)
     config = GPTConfig(
@@ -24,6 +25,7 @@ def random_gpt(window=4, seed=0):
         num_layers=2,
         num_heads=2,
         width=8,
+        **options,
     )
     model = GPT(config).double()
     for parameter in model.parameters():
@@ -32,6 +34,8 @@ def random_gpt(window=4, seed=0):
 
 
 MODELS = {window: random_gpt(window) for window in (1, 2, 3, 4, 5)}
+MODERN_MODELS = {window: random_gpt(window, **MODERN) for window in MODELS}
+FAMILIES = pytest.mark.parametrize("models", [MODELS, MODERN_MODELS], ids=["paper", "modern"])
 
 
 @torch.inference_mode()
@@ -74,35 +78,38 @@ def canvases(draw_from):
     return window, stride, rows, columns, draw_from(st.integers(0, 99))
 
 
-@given(canvases())
+@FAMILIES
+@given(canvas=canvases())
 @settings(max_examples=40, deadline=None)
-def test_painting_is_the_slow_loop_code_for_code(canvas):
+def test_painting_is_the_slow_loop_code_for_code(models, canvas):
     window, stride, rows, columns, seed = canvas
     prefixes = CONDITIONS.tokens({"label": [0, 2]}, 2)
-    arguments = MODELS[window], prefixes, numbers_for(2, rows, columns, seed), SamplingSettings()
+    arguments = models[window], prefixes, numbers_for(2, rows, columns, seed), SamplingSettings()
     painted = paint_codes(*arguments, stride=stride)
     assert torch.equal(painted, paint_slowly(*arguments, stride=stride))
 
 
-@given(canvases())
+@FAMILIES
+@given(canvas=canvases())
 @settings(max_examples=20, deadline=None)
-def test_painting_around_known_codes_is_the_slow_loop(canvas):
+def test_painting_around_known_codes_is_the_slow_loop(models, canvas):
     window, stride, rows, columns, seed = canvas
     random = torch.Generator().manual_seed(seed)
     forced = torch.randint(7, (rows, columns), generator=random)
     forced[torch.rand(rows, columns, generator=random) < 0.5] = -1
     prefixes = CONDITIONS.null_tokens(2)
-    arguments = MODELS[window], prefixes, numbers_for(2, rows, columns, seed), SamplingSettings()
+    arguments = models[window], prefixes, numbers_for(2, rows, columns, seed), SamplingSettings()
     painted = paint_codes(*arguments, stride=stride, forced=forced)
     assert torch.equal(painted, paint_slowly(*arguments, stride=stride, forced=forced))
     assert (painted[:, forced >= 0] == forced[forced >= 0]).all()
 
 
+@FAMILIES
 @pytest.mark.parametrize("stride", [1, 2])
-def test_guided_painting_is_the_slow_loop(stride):
+def test_guided_painting_is_the_slow_loop(models, stride):
     prefixes, nulls = CONDITIONS.tokens({"label": [1, 2]}, 2), CONDITIONS.null_tokens(2)
     choice = SamplingSettings(guidance_scale=2.5, top_k=5)
-    arguments = MODELS[4], prefixes, numbers_for(2, 9, 7), choice
+    arguments = models[4], prefixes, numbers_for(2, 9, 7), choice
     painted = paint_codes(*arguments, stride=stride, null_prefixes=nulls)
     expected = paint_slowly(*arguments, stride=stride, null_prefixes=nulls)
     assert torch.equal(painted, expected)

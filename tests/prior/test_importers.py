@@ -1,0 +1,172 @@
+import math
+
+import pytest
+import torch
+
+from ops.checkpoint import CheckpointError
+from prior import GPT, ClassLabel, Conditions, StartOfSequence
+from prior.importers import import_compvis_gpt
+
+CODES, WIDTH, HEADS, LAYERS, WINDOW = 11, 12, 3, 2, 3
+CLASSES = Conditions([ClassLabel(num_classes=5)], CODES)
+START = Conditions([StartOfSequence()], CODES)
+
+
+def published_gpt(block_size=1 + WINDOW**2, prefix="transformer."):
+    """Random weights under the published keys, float64, with all that lies around them."""
+    shapes = {"tok_emb.weight": (CODES, WIDTH), "pos_emb": (1, block_size, WIDTH)}
+    for layer in range(LAYERS):
+        block = f"blocks.{layer}"
+        linear = {f"attn.{name}": (WIDTH, WIDTH) for name in ("key", "query", "value", "proj")}
+        linear |= {"mlp.0": (4 * WIDTH, WIDTH), "mlp.2": (WIDTH, 4 * WIDTH)}
+        for name, shape in linear.items():
+            shapes |= {f"{block}.{name}.weight": shape, f"{block}.{name}.bias": shape[:1]}
+        for name in ("ln1", "ln2"):
+            shapes |= {f"{block}.{name}.{kind}": (WIDTH,) for kind in ("weight", "bias")}
+    shapes |= {"ln_f.weight": (WIDTH,), "ln_f.bias": (WIDTH,), "head.weight": (CODES, WIDTH)}
+    random = torch.Generator().manual_seed(0)
+    tensors = {
+        prefix + key: 0.4 * torch.randn(shape, generator=random, dtype=torch.float64)
+        for key, shape in shapes.items()
+    }
+    for layer in range(LAYERS):
+        mask = torch.ones(block_size, block_size).tril()[None, None]
+        tensors[f"{prefix}blocks.{layer}.attn.mask"] = mask
+    return tensors
+
+
+def published_logits(tensors, tokens, prefix="transformer."):
+    """What the published network makes of one sequence of token numbers (T,), place by place."""
+    weights = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
+
+    def linear(name, x):
+        return weights[f"{name}.weight"] @ x + weights[f"{name}.bias"]
+
+    def norm(name, x):
+        spread = ((x - x.mean()) ** 2).mean()
+        standard = (x - x.mean()) / torch.sqrt(spread + 1e-5)
+        return standard * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+    def attention(name, before):
+        """What the last of the normed vectors `before` gathers from all of them."""
+        query = linear(f"{name}.query", before[-1]).view(HEADS, -1)
+        keys = [linear(f"{name}.key", x).view(HEADS, -1) for x in before]
+        values = [linear(f"{name}.value", x).view(HEADS, -1) for x in before]
+        heads = []
+        for head in range(HEADS):
+            scores = [key[head] @ query[head] / math.sqrt(WIDTH / HEADS) for key in keys]
+            shares = torch.stack(scores).exp() / torch.stack(scores).exp().sum()
+            heads.append(sum(s * v[head] for s, v in zip(shares, values, strict=True)))
+        return linear(f"{name}.proj", torch.cat(heads))
+
+    def mlp(name, x):
+        hidden = linear(f"{name}.0", x)
+        return linear(f"{name}.2", hidden * (1 + torch.erf(hidden / 2**0.5)) / 2)
+
+    stream = [
+        weights["tok_emb.weight"][token] + weights["pos_emb"][0, place]
+        for place, token in enumerate(tokens)
+    ]
+    for layer in range(LAYERS):
+        block = f"blocks.{layer}"
+        normed = [norm(f"{block}.ln1", x) for x in stream]
+        stream = [
+            x + attention(f"{block}.attn", normed[: place + 1]) for place, x in enumerate(stream)
+        ]
+        stream = [x + mlp(f"{block}.mlp", norm(f"{block}.ln2", x)) for x in stream]
+    return torch.stack([weights["head.weight"] @ norm("ln_f", x) for x in stream])
+
+
+def imported(tensors, conditions, **options):
+    config, ours = import_compvis_gpt(
+        tensors, conditions, window=WINDOW, num_heads=HEADS, **options
+    )
+    model = GPT(config).double().eval()
+    model.load_state_dict(ours)
+    return model
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("prefix", ["transformer.", ""])
+def test_a_published_class_model_gives_the_published_logits(prefix):
+    tensors = published_gpt(prefix=prefix)
+    model = imported(tensors, CLASSES)
+    codes = torch.randint(CODES, (5, WINDOW**2), generator=torch.Generator().manual_seed(1))
+    prefixes = CLASSES.tokens({"label": torch.arange(5)}, 5)
+    for label in range(5):
+        ours = model.code_logits(prefixes[label : label + 1], codes[None, label].view(1, 3, 3))
+        # Theirs reads a class as the code of the same number.
+        tokens = torch.cat([torch.tensor([label]), codes[label]])[:-1]
+        theirs = published_logits(tensors, tokens, prefix)
+        torch.testing.assert_close(ours.view(-1, CODES), theirs)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("block_size", [WINDOW**2, 1 + WINDOW**2, 2 * WINDOW**2])
+def test_a_published_model_without_conditions_starts_with_token_0(block_size):
+    # Theirs needs no place for the last code, and may have places for longer sequences.
+    tensors = published_gpt(block_size)
+    model = imported(tensors, START)
+    codes = torch.randint(CODES, (1, 3, 3), generator=torch.Generator().manual_seed(1))
+    ours = model.code_logits(START.null_tokens(1), codes)
+    theirs = published_logits(tensors, [0, *codes.flatten().tolist()][:-1])
+    torch.testing.assert_close(ours.view(-1, CODES), theirs)
+
+
+def test_to_be_told_nothing_is_the_mean_of_all_classes():
+    tensors = published_gpt()
+    _, ours = import_compvis_gpt(tensors, CLASSES, window=WINDOW, num_heads=HEADS)
+    table = ours["token_embedding.weight"]
+    assert torch.equal(table[:CODES], tensors["transformer.tok_emb.weight"])
+    assert torch.equal(table[CODES:-1], table[:5])
+    torch.testing.assert_close(table[-1], table[:5].mean(0))
+
+
+def test_the_autoencoders_around_it_are_left_out():
+    tensors = published_gpt()
+    around = {"first_stage_model.encoder.conv_in.weight": torch.zeros(3)}
+    around["permuter.forward_shuffle_idx"] = torch.arange(9)
+    _, ours = import_compvis_gpt(tensors | around, CLASSES, window=WINDOW, num_heads=HEADS)
+    _, expected = import_compvis_gpt(tensors, CLASSES, window=WINDOW, num_heads=HEADS)
+    assert ours.keys() == expected.keys()
+
+
+SEEING = torch.ones(1, 1, 10, 10).tril()
+SEEING[..., 0, 1] = 1
+
+
+@pytest.mark.parametrize(
+    ("key", "replacement", "message"),
+    [
+        ("blocks.1.attn.key.bias", None, r"blocks\.1\.attn\.key\.bias is missing"),
+        ("tok_emb.weight", None, "no published GPT"),
+        ("pos_emb", None, "pos_emb is missing"),
+        ("head.weight", torch.zeros(7, WIDTH), r"head\.weight is \(7, 12\), expected \(11, 12\)"),
+        ("tok_emb.weight", torch.zeros(7, WIDTH), r"tok_emb\.weight is \(7, 12\)"),
+        ("blocks.0.attn.value.weight", torch.zeros(WIDTH, 4), r"value\.weight is \(12, 4\)"),
+        ("pos_emb", torch.zeros(1, 8, WIDTH), "pos_emb has 8 rows"),
+        ("pos_emb", torch.zeros(10, WIDTH), r"pos_emb is \(10, 12\)"),
+        ("blocks.0.attn.rotary", torch.zeros(1), r"rotary is no key"),
+        ("blocks.0.attn.mask", SEEING, r"blocks\.0\.attn\.mask lets tokens see ahead"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_its_key(key, replacement, message):
+    tensors = published_gpt()
+    if replacement is None:
+        del tensors[f"transformer.{key}"]
+    else:
+        tensors[f"transformer.{key}"] = replacement
+    with pytest.raises(CheckpointError, match=message):
+        import_compvis_gpt(tensors, CLASSES, window=WINDOW, num_heads=HEADS)
+
+
+def test_another_order_of_codes_is_refused():
+    tensors = published_gpt() | {"permuter.forward_shuffle_idx": torch.arange(9).flip(0)}
+    with pytest.raises(CheckpointError, match="another order"):
+        import_compvis_gpt(tensors, CLASSES, window=WINDOW, num_heads=HEADS)
+
+
+def test_more_classes_than_tokens_are_refused():
+    many = Conditions([ClassLabel(num_classes=12)], CODES)
+    with pytest.raises(CheckpointError, match=r"tok_emb\.weight has 11 rows.*'class'"):
+        import_compvis_gpt(published_gpt(), many, window=WINDOW, num_heads=HEADS)

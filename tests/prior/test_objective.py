@@ -1,0 +1,114 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ops.config import ConfigError
+from prior import GPT, GPTConfig, LossSettings, training_objective
+from prior.objective import extra_terms, perturbed
+
+CODES = 9
+CONDITION = torch.full((2, 1), CODES)
+
+
+def random_gpt():
+    torch.manual_seed(0)
+    config = GPTConfig(
+        codebook_size=CODES,
+        condition_vocab_size=1,
+        condition_length=1,
+        window=3,
+        num_layers=1,
+        num_heads=2,
+        width=8,
+    )
+    model = GPT(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return model
+
+
+MODEL = random_gpt()
+
+
+def some_codes(seed=0):
+    return torch.randint(CODES, (2, 3, 3), generator=torch.Generator().manual_seed(seed))
+
+
+def objective(seed=0, **settings):
+    generator = torch.Generator().manual_seed(seed)
+    return training_objective(MODEL, CONDITION, some_codes(), LossSettings(**settings), generator)
+
+
+def test_by_default_the_loss_is_the_likelihood_alone():
+    nats, loss = objective()
+    assert torch.equal(nats, MODEL.nats(CONDITION, some_codes()))
+    assert torch.equal(loss, MODEL.loss(CONDITION, some_codes()))
+    assert loss.requires_grad
+    assert not nats.requires_grad
+
+
+@given(
+    label_smoothing=st.floats(0, 0.9),
+    z_loss_weight=st.floats(0, 2),
+    size=st.integers(1, 12),
+    seed=st.integers(0, 99),
+)
+def test_added_terms_are_those_of_their_definitions(label_smoothing, z_loss_weight, size, seed):
+    random = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(2, 3, size, generator=random)
+    codes = torch.randint(size, (2, 3), generator=random)
+    log_shares = logits.log_softmax(-1)
+    nats = -log_shares.gather(-1, codes[..., None])[..., 0]
+    settings = LossSettings(label_smoothing=label_smoothing, z_loss_weight=z_loss_weight)
+    one_hot = torch.nn.functional.one_hot(codes, size)
+    targets = (1 - label_smoothing) * one_hot + label_smoothing / size
+    expected = -(targets * log_shares).sum(-1).mean()
+    expected += z_loss_weight * logits.logsumexp(-1).square().mean()
+    loss = nats.mean() + extra_terms(logits, codes, nats, settings)
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_added_terms_change_what_is_lowered_and_not_what_is_reported():
+    plain, asked = objective(), objective(label_smoothing=0.1, z_loss_weight=0.01)
+    assert torch.equal(asked.nats, plain.nats)
+    assert asked.loss > plain.loss
+    gradients = [torch.autograd.grad(o.loss, MODEL.head.weight)[0] for o in (plain, asked)]
+    assert not torch.allclose(*gradients)
+
+
+def test_codes_are_read_as_noise_and_foretold_as_they_are():
+    settings = {"pkeep": 0.5}
+    generator = torch.Generator().manual_seed(3)
+    read = perturbed(some_codes(), 0.5, CODES, generator)
+    assert not torch.equal(read, some_codes())
+    logits = MODEL.code_logits(CONDITION, read)
+    true_nats = -logits.log_softmax(-1).gather(-1, some_codes()[..., None])[..., 0]
+    torch.testing.assert_close(objective(seed=3, **settings).nats, true_nats.detach())
+    assert not torch.equal(objective(seed=4, **settings).nats, objective(seed=3, **settings).nats)
+
+
+@pytest.mark.parametrize("pkeep", [0.0, 0.3, 0.9, 1.0])
+def test_the_share_that_stays_is_pkeep_and_what_does_not_is_any_code(pkeep):
+    codes = torch.full((40, 20, 20), 2)
+    read = perturbed(codes, pkeep, CODES, torch.Generator().manual_seed(0))
+    shares = torch.bincount(read.flatten(), minlength=CODES) / codes.numel()
+    expected = torch.full((CODES,), (1 - pkeep) / CODES)
+    expected[2] += pkeep
+    torch.testing.assert_close(shares, expected, rtol=0, atol=0.01)
+
+
+def test_keeping_every_code_draws_nothing():
+    generator = torch.Generator().manual_seed(0)
+    before = generator.get_state()
+    assert torch.equal(perturbed(some_codes(), 1.0, CODES, generator), some_codes())
+    assert torch.equal(generator.get_state(), before)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"pkeep": 1.1}, {"pkeep": -0.1}, {"label_smoothing": 1.0}, {"z_loss_weight": -1.0}],
+)
+def test_settings_that_cannot_be_are_refused(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        LossSettings(**wrong)
