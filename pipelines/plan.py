@@ -8,6 +8,7 @@ An image's views are rows that follow each other.
 
 from __future__ import annotations
 
+import functools
 import json
 import uuid
 from collections.abc import Callable, Iterable
@@ -24,7 +25,7 @@ from ops import disk
 from ops.config import from_json, to_json
 from ops.files import fsync_path, link_once, make_folders
 from pipelines.plan_changes import addresses, fresh_entries, planned_rows, unmarked
-from pipelines.store.layout import StoreError, plan_path
+from pipelines.store.layout import StoreAttributes, StoreError, plan_path
 from pipelines.store.pruned import write_pruned
 
 METADATA_KEY = b"smalti"
@@ -91,6 +92,17 @@ class Plan:
             rows[task.grid] = max(rows.get(task.grid, 0), end)
         return dict(sorted(rows.items()))
 
+    @property
+    def attributes(self) -> StoreAttributes:
+        """What the store's metadata must say."""
+        return StoreAttributes(
+            rows_per_task=self.settings.rows_per_task,
+            grids=self.grids,
+            label_names=self.label_names,
+            compress=self.settings.compress,
+            tracks={"image": self.settings.track},
+        )
+
 
 def read_plan(root: Path) -> Plan | None:
     """The plan of the store at `root`; None where nothing has been planned."""
@@ -118,13 +130,26 @@ def _read_description(path: Path) -> dict[str, Any]:
 
 def task_rows(root: Path, task: Task) -> list[dict[str, Any]]:
     """The planned rows of one task, as PLAN_SCHEMA has them."""
+    rows: list[dict[str, Any]] = task_table(root, task).to_pylist()
+    return rows
+
+
+def task_table(root: Path, task: Task) -> pa.Table:
+    """The planned rows of one task, PLAN_SCHEMA; StoreError where the plan is damaged."""
     path = plan_path(root, task.part)
     try:
-        file = pq.ParquetFile(path, page_checksum_verification=True)
-        rows: list[dict[str, Any]] = file.read_row_group(task.group).to_pylist()
+        status = path.stat()
+        footer = _footer(path, status.st_ino, status.st_mtime_ns)
+        file = pq.ParquetFile(path, metadata=footer, page_checksum_verification=True)
+        return file.read_row_group(task.group)
     except (pa.ArrowInvalid, OSError) as error:
         raise StoreError(f"{path}: damaged plan ({error}). Restore it from a copy.") from error
-    return rows
+
+
+@functools.lru_cache(maxsize=4)
+def _footer(path: Path, inode: int, changed: int) -> Any:
+    # It lists every row group: reading it anew for each would take time in square of their number.
+    return pq.read_metadata(path)
 
 
 def extend_plan(

@@ -21,7 +21,9 @@ from pipelines.store import (
     fill_value,
     write_metadata,
 )
-from pipelines.store.commit import row_checksums
+from pipelines.store.layout import staging_path
+from pipelines.store.shards import row_checksums
+from tests.encode_run import EncodeRun
 
 # The same examples every time, and no deadline: a busy machine is no defect of the code.
 hypothesis.settings.register_profile("smalti", deadline=None, derandomize=True)
@@ -140,3 +142,8 @@ def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny-tokenizer")
     save_tokenizer(folder, build_tokenizer("tiny", seed=0))
     return folder
+
+
+@pytest.fixture
+def run(tiny_tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> EncodeRun:
+    return EncodeRun(tiny_tokenizer, tmp_path / "codes.zarr", capsys)

@@ -107,7 +107,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-LINKS = {"nowhere.png": "missing", "round.png": "missing", "about.png": "missing"}
+LINKS = {"nowhere.png": "missing", "round.png": "unreadable", "about.png": "unreadable"}
 EXPECTED_BAD = {name: status for name, (_, status) in BAD.items()} | LINKS
 
 
