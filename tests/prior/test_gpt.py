@@ -244,6 +244,19 @@ def test_recomputed_activations_give_the_same_gradients(options, dropout):
     assert kept[1] < kept[0] / 2
 
 
+@pytest.mark.parametrize("options", OPTIONS)
+def test_bfloat16_changes_the_loss_a_little(options):
+    model = small_gpt(width=16, **options).float()
+    condition, codes = random_tokens(model, 3, 2), torch.randint(11, (3, 4, 4))
+    expected = model.loss(condition, codes).item()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = model.loss(condition, codes)
+    assert loss.item() != expected
+    assert loss.item() == pytest.approx(expected, rel=0.05)
+    loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
 def note_size(sizes, tensor):
     """What autograd keeps for the way back, counted."""
     sizes.append(tensor.numel())
