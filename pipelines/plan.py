@@ -284,3 +284,5 @@ def _write_once(path: Path, schema: pa.Schema, groups: Iterable[pa.Table], size:
     fsync_path(aside)
     if not link_once(aside, path):
         raise StoreError(f"{path} was written by another process. Run the command again.")
+    # An earlier run may have made the folder and been killed before it flushed its name.
+    fsync_path(path.parent.parent)

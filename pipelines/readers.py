@@ -130,7 +130,7 @@ def list_folder(root: Path, labels: str = "none") -> Listing:
     root = Path(os.path.abspath(root))
     if not root.exists():
         raise InputError(f"{root} does not exist. Name a folder of images, or one image.")
-    if _printable(str(root)) != str(root):
+    if not _is_utf8(str(root)):
         raise InputError(f"{_printable(str(root))}: this path is not UTF-8. Rename it.")
     gathering = Gathering()
     if root.is_dir():
@@ -266,7 +266,7 @@ def _why_without_status(file: os.DirEntry[str] | Path, error: OSError) -> str | 
 def _why_unfit(name: str, key: str) -> str | None:
     if name.startswith("."):
         return "hidden file"
-    return None if _printable(key) == key else "its name is not UTF-8: rename it"
+    return None if _is_utf8(key) else "its name is not UTF-8: rename it"
 
 
 def _why_no_image(file: os.DirEntry[str] | Path) -> str | None:
@@ -282,6 +282,14 @@ def _why_no_image(file: os.DirEntry[str] | Path) -> str | None:
 
 def _named_like_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # Python keeps other bytes of a name as lone surrogates
+        return False
+    return True
 
 
 def _printable(key: str) -> str:

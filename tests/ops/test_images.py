@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -282,6 +283,18 @@ def test_ten_crops_are_corners_middle_and_their_mirrors() -> None:
         np.testing.assert_array_equal(crops[view + 5], crops[view][:, ::-1])
 
 
+@pytest.mark.parametrize("crop", ["center", "random", "native"])
+def test_flip_both_gives_every_view_a_second_time_mirrored(crop: str) -> None:
+    transform = Transform(image_size=16, crop=crop, flip="both", multiple_of=8)
+    once = dataclasses.replace(transform, flip="none")
+    assert (once.views, transform.views) == (1, 2)
+    data, size = encoded(PICTURE), transform.target_size(36, 24)
+    plain, mirrored = (transform.read(data, size, view, "key").image for view in range(2))
+    np.testing.assert_array_equal(plain, once.read(data, size, 0, "key").image)
+    np.testing.assert_array_equal(mirrored, plain[:, ::-1])
+    assert (mirrored != plain).any()
+
+
 @pytest.mark.parametrize(
     ("width", "height", "target"),
     [(640, 480, (32, 40)), (480, 640, (40, 32)), (100, 100, (32, 32)), (9000, 10, (32, 128))],
@@ -296,6 +309,10 @@ def test_a_wrong_transform_cannot_be_made() -> None:
         Transform(image_size=255, multiple_of=8)
     with pytest.raises(ConfigError, match="crop 'oval'"):
         Transform(crop="oval")
+    with pytest.raises(ConfigError, match="flip 'once'"):
+        Transform(flip="once")
+    with pytest.raises(ConfigError, match="ten has its mirrors"):
+        Transform(crop="ten", flip="both")
 
 
 def test_pixels_and_images_are_each_others_inverse() -> None:
