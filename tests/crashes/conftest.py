@@ -1,0 +1,64 @@
+"""The inputs and finished stores that the crash tests compare with."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.conftest import photograph
+from tests.crashes.scenes import Scene, run_undisturbed
+
+
+def picture(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(photograph(seed, 24, 32)).save(path)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four files in three tasks' worth of rows: three pictures and one that is none."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for seed, name in enumerate(("b.png", "lake/a.png", "lake/c.png")):
+        picture(folder / name, seed)
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def later_pictures(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same folder some days later: one new, one changed, one gone."""
+    folder = tmp_path_factory.mktemp("later") / "pictures"
+    shutil.copytree(pictures, folder)  # with the times of change, by which a picture is known
+    picture(folder / "a first.png", 10)
+    picture(folder / "lake/a.png", 11)
+    (folder / "lake/c.png").unlink()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fresh(pictures: Path, tiny_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    """A store made from nothing."""
+    scene = Scene(pictures, tiny_tokenizer)
+    return run_undisturbed(scene, tmp_path_factory.mktemp("fresh") / "codes.zarr")
+
+
+@pytest.fixture(scope="session")
+def extended(
+    fresh: Scene,
+    later_pictures: Path,
+    tiny_tokenizer: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Scene:
+    """A finished store that takes in a new and a changed picture and marks one as gone."""
+    scene = Scene(later_pictures, tiny_tokenizer, base=fresh.finished, changed={})
+    return run_undisturbed(scene, tmp_path_factory.mktemp("extended") / "codes.zarr")
+
+
+@pytest.fixture
+def scene(request: pytest.FixtureRequest) -> Scene:
+    """The scene that a test names by indirect parameters."""
+    found: Scene = request.getfixturevalue(request.param)
+    return found

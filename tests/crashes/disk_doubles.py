@@ -1,0 +1,254 @@
+"""Disks that kill, stop, fail or lie at one named step; put one in the place of `ops.disk.disk`.
+
+A step's name is the operation and the kind of file it touches, "link part" or "fsync staging
+folder"; links and renames are named for their target. Steps are told apart by name and occurrence,
+not by a running number, so that threads which take turns differently do not move a failpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, NamedTuple
+
+import ops.disk
+from ops.disk import Disk
+
+HEX = re.compile(r"[0-9a-f]{8,}")
+KINDS = [
+    (r"_plan/\d+\.parquet", "plan part"),
+    (r"_plan/\d+\.parquet\..*", "plan part aside"),
+    (r"_plan", "plan folder"),
+    (r"_pruned/\d+\.parquet", "pruned part"),
+    (r"_pruned/\d+\.parquet\..*", "pruned part aside"),
+    (r"_pruned", "pruned folder"),
+    (r"_index/\d+x\d+/\d+\.parquet", "part"),
+    (r"_index/\d+x\d+", "index folder"),
+    (r"_index", "folder of index folders"),
+    (r"_staging/[^/]*\.shard", "staged shard"),
+    (r"_staging/[^/]*\.shard\..*", "staged shard aside"),
+    (r"_staging/[^/]*\.parquet.*", "staged part"),
+    (r"_staging", "staging folder"),
+    (r"_staging/.*", "staged file"),
+    (r"_tokenizer.*", "tokenizer"),
+    (r"_checksums\.json", "checksums"),
+    (r"_checksums\.json\..*", "checksums aside"),
+    (r"g\d+x\d+/\w+/c/\d+/0/0", "shard"),
+    (r"g\d+x\d+/\w+/c/\d+/0", "shard folder"),
+    (r"g\d+x\d+(/\w+(/c(/\d+)?)?)?", "array folder"),
+    (r"(.*/)?zarr\.json", "metadata"),
+    (r"(.*/)?zarr\.json\..*", "metadata aside"),
+    (r"\.", "store folder"),
+]
+
+
+def kind_of(root: Path, path: Path) -> str:
+    """What sort of file of the store at `root` a path is, for naming steps."""
+    if not path.is_relative_to(root):
+        return "outside"
+    name = path.relative_to(root).as_posix()
+    return next((kind for form, kind in KINDS if re.fullmatch(form, name)), HEX.sub("*", name))
+
+
+class Step(NamedTuple):
+    """The `occurrence`-th operation (from 0) of one name in a process's life."""
+
+    name: str
+    occurrence: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.name} #{self.occurrence}"
+
+
+class WatchedDisk(Disk):
+    """Performs every operation and tells `before` and `after` which step it is.
+
+    But for fsync, which is told of and not waited for: what a process wrote outlasts the process,
+    so here it would only cost time. Power cuts have a disk of their own.
+    """
+
+    counting = threading.Lock()  # the class's, so that a disk can be sent to another process
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.seen: Counter[str] = Counter()
+
+    def before(self, step: Step) -> None:
+        pass
+
+    def after(self, step: Step) -> None:
+        pass
+
+    def opened(self, step: Step, file: BinaryIO) -> BinaryIO:
+        """What the caller of `create` is to write to."""
+        return file
+
+    @contextlib.contextmanager
+    def _watched(self, operation: str, path: Path) -> Iterator[Step]:
+        name = f"{operation} {kind_of(self.root, path)}"
+        with self.counting:
+            step = Step(name, self.seen[name])
+            self.seen[name] += 1
+        self.before(step)
+        yield step
+        self.after(step)
+
+    def create(self, path: Path) -> BinaryIO:
+        with self._watched("create", path) as step:
+            file = super().create(path)
+        return self.opened(step, file)
+
+    def fsync(self, path: Path) -> None:
+        with self._watched("fsync", path):
+            path.stat()  # which fails for what is not there, as fsync does
+
+    def link(self, source: Path, target: Path) -> None:
+        with self._watched("link", target):
+            super().link(source, target)
+
+    def replace(self, source: Path, target: Path) -> None:
+        with self._watched("replace", target):
+            super().replace(source, target)
+
+    def unlink(self, path: Path) -> None:
+        with self._watched("unlink", path):
+            super().unlink(path)
+
+    def make_folder(self, path: Path) -> None:
+        with self._watched("make_folder", path):
+            super().make_folder(path)
+
+
+class ListingDisk(WatchedDisk):
+    """Lists the steps of an undisturbed run, into a file too: a child process's list comes back."""
+
+    def __init__(self, root: Path, file: Path | None = None) -> None:
+        super().__init__(root)
+        self.steps: list[Step] = []
+        self.file = file
+
+    def before(self, step: Step) -> None:
+        self.steps.append(step)
+        if self.file:
+            with open(self.file, "a") as file:
+                file.write(f"{step.name}\t{step.occurrence}\n")
+
+
+def read_steps(file: Path) -> list[Step]:
+    """The steps that a ListingDisk wrote down."""
+    lines = (line.rsplit("\t", 1) for line in file.read_text().splitlines())
+    return [Step(name, int(occurrence)) for name, occurrence in lines]
+
+
+class SignallingDisk(WatchedDisk):
+    """Sends its own process a signal before or after one step, or in the midst of a write."""
+
+    signal = signal.SIGKILL
+
+    def __init__(
+        self, root: Path, step: Step, when: Literal["before", "during", "after"] = "before"
+    ) -> None:
+        super().__init__(root)
+        self.step, self.when = step, when
+
+    def send(self) -> None:
+        os.kill(os.getpid(), self.signal)
+        time.sleep(0.05)  # another thread may be the one that takes it: do not run on meanwhile
+
+    def before(self, step: Step) -> None:
+        if (step, self.when) == (self.step, "before"):
+            self.send()
+
+    def after(self, step: Step) -> None:
+        if (step, self.when) == (self.step, "after"):
+            self.send()
+
+    def opened(self, step: Step, file: BinaryIO) -> BinaryIO:
+        if (step, self.when) == (self.step, "during"):
+            return _HalfWritten(file, self.send)  # type: ignore[return-value]
+        return file
+
+
+class KillingDisk(SignallingDisk):
+    """Dies by SIGKILL there: no handler runs, nothing is cleaned up."""
+
+
+class StoppingDisk(SignallingDisk):
+    """Is stopped there (SIGSTOP) until somebody sends SIGCONT: a zombie that will wake."""
+
+    signal = signal.SIGSTOP
+
+
+class _HalfWritten:
+    """A file whose first write stops half way, where `stopped` is called."""
+
+    def __init__(self, file: BinaryIO, stopped: Callable[[], None]) -> None:
+        self._file, self._stopped = file, stopped
+
+    def write(self, data: bytes) -> int:
+        half = len(data) // 2
+        self._file.write(data[:half])
+        self._file.flush()
+        self._stopped()
+        return half + self._file.write(data[half:])
+
+    def __enter__(self) -> _HalfWritten:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+class FailingDisk(WatchedDisk):
+    """Raises an OSError instead of one step, and with `lasting` instead of all from there on.
+
+    Names can be removed all the same, but for a read-only disk.
+    """
+
+    def __init__(self, root: Path, step: Step, error: int, lasting: bool = False) -> None:
+        super().__init__(root)
+        self.step, self.error, self.lasting = step, error, lasting
+        self.failed = False
+
+    def before(self, step: Step) -> None:
+        if step.name.startswith("unlink") and self.error != errno.EROFS:
+            return
+        if step == self.step or (self.lasting and self.failed):
+            self.failed = True
+            raise OSError(self.error, os.strerror(self.error), str(self.root / step.name))
+
+
+class LyingDisk(WatchedDisk):
+    """Does one step and then reports that it failed, as network file systems may for a link."""
+
+    def __init__(self, root: Path, name: str, error: type[OSError] = FileExistsError) -> None:
+        super().__init__(root)
+        self.name, self.error = name, error
+        self.lies = 0
+
+    def after(self, step: Step) -> None:
+        if step.name == self.name:
+            self.lies += 1
+            raise self.error(f"a lie: {step} was done")
+
+
+@contextlib.contextmanager
+def installed(disk: Disk) -> Iterator[Disk]:
+    """Everything durable goes through `disk` inside the context."""
+    former = ops.disk.disk
+    ops.disk.disk = disk
+    try:
+        yield disk
+    finally:
+        ops.disk.disk = former

@@ -1,0 +1,102 @@
+"""The encode command in processes of their own: started from one that has imported all, so that
+a round of kill and resume takes a fraction of a second."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ops.disk
+from ops.disk import Disk
+from pipelines import encode
+
+# A server that forks: its children inherit the imports, but no threads, no Ray, no locks.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["tests.crashes.encode_processes"])
+PATIENCE = 120  # seconds; far more than anything here takes
+
+
+def flags(images: Path, out: Path, tokenizer: Path, **changed: object) -> list[str]:
+    """The command's words: small pictures, small batches, few rows a task."""
+    asked = {
+        "in": images,
+        "out": out,
+        "tokenizer": tokenizer,
+        "image_size": 32,
+        "batch_size": 2,
+        "rows_per_task": 2,
+        "device": "cpu",
+        **changed,
+    }
+    words = []
+    for name, value in asked.items():
+        flag = f"--{name.replace('_', '-')}"
+        words += [flag] if value is True else [flag, str(value)]
+    return words
+
+
+def start(run: Callable[..., Any], *arguments: Any, disk: Disk | None = None) -> BaseProcess:
+    """Start `run(*arguments)` in a child process with `disk` installed.
+
+    Its exit code is what `run` returns; what it prints goes to `last-words.txt` beside the cwd.
+    """
+    process = CONTEXT.Process(target=_run, args=(run, arguments, disk), daemon=True)
+    process.start()
+    return process
+
+
+def _run(run: Callable[..., Any], arguments: tuple[Any, ...], disk: Disk | None) -> None:
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+    torch.set_num_threads(1)
+    if disk is not None:
+        ops.disk.disk = disk
+    sys.exit(run(*arguments))
+
+
+def start_encode(words: list[str], disk: Disk | None = None) -> BaseProcess:
+    return start(encode.main, words, disk=disk)
+
+
+def exit_code(process: BaseProcess) -> int:
+    """Wait for a child and give its exit code, -9 for one that was killed."""
+    process.join(PATIENCE)
+    code = process.exitcode
+    if code is None:
+        process.kill()
+        raise TimeoutError(f"{process} did not end in {PATIENCE} s")
+    process.close()
+    return code
+
+
+def run_encode(words: list[str], disk: Disk | None = None) -> int:
+    return exit_code(start_encode(words, disk))
+
+
+def wait_until_stopped(process: BaseProcess) -> bool:
+    """Wait until a child stops (SIGSTOP) or ends; whether it stopped."""
+    deadline = time.monotonic() + PATIENCE
+    while process.is_alive():
+        if process_state(process.pid) == "T":
+            return True
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{process} neither stopped nor ended")
+        time.sleep(0.002)
+    return False
+
+
+def process_state(pid: int | None) -> str:
+    """The kernel's letter for what a process is doing; empty when there is none."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return ""

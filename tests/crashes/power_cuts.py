@@ -1,0 +1,253 @@
+"""Power cuts: what a disk may hold afterwards, given what was flushed before.
+
+`RecordingDisk` performs every operation and remembers, at each, what a cut just then could leave.
+The model is stricter than any journalled file system, so that what survives it survives those:
+
+- a file's content is sure as of its last fsync; what was written since may be there, be missing,
+  be cut short or be zeros of the right length;
+- a name in a folder is sure as of that folder's last fsync; every link, unlink or new file since
+  is kept or lost by itself, in any combination; flushing a file does not flush its name;
+- a rename happens as a whole or not at all, and flushing either of its folders makes it sure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from ops.disk import Disk
+from tests.crashes.disk_doubles import kind_of
+
+Name = tuple[int, str]  # a folder's inode and a name in it
+Change = dict[Name, int | None]  # one operation on names: the inode each stands for afterwards
+TEARS = ("lost", "short", "zeros", "whole")
+
+
+@dataclass
+class Names:
+    """What the names of a tree stand for: as of the last flush, and what was done since."""
+
+    sure: dict[Name, int] = field(default_factory=dict)
+    pending: list[Change] = field(default_factory=list)
+
+    def now(self) -> dict[Name, int]:
+        return apply_changes(self.sure, self.pending)
+
+    def flush(self, folder: int) -> None:
+        """Make sure of every pending change that touches a folder, and of what it undid."""
+        left: list[Change] = []
+        settled: Change = {}
+        for change in reversed(self.pending):
+            if any(parent == folder for parent, _ in change):
+                settled = {**change, **settled}
+            elif rest := {name: to for name, to in change.items() if name not in settled}:
+                left.append(rest)
+        self.sure = apply_changes(self.sure, [settled])
+        self.pending = left[::-1]
+
+
+def apply_changes(names: dict[Name, int], changes: list[Change]) -> dict[Name, int]:
+    result = dict(names)
+    for change in changes:
+        for name, inode in change.items():
+            if inode is None:
+                result.pop(name, None)
+            else:
+                result[name] = inode
+    return result
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Everything known just before one operation."""
+
+    about_to: str  # the operation, "link part"
+    top: int  # the inode of the recorded folder
+    folders: frozenset[int]
+    sure: dict[Name, int]
+    pending: tuple[Change, ...]
+    flushed: dict[int, bytes]  # by inode: content as of its last flush
+    written: dict[int, bytes]  # by inode: content now, where it differs from what was flushed
+
+    def rebuild(
+        self, folder: Path, keep: Callable[[int], bool], tear: Callable[[int], str]
+    ) -> None:
+        """Make `folder` what a power cut at this moment leaves.
+
+        `keep(i)` tells whether the i-th pending change of names survives, `tear(i)` which of
+        TEARS became of the i-th unflushed content.
+        """
+        kept = [change for i, change in enumerate(self.pending) if keep(i)]
+        names = apply_changes(self.sure, kept)
+        torn = {
+            inode: _tear(self.flushed.get(inode, b""), data, tear(i))
+            for i, (inode, data) in enumerate(sorted(self.written.items()))
+        }
+        self._lay_out(folder, self.top, names, {**self.flushed, **torn})
+
+    def _lay_out(
+        self, folder: Path, inode: int, names: dict[Name, int], contents: dict[int, bytes]
+    ) -> None:
+        folder.mkdir()
+        for (parent, name), child in names.items():
+            if parent != inode:
+                continue
+            if child in self.folders:
+                self._lay_out(folder / name, child, names, contents)
+            else:
+                (folder / name).write_bytes(contents.get(child, b""))
+
+
+def _tear(flushed: bytes, written: bytes, how: str) -> bytes:
+    if how == "lost":
+        return flushed
+    if how == "short":
+        return written[: len(written) // 2]
+    return bytes(len(written)) if how == "zeros" else written
+
+
+class RecordingDisk(Disk):
+    """Performs operations below `top` and records a Moment before each.
+
+    What is changed by other means than this disk (a file written in the ordinary way, a tree
+    removed) is noticed at the next operation, each name by itself.
+    """
+
+    def __init__(self, top: Path, root: Path) -> None:
+        self.top, self.root = top, root
+        self.moments: list[Moment] = []
+        self._lock = threading.RLock()
+        self._held: dict[int, int] = {}  # an open descriptor keeps the kernel from reusing inodes
+        self._folders: set[int] = set()
+        self._names = Names()
+        self._stamps: dict[int, tuple[int, int]] = {}
+        self._written: dict[int, bytes] = {}
+        self._flushed: dict[int, bytes] = {}
+        self._look()
+        self._names = Names(self._names.now())  # what is there at the start is sure
+        self._flushed, self._written = self._written, {}
+
+    def close(self) -> None:
+        for descriptor in self._held.values():
+            os.close(descriptor)
+        self._held.clear()
+
+    # --- noticing
+
+    def _look(self) -> None:
+        """Notice new names, lost names and new content of everything below the top."""
+        found: dict[Name, int] = {}
+        self._look_into(self.top, found)
+        known = self._names.now()
+        for name in known.keys() - found.keys():
+            self._names.pending.append({name: None})
+        for name, inode in found.items():
+            if known.get(name) != inode:
+                self._names.pending.append({name: inode})
+
+    def _look_into(self, folder: Path, found: dict[Name, int]) -> None:
+        parent = self._hold(folder)
+        self._folders.add(parent)
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            path = Path(entry.path)
+            if entry.is_dir(follow_symlinks=False):
+                self._look_into(path, found)
+                found[parent, entry.name] = entry.inode()
+                continue
+            with contextlib.suppress(FileNotFoundError):  # removed by another thread just now
+                found[parent, entry.name] = self._hold(path)
+                self._look_at(path)
+
+    def _look_at(self, path: Path) -> None:
+        status = os.stat(path)
+        stamp = (status.st_mtime_ns, status.st_size)
+        if self._stamps.get(status.st_ino) != stamp:
+            self._stamps[status.st_ino] = stamp
+            self._written[status.st_ino] = path.read_bytes()
+
+    def _hold(self, path: Path) -> int:
+        inode = os.stat(path).st_ino
+        if inode not in self._held:
+            self._held[inode] = os.open(path, os.O_RDONLY)
+        return inode
+
+    # --- recording
+
+    @contextlib.contextmanager
+    def _recorded(self, operation: str, path: Path) -> Iterator[None]:
+        with self._lock:
+            self._look()
+            self.record(f"{operation} {kind_of(self.root, path)}")
+            yield
+
+    def record(self, about_to: str) -> None:
+        """Add the present moment; done by hand once at the end of a run."""
+        with self._lock:
+            self._look()
+            self.moments.append(
+                Moment(
+                    about_to,
+                    os.stat(self.top).st_ino,
+                    frozenset(self._folders),
+                    dict(self._names.sure),
+                    tuple(self._names.pending),
+                    dict(self._flushed),
+                    {
+                        inode: data
+                        for inode, data in self._written.items()
+                        if self._flushed.get(inode) != data
+                    },
+                )
+            )
+
+    def _change(self, source: Path | None, target: Path | None, inode: int) -> None:
+        """One operation on names, as one pending change."""
+        change: Change = {}
+        if source is not None:
+            change[os.stat(source.parent).st_ino, source.name] = None
+        if target is not None:
+            change[os.stat(target.parent).st_ino, target.name] = inode
+        self._names.pending.append(change)
+
+    # --- operations
+
+    def create(self, path: Path) -> BinaryIO:
+        with self._recorded("create", path):
+            return super().create(path)
+
+    def fsync(self, path: Path) -> None:
+        with self._recorded("fsync", path):
+            inode = os.stat(path).st_ino  # the flush itself is only noted: no power is cut here
+            if path.is_dir():
+                self._names.flush(inode)
+            elif inode in self._written:
+                self._flushed[inode] = self._written.pop(inode)
+
+    def link(self, source: Path, target: Path) -> None:
+        with self._recorded("link", target):
+            super().link(source, target)
+
+    def replace(self, source: Path, target: Path) -> None:
+        with self._recorded("replace", target):
+            inode = os.stat(source).st_ino
+            super().replace(source, target)
+            self._change(source, target, inode)
+
+    def unlink(self, path: Path) -> None:
+        with self._recorded("unlink", path):
+            super().unlink(path)
+
+    def make_folder(self, path: Path) -> None:
+        with self._recorded("make_folder", path):
+            super().make_folder(path)
+
+
+def remove_recorded(folder: Path) -> None:
+    """Remove a rebuilt folder, so that hundreds of rounds do not fill the disk."""
+    shutil.rmtree(folder, ignore_errors=True)

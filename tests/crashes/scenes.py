@@ -1,0 +1,82 @@
+"""One run of the encode command that tests disturb, and the store it makes when left alone."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ops.disk import Disk
+from pipelines.encode_task import EncodeWorker
+from pipelines.plan import read_plan
+from tests.crashes.disk_doubles import KillingDisk, ListingDisk, Step, WatchedDisk, read_steps
+from tests.crashes.encode_processes import flags, run_encode
+from tests.encode_run import everything
+
+
+def differing(store: Path, undisturbed: dict[str, bytes]) -> list[str]:
+    """The files in which a store differs from an undisturbed one; [] when byte-identical."""
+    found = everything(store)
+    names = found.keys() | undisturbed.keys()
+    return sorted(name for name in names if found.get(name) != undisturbed.get(name))
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Encoding `images` on top of the store `base`, or from nothing."""
+
+    images: Path
+    tokenizer: Path
+    base: Path | None = None
+    changed: dict[str, object] = field(default_factory=dict)
+    finished: Path = Path()  # where the undisturbed store lies,
+    undisturbed: dict[str, bytes] = field(default_factory=dict)  # its files,
+    steps: tuple[Step, ...] = ()  # and what its disk was asked for
+
+    def prepare(self, out: Path) -> Path:
+        """Make `out` what it is before the command, whatever it was; `out` again."""
+        shutil.rmtree(out, ignore_errors=True)
+        if self.base is not None:
+            shutil.copytree(self.base, out)
+        return out
+
+    def words(self, out: Path, **changed: object) -> list[str]:
+        return flags(self.images, out, self.tokenizer, **{**self.changed, **changed})
+
+    def run(self, out: Path, disk: Disk | None = None) -> int:
+        """Run the command in a process of its own; its exit code."""
+        return run_encode(self.words(out), disk or WatchedDisk(out))
+
+    def differing(self, out: Path) -> list[str]:
+        """The files in which `out` differs from the undisturbed store."""
+        return differing(out, self.undisturbed)
+
+
+def run_undisturbed(scene: Scene, out: Path) -> Scene:
+    """The scene with what its command makes of `out` when nothing disturbs it."""
+    steps = out.with_name("steps.txt")
+    scene.prepare(out)
+    code = scene.run(out, ListingDisk(out, steps))
+    assert code == 0, f"encode alone ended with exit code {code}"
+    return replace(scene, finished=out, undisturbed=everything(out), steps=tuple(read_steps(steps)))
+
+
+def plan_only(scene: Scene, out: Path) -> Path:
+    """The store as far as its plan: the driver is killed when the first task touches the disk."""
+    scene.prepare(out)
+    first = next(step for step in scene.steps if "staged" in step.name)
+    assert scene.run(out, KillingDisk(out, first)) == -signal.SIGKILL
+    return out
+
+
+def run_task(root: Path, number: int, shift: int = 0) -> int:
+    """One attempt at one task, as a worker makes it; with `shift` its codes are wrong by that."""
+    plan = read_plan(root)
+    assert plan is not None
+    worker = EncodeWorker(root)
+    if shift:
+        encode, size = worker.tokenizer.encode, worker.tokenizer.config.codebook_size
+        worker.tokenizer.encode = lambda pixels: (encode(pixels) + shift) % size  # type: ignore[method-assign]
+    worker.run(plan.tasks[number])
+    return 0

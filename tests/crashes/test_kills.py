@@ -1,0 +1,70 @@
+"""kill -9 of the driver at every step of its disk: run again, the store is the same bytes."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.crashes.disk_doubles import KillingDisk, Step
+from tests.crashes.scenes import Scene
+
+Failpoint = tuple[Step, str]  # and when: before, during (a write) or after
+
+
+def failpoints(steps: Iterable[Step]) -> Iterator[Failpoint]:
+    """Every moment that differs: after one step is before the next, but for what is written."""
+    for step in steps:
+        yield step, "before"
+        if step.name.startswith("create"):
+            yield step, "during"
+
+
+def outcome_of_kill(scene: Scene, out: Path, failpoint: Failpoint, *more: Failpoint) -> str:
+    """What is wrong after kills at the failpoints in turn and a run to the end; "" if nothing."""
+    scene.prepare(out)
+    for number, (step, when) in enumerate((failpoint, *more)):
+        code = scene.run(out, KillingDisk(out, step, when))
+        # A run that resumes may have less to do than the failpoint's number asks for.
+        if code != -signal.SIGKILL and not (number and code == 0):
+            return f"exit code {code} instead of a kill"
+    if code := scene.run(out):
+        return f"exit code {code} after the kill"
+    names = scene.differing(out)
+    return f"differs in {names}" if names else ""
+
+
+def bad_outcomes(scene: Scene, out: Path, kills: Iterable[tuple[Failpoint, ...]]) -> dict[str, str]:
+    outcomes = {
+        " then ".join(f"{when} {step}" for step, when in kill): outcome_of_kill(scene, out, *kill)
+        for kill in kills
+    }
+    assert outcomes
+    return {kill: outcome for kill, outcome in outcomes.items() if outcome}
+
+
+@pytest.mark.parametrize("scene", ["fresh", "extended"], indirect=True)
+def test_killed_before_a_step_of_each_kind_it_resumes(scene: Scene, tmp_path: Path) -> None:
+    first = [step for step in scene.steps if not step.occurrence]
+    kills = [(failpoint,) for failpoint in failpoints(first)]
+    assert not bad_outcomes(scene, tmp_path / "codes.zarr", kills)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scene", ["fresh", "extended"], indirect=True)
+def test_killed_before_in_or_after_any_step_it_resumes(scene: Scene, tmp_path: Path) -> None:
+    after = [((step, "after"),) for step in scene.steps]
+    kills = [(failpoint,) for failpoint in failpoints(scene.steps)]
+    assert not bad_outcomes(scene, tmp_path / "codes.zarr", kills + after)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scene", ["fresh", "extended"], indirect=True)
+def test_killed_while_it_resumes_it_resumes_again(scene: Scene, tmp_path: Path) -> None:
+    draw = random.Random(0)
+    points = list(failpoints(scene.steps))
+    kills = [tuple(draw.choices(points, k=3)) for _ in range(60)]
+    assert not bad_outcomes(scene, tmp_path / "codes.zarr", kills)
