@@ -22,6 +22,7 @@ from pipelines.readers import (
     read_bytes,
 )
 from pipelines.store import INDEX_SCHEMA, commit_task
+from pipelines.store.commit import committed_tasks
 from pipelines.store.layout import staging_path
 from pipelines.store.pruned import read_pruned
 
@@ -55,9 +56,11 @@ class Images:
         return [row for task in plan.tasks for row in task_rows(self.root, task)] if plan else []
 
     def encode(self, failing: tuple[str, ...] = ()) -> None:
-        """Commit every task of the plan, as the worker would: content is null where unread."""
-        plan = read_plan(self.root)
-        for task in plan.tasks:
+        """Commit what is not in the store, as the worker would: content is null where unread."""
+        committed = committed_tasks(self.root)
+        for task in read_plan(self.root).tasks:
+            if (task.grid, task.number) in committed:
+                continue
             lines = [
                 {
                     **{name: row[name] for name in ("key", "grid", "row", "view", "replaces")},
