@@ -1,0 +1,267 @@
+"""Seconds and peak memory of planning, resuming, opening and verifying a store of many rows.
+
+    python tests/benchmarks/bench_store.py [--rows 100000 1000000] [--folder DIR]
+
+The listing is made up, and so are the codes: 16x16 of them a row, noise keyed by the row, in the
+place of a tokenizer. All the rest is real: plan, commits, checksums, verify. Each stage runs in a
+process of its own, whose peak memory is given whole; `imports` is what a process takes that does
+nothing else, `listing` one that has made the listing too, which planning and resuming start from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# Nothing of ours is imported up here: Linux counts the memory of the process that starts a stage
+# into the stage's own peak, so that one stays small.
+
+SIDE = 16
+ROWS_PER_TASK = 4096
+STAGES: dict[str, Callable[[Path, int], float]] = {}
+
+
+def stage(name: str) -> Callable[[Callable[[Path, int], float]], Callable[[Path, int], float]]:
+    """File a function (store, rows) -> seconds as a stage."""
+    return lambda function: STAGES.setdefault(name, function)
+
+
+@contextmanager
+def clock() -> Iterator[list[float]]:
+    seconds: list[float] = []
+    started = time.perf_counter()
+    yield seconds
+    seconds.append(time.perf_counter() - started)
+
+
+def listing(rows: int) -> Any:
+    """A table of ENTRY_SCHEMA: `rows` images in a thousand folders."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from pipelines.readers import ENTRY_SCHEMA
+
+    def text(numbers: Any) -> Any:
+        return pc.utf8_lpad(pa.array(numbers).cast(pa.large_string()), 8, "0")
+
+    numbers = np.arange(rows)
+    sizes = 50_000 + np.random.default_rng(0).integers(0, 100_000, rows)
+    folders, between = text(numbers * 1000 // rows), pa.scalar("/", pa.large_string())
+    keys = pc.binary_join_element_wise(folders, text(numbers), between)
+    dash = pa.scalar("-", pa.large_string())
+    times = text(1_700_000_000_000_000_000 + numbers * 7_654_321)
+    columns = {
+        "key": keys,
+        "uri": pc.binary_join_element_wise(
+            pa.scalar("/data/images/train", pa.large_string()), keys, between
+        ),
+        "offset": pa.nulls(rows, pa.int64()),
+        "size": sizes,
+        "etag": pc.binary_join_element_wise(text(sizes), times, dash),
+        "label_name": folders,
+    }
+    return pa.table(columns, schema=ENTRY_SCHEMA)
+
+
+def extend(store: Path, rows: int) -> Any:
+    """(the store's plan, the listing it was made from or held against, seconds without that)."""
+    import pyarrow as pa
+
+    from pipelines.plan import PlanSettings, extend_plan
+    from pipelines.store.layout import tokenizer_path
+    from tokenizer import load_tokenizer
+
+    table, tokenizer = listing(rows), load_tokenizer(tokenizer_path(store, "image"))
+    track = {
+        "tokenizer": "noise",
+        "fingerprint": tokenizer.fingerprint,
+        "codebook_size": tokenizer.config.codebook_size,
+        "downsample_factor": tokenizer.config.downsample_factor,
+    }
+    settings = PlanSettings(rows_per_task=ROWS_PER_TASK, track=track, labels="first")
+    grid = f"{SIDE}x{SIDE}"
+    with clock() as seconds:
+        plan = extend_plan(store, table, settings, 1, lambda fresh: pa.repeat(grid, len(fresh)))
+    assert plan.num_rows == rows
+    return plan, seconds[0]
+
+
+@stage("imports")
+def import_all(store: Path, rows: int) -> float:
+    with clock() as seconds:
+        import pipelines.encode
+        import pipelines.verify  # noqa: F401
+    return seconds[0]
+
+
+@stage("listing")
+def make_listing(store: Path, rows: int) -> float:
+    import_all(store, rows)
+    with clock() as seconds:
+        listing(rows)
+    return seconds[0]
+
+
+@stage("plan")
+def plan_all(store: Path, rows: int) -> float:
+    import_all(store, rows)
+    return extend(store, rows)[1]
+
+
+@stage("commit noise")
+def commit_all(store: Path, rows: int) -> float:
+    import_all(store, rows)
+    from pipelines.plan import read_plan, task_table
+    from pipelines.store import commit_task, write_metadata
+    from pipelines.store.recovery import empty_staging, write_checksums
+
+    plan = read_plan(store)
+    with clock() as seconds:
+        for task in plan.tasks:
+            codes, index = noise(task_table(store, task), plan.settings.track["codebook_size"])
+            shards = {"image": codes}
+            assert commit_task(store, task.grid, task.number, ROWS_PER_TASK, shards, index)
+        write_metadata(store, plan.attributes)
+        empty_staging(store)
+        write_checksums(store)
+    return seconds[0]
+
+
+def noise(planned: Any, codebook_size: int) -> tuple[Any, Any]:
+    """Codes (n, SIDE, SIDE) and index lines of planned rows; the row's number decides its codes."""
+    import numpy as np
+    import pyarrow as pa
+
+    from pipelines.readers import content_hash
+    from pipelines.store import INDEX_SCHEMA, code_dtype
+    from pipelines.store.shards import row_checksums
+
+    codes = np.empty((len(planned), SIDE, SIDE), code_dtype(codebook_size))
+    for place, row in enumerate(planned["row"].to_pylist()):
+        random = np.random.Generator(np.random.Philox(key=row))
+        codes[place] = random.integers(0, codebook_size, (SIDE, SIDE), codes.dtype)
+    made = {
+        "source": planned["uri"],
+        "width": pa.repeat(640, len(codes)),
+        "height": pa.repeat(480, len(codes)),
+        "status": pa.repeat("ok", len(codes)),
+        "error": pa.nulls(len(codes), pa.string()),
+        "checksum": row_checksums(codes),
+        "content": [content_hash(row.tobytes()) for row in codes],
+    }
+    columns = [made[name] if name in made else planned[name] for name in INDEX_SCHEMA.names]
+    return codes, pa.table(columns, names=INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
+
+
+def waiting_tasks(store: Path, rows: int) -> tuple[int, float]:
+    """(tasks that are not in the store, seconds), found as a run of encode finds them."""
+    from pipelines.store.commit import committed_tasks
+    from pipelines.store.recovery import forget_missing, publish_committed, remove_partials
+
+    with clock() as before:
+        remove_partials(store)
+        forget_missing(store)
+    plan, seconds = extend(store, rows)
+    with clock() as after:
+        publish_committed(store)
+        committed = committed_tasks(store)
+        left = [task for task in plan.tasks if (task.grid, task.number) not in committed]
+    return len(left), before[0] + seconds + after[0]
+
+
+@stage("resume, nothing left")
+def resume_nothing(store: Path, rows: int) -> float:
+    import_all(store, rows)
+    left, seconds = waiting_tasks(store, rows)
+    assert left == 0
+    return seconds
+
+
+@stage("open")
+def open_store(store: Path, rows: int) -> float:
+    import_all(store, rows)
+    from pipelines.store import CodeStore
+
+    with clock() as seconds:
+        assert len(CodeStore.open(store)) == rows
+    return seconds[0]
+
+
+@stage("verify")
+def verify_all(store: Path, rows: int) -> float:
+    import_all(store, rows)
+    from pipelines import verify
+
+    with clock() as seconds:
+        assert verify.main([str(store)]) == 0
+    return seconds[0]
+
+
+@stage("resume, one task left")
+def resume_one(store: Path, rows: int) -> float:
+    import_all(store, rows)
+    next((store / "_index").glob("*/0.parquet")).unlink()
+    left, seconds = waiting_tasks(store, rows)
+    assert left == 1
+    return seconds
+
+
+def begin(store: Path) -> None:
+    """A store with nothing in it but the tokenizer that its plan will name."""
+    from pipelines.store.layout import staging_path, tokenizer_path
+    from tokenizer import build_tokenizer, save_tokenizer
+
+    staging_path(store).mkdir(parents=True)
+    save_tokenizer(tokenizer_path(store, "image"), build_tokenizer("tiny", seed=0))
+
+
+def run_stage(name: str, store: Path, rows: int) -> dict[str, float]:
+    """One stage in a process of its own: its seconds and its peak memory in MiB."""
+    command = [sys.executable, __file__, "--stage", name, "--rows", str(rows)]
+    command += ["--folder", str(store)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+def measure(folder: Path, rows: int) -> None:
+    store = folder / f"{rows}.zarr"
+    subprocess.run([sys.executable, __file__, "--stage", "begin", "--folder", store], check=True)
+    print(f"{rows:,} rows of {SIDE}x{SIDE} codes in tasks of {ROWS_PER_TASK}")
+    for name in STAGES:
+        figures = run_stage(name, store, rows)
+        print(
+            f"  {name:22} {figures['seconds']:8.2f} s {figures['mebibytes']:8.0f} MiB", flush=True
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--folder", type=Path, help="where to make the stores; default: /tmp")
+    parser.add_argument("--stage", help=argparse.SUPPRESS)
+    flags = parser.parse_args()
+    if flags.stage == "begin":
+        begin(flags.folder)
+    elif flags.stage:
+        seconds = STAGES[flags.stage](flags.folder, flags.rows[0])
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
+        print(json.dumps({"seconds": seconds, "mebibytes": peak}))
+    else:
+        with tempfile.TemporaryDirectory(dir=flags.folder) as folder:
+            for rows in flags.rows:
+                measure(Path(folder), rows)
+
+
+if __name__ == "__main__":
+    main()
