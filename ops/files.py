@@ -39,9 +39,14 @@ def make_folders(path: Path) -> None:
 def write_aside(path: Path, data: bytes) -> Path:
     """Write and flush `data` beside `path`, under a name that nobody else uses; that name."""
     aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    with disk.disk.create(aside) as file:
-        file.write(data)
-    fsync_path(aside)
+    try:
+        with disk.disk.create(aside) as file:
+            file.write(data)
+        fsync_path(aside)
+    except OSError:
+        with contextlib.suppress(OSError):  # a full disk: leave it as it was
+            disk.disk.unlink(aside)
+        raise
     return aside
 
 
@@ -142,7 +147,7 @@ def file_hash(path: Path) -> str:
 @contextlib.contextmanager
 def exclusive_lock(path: Path) -> Iterator[None]:
     """Hold an flock on file `path` (made if missing); raises LockedError when another has it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(path.parent)
     with open(path, "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

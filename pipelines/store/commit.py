@@ -77,9 +77,8 @@ def commit_task(
     except FileNotFoundError as error:
         raise StoreError(f"{staging} was emptied by another run ({error}).") from error
     _fsync_up(final.parent.parent, root)
-    if won:
-        publish_task(root, grid, task)
-    else:
+    publish_task(root, grid, task)  # whoever won: that one may be dead or asleep
+    if not won:
         standing = {shard["file"] for shard in read_part(root, grid, task)[1].values()}
         for file in {shard["file"] for shard in named.values()} - standing:
             disk.disk.unlink(staging / file)
@@ -118,9 +117,11 @@ def read_part(root: Path, grid: str, task: int) -> tuple[pa.Table, dict[str, Any
     try:
         table = pq.ParquetFile(path, page_checksum_verification=True).read()
         metadata = json.loads(table.schema.metadata[METADATA_KEY])
-        shards = metadata["shards"]
+        written, shards = metadata["format"], metadata["shards"]
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{path}: damaged index part ({error}). Run verify.") from error
+    if written != FORMAT:
+        raise StoreError(f"{path} has store format {written}; this version reads {FORMAT}.")
     return table.replace_schema_metadata(None), shards
 
 

@@ -35,9 +35,7 @@ class CodeStore:
     Of a compressed store the shards used last stay decoded, up to `decoded_bytes`.
     """
 
-    def __init__(
-        self, path: Path, attributes: StoreAttributes, decoded_bytes: int = DECODED_BYTES
-    ) -> None:
+    def __init__(self, path: Path, attributes: StoreAttributes, decoded_bytes: int) -> None:
         self.path = path
         self._attributes = attributes
         self._shards = ShardFiles(path, attributes, decoded_bytes)
@@ -50,10 +48,10 @@ class CodeStore:
         self.index: pa.Table = pa.concat_tables(parts) if parts else INDEX_SCHEMA.empty_table()
 
     @classmethod
-    def open(cls, path: Path | str) -> CodeStore:
+    def open(cls, path: Path | str, decoded_bytes: int = DECODED_BYTES) -> CodeStore:
         """Open the store at `path`; raises StoreError where it is missing, foreign or damaged."""
         path = Path(path)
-        return cls(path, read_attributes(path))
+        return cls(path, read_attributes(path), decoded_bytes)
 
     @property
     def provenance(self) -> dict[str, dict[str, Any]]:

@@ -18,8 +18,9 @@ OWN = "_checksums.json"
 
 
 def remove_partials(root: Path) -> None:
-    """Remove what a killed driver left half written."""
-    for pattern in ("*", "_plan/*", "_pruned/*", "_tokenizer/*", "g*/*", "g*/*/*"):
+    """Remove what a killed driver, or its workers, left half written."""
+    folders = ("", "_plan/", "_pruned/", "_staging/", "_tokenizer/", "g*/", "g*/*/")
+    for pattern in (f"{folder}*" for folder in folders):
         for path in root.glob(f"{pattern}.partial"):
             shutil.rmtree(path) if path.is_dir() else disk.disk.unlink(path)
 
@@ -61,7 +62,7 @@ def write_checksums(root: Path) -> None:
     What a file was when it was new counts, so that damage is never taken for its right content.
     """
     known = read_checksums(root) or {}
-    names = [path.relative_to(root).as_posix() for path in _listed_files(root)]
+    names = [path.relative_to(root).as_posix() for path in listed_files(root)]
     _write(root, {name: known.get(name) or file_hash(root / name) for name in names})
 
 
@@ -89,7 +90,8 @@ def _write(root: Path, checksums: dict[str, str]) -> None:
     write_if_changed(checksums_path(root), {**ordered, OWN: json_hash(ordered)})
 
 
-def _listed_files(root: Path) -> Iterator[Path]:
+def listed_files(root: Path) -> Iterator[Path]:
+    """Every file that has its checksum in the list once a run has ended."""
     for pattern in ("_plan/*.parquet", "_pruned/*.parquet", "_index/*/*.parquet"):
         yield from root.glob(pattern)
     yield from (path for path in root.glob("_tokenizer/**/*") if path.is_file())
