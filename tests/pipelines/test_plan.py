@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ops import disk
+from ops.disk import Disk
 from pipelines.plan import Plan, PlanSettings, extend_plan, read_plan, task_rows
 from pipelines.readers import ENTRY_SCHEMA, Entry
 from pipelines.store import StoreError
@@ -121,6 +124,67 @@ def test_a_plan_that_is_damaged_is_named(tmp_path: Path) -> None:
     (tmp_path / "_plan/0.parquet").write_bytes(b"PAR1 no more")
     with pytest.raises(StoreError, match=r"0\.parquet: damaged plan"):
         read_plan(tmp_path)
+
+
+def test_a_damaged_row_group_is_named(tmp_path: Path) -> None:
+    plan = extend(tmp_path, entries(*"abcdef"))
+    path = tmp_path / "_plan/0.parquet"
+    data = bytearray(path.read_bytes())
+    start = pq.read_metadata(path).row_group(1).column(0).dictionary_page_offset
+    for place in range(start + 40, start + 60):
+        data[place] ^= 255
+    path.write_bytes(data)
+    assert [row["key"] for row in task_rows(tmp_path, plan.tasks[0])] == list("abcd")
+    with pytest.raises(StoreError, match=r"0\.parquet: damaged plan"):
+        task_rows(tmp_path, plan.tasks[1])
+
+
+def test_a_plan_that_was_made_anew_is_read_anew(tmp_path: Path) -> None:
+    for keys in ("abcd", "efgh"):
+        plan = extend(tmp_path, entries(*keys))
+        assert [row["key"] for row in task_rows(tmp_path, plan.tasks[0])] == list(keys)
+        shutil.rmtree(tmp_path / "_plan")
+
+
+class LinkThatSaysItFailed(Disk):
+    """What a network file system does when the answer to a link is lost and it asks again."""
+
+    def link(self, source: Path, target: Path) -> None:
+        super().link(source, target)
+        super().link(source, target)
+
+
+class OthersWereFaster(Disk):
+    def link(self, source: Path, target: Path) -> None:
+        target.write_bytes(b"the plan of somebody else")
+        super().link(source, target)
+
+
+def test_a_link_that_was_made_counts_whatever_was_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "disk", LinkThatSaysItFailed())
+    assert extend(tmp_path, entries(*"ab")).num_rows == 2
+
+
+def test_a_plan_is_never_written_over_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "disk", OthersWereFaster())
+    with pytest.raises(StoreError, match="written by another process"):
+        extend(tmp_path, entries(*"ab"))
+    left = {path.name: path.read_bytes() for path in (tmp_path / "_plan").iterdir()}
+    assert left == {"0.parquet": b"the plan of somebody else"}
+
+
+def test_the_same_listing_gives_the_same_bytes_however_it_is_chunked(tmp_path: Path) -> None:
+    listed = table(entries(*(f"{number:03d}" for number in range(50))))
+    chunked = pa.concat_tables([listed.slice(first, 7) for first in range(0, 50, 7)])
+    plans = []
+    for name, listing in (("whole", listed), ("chunked", chunked)):
+        extend_plan(tmp_path / name, listing, SETTINGS, 3, grids_of)
+        plans.append((tmp_path / name / "_plan/0.parquet").read_bytes())
+    assert plans[0] == plans[1]
 
 
 @given(
