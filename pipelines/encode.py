@@ -18,7 +18,7 @@ from ops.files import atomic_path, exclusive_lock
 from ops.images import Transform
 from pipelines.command_line import run_command
 from pipelines.encode_settings import EncodeFlags, check_same, plan_settings
-from pipelines.encode_task import EncodeWorker
+from pipelines.encode_task import Done, EncodeWorker, Piece, condemn, split_work
 from pipelines.grids import grids_of
 from pipelines.jobs import run_tasks
 from pipelines.plan import Plan, Task, extend_plan, prune_plan, read_plan
@@ -143,35 +143,48 @@ def _run(root: Path, flags: EncodeFlags, plan: Plan, tasks: list[Task]) -> None:
     lanes = 1 if on_gpu else _lanes(flags, track["threads"])
     with progress_bar("image") as progress, _threads_restored():
         num_rows = sum(task.num_rows for task in tasks)
-        bar = progress.add_task("encoding", total=num_rows, note="")
+        bar = progress.add_task("encoding", total=num_rows, note="", bad=0)
+        finished = shown = Done(0, 0)
 
-        def advance(count: int) -> None:
-            progress.advance(bar, count)
+        def show(inside: list[Done]) -> None:
+            nonlocal shown
+            # Never back: what dead workers were inside of is done again, the bar waits for it.
+            everything = [finished, *inside]
+            shown = Done(
+                max(shown.rows, sum(done.rows for done in everything)),
+                max(shown.failed, sum(done.failed for done in everything)),
+            )
+            progress.update(bar, completed=shown.rows, bad=shown.failed)
 
-        if flags.workers:
-            make_worker = partial(EncodeWorker, root, lanes)
-        else:
-            make_worker = partial(EncodeWorker, root, lanes, advance)
+        def on_result(task: Task | Piece, done: Done) -> None:
+            nonlocal finished
+            finished = Done(finished.rows + done.rows, finished.failed + done.failed)
+            show([])
 
-        def on_result(task: Task, failed: int) -> None:
-            if flags.workers:
-                advance(task.num_rows)
-
+        work: list[Task | Piece] = [*tasks]
         run_tasks(
-            tasks,
-            make_worker,
+            work,
+            partial(EncodeWorker, root, lanes, _cpus(flags) + 1),
             on_result=on_result,
             workers=flags.workers,
             cpus_per_worker=flags.cpus_per_worker,
             gpus_per_worker=gpus,
             address=flags.address,
+            overlap=2,
+            split=partial(split_work, batch_size=track["batch_size"]),
+            give_up=partial(condemn, root, plan),
+            on_progress=show,
         )
+
+
+def _cpus(flags: EncodeFlags) -> int:
+    """What one process may use."""
+    return flags.cpus_per_worker if flags.workers else torch.get_num_threads()
 
 
 def _lanes(flags: EncodeFlags, threads: int) -> int:
     """Forward passes that run side by side in one process on CPUs."""
-    cpus = flags.cpus_per_worker if flags.workers else torch.get_num_threads()
-    return max(1, cpus // threads)
+    return max(1, _cpus(flags) // threads)
 
 
 @contextmanager

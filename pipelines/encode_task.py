@@ -7,150 +7,260 @@ there are, nor on which ran it, nor on what was killed.
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
-import pyarrow as pa
-import torch
+from typing import NamedTuple
 
 from ops.config import from_json
-from ops.images import ImageError, Transform, to_pixels
+from ops.images import Transform
 from ops.runtime import resolve_device
-from pipelines.plan import Task, read_plan, task_rows
-from pipelines.readers import read_bytes
-from pipelines.store import (
-    INDEX_SCHEMA,
-    StoreError,
-    code_dtype,
-    commit_task,
-    fill_value,
-    grid_shape,
-)
-from pipelines.store.layout import tokenizer_path
-from pipelines.store.shards import row_checksums
+from pipelines.image_batches import BatchEncoder, CodesToCome, Reading, Size
+from pipelines.plan import Plan, Task, read_plan, task_table
+from pipelines.store import StoreError, commit_task, grid_shape, publish_task
+from pipelines.store.commit import read_part
+from pipelines.store.layout import index_path, tokenizer_path
+from pipelines.store.subparts import read_subparts, remove_subparts, write_subpart
+from pipelines.task_draft import Draft, Line
 from tokenizer import load_tokenizer
 
-READ_AHEAD = 2  # batches decoded before a compute thread asks for them
+READ_AHEAD = 2  # batches decoded beyond those that are being encoded
+READ_COLUMNS = ["key", "uri", "offset", "size", "etag", "view"]
+SUBPART_SECONDS = 30.0  # how much work a kill may cost
+CRASHED = Line(None, None, "crashed", "the process that worked on it died, every time", None)
+REMEDIES = {
+    errno.ENOSPC: "Make room",
+    errno.EDQUOT: "Make room",
+    errno.EROFS: "Allow writing there",
+    errno.EACCES: "Allow writing there",
+    errno.EPERM: "Allow writing there",
+}
 
 
-class Outcome(NamedTuple):
-    """What reading one planned row gave: a picture, or a reason why not."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Piece:
+    """Rows of a task that are done by themselves: places `first` to before `end`."""
 
-    image: np.ndarray[Any, np.dtype[np.uint8]] | None
-    line: dict[str, Any]  # width, height, status and error for the index
+    task: Task
+    first: int
+    end: int
+
+
+class Done(NamedTuple):
+    """What became of some rows."""
+
+    rows: int
+    failed: int  # of these rows
+
+
+def split_work(work: Task | Piece, batch_size: int) -> list[Piece]:
+    """Two halves: cut between batches, then inside of one; nothing for a single row."""
+    piece = _as_piece(work)
+    borders = range(-(-(piece.first + 1) // batch_size) * batch_size, piece.end, batch_size)
+    if piece.end - piece.first == 1:
+        return []
+    middle = borders[len(borders) // 2] if borders else (piece.first + piece.end) // 2
+    return [
+        Piece(task=piece.task, first=first, end=end)
+        for first, end in ((piece.first, middle), (middle, piece.end))
+    ]
+
+
+def condemn(root: Path, plan: Plan, work: Task | Piece) -> Done:
+    """Put down, for whoever does the task next, that its one row kills who works on it."""
+    piece = _as_piece(work)
+    assert piece.end - piece.first == 1, "only what cannot be split is given up"
+    draft = _draft(root, plan, piece.task)
+    draft.put(piece.first, CRASHED, None)
+    _keep(root, piece.task, draft, piece.first, piece.end)
+    return Done(1, 1)
 
 
 class EncodeWorker:
     """Encodes the tasks of one store; made once a process, it loads the store's own tokenizer.
 
-    `lanes` batches are computed at a time, each on the store's frozen number of threads;
-    `on_rows` is told how many rows each finished batch had.
+    `lanes` batches are encoded at a time, each on the store's frozen number of threads, and
+    `decoders` threads (one more than lanes) read images for them. A process may be inside of two
+    tasks: while one commits, the other has its turn to encode.
     """
 
-    def __init__(
-        self, root: Path, lanes: int = 1, on_rows: Callable[[int], None] | None = None
-    ) -> None:
+    def __init__(self, root: Path, lanes: int = 1, decoders: int | None = None) -> None:
         plan = read_plan(root)
         if plan is None:
             raise StoreError(f"{root} has no plan. Run encode to make one.")
-        self.root = root
-        self.rows_per_task = plan.settings.rows_per_task
-        self.track = plan.settings.track
-        self.transform = from_json(Transform, self.track["transform"])
-        self.device = resolve_device(self.track["device"])
-        self.tokenizer = load_tokenizer(tokenizer_path(root, "image"), self.device)
-        if self.tokenizer.fingerprint != self.track["fingerprint"]:
+        track = plan.settings.track
+        device = resolve_device(track["device"])
+        self.root, self.plan = root, plan
+        self.tokenizer = load_tokenizer(tokenizer_path(root, "image"), device)
+        if self.tokenizer.fingerprint != track["fingerprint"]:
             raise StoreError(f"{self.tokenizer.folder} is not the tokenizer the store began with.")
-        self.lanes = lanes
-        self.on_rows = on_rows or (lambda count: None)
+        self._batches = BatchEncoder(
+            self.tokenizer,
+            from_json(Transform, track["transform"]),
+            batch_size=track["batch_size"],
+            threads=track["threads"],
+            lanes=lanes,
+            decoders=decoders or lanes + 1,
+        )
+        self._keeper = ThreadPoolExecutor(1, "keep")
+        self._turn = threading.Lock()
+        self._inside: list[Draft] = []  # of the tasks that are not committed
 
-    def run(self, task: Task) -> int:
-        """Encode and commit one task; the number of rows that failed."""
-        rows = task_rows(self.root, task)
-        dtype = code_dtype(self.track["codebook_size"])
-        codes = np.full((len(rows), *grid_shape(task.grid)), fill_value(dtype), dtype)
-        lines: list[dict[str, Any]] = []
-        for first, outcomes, batch in self._batches(rows, grid_shape(task.grid)):
-            for place, outcome in enumerate(outcomes):
-                if outcome.image is not None:
-                    codes[first + place] = batch[place]
-                lines.append(outcome.line)
-            self.on_rows(len(outcomes))
-        index = self._index(rows, lines, row_checksums(codes))
-        commit_task(self.root, task.grid, task.number, self.rows_per_task, {"image": codes}, index)
-        return sum(line["status"] != "ok" for line in lines)
-
-    def _batches(
-        self, rows: list[dict[str, Any]], grid: tuple[int, int]
-    ) -> Iterator[tuple[int, list[Outcome], np.ndarray[Any, Any]]]:
-        """(first row, outcomes, codes) of each batch in order, computed in `lanes` threads."""
-        factor = self.track["downsample_factor"]
-        size = (grid[0] * factor, grid[1] * factor)
-        batch_size = self.track["batch_size"]
-        started: deque[tuple[int, list[Future[Outcome]], Future[np.ndarray[Any, Any]]]] = deque()
-        with (
-            ThreadPoolExecutor(self.lanes + 1, "decode") as decoders,
-            ThreadPoolExecutor(
-                self.lanes, "encode", torch.set_num_threads, (self.track["threads"],)
-            ) as encoders,
-        ):
-            for first in range(0, len(rows), batch_size):
-                reading = [
-                    decoders.submit(self._read, row, size)
-                    for row in rows[first : first + batch_size]
-                ]
-                started.append((first, reading, encoders.submit(self._encode, reading, size)))
-                if len(started) > self.lanes + READ_AHEAD:
-                    yield _finished(started.popleft())
-            while started:
-                yield _finished(started.popleft())
-
-    def _read(self, row: dict[str, Any], size: tuple[int, int]) -> Outcome:
+    def run(self, work: Task | Piece) -> Done:
+        """Encode and commit a task, or keep a piece of one; StoreError where that fails."""
+        piece = _as_piece(work)
+        if index_path(self.root, piece.task.grid, piece.task.number).exists():
+            return self._committed(piece)  # by an attempt that died before it could say so
+        draft = _draft(self.root, self.plan, piece.task)
+        self._inside.append(draft)
         try:
-            data = read_bytes(row["uri"], row["offset"], row["size"])
-            picture = self.transform.read(data, size, row["view"], row["key"])
-        except ImageError as error:
-            return Outcome(None, _line(None, None, error.reason, str(error)))
-        return Outcome(picture.image, _line(picture.width, picture.height, "ok", None))
+            self._fill(draft, piece)
+            if isinstance(work, Task):
+                self._commit(draft, work)
+        finally:
+            self._inside.remove(draft)
+        statuses = [line.status for line in draft.lines[piece.first : piece.end] if line]
+        return Done(len(statuses), len(statuses) - statuses.count("ok"))
 
-    def _encode(
-        self, reading: list[Future[Outcome]], size: tuple[int, int]
-    ) -> np.ndarray[Any, Any]:
-        """Codes (B, h, w) for one batch, always computed at the full batch size."""
-        images = np.zeros((self.track["batch_size"], *size, 3), np.uint8)
-        for place, future in enumerate(reading):
-            image = future.result().image
-            if image is not None:
-                images[place] = image
-        with torch.inference_mode():
-            pixels = to_pixels(images).to(self.device)
-            return self.tokenizer.encode(pixels)[: len(reading)].cpu().numpy()
+    def progress(self) -> Done:
+        """Rows done and failed of the work that this worker is inside of."""
+        inside = list(self._inside)
+        return Done(sum(d.num_put for d in inside), sum(d.num_failed for d in inside))
 
-    def _index(
-        self, rows: list[dict[str, Any]], lines: list[dict[str, Any]], checksums: list[int]
-    ) -> pa.Table:
-        table = [
-            {
-                **{name: row[name] for name in ("key", "grid", "row", "view", "label", "replaces")},
-                "source": row["uri"],
-                "checksum": checksum,
-                **line,
-            }
-            for row, line, checksum in zip(rows, lines, checksums, strict=True)
-        ]
-        return pa.Table.from_pylist(table, INDEX_SCHEMA)
+    def stop(self) -> None:
+        """Make every run() end soon, with an exception; what is done by then can be kept."""
+        self._batches.stop()
+        self._keeper.shutdown(wait=False)
+
+    def _committed(self, piece: Piece) -> Done:
+        grid, number = piece.task.grid, piece.task.number
+        with _writing(self.root):
+            publish_task(self.root, grid, number)
+            remove_subparts(self.root, grid, number)
+        statuses = read_part(self.root, grid, number)[0]["status"].to_pylist()
+        statuses = statuses[piece.first : piece.end]
+        return Done(len(statuses), len(statuses) - statuses.count("ok"))
+
+    def _fill(self, draft: Draft, piece: Piece) -> None:
+        """Put every row of the piece that the draft lacks, and keep some in case we are killed."""
+        missing = draft.missing(piece.first, piece.end)
+        if not missing:
+            return
+        kept, since = missing[0], time.monotonic()
+        keeping: list[Future[None]] = []
+
+        def keep(end: int) -> None:
+            nonlocal kept, since
+            keeping.append(self._keeper.submit(_keep, self.root, piece.task, draft, kept, end))
+            kept, since = end, time.monotonic()
+
+        for end in self._encode(draft, piece.task, missing):
+            if time.monotonic() - since >= SUBPART_SECONDS:
+                keep(end)
+        if kept < piece.end and piece.end - piece.first < piece.task.num_rows:
+            keep(piece.end)
+        for kept_part in keeping:
+            kept_part.result()
+
+    def _encode(self, draft: Draft, task: Task, missing: list[int]) -> Iterator[int]:
+        """Encode the rows at these places in order; after each batch, the place behind its last.
+
+        Decoding begins at once, encoding when the task before has all its batches on their way.
+        """
+        factor = self.plan.settings.track["downsample_factor"]
+        rows, columns = grid_shape(task.grid)
+        reading = self._read(draft, missing, (rows * factor, columns * factor))
+        ahead = deque(islice(reading, READ_AHEAD))
+        encoding: deque[_Batch] = deque()
+        with self._turn:
+            while ahead:
+                places, pictures = ahead.popleft()
+                encoding.append(_Batch(places, pictures, self._batches.encode(pictures)))
+                ahead.extend(islice(reading, 1))
+                if len(encoding) > self._batches.lanes:
+                    yield self._put(draft, encoding.popleft())
+        while encoding:
+            yield self._put(draft, encoding.popleft())
+
+    def _read(
+        self, draft: Draft, missing: list[int], size: Size
+    ) -> Iterator[tuple[list[int], Reading]]:
+        """Begin to decode batch after batch, each when it is asked for."""
+        batch_size = self._batches.batch_size
+        planned = draft.planned.select(READ_COLUMNS)
+        for number, group in groupby(missing, lambda place: place // batch_size):
+            places = list(group)
+            first = number * batch_size
+            rows = planned.slice(first, batch_size).to_pylist()
+            by_place = {place - first: rows[place - first] for place in places}
+            yield places, self._batches.read(by_place, size)
+
+    def _put(self, draft: Draft, batch: _Batch) -> int:
+        codes = batch.codes.result().numpy()
+        for place, (within, line) in zip(batch.places, batch.reading.lines.items(), strict=True):
+            found = line.result()
+            draft.put(place, found, codes[within] if found.status == "ok" else None)
+        return batch.places[-1] + 1
+
+    def _commit(self, draft: Draft, task: Task) -> None:
+        settings = self.plan.settings
+        index = draft.index(0, task.num_rows)
+        shards = {"image": draft.codes}
+        with _writing(self.root):
+            commit_task(
+                self.root,
+                task.grid,
+                task.number,
+                settings.rows_per_task,
+                shards,
+                index,
+                compress=settings.compress,
+            )
+            remove_subparts(self.root, task.grid, task.number)
 
 
-def _line(width: int | None, height: int | None, status: str, error: str | None) -> dict[str, Any]:
-    return {"width": width, "height": height, "status": status, "error": error}
+class _Batch(NamedTuple):
+    """A batch on its way to codes."""
+
+    places: list[int]  # in the task
+    reading: Reading
+    codes: Future[CodesToCome]
 
 
-def _finished(
-    batch: tuple[int, list[Future[Outcome]], Future[np.ndarray[Any, Any]]],
-) -> tuple[int, list[Outcome], np.ndarray[Any, Any]]:
-    first, reading, encoding = batch
-    return first, [future.result() for future in reading], encoding.result()
+def _as_piece(work: Task | Piece) -> Piece:
+    return Piece(task=work, first=0, end=work.num_rows) if isinstance(work, Task) else work
+
+
+def _draft(root: Path, plan: Plan, task: Task) -> Draft:
+    """The task as planned, with the rows that earlier attempts left in pieces."""
+    draft = Draft(task_table(root, task), task.grid, plan.settings.track["codebook_size"])
+    for subpart in read_subparts(root, task.grid, task.number):
+        draft.put_subpart(subpart)
+    return draft
+
+
+def _keep(root: Path, task: Task, draft: Draft, first: int, end: int) -> None:
+    """Make rows durable before their task is committed."""
+    codes, index = {"image": draft.codes[first:end]}, draft.index(first, end)
+    with _writing(root):
+        write_subpart(root, task.grid, task.number, first, codes, index)
+
+
+@contextlib.contextmanager
+def _writing(root: Path) -> Iterator[None]:
+    """Whatever the disk refuses is told with what to do; no image is to blame for it."""
+    try:
+        yield
+    except OSError as error:
+        remedy = REMEDIES.get(error.errno or 0, "See to the disk")
+        where = error.filename or root
+        raise StoreError(
+            f"{where}: {error.strerror or error}. {remedy}, then run the same command again."
+        ) from error

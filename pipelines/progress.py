@@ -1,6 +1,14 @@
-"""The progress bar of every long job: done, rate, time left."""
+"""How far every long job is: a bar on a terminal, a line now and then in a log file."""
 
 from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -9,39 +17,156 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.text import Text
 
-
-class RateColumn(ProgressColumn):
-    """Units a second, or seconds a unit where that is slow."""
-
-    def __init__(self, unit: str) -> None:
-        super().__init__()
-        self.unit = unit
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        if not speed:
-            return Text("")
-        if speed < 1:
-            return Text(f"{1 / speed:.1f} s/{self.unit}")
-        return Text(f"{speed:.1f} {self.unit}s/s")
+LINE_SECONDS = 10.0
+RATE_LINES = 6  # the rate is that since so many lines ago: what is left changes slowly
 
 
-def progress_bar(unit: str) -> Progress:
-    """A bar on stderr, so that stdout stays for results; add tasks as with rich's own."""
+class ProgressBar(Protocol):
+    """What a job says of itself; any thread may call. `note` and `bad` (a count) are fields."""
+
+    def __enter__(self) -> ProgressBar: ...
+
+    def __exit__(self, *error: Any) -> None: ...
+
+    def add_task(
+        self, description: str, *, total: float, completed: int = 0, **fields: Any
+    ) -> TaskID: ...
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None: ...
+
+    def update(
+        self,
+        task_id: TaskID,
+        *,
+        completed: float | None = None,
+        advance: float | None = None,
+        **fields: Any,
+    ) -> None: ...
+
+
+def progress_bar(unit: str) -> ProgressBar:
+    """On stderr, so that stdout stays for results; add tasks as with rich's own."""
+    if not sys.stderr.isatty():
+        return LogProgress(unit)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         RateColumn(unit),
+        BadColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
         console=Console(stderr=True),
         speed_estimate_period=60,
     )
+
+
+def rate_text(rate: float | None, unit: str) -> str:
+    """Units a second, or seconds a unit where that is slow; nothing where it is not known."""
+    if not rate:
+        return ""
+    return f"{rate:,.1f} {unit}s/s" if rate >= 1 else f"{1 / rate:.1f} s/{unit}"
+
+
+class RateColumn(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        return Text(rate_text(task.finished_speed or task.speed, self.unit))
+
+
+class BadColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(_bad_text(task.fields))
+
+
+def _bad_text(fields: dict[str, Any]) -> str:
+    return f"{fields['bad']:,} bad" if "bad" in fields else ""
+
+
+@dataclass
+class _Job:
+    description: str
+    total: float
+    completed: float
+    fields: dict[str, Any]
+    begun: tuple[float, float]  # when, and how much was completed by then
+    lines: deque[tuple[float, float]] = field(init=False)  # the same, at each line
+
+    def __post_init__(self) -> None:
+        self.lines = deque([self.begun], maxlen=RATE_LINES)
+
+
+class LogProgress:
+    """Plain lines on stderr: one every ten seconds of a job at work, and one at its end."""
+
+    def __init__(self, unit: str) -> None:
+        self.unit = unit
+        self._jobs: list[_Job] = []
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> LogProgress:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        with self._lock:
+            for job in self._jobs:
+                elapsed = time.monotonic() - job.begun[0]
+                self._write(job, job.begun, f"in {_clock(elapsed)}")
+
+    def add_task(
+        self, description: str, *, total: float, completed: int = 0, **fields: Any
+    ) -> TaskID:
+        begun = (time.monotonic(), float(completed))
+        with self._lock:
+            self._jobs.append(_Job(description, total, completed, fields, begun))
+            return TaskID(len(self._jobs) - 1)
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        self.update(task_id, advance=advance)
+
+    def update(
+        self,
+        task_id: TaskID,
+        *,
+        completed: float | None = None,
+        advance: float | None = None,
+        **fields: Any,
+    ) -> None:
+        with self._lock:
+            job = self._jobs[task_id]
+            job.completed = (job.completed if completed is None else completed) + (advance or 0)
+            job.fields.update(fields)
+            if time.monotonic() - job.lines[-1][0] >= LINE_SECONDS:
+                self._write(job, job.lines[0], None)
+                job.lines.append((time.monotonic(), job.completed))
+
+    def _write(self, job: _Job, since: tuple[float, float], end: str | None) -> None:
+        """One line with the rate since then; `end` stands in the place of the time left."""
+        seconds = time.monotonic() - since[0]
+        rate = (job.completed - since[1]) / seconds if seconds > 0 else 0.0
+        if end is None:
+            end = f"{_clock((job.total - job.completed) / rate)} left" if rate > 0 else ""
+        parts = [
+            f"{job.description} {job.completed:,.0f}/{job.total:,.0f}",
+            rate_text(rate, self.unit),
+            _bad_text(job.fields),
+            end,
+            str(job.fields.get("note", "")),
+        ]
+        sys.stderr.write("  ".join(part for part in parts if part) + "\n")
+        sys.stderr.flush()
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

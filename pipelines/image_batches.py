@@ -1,0 +1,131 @@
+"""Batches of planned images to codes: some threads decode ahead, others encode side by side.
+
+A batch always has its full size, and each row its fixed place in it, empty where there is no
+picture. So the codes of a row depend on nothing but its own picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ops.images import ImageError, Transform, to_pixels
+from ops.runtime import pinned
+from pipelines.plan_changes import DUPLICATE
+from pipelines.readers import content_hash, read_bytes
+from pipelines.task_draft import Line
+from tokenizer import VQGAN
+
+Row = Mapping[str, Any]  # one line of PLAN_SCHEMA
+Size = tuple[int, int]  # height, width
+
+READ_FAILED = {MemoryError: "out of memory", OSError: "unreadable", Exception: "broken"}
+
+
+class Reading(NamedTuple):
+    """A batch on its way to pictures."""
+
+    images: Tensor  # uint8 (B, H, W, 3)
+    lines: dict[int, Future[Line]]  # by place in the batch
+
+
+class CodesToCome(NamedTuple):
+    """Codes (B, h, w) that may still be on their way from a GPU."""
+
+    codes: Tensor  # on the CPU
+    arrival: torch.cuda.Event | None
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        if self.arrival is not None:
+            self.arrival.synchronize()
+        return self.codes.numpy()
+
+
+class BatchEncoder:
+    """One process's threads for decoding and encoding, and the tokenizer that they use.
+
+    `lanes` batches are encoded at a time, each on `threads` threads of torch's. The first batch
+    is encoded here and thrown away: a process in which the tokenizer does not work fails to
+    start, rather than at somebody's images.
+    """
+
+    def __init__(
+        self,
+        tokenizer: VQGAN,
+        transform: Transform,
+        *,
+        batch_size: int,
+        threads: int,
+        lanes: int,
+        decoders: int,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.transform = transform
+        self.batch_size = batch_size
+        self.lanes = lanes
+        self.device = next(tokenizer.parameters()).device
+        self._decoders = ThreadPoolExecutor(decoders, "decode")
+        self._encoders = ThreadPoolExecutor(lanes, "encode", torch.set_num_threads, (threads,))
+        side = transform.image_size
+        self.encode(self.read({}, (side, side))).result().numpy()
+
+    def read(self, rows: Mapping[int, Row], size: Size) -> Reading:
+        """Begin to decode `rows`, by place in the batch, to pictures of `size`."""
+        images = pinned(torch.zeros((self.batch_size, *size, 3), dtype=torch.uint8), self.device)
+        lines = {
+            place: self._decoders.submit(self._read, row, size, images[place].numpy())
+            for place, row in rows.items()
+        }
+        return Reading(images, lines)
+
+    def encode(self, reading: Reading) -> Future[CodesToCome]:
+        """Encode a batch once it is decoded and those begun before it leave a lane free."""
+        return self._encoders.submit(self._encode, reading)
+
+    def stop(self) -> None:
+        """Let the batches end that are being encoded, and begin no other."""
+        for pool in (self._decoders, self._encoders):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _read(self, row: Row, size: Size, target: np.ndarray[Any, Any]) -> Line:
+        """Put one picture into `target` (H, W, 3); whatever goes wrong is the image's line."""
+        if row["etag"] == DUPLICATE:
+            return Line(None, None, "duplicate key", "another image has the same key", None)
+        content = None
+        try:
+            data = read_bytes(row["uri"], row["offset"], row["size"])
+            content = content_hash(data)
+            picture = self.transform.read(data, size, row["view"], row["key"])
+            target[:] = picture.image
+        except ImageError as error:
+            return Line(None, None, error.reason, str(error), content)
+        except Exception as error:
+            reason = next(why for kind, why in READ_FAILED.items() if isinstance(error, kind))
+            return Line(None, None, reason, f"{type(error).__name__}: {error}", content)
+        return Line(picture.width, picture.height, "ok", None, content)
+
+    def _encode(self, reading: Reading) -> CodesToCome:
+        for line in reading.lines.values():
+            line.result()
+        with torch.inference_mode():
+            codes = self.tokenizer.encode(self._pixels(reading.images))
+            if self.device.type != "cuda":
+                return CodesToCome(codes.cpu(), None)
+            # This thread goes on to the next batch while the GPU is at this one.
+            arrived = torch.empty_like(codes, device="cpu", pin_memory=True)
+            arrived.copy_(codes, non_blocking=True)
+            arrival = torch.cuda.Event()
+            arrival.record(torch.cuda.current_stream(self.device))
+            return CodesToCome(arrived, arrival)
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        if self.device.type == "cpu":
+            return to_pixels(images.numpy())
+        # A quarter of the bytes travel; seen as (B, 3, H, W), the images are channels_last.
+        there = images.to(self.device, non_blocking=True)
+        return there.permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -1,0 +1,69 @@
+"""The rows of one task while they come to be: codes and index lines, out of batches or pieces."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.store import INDEX_SCHEMA, code_dtype, fill_value, grid_shape
+from pipelines.store.shards import row_checksums
+from pipelines.store.subparts import Subpart
+
+PLANNED = ("key", "grid", "row", "view", "label", "replaces")  # in the index as in the plan
+
+
+class Line(NamedTuple):
+    """What the index says of a row beyond the plan and its codes."""
+
+    width: int | None
+    height: int | None
+    status: str  # "ok", or a short reason
+    error: str | None
+    content: str | None  # hash of the image file's bytes, where they could be read
+
+
+class Draft:
+    """Codes and lines of a task's rows, by their place in the task; rows not put are fill."""
+
+    def __init__(self, planned: pa.Table, grid: str, codebook_size: int) -> None:
+        dtype = code_dtype(codebook_size)
+        self.planned = planned
+        self.codes = np.full((len(planned), *grid_shape(grid)), fill_value(dtype), dtype)
+        self.lines: list[Line | None] = [None] * len(planned)
+        self.num_put = 0
+        self.num_failed = 0
+
+    def put(self, place: int, line: Line, codes: np.ndarray[Any, Any] | None) -> None:
+        """One row: its codes (h, w) where its line says ok, none otherwise."""
+        assert (codes is not None) == (line.status == "ok")
+        older = self.lines[place]
+        self.num_put += older is None
+        self.num_failed += (codes is None) - (older is not None and older.status != "ok")
+        self.lines[place] = line
+        if codes is not None:
+            self.codes[place] = codes
+
+    def put_subpart(self, subpart: Subpart) -> None:
+        """All rows of a piece that somebody has done before."""
+        columns = [subpart.index[name].to_pylist() for name in Line._fields]
+        for place, values in enumerate(zip(*columns, strict=True)):
+            line = Line(*values)
+            codes = subpart.codes["image"][place] if line.status == "ok" else None
+            self.put(subpart.first + place, line, codes)
+
+    def missing(self, first: int, end: int) -> list[int]:
+        """The places from `first` to before `end` that have not been put."""
+        return [place for place in range(first, end) if self.lines[place] is None]
+
+    def index(self, first: int, end: int) -> pa.Table:
+        """INDEX_SCHEMA for the rows from `first` to before `end`, which have all been put."""
+        planned = self.planned.slice(first, end - first)
+        lines = [line for line in self.lines[first:end] if line is not None]
+        columns = {name: planned[name] for name in PLANNED}
+        columns["source"] = planned["uri"]
+        columns["checksum"] = pa.array(row_checksums(self.codes[first:end]), pa.uint32())
+        for name, values in zip(Line._fields, zip(*lines, strict=True), strict=True):
+            columns[name] = pa.array(values, INDEX_SCHEMA.field(name).type)
+        return pa.table({name: columns[name] for name in INDEX_SCHEMA.names}).cast(INDEX_SCHEMA)
