@@ -21,7 +21,7 @@ from pipelines import encode
 
 # A server that forks: its children inherit the imports, but no threads, no Ray, no locks.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.crashes.encode_processes"])
+CONTEXT.set_forkserver_preload(["tests.crashes.scenes"])
 PATIENCE = 120  # seconds; far more than anything here takes
 
 

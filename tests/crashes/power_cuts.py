@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -248,6 +247,23 @@ class RecordingDisk(Disk):
             super().make_folder(path)
 
 
-def remove_recorded(folder: Path) -> None:
-    """Remove a rebuilt folder, so that hundreds of rounds do not fill the disk."""
-    shutil.rmtree(folder, ignore_errors=True)
+class PowerCut(BaseException):
+    """Not an Exception: nothing that handles errors handles this."""
+
+
+class CutDisk(RecordingDisk):
+    """Performs so many operations and then, at whatever it is asked for, raises PowerCut.
+
+    The last moment is that of the cut.
+    """
+
+    def __init__(self, top: Path, root: Path, operations: int) -> None:
+        super().__init__(top, root)
+        self._left = operations
+
+    def record(self, about_to: str) -> None:
+        if self._left >= 0:
+            super().record(about_to)
+        self._left -= 1
+        if self._left < 0:
+            raise PowerCut(about_to)

@@ -1,0 +1,132 @@
+"""The encode command with a tokenizer that is none: codes are noise keyed by image and content.
+
+Planning, committing and recovering are the real ones, and a round takes milliseconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pyarrow as pa
+
+from ops.images import ImageError
+from pipelines import encode
+from pipelines.encode_settings import EncodeFlags
+from pipelines.plan import Task, read_plan, task_rows
+from pipelines.plan_changes import DUPLICATE
+from pipelines.readers import Entry, Gathering, Listing, content_hash, read_bytes
+from pipelines.store import INDEX_SCHEMA, commit_task, fill_value, grid_shape
+from pipelines.store.shards import row_checksums
+
+CODEBOOK_SIZE = 1000
+GRIDS = ("2x2", "2x3")
+
+
+def noise(key: str, content: bytes, view: int, grid: str) -> np.ndarray:
+    """The codes (h, w) of one view of an image."""
+    digest = hashlib.sha256(b"%d %s %s" % (view, key.encode(), content)).digest()
+    random = np.random.default_rng(list(digest))
+    return random.integers(0, CODEBOOK_SIZE, grid_shape(grid)).astype("<u2")
+
+
+def grid_of(key: str) -> str:
+    return GRIDS[len(key) % len(GRIDS)]
+
+
+class NullWorker:
+    """Does a task as EncodeWorker does, the image apart."""
+
+    def __init__(self, root: Path, *_: Any, **__: Any) -> None:
+        plan = read_plan(root)
+        assert plan is not None
+        self.root, self.rows_per_task = root, plan.settings.rows_per_task
+
+    def run(self, task: Task) -> Any:
+        planned = task_rows(self.root, task)
+        codes = np.full((len(planned), *grid_shape(task.grid)), fill_value(np.dtype("<u2")), "<u2")
+        lines = [self._line(row, codes[place]) for place, row in enumerate(planned)]
+        for line, checksum in zip(lines, row_checksums(codes), strict=True):
+            line["checksum"] = checksum
+        index = pa.Table.from_pylist(lines, INDEX_SCHEMA)
+        commit_task(self.root, task.grid, task.number, self.rows_per_task, {"image": codes}, index)
+        failed = sum(line["status"] != "ok" for line in lines)
+        return SimpleNamespace(rows=len(lines), failed=failed)
+
+    def _line(self, row: dict[str, Any], codes: np.ndarray) -> dict[str, Any]:
+        """The index line of a planned row; its codes (h, w) are put into `codes`."""
+        names = ("key", "grid", "row", "view", "label", "replaces")
+        line = {"status": "ok", "source": row["uri"], **{name: row[name] for name in names}}
+        try:
+            if row["etag"] == DUPLICATE:
+                raise ImageError("duplicate key", "another image has it")
+            content = read_bytes(row["uri"], row["offset"], row["size"])
+        except ImageError as error:
+            return {**line, "status": error.reason, "error": str(error)}
+        codes[:] = noise(row["key"], content, row["view"], row["grid"])
+        return {**line, "content": content_hash(content)}
+
+    def stop(self) -> None:
+        pass
+
+
+def make_tokenizer(folder: Path) -> SimpleNamespace:
+    """What the driver asks a tokenizer for, with two small files to copy."""
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    config = SimpleNamespace(codebook_size=CODEBOOK_SIZE, downsample_factor=4)
+    return SimpleNamespace(name="null", fingerprint="0" * 16, config=config, folder=folder)
+
+
+def list_files(files: dict[str, list[Path]]) -> Listing:
+    """The listing of keys and their files, in which a key may stand for several."""
+    gathering = Gathering()
+    for key, paths in files.items():
+        for path in paths:
+            status = path.stat()
+            etag = f"{status.st_size}-{status.st_mtime_ns}"
+            gathering.add(Entry(key, str(path), None, status.st_size, etag, None))
+    return gathering.listing()
+
+
+@contextmanager
+def null_parts(tokenizer: SimpleNamespace, files: dict[str, list[Path]]) -> Iterator[None]:
+    """The command finds a null tokenizer, and `files` as its input."""
+
+    def grids_of(_: Any, entries: pa.Table) -> pa.Array:
+        return pa.array([grid_of(key) for key in entries["key"].to_pylist()], pa.string())
+
+    with mock.patch.multiple(
+        encode,
+        load_tokenizer=lambda _: tokenizer,
+        list_input=lambda *_: list_files(files),
+        grids_of=grids_of,
+        EncodeWorker=NullWorker,
+    ):
+        yield
+
+
+def encode_files(
+    out: Path, tokenizer: SimpleNamespace, files: dict[str, list[Path]], **flags: Any
+) -> int:
+    """Run the command in this process: two views an image, three rows a task."""
+    asked = {
+        "in_": Path("/nowhere"),
+        "out": out,
+        "image_size": 8,
+        "flip": "both",
+        "batch_size": 1,
+        "rows_per_task": 3,
+        "device": "cpu",
+        "max_bad": 1.0,
+        **flags,
+    }
+    with null_parts(tokenizer, files):
+        return encode.encode(EncodeFlags(**asked))

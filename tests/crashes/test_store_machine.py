@@ -1,0 +1,203 @@
+"""Whatever is planned, committed, cut short, resumed, replaced and pruned: the store is a dict."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+
+from pipelines.store import CodeStore, StoreError
+from tests.crashes.disk_doubles import installed
+from tests.crashes.null_encode import encode_files, grid_of, make_tokenizer, noise
+from tests.crashes.power_cuts import TEARS, CutDisk, PowerCut
+from tests.encode_run import everything
+
+KEYS = st.sampled_from(["a", "bb", "c", "dd", "e", "ff"])
+CONTENTS = st.sampled_from([b"one", b"two", b"three"])
+VIEWS = 2
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """`input` is what lies in the folder, `model` what a store must show: key -> content."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="store-machine-"))
+        self.images = self.folder / "images"
+        self.images.mkdir()
+        self.tokenizer = make_tokenizer(self.folder / "tokenizer")
+        self.top = self.folder / "top"
+        self.top.mkdir()
+        self.clock = 10**18
+        self.input: dict[str, bytes] = {}
+        self.twins: set[str] = set()  # keys that a second file has as well
+        self.model: dict[str, bytes] = {}
+        self.ever: dict[str, set[bytes]] = {}
+        self.maybe_pruned: set[str] = set()
+        self.lines: dict[tuple[str, int], dict] = {}  # the index lines of finished runs
+        self.settled = True  # nothing is planned that is not committed
+
+    def teardown(self) -> None:
+        shutil.rmtree(self.folder)
+
+    @property
+    def root(self) -> Path:
+        return self.top / "codes.zarr"
+
+    # --- the folder of images
+
+    @rule(key=KEYS, content=CONTENTS)
+    def put(self, key: str, content: bytes) -> None:
+        """A new image, or another content in its place, or the same content written again."""
+        self._write(self.images / key, content)
+        self.input[key] = content
+        self.ever.setdefault(key, set()).add(content)
+
+    @rule(key=KEYS)
+    def add_twin(self, key: str) -> None:
+        """A second file under a key; sorted behind the first, it never counts."""
+        self._write(self.images / f"{key} twin", b"twin")
+        self.twins.add(key)
+
+    @precondition(lambda self: self.settled)
+    @rule(key=KEYS)
+    def remove(self, key: str) -> None:
+        self.input.pop(key, None)
+
+    def _write(self, path: Path, content: bytes) -> None:
+        path.write_bytes(content)
+        self.clock += 1
+        os.utime(path, ns=(self.clock, self.clock))
+
+    # --- runs
+
+    @precondition(lambda self: self.input)
+    @rule(by_content=st.booleans(), prune=st.booleans())
+    def run_to_the_end(self, by_content: bool, prune: bool) -> None:
+        self._encode(by_content=by_content, prune=prune)
+        self._finished(prune)
+
+    @precondition(lambda self: self.input)
+    @rule(
+        by_content=st.booleans(),
+        prune=st.booleans(),
+        operations=st.integers(0, 100),
+        killed=st.booleans(),
+        kept=st.integers(0, 2**16 - 1),
+        tears=st.lists(st.sampled_from(TEARS), min_size=1, max_size=3),
+    )
+    def run_cut_short(
+        self,
+        by_content: bool,
+        prune: bool,
+        operations: int,
+        killed: bool,
+        kept: int,
+        tears: list[str],
+    ) -> None:
+        """Killed the store stays as it is; in a power cut it loses what was not flushed."""
+        disk = CutDisk(self.top, self.root, operations)
+        with installed(disk), contextlib.suppress(PowerCut):
+            self._encode(by_content=by_content, prune=prune)
+            self._finished(prune)
+            return
+        self.settled = False
+        if prune:
+            self.maybe_pruned |= self.model.keys() - self.input.keys()
+        if not killed:
+            shutil.rmtree(self.top)
+            disk.moments[-1].rebuild(
+                self.top, lambda i: bool(kept >> i % 16 & 1), lambda i: tears[i % len(tears)]
+            )
+        disk.close()
+        self._check_unfinished()
+
+    @precondition(lambda self: self.settled and self.model and self.input == self.model)
+    @rule()
+    def run_again_for_nothing(self) -> None:
+        before = everything(self.root)
+        self._encode(by_content=False, prune=False)
+        assert everything(self.root) == before
+
+    def _encode(self, **flags: bool) -> None:
+        files = {key: [self.images / key] for key in self.input}
+        for key in self.twins & files.keys():
+            files[key].append(self.images / f"{key} twin")
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            assert encode_files(self.root, self.tokenizer, files, **flags) == 0
+
+    # --- what must hold
+
+    def _finished(self, prune: bool) -> None:
+        self.settled = True
+        shown = self._shown()
+        lost = self.maybe_pruned - shown.keys() - self.input.keys()
+        if prune:
+            lost = self.model.keys() - self.input.keys()
+        self.model = {k: v for k, v in {**self.model, **self.input}.items() if k not in lost}
+        self.maybe_pruned.clear()
+        assert shown == {key: self._codes(key, content) for key, content in self.model.items()}
+        self._check_lines()
+
+    def _check_unfinished(self) -> None:
+        """Nothing that a finished run showed is lost, hidden, doubled or wrong."""
+        try:
+            shown = self._shown()
+        except StoreError:
+            assert not self.model, "there was a store, and now it cannot be read"
+            return
+        assert self.model.keys() - self.maybe_pruned <= shown.keys()
+        for key, codes in shown.items():
+            assert codes in [self._codes(key, content) for content in self.ever[key]]
+        self._check_lines()
+
+    def _check_lines(self) -> None:
+        """Rows never move: every line that a run left in the index is there, word for word."""
+        lines = CodeStore.open(self.root).index.to_pylist()
+        found = {(line["grid"], line["row"]): line for line in lines}
+        assert len(found) == len(lines)
+        assert {place: found.get(place) for place in self.lines} == self.lines
+        if self.settled:
+            self.lines = found
+
+    def _shown(self) -> dict[str, list[list]]:
+        store = CodeStore.open(self.root)
+        rows = sorted(store, key=lambda row: row["view"])
+        count = Counter(row["key"] for row in rows)
+        assert set(count.values()) <= {VIEWS}, f"views hidden or doubled: {count}"
+        shown: dict[str, list[list]] = {}
+        for row in rows:
+            shown.setdefault(row["key"], []).append(row["codes"].tolist())
+        return shown
+
+    def _codes(self, key: str, content: bytes) -> list[list]:
+        return [noise(key, content, view, grid_of(key)).tolist() for view in range(VIEWS)]
+
+
+def check(examples: int, steps: int) -> None:
+    run_state_machine_as_test(
+        StoreMachine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def test_a_store_shows_what_a_dictionary_would() -> None:
+    check(examples=25, steps=10)
+
+
+@pytest.mark.slow
+def test_a_store_shows_what_a_dictionary_would_for_long() -> None:
+    check(examples=1000, steps=30)
