@@ -272,9 +272,12 @@ class Transform:
     def read(self, data: bytes, size: tuple[int, int], view: int = 0, key: str = "") -> Picture:
         """View number `view` of the image in `data`, uint8 of `size` (height, width).
 
-        Raises ImageError, see decode_image.
+        Raises ImageError, see decode_image; also where a native `size` is none of this transform's,
+        as those are that were planned when the file could not be opened.
         """
         picture = read_picture(data, at_least=2 * max(size))
+        if self.crop == "native" and min(size) != self.image_size:
+            raise ImageError("changed", "its size could not be read when it was planned; touch it")
         mirrored, view = divmod(view, CROPS[self.crop])
         image = resize_and_crop(picture.image, size, self.crop, view=view, seed=self.seed, key=key)
         return picture._replace(image=_mirrored(image) if mirrored else image)

@@ -304,6 +304,13 @@ def test_native_keeps_the_aspect_to_a_multiple(width, height, target) -> None:
     assert transform.target_size(width, height) == target
 
 
+def test_a_native_picture_is_never_squeezed_into_the_place_of_one_without_a_size() -> None:
+    transform = Transform(image_size=16, crop="native", multiple_of=8)
+    with pytest.raises(ImageError, match="could not be read") as caught:
+        transform.read(encoded(PICTURE), (8, 8))
+    assert caught.value.reason == "changed"
+
+
 def test_a_wrong_transform_cannot_be_made() -> None:
     with pytest.raises(ConfigError, match="Take 256"):
         Transform(image_size=255, multiple_of=8)
