@@ -117,7 +117,8 @@ def _newest_images(root: Path, num_parts: int) -> pa.Table:
 def _places(keys: pa.ChunkedArray, among: pa.ChunkedArray) -> Places:
     """Where each key stands in `among`, which names none twice; -1 for nowhere."""
     found = pc.index_in(keys, value_set=among)
-    return pc.fill_null(found, -1).to_numpy().astype(np.int64)
+    places: Places = pc.fill_null(found, -1).to_numpy().astype(np.int64)
+    return places
 
 
 def _is_true(flags: pa.ChunkedArray) -> Mask:
