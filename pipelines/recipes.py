@@ -45,6 +45,7 @@ class PriorRecipe:
     start_alike: bool = False
     """first weights that follow the codebook: see prior.gpt.start_alike"""
     loss: LossSettings = field(default_factory=LossSettings)
+    """what training lowers besides its surprise: see prior.objective"""
     batch_size: int = 8
     steps: int = 1000
     save_every: int = 250
@@ -110,6 +111,18 @@ PRIOR_RECIPES: dict[str, PriorRecipe] = {
     "base": PriorRecipe(
         preset="base",
         optimizer=OptimizerConfig(learning_rate=3e-4, weight_decay=0.01, warmup_steps=1000),
+        dropout=0.1,
+        batch_size=64,
+        steps=200_000,
+        save_every=2000,
+        sample_every=5000,
+        log_every=50,
+    ),
+    # The same made as later systems make it, after LlamaGen (Sun et al. 2024). Not run here.
+    "base-modern": PriorRecipe(
+        preset="base-modern",
+        optimizer=OptimizerConfig(learning_rate=3e-4, weight_decay=0.05, warmup_steps=1000),
+        loss=LossSettings(z_loss_weight=1e-4),
         dropout=0.1,
         batch_size=64,
         steps=200_000,
