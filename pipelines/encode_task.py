@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
@@ -121,7 +122,7 @@ class EncodeWorker:
         draft = _draft(self.root, self.plan, piece.task)
         self._inside.append(draft)
         try:
-            self._fill(draft, piece)
+            self._fill(draft, piece, whole=isinstance(work, Task))
             if isinstance(work, Task):
                 self._commit(draft, work)
         finally:
@@ -148,12 +149,15 @@ class EncodeWorker:
         statuses = statuses[piece.first : piece.end]
         return Done(len(statuses), len(statuses) - statuses.count("ok"))
 
-    def _fill(self, draft: Draft, piece: Piece) -> None:
-        """Put every row of the piece that the draft lacks, and keep some in case we are killed."""
+    def _fill(self, draft: Draft, piece: Piece, whole: bool) -> None:
+        """Put every row of the piece that the draft lacks.
+
+        What is not about to be committed as a `whole` task, or not soon, is kept in sub-parts.
+        """
         missing = draft.missing(piece.first, piece.end)
         if not missing:
             return
-        kept, since = missing[0], time.monotonic()
+        kept, since = missing[0], math.inf  # the clock starts with the first batch
         keeping: list[Future[None]] = []
 
         def keep(end: int) -> None:
@@ -161,13 +165,17 @@ class EncodeWorker:
             keeping.append(self._keeper.submit(_keep, self.root, piece.task, draft, kept, end))
             kept, since = end, time.monotonic()
 
-        for end in self._encode(draft, piece.task, missing):
-            if time.monotonic() - since >= SUBPART_SECONDS:
-                keep(end)
-        if kept < piece.end and piece.end - piece.first < piece.task.num_rows:
-            keep(piece.end)
-        for kept_part in keeping:
-            kept_part.result()
+        try:
+            for end in self._encode(draft, piece.task, missing):
+                since = min(since, time.monotonic())
+                if time.monotonic() - since >= SUBPART_SECONDS:
+                    keep(end)
+            if kept < piece.end and not whole:
+                keep(piece.end)
+        finally:
+            wait(keeping)
+        for future in keeping:
+            future.result()
 
     def _encode(self, draft: Draft, task: Task, missing: list[int]) -> Iterator[int]:
         """Encode the rows at these places in order; after each batch, the place behind its last.
