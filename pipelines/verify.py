@@ -2,42 +2,62 @@
 
 from __future__ import annotations
 
-import hashlib
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import tyro
 
 from ops.config import UserError
+from ops.files import file_hash
 from pipelines.command_line import run_command
-from pipelines.plan import Plan, Task, read_plan, task_rows
+from pipelines.plan import Plan, Task, read_plan, task_table
 from pipelines.progress import progress_bar
-from pipelines.store import StoreAttributes, StoreError, code_dtype, fill_value, grid_shape
+from pipelines.store import StoreError
 from pipelines.store.commit import committed_tasks, read_part
+from pipelines.store.damage import shard_damage
 from pipelines.store.layout import (
+    checksums_path,
     index_path,
     metadata_files,
+    plan_path,
     read_attributes,
     says,
     shard_path,
     staging_path,
     tokenizer_path,
 )
-from pipelines.store.shards import row_checksums
+from pipelines.store.recovery import listed_files, read_checksums
 from tokenizer import load_tokenizer
 
-FROM_PLAN = ("key", "grid", "row", "view", "label", "replaces")  # columns plan and index share
+MOST_THREADS = 8  # each holds one shard in memory
+# Columns that the plan and the index share, by their names in both.
+FROM_PLAN = {
+    **{name: name for name in ("key", "grid", "row", "view", "label", "replaces")},
+    "uri": "source",
+}
+REMEDIES = {
+    "_plan": "Restore it from a copy; until then the shards cannot be checked.",
+    "_pruned": "Remove the folder _pruned and run encode with --prune again.",
+    "_tokenizer": "Remove the folder _tokenizer and run encode again with the same tokenizer.",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyFlags:
-    """Read a whole code store again: every row against its checksum, the index against the plan.
+    """Read a whole code store again: every file against its checksum, every row against the index,
+    the index against the plan.
 
-    Names the shard and the rows of whatever is damaged or missing; then the exit code is 1.
+    Names the shard and the rows of whatever is damaged or missing, and says what to do about it;
+    then the exit code is 1.
     """
 
     store: Annotated[Path, tyro.conf.Positional]
@@ -50,117 +70,220 @@ def main(argv: list[str] | None = None) -> int:
 
 def verify(flags: VerifyFlags) -> int:
     """Print every problem and one line at the end; the exit code."""
-    read_attributes(flags.store)
-    plan = read_plan(flags.store)
-    if plan is None:
-        raise StoreError(f"{flags.store} has no plan, so there is nothing to hold it against.")
-    problems = list(_problems_of_store(flags.store, plan))
-    with progress_bar("shard") as progress:
-        bar = progress.add_task("verifying", total=len(plan.tasks), note="")
-        for task in plan.tasks:
-            problems += _problems_of_task(flags.store, plan, task)
-            progress.advance(bar)
+    root = flags.store
+    if not any(path.exists() for path in (plan_path(root, 0), checksums_path(root))):
+        read_attributes(root)  # raises where this is no code store at all
+    with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1), "verify") as threads:
+        problems, plan = _check(root, threads)
     for problem in problems:
         print(problem)
-    counts = f"{plan.num_rows} rows in {len(plan.tasks)} shards"
+    counts = f"{plan.num_rows} rows in {len(plan.tasks)} shards" if plan else "a store"
     if problems:
-        print(f"{flags.store}: {len(problems)} problems in {counts}")
+        print(f"{root}: {len(problems)} problem{'s' * (len(problems) > 1)} in {counts}")
         return 1
-    print(f"{flags.store}: {counts}, all as they should be")
+    print(f"{root}: {counts}, all as they should be")
     return 0
 
 
-def _problems_of_store(root: Path, plan: Plan) -> Iterator[str]:
-    """What is wrong with the metadata, the tokenizer's copy, or with parts nobody planned."""
-    attributes = StoreAttributes(
-        rows_per_task=plan.settings.rows_per_task,
-        grids=plan.grids,
-        label_names=plan.label_names,
-        tracks={"image": plan.settings.track},
-    )
-    for name, data in metadata_files(attributes).items():
-        if not says(root / name, data):
-            yield f"{root / name}: not what the plan says; run encode again to restore it"
+def _check(root: Path, threads: ThreadPoolExecutor) -> tuple[list[str], Plan | None]:
+    """Every problem of a store, and its plan where that is whole."""
+    problems: list[str] = []
+    checksums: Mapping[str, str] = {}
     try:
-        fingerprint = load_tokenizer(tokenizer_path(root, "image")).fingerprint
-    except UserError as error:
-        yield f"{tokenizer_path(root, 'image')}: {error}"
-    else:
-        if fingerprint != plan.settings.track["fingerprint"]:
-            yield f"{tokenizer_path(root, 'image')}: not the tokenizer that made the codes"
-    planned = {(task.grid, task.number) for task in plan.tasks}
-    for grid, number in sorted(committed_tasks(root) - planned):
-        yield f"{index_path(root, grid, number)}: no plan lists this part"
-
-
-def _problems_of_task(root: Path, plan: Plan, task: Task) -> Iterator[str]:
-    first = task.number * plan.settings.rows_per_task
-    path = index_path(root, task.grid, task.number)
-    if not path.exists():
-        yield f"{path}: missing, rows {first} to {first + task.num_rows - 1}; run encode again"
-        return
-    try:
-        planned = task_rows(root, task)
-        table, shards = read_part(root, task.grid, task.number)
+        checksums = read_checksums(root) or {}
     except StoreError as error:
-        yield f"{error} (rows {first} to {first + task.num_rows - 1})"
-        return
-    lines = table.to_pylist()
-    differing = [
-        row["row"]
-        for row, line in zip(planned, lines, strict=False)
-        if any(row[name] != line[name] for name in FROM_PLAN) or row["uri"] != line["source"]
+        problems.append(str(error))
+    wrong = _wrong_files(root, checksums, threads)
+    problems += [
+        f"{root / name}: {what}. {REMEDIES[name.split('/')[0]]}"
+        for name, what in wrong.items()
+        if not name.startswith("_index/")
     ]
-    if differing or len(planned) != len(lines):
-        yield f"{path}: rows {_ranges(differing)} are not those of the plan"
-    yield from _problems_of_shard(root, plan, task, lines, shards["image"])
+    if any(name.startswith("_plan/") for name in wrong):
+        return problems, None
+    try:
+        plan = read_plan(root)
+    except StoreError as error:
+        return [*problems, str(error)], None
+    if plan is None:
+        return [*problems, f"{plan_path(root, 0)}: missing. {REMEDIES['_plan']}"], None
+    problems += _problems_of_metadata(root, plan)
+    if not any(name.startswith("_tokenizer/") for name in wrong):
+        problems += _problems_of_tokenizer(root, plan)
+    problems += _problems_of_tasks(root, plan, wrong, threads)
+    return problems + _why_not_finished(root, plan, checksums), plan
+
+
+# --- the files beside the shards
+
+
+def _wrong_files(
+    root: Path, checksums: Mapping[str, str], threads: ThreadPoolExecutor
+) -> dict[str, str]:
+    """What is wrong with files that have a checksum, by path below the store."""
+
+    def state(name: str) -> str | None:
+        try:
+            return None if file_hash(root / name) == checksums[name] else "damaged"
+        except FileNotFoundError:
+            return "missing"
+        except OSError as error:
+            return f"cannot be read ({error.strerror})"
+
+    states = threads.map(state, checksums)
+    return {name: what for name, what in zip(checksums, states, strict=True) if what}
+
+
+def _problems_of_metadata(root: Path, plan: Plan) -> list[str]:
+    return [
+        f"{root / name}: not what the plan says. Run encode again to restore it."
+        for name, data in metadata_files(plan.attributes).items()
+        if not says(root / name, data)
+    ]
+
+
+def _problems_of_tokenizer(root: Path, plan: Plan) -> list[str]:
+    folder = tokenizer_path(root, "image")
+    try:
+        fingerprint = load_tokenizer(folder).fingerprint
+    except UserError as error:
+        return [f"{folder}: {error} {REMEDIES['_tokenizer']}"]
+    if fingerprint != plan.settings.track["fingerprint"]:
+        return [f"{folder}: not the tokenizer that made the codes. {REMEDIES['_tokenizer']}"]
+    return []
+
+
+def _why_not_finished(root: Path, plan: Plan, checksums: Mapping[str, str]) -> list[str]:
+    """What the last run has left to do, where it did not come to its end."""
+    committed = committed_tasks(root)
+    todo = [
+        task
+        for task in plan.tasks
+        if (task.grid, task.number) not in committed and _part_name(task) not in checksums
+    ]
+    path = checksums_path(root)
+    unlisted = sum(
+        file.relative_to(root).as_posix() not in checksums for file in listed_files(root)
+    )
+    if todo:
+        rows = sum(task.num_rows for task in todo)
+        what = f"{root}: {len(todo)} of {len(plan.tasks)} tasks, {rows} rows, are not encoded yet"
+    elif not path.exists():
+        what = f"{path}: missing"
+    elif checksums and unlisted:
+        what = f"{path}: {unlisted} files are not in it yet"
+    else:
+        return []
+    return [f"{what}: the run has not finished. Run encode again."]
+
+
+# --- the tasks
+
+
+def _problems_of_tasks(
+    root: Path, plan: Plan, wrong: Mapping[str, str], threads: ThreadPoolExecutor
+) -> list[str]:
+    planned = {(task.grid, task.number) for task in plan.tasks}
+    problems = [
+        f"{index_path(root, grid, number)}: no plan lists this part. Remove it."
+        for grid, number in sorted(committed_tasks(root) - planned)
+    ]
+    with progress_bar("shard") as progress:
+        bar = progress.add_task("verifying", total=len(plan.tasks), note="")
+        for found in threads.map(partial(_problems_of_task, root, plan, wrong), plan.tasks):
+            problems += found
+            progress.advance(bar)
+    return problems
+
+
+def _part_name(task: Task) -> str:
+    return f"_index/{task.grid}/{task.number}.parquet"
+
+
+def _problems_of_task(root: Path, plan: Plan, wrong: Mapping[str, str], task: Task) -> list[str]:
+    part = index_path(root, task.grid, task.number)
+    rows, anew = _rows_and_remedy(root, plan, task)
+    what = wrong.get(_part_name(task))
+    if what == "missing":
+        return [f"{part}: missing, {rows}. Run encode again."]
+    if what:
+        return [f"{part}: {what}, {rows}. {anew}"]
+    if not part.exists():
+        return []  # not encoded yet, and counted elsewhere
+    try:
+        planned = task_table(root, task)
+    except StoreError as error:
+        return [f"{error} It plans {rows}."]
+    try:
+        index, shards = read_part(root, task.grid, task.number)
+    except StoreError as error:
+        return [f"{error} It lists {rows}. {anew}"]
+    tracks = plan.attributes.tracks
+    differing = _differing(planned, index)
+    if len(differing) or shards.keys() != tracks.keys():
+        first = task.number * plan.settings.rows_per_task
+        rows = _ranges(first + differing) if len(differing) else rows
+        return [f"{part}: not as planned in {rows}. {anew}"]
+    return [
+        problem
+        for track in tracks
+        for problem in _problems_of_shard(root, plan, task, track, index, shards[track])
+    ]
+
+
+def _differing(planned: pa.Table, index: pa.Table) -> np.ndarray[Any, Any]:
+    """Places of the rows that plan and index do not both have alike."""
+    both = min(len(planned), len(index))
+    differing = np.arange(max(len(planned), len(index))) >= both
+    for ours, theirs in FROM_PLAN.items():
+        a, b = planned[ours].slice(0, both), index[theirs].slice(0, both)
+        if not a.equals(b):
+            alike = pc.fill_null(pc.equal(a, b), False)
+            nulls = pc.and_(pc.is_null(a), pc.is_null(b))
+            differing[:both] |= ~pc.or_(alike, nulls).to_numpy()
+    return np.flatnonzero(differing)
 
 
 def _problems_of_shard(
-    root: Path, plan: Plan, task: Task, lines: list[dict[str, Any]], shard: dict[str, Any]
-) -> Iterator[str]:
-    path = shard_path(root, task.grid, "image", task.number)
+    root: Path, plan: Plan, task: Task, track: str, index: pa.Table, shard: Mapping[str, Any]
+) -> list[str]:
+    path = shard_path(root, task.grid, track, task.number)
+    rows, anew = _rows_and_remedy(root, plan, task)
+    try:
+        damage = shard_damage(path, shard["sha256"], index, task.grid, track, plan.attributes)
+    except FileNotFoundError:
+        if (staging_path(root) / shard["file"]).exists():
+            return [f"{path}: not published yet, {rows}. Run encode again."]
+        return [f"{path}: missing, {rows}. {anew}"]
+    except OSError as error:
+        return [f"{path}: cannot be read ({error.strerror}), {rows}. {anew}"]
+    if damage.rows.any():
+        wrong = index["row"].filter(pa.array(damage.rows)).to_pylist()
+        return [f"{path}: damaged in {_ranges(wrong)}. {anew}"]
+    if damage.file:
+        where = "where plain zarr looks for their places"
+        return [f"{path}: damaged outside its {rows}, {where}. {anew}"]
+    return []
+
+
+def _rows_and_remedy(root: Path, plan: Plan, task: Task) -> tuple[str, str]:
+    """A task's rows in words, and what makes them anew."""
     first = task.number * plan.settings.rows_per_task
-    if not path.exists():
-        staged = (staging_path(root) / shard["file"]).exists()
-        what = "not published; run encode again" if staged else "missing"
-        yield f"{path}: {what}, rows {first} to {first + task.num_rows - 1}"
-        return
-    data = path.read_bytes()
-    whole = hashlib.sha256(data).hexdigest() == shard["sha256"]
-    size = plan.settings.track["codebook_size"]
-    dtype = code_dtype(size)
-    height, width = grid_shape(task.grid)
-    held = min(len(lines), len(data) // (height * width * dtype.itemsize))
-    codes = np.frombuffer(data, dtype, held * height * width).reshape(held, height, width)
-    wrong = [
-        line["row"]
-        for line, row, checksum in zip(lines, codes, row_checksums(codes), strict=False)
-        if checksum != line["checksum"] or not _fits(line["status"], row, size)
-    ]
-    wrong += [line["row"] for line in lines[held:]]
-    if wrong:
-        yield f"{path}: damaged in rows {_ranges(wrong)}"
-    elif not whole:
-        yield f"{path}: damaged behind its rows, where plain zarr looks for their places"
+    part = index_path(root, task.grid, task.number)
+    rows = _ranges(range(first, first + task.num_rows))
+    return rows, f"If its images are still there, remove {part} and run encode again."
 
 
-def _fits(status: str, codes: np.ndarray[Any, Any], codebook_size: int) -> bool:
-    """Whether a row holds codes of the codebook, or fill where there are none."""
-    if status == "ok":
-        return bool((codes < codebook_size).all())
-    return bool((codes == fill_value(codes.dtype)).all())
-
-
-def _ranges(rows: list[int]) -> str:
-    """Ascending row numbers as "3, 7 to 9"."""
+def _ranges(rows: Iterable[int]) -> str:
+    """Ascending row numbers as "rows 3, 7 to 9"."""
     runs: list[list[int]] = []
-    for row in rows:
+    for row in map(int, rows):
         if runs and runs[-1][1] == row - 1:
             runs[-1][1] = row
         else:
             runs.append([row, row])
-    return ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in runs)
+    many = "s" * (len(runs) > 1 or runs[0][0] < runs[0][1])
+    return f"row{many} " + ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in runs)
 
 
 if __name__ == "__main__":

@@ -64,9 +64,8 @@ def _chunks(
 def _fitting(codes: Codes, ok: Mask, codebook_size: int) -> Mask:
     """Which rows (n, h, w) hold codes of the codebook, or fill where `ok` (n,) says there are
     none."""
-    flat = codes.reshape(len(codes), -1)
     fill = fill_value(codes.dtype)
-    holds_codes = flat.max(1, initial=0) < codebook_size
-    holds_fill = flat.min(1, initial=fill) == fill
+    holds_codes = codes.max((1, 2), initial=0) < codebook_size
+    holds_fill = codes.min((1, 2), initial=fill) == fill
     fitting: Mask = np.where(ok, holds_codes, holds_fill)
     return fitting

@@ -10,7 +10,13 @@ from pathlib import Path
 from ops import disk
 from ops.files import file_hash, json_hash
 from pipelines.store.commit import committed_tasks, publish_task
-from pipelines.store.layout import StoreError, checksums_path, staging_path, write_if_changed
+from pipelines.store.layout import (
+    StoreError,
+    checksums_path,
+    says,
+    staging_path,
+    write_if_changed,
+)
 
 LOCK = "driver.lock"
 #: The checksums' own checksum stands under this name among them.
@@ -69,20 +75,17 @@ def write_checksums(root: Path) -> None:
 def read_checksums(root: Path) -> dict[str, str] | None:
     """sha256 by path below the store; None where no run has ended yet, StoreError if damaged."""
     path = checksums_path(root)
+    checksums: dict[str, str] = {}
     try:
-        checksums: dict[str, str] = json.loads(path.read_bytes())
+        checksums = json.loads(path.read_bytes())
         own = checksums.pop(OWN)
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(path) from error
-    if json_hash(checksums) != own:
-        raise _damaged(path)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        own = None
+    if own != json_hash(checksums) or not says(path, {**checksums, OWN: own}):
+        raise StoreError(f"{path}: damaged. Remove it and run encode again to make it anew.")
     return checksums
-
-
-def _damaged(path: Path) -> StoreError:
-    return StoreError(f"{path}: damaged. Remove it and run encode again to make it anew.")
 
 
 def _write(root: Path, checksums: dict[str, str]) -> None:

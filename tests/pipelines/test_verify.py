@@ -1,34 +1,82 @@
-"""Whatever is flipped, cut or taken away in a store, verify names it and its rows."""
+"""Whatever is flipped, cut or taken away in a store, verify names it and its rows, and what it
+says to do about it mends the store."""
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from pipelines import encode, verify
+from tests.conftest import photograph
+from tests.encode_run import EncodeRun, everything
+
+FLIPS = 4  # of each file, besides its first and its last byte
+Report = Callable[..., str]
 
 
-@pytest.fixture(scope="module")
-def whole_store(
-    photographs: Path, tiny_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    out = tmp_path_factory.mktemp("verify") / "codes.zarr"
-    flags = ["--in", photographs, "--out", out, "--tokenizer", tiny_tokenizer]
-    flags += ["--image-size", 16, "--rows-per-task", 4]
+@pytest.fixture(scope="module", params=["raw", "compressed"])
+def made(
+    request: pytest.FixtureRequest,
+    photographs: Path,
+    tiny_tokenizer: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, Path, str]:
+    """A store with all there can be: two plans, a failed and a pruned image; and its images."""
+    folder = tmp_path_factory.mktemp("verify")
+    images = Path(shutil.copytree(photographs, folder / "images"))
+    (images / "lake").rename(images / "gone")
+    (images / "wood" / "torn.jpg").write_bytes(b"\xff\xd8\xff")
+    flags = ["--in", images, "--out", folder / "codes.zarr", "--tokenizer", tiny_tokenizer]
+    flags += ["--image-size", 16, "--batch-size", 4, "--rows-per-task", 4]
+    flags += ["--compress"] if request.param == "compressed" else []
     assert encode.main([str(flag) for flag in flags]) == 0
-    return out
+    (images / "gone" / "zarr.json").touch()  # not listed any more, but still to be read
+    Image.fromarray(photograph(77)).save(images / "wood" / "77.png")
+    assert encode.main([str(flag) for flag in [*flags, "--prune"]]) == 0
+    return folder / "codes.zarr", images, request.param
 
 
 @pytest.fixture
-def store(whole_store: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(whole_store, tmp_path / "codes.zarr"))
+def store(made: tuple[Path, Path, str], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made[0], tmp_path / "codes.zarr"))
 
 
-def flip(path: Path, place: int) -> None:
+@pytest.fixture
+def encode_again(made: tuple[Path, Path, str], store: Path, tiny_tokenizer: Path, capsys) -> Report:
+    """Run the store's own encode command once more; what it said."""
+
+    def again(**changed: object) -> str:
+        run = EncodeRun(tiny_tokenizer, store, capsys)
+        if made[2] == "compressed":
+            changed["compress"] = True
+        assert run(made[1], image_size=16, **changed) == 0
+        return run.printed
+
+    return again
+
+
+@pytest.fixture
+def report(store: Path, capsys: pytest.CaptureFixture[str]) -> Report:
+    """Verify the store; what was printed, if the exit code is that expected."""
+
+    def verified(code: int = 1) -> str:
+        capsys.readouterr()
+        assert verify.main([str(store)]) == code
+        return capsys.readouterr().out
+
+    return verified
+
+
+def flip(path: Path, place: int, bit: int = 2) -> None:
     data = bytearray(path.read_bytes())
-    data[place] ^= 4
+    data[place] ^= 1 << bit
     path.write_bytes(data)
 
 
@@ -36,72 +84,221 @@ def shard(store: Path, task: int) -> Path:
     return next(store.glob(f"g*/image/c/{task}/0/0"))
 
 
-def row_bytes(store: Path) -> int:
-    rows, columns = next(store.glob("g*")).name[1:].split("x")
-    return int(rows) * int(columns) * 2
+def part(store: Path, task: int) -> Path:
+    return next(store.glob(f"_index/*/{task}.parquet"))
 
 
-def report(store: Path, capsys: pytest.CaptureFixture[str], code: int = 1) -> str:
-    capsys.readouterr()
-    assert verify.main([str(store)]) == code
-    return capsys.readouterr().out
+def files(store: Path) -> list[Path]:
+    """Every file of the store but the driver's lock."""
+    found = sorted(path for path in store.rglob("*") if path.is_file())
+    return [path for path in found if path.name != "driver.lock"]
 
 
-def test_a_whole_store_passes(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "10 rows in 3 shards, all as they should be" in report(store, capsys, 0)
+def rows_of(path: Path) -> str:
+    """How verify names all rows of the task of a shard or an index part."""
+    task = int(path.parts[-3] if path.name == "0" else path.stem)
+    return {0: "rows 0 to 3", 1: "rows 4 to 7", 2: "rows 8 to 10", 3: "row 12"}[task]
 
 
-def test_a_flipped_bit_is_traced_to_its_row(store: Path, capsys) -> None:
-    flip(shard(store, 1), 2 * row_bytes(store) + 5)
-    flip(shard(store, 1), 3 * row_bytes(store) - 1)
-    flip(shard(store, 2), row_bytes(store))
-    printed = report(store, capsys)
-    assert f"{shard(store, 1)}: damaged in rows 6\n" in printed
-    assert f"{shard(store, 2)}: damaged in rows 9\n" in printed
-    assert "2 problems in 10 rows" in printed
+def is_of_task(path: Path) -> bool:
+    return path.name == "0" or "_index" in path.parts
 
 
-def test_a_flipped_bit_behind_the_rows_is_found(store: Path, capsys) -> None:
-    flip(shard(store, 0), -1)
-    assert f"{shard(store, 0)}: damaged behind its rows" in report(store, capsys)
+def test_a_whole_store_passes(store: Path, report: Report) -> None:
+    assert len(files(store)) == 2 + 1 + 2 + 4 + 4 + 3 + 1
+    assert "12 rows in 4 shards, all as they should be" in report(0)
 
 
-def test_a_cut_shard_loses_its_last_rows(store: Path, capsys) -> None:
-    path = shard(store, 0)
-    path.write_bytes(path.read_bytes()[: row_bytes(store) + 1])
-    assert f"{path}: damaged in rows 1 to 3" in report(store, capsys)
+def test_a_bit_flipped_anywhere_is_found_and_named(store: Path, report: Report) -> None:
+    random = np.random.default_rng(0)
+    for path in files(store):
+        whole = path.read_bytes()
+        for place in {0, len(whole) - 1, *random.integers(0, len(whole), FLIPS)}:
+            flip(path, place, int(random.integers(8)))
+            printed = report()
+            assert f"{path}: " in printed, (path, place)
+            if is_of_task(path):
+                assert re.search(rf"{re.escape(str(path))}: .*\brows? \d", printed), (path, place)
+            path.write_bytes(whole)
+    report(0)
 
 
-def test_missing_files_are_named_with_their_rows(store: Path, capsys) -> None:
-    shard(store, 0).unlink()
-    part = next(store.glob("_index/*/1.parquet"))
-    part.unlink()
-    printed = report(store, capsys)
-    assert "c/0/0/0: missing, rows 0 to 3" in printed
-    assert f"{part}: missing, rows 4 to 7" in printed
+def test_a_file_cut_anywhere_is_found_and_named(store: Path, report: Report) -> None:
+    random = np.random.default_rng(0)
+    for path in files(store):
+        whole = path.read_bytes()
+        for length in {0, len(whole) - 1, *random.integers(0, len(whole), 2)}:
+            path.write_bytes(whole[:length])
+            printed = report()
+            assert f"{path}: " in printed, (path, length)
+            if is_of_task(path):
+                assert re.search(rf"{re.escape(str(path))}: .*\brows? \d", printed), (path, length)
+        path.write_bytes(whole)
+    report(0)
 
 
-def test_a_damaged_index_part_or_plan_is_found(store: Path, capsys) -> None:
-    part = next(store.glob("_index/*/2.parquet"))
-    flip(part, 60)
-    assert f"{part}: damaged index part" in report(store, capsys)
+def test_a_file_that_is_gone_is_named(store: Path, report: Report) -> None:
+    for path in files(store):
+        whole = path.read_bytes()
+        path.unlink()
+        printed = report()
+        assert f"{path}: " in printed
+        if is_of_task(path):
+            assert f"{path}: missing, {rows_of(path)}." in printed
+        path.write_bytes(whole)
+    report(0)
 
 
-def test_an_index_part_of_other_rows_is_found(store: Path, capsys) -> None:
-    parts = sorted(store.glob("_index/*/*.parquet"))
-    shutil.copyfile(parts[0], parts[1])
-    printed = report(store, capsys)
-    assert f"{parts[1]}: rows 4 to 7 are not those of the plan" in printed
+def test_a_file_that_cannot_be_read_is_named(store: Path, report: Report) -> None:
+    for path in (shard(store, 1), part(store, 2)):
+        path.unlink()
+        path.mkdir()
+    printed = report()
+    assert f"{shard(store, 1)}: cannot be read (Is a directory), rows 4 to 7." in printed
+    assert f"{part(store, 2)}: cannot be read (Is a directory), rows 8 to 10." in printed
+    assert "2 problems in 12 rows" in printed
 
 
-def test_changed_metadata_and_tokenizers_are_found(store: Path, capsys) -> None:
-    metadata = next(store.glob("g*/image/zarr.json"))
-    metadata.write_text(metadata.read_text().replace("uint16", "uint32"))
-    flip(store / "_tokenizer/image/model.safetensors", -100)
-    flip(store / "_tokenizer/image/config.json", 0)
-    printed = report(store, capsys)
-    assert f"{metadata}: not what the plan says" in printed
-    assert "_tokenizer/image" in printed
+def test_damage_is_traced_to_its_rows(made, store: Path, report: Report) -> None:
+    row_bytes = shard(store, 0).stat().st_size // 6
+    if made[2] == "raw":
+        row_bytes = 2 * int(np.prod([int(n) for n in part(store, 0).parent.name.split("x")]))
+    flip(shard(store, 1), 2 * row_bytes + 5)
+    flip(shard(store, 2), row_bytes)
+    flip(shard(store, 2), 3 * row_bytes - 1)
+    flip(shard(store, 3), -1)
+    printed = report()
+    if made[2] == "raw":
+        assert f"{shard(store, 1)}: damaged in row 6. If its" in printed
+        assert f"{shard(store, 2)}: damaged in rows 9 to 10. If its" in printed
+        assert f"{shard(store, 3)}: damaged outside its row 12, where" in printed
+    else:  # its rows are coded together, and found by the places behind them
+        assert f"{shard(store, 3)}: damaged in row 12. If its" in printed
+    assert "3 problems in 12 rows" in printed
+
+
+def mend(store: Path, printed: str, encode_again: Report) -> None:
+    """Do what every line of verify's says, to the letter."""
+    doomed: set[Path] = set()
+    for line in printed.splitlines()[:-1]:
+        if found := re.search(r"(\S+): damaged\. Remove it and run encode again", line):
+            doomed.add(Path(found[1]))
+        elif found := re.search(r"[Rr]emove (?:the folder )?(\S+) and run encode", line):
+            doomed.add(store / found[1])
+        else:
+            assert "Run encode again" in line
+    for path in doomed:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    encode_again(**({"prune": True} if "encode with --prune" in printed else {}))
+
+
+def harm(path: Path, how: str) -> None:
+    if how == "remove":
+        path.unlink()
+    elif how == "cut":
+        os.truncate(path, path.stat().st_size // 2)
+    else:
+        flip(path, path.stat().st_size // 2)
+
+
+def replaceable(store: Path) -> list[Path]:
+    return [path for path in files(store) if "_plan" not in path.parts]
+
+
+def test_doing_what_verify_says_mends_any_file(
+    store: Path, report: Report, encode_again: Report
+) -> None:
+    before = everything(store)
+    for path in replaceable(store):
+        harm(path, "flip")
+        mend(store, report(), encode_again)
+        report(0)
+        assert everything(store) == before, path
+
+
+@pytest.mark.parametrize("how", ["flip", "cut", "remove"])
+def test_doing_what_verify_says_mends_all_files_at_once(
+    store: Path, report: Report, encode_again: Report, how: str
+) -> None:
+    before = everything(store)
+    whole, first = part(store, 0), shard(store, 0)  # a shard's damage shows if its part is whole
+    for path in replaceable(store):
+        if path != whole and path.name != "_checksums.json":
+            harm(path, how)
+    printed = report()
+    assert f"{first}: " in printed
+    mend(store, printed, encode_again)
+    report(0)
+    assert everything(store) == before
+
+
+def test_a_plan_that_is_damaged_or_gone_is_never_made_again(
+    store: Path, report: Report, made, tiny_tokenizer: Path, capsys
+) -> None:
+    plan = store / "_plan" / "1.parquet"
+    plan.unlink()
+    assert f"{plan}: missing. Restore it from a copy" in report()
+    before = everything(store)
+    run = EncodeRun(tiny_tokenizer, store, capsys)
+    changed = {"compress": True} if made[2] == "compressed" else {}
+    assert run(made[1], image_size=16, **changed) == 2
+    assert f"{plan}: missing. Restore it from a copy" in run.errors
+    assert everything(store) == before
+
+
+def test_a_run_that_has_not_finished_is_said_to(
+    store: Path, report: Report, encode_again: Report
+) -> None:
+    before = everything(store)
+    checksums = store / "_checksums.json"
+    checksums.unlink()
+    assert f"{checksums}: missing: the run has not finished. Run encode again." in report()
+    for task in (1, 3):
+        part(store, task).unlink()
+    printed = report()
+    assert "2 of 4 tasks, 5 rows, are not encoded yet: the run has not finished" in printed
+    assert "1 problem in 12 rows" in printed
+    encode_again()
+    report(0)
+    assert everything(store) == before
+
+
+def test_a_shard_that_is_still_staged_is_said_to_be(
+    store: Path, report: Report, encode_again: Report
+) -> None:
+    from pipelines.store.commit import read_part
+    from pipelines.store.layout import staging_path
+
+    before = everything(store)
+    name = read_part(store, part(store, 1).parent.name, 1)[1]["image"]["file"]
+    shard(store, 1).rename(staging_path(store) / name)
+    path = store / f"g{part(store, 1).parent.name}/image/c/1/0/0"
+    assert f"{path}: not published yet, rows 4 to 7. Run encode again." in report()
+    encode_again()
+    report(0)
+    assert everything(store) == before
+
+
+def test_an_index_part_of_other_rows_is_found_without_checksums(
+    store: Path, report: Report
+) -> None:
+    (store / "_checksums.json").unlink()
+    shutil.copyfile(part(store, 0), part(store, 1))
+    shutil.copyfile(part(store, 0), part(store, 0).with_name("9.parquet"))
+    printed = report()
+    assert f"{part(store, 1)}: not as planned in rows 4 to 7. If its images" in printed
+    assert f"{part(store, 9)}: no plan lists this part" in printed
+
+
+def test_another_tokenizer_is_found_without_checksums(
+    store: Path, report: Report, tmp_path: Path
+) -> None:
+    from tokenizer import build_tokenizer, save_tokenizer
+
+    (store / "_checksums.json").unlink()
+    shutil.rmtree(store / "_tokenizer/image")
+    save_tokenizer(store / "_tokenizer/image", build_tokenizer("tiny", seed=1))
+    assert "_tokenizer/image: not the tokenizer that made the codes" in report()
 
 
 def test_a_folder_without_a_store_is_a_users_mistake(tmp_path: Path, capsys) -> None:
