@@ -23,7 +23,7 @@ import ops.disk
 from ops.disk import Disk
 
 HEX = re.compile(r"[0-9a-f]{8,}")
-KINDS = [
+FORMS = [
     (r"_plan/\d+\.parquet", "plan part"),
     (r"_plan/\d+\.parquet\..*", "plan part aside"),
     (r"_plan", "plan folder"),
@@ -48,6 +48,7 @@ KINDS = [
     (r"(.*/)?zarr\.json\..*", "metadata aside"),
     (r"\.", "store folder"),
 ]
+KINDS = [(re.compile(form), kind) for form, kind in FORMS]
 
 
 def kind_of(root: Path, path: Path) -> str:
@@ -55,7 +56,7 @@ def kind_of(root: Path, path: Path) -> str:
     if not path.is_relative_to(root):
         return "outside"
     name = path.relative_to(root).as_posix()
-    return next((kind for form, kind in KINDS if re.fullmatch(form, name)), HEX.sub("*", name))
+    return next((kind for form, kind in KINDS if form.fullmatch(name)), HEX.sub("*", name))
 
 
 class Step(NamedTuple):

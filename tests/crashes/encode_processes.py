@@ -4,6 +4,7 @@ a round of kill and resume takes a fraction of a second."""
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import sys
@@ -21,7 +22,7 @@ from pipelines import encode
 
 # A server that forks: its children inherit the imports, but no threads, no Ray, no locks.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.crashes.scenes"])
+CONTEXT.set_forkserver_preload(["tests.crashes.preloaded"])
 PATIENCE = 120  # seconds; far more than anything here takes
 
 
@@ -59,6 +60,7 @@ def _run(run: Callable[..., Any], arguments: tuple[Any, ...], disk: Disk | None)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
     torch.set_num_threads(1)
+    gc.freeze()  # a collection would touch all that is inherited, and so copy every page of it
     if disk is not None:
         ops.disk.disk = disk
     sys.exit(run(*arguments))

@@ -188,6 +188,7 @@ def check(examples: int, steps: int) -> None:
         StoreMachine,
         settings=settings(
             max_examples=examples,
+            deadline=None,
             stateful_step_count=steps,
             suppress_health_check=list(HealthCheck),
         ),

@@ -1,0 +1,19 @@
+"""Imported once by the server that child processes are forked from, and by nobody else.
+
+What every child would otherwise do first is done here: imports, and the command line's parser.
+"""
+
+from __future__ import annotations
+
+import numpy.ma
+import tyro
+from PIL import Image
+
+import pipelines.encode
+import pipelines.encode_settings
+import tests.crashes.scenes
+
+__all__ = ["numpy", "pipelines", "tests"]
+
+Image.init()  # imports every format
+tyro.cli(pipelines.encode_settings.EncodeFlags, args=["--in", ".", "--out", "."])
