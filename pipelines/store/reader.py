@@ -146,14 +146,30 @@ class CodeStore:
         """
         rows = np.asarray(rows, np.int64)
         tasks = rows // self.rows_per_task
-        touched = np.unique(tasks)
-        if len(touched) == 1:
-            return self._take(grid, track, int(touched[0]), rows)
+        if (tasks[1:] < tasks[:-1]).any():
+            order = np.argsort(tasks, kind="stable")
+            codes = np.empty((len(rows), *grid_shape(grid)), self._shards.dtype(track))
+            codes[order] = self.read(grid, rows[order], track)
+            return codes
         codes = np.empty((len(rows), *grid_shape(grid)), self._shards.dtype(track))
-        for task in touched:
-            chosen = tasks == task
-            codes[chosen] = self._take(grid, track, int(task), rows[chosen])
+        starts = np.flatnonzero(np.diff(tasks, prepend=-(2**62)))
+        touched = tasks[starts].tolist()
+        self._check_rows(grid, rows, touched, starts)
+        ends = [*starts[1:].tolist(), len(rows)]
+        for task, start, end in zip(touched, starts.tolist(), ends, strict=True):
+            shard = self._shards.rows(grid, track, task)
+            within = rows[start:end] - task * self.rows_per_task
+            # Nothing is out of range, so nothing is clipped: the mode only spares numpy a copy of
+            # its own. Rows come two to three times as fast as by shard[within].
+            shard.take(within, axis=0, out=codes[start:end], mode="clip")
         return codes
+
+    def _check_rows(self, grid: str, rows: IntArray, tasks: list[int], starts: IntArray) -> None:
+        """Raise StoreError unless the index has all rows; each task's begin at one of `starts`."""
+        held = [self._shards.num_rows(grid, task) for task in tasks]
+        highest = np.maximum.reduceat(rows, starts) if len(rows) else rows
+        if (highest - np.array(tasks, np.int64) * self.rows_per_task >= held).any():
+            raise StoreError(f"{self.path}: rows {rows} of grid {grid} are not all in the index.")
 
     def batches(self, batch_size: int, track: str = "image") -> Iterator[dict[str, Any]]:
         """Every row that counts, in index order, grid by grid; the last batch of a grid is short.
@@ -173,14 +189,6 @@ class CodeStore:
                     "key": keys.slice(start + first, len(batch)).to_pylist(),
                 }
             start += len(rows)
-
-    def _take(self, grid: str, track: str, task: int, rows: IntArray) -> np.ndarray[Any, Any]:
-        first = task * self.rows_per_task
-        if rows.max() - first >= self._shards.num_rows(grid, task):
-            raise StoreError(f"{self.path}: rows {rows} of grid {grid} are not all in the index.")
-        self._shards.dtype(track)
-        taken: np.ndarray[Any, Any] = self._shards.rows(grid, track, task)[rows - first]
-        return taken
 
 
 def _addresses(lines: pa.Table) -> pa.ChunkedArray:
