@@ -7,6 +7,7 @@ generator is Philox4x32-10 of Salmon et al., "Parallel random numbers: as easy a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,13 +36,17 @@ def philox4x32(counter: NDArray[np.uint32], key: NDArray[np.uint32]) -> NDArray[
     return np.stack(words, axis=-1).astype(np.uint32)
 
 
-def uniforms(seed: int, samples: Sequence[int], rows: int, columns: int) -> NDArray[np.float64]:
+def uniforms(
+    seed: int, samples: Sequence[int] | NDArray[np.integer[Any]], rows: int, columns: int
+) -> NDArray[np.float64]:
     """Numbers in [0, 1), (len(samples), rows, columns), 53 random bits each.
 
     A larger grid holds the smaller one in its top left corner. Raises ConfigError when the seed
     or a sample's number is not in 0 .. 2**64 - 1.
     """
-    for name, number in [("seed", seed), *(("sample", sample) for sample in samples)]:
+    # Of an array, which has millions, the lowest and the highest speak for all.
+    extremes = [samples.min(), samples.max()] if isinstance(samples, np.ndarray) else samples
+    for name, number in [("seed", seed), *(("sample", int(sample)) for sample in extremes)]:
         if not 0 <= number < 2**64:
             raise ConfigError(f"{name} must be a whole number from 0 to 2**64 - 1, found {number}.")
     numbers = np.array(samples, np.uint64).reshape(-1, 1, 1)

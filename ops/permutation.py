@@ -1,4 +1,4 @@
-"""A shuffle without a table: position -> item, computed from a key alone.
+"""A shuffle without a table of its items: position -> item, computed from a key alone.
 
 A balanced Feistel network over the next even power of two, walked until it lands inside the range
 (Black & Rogaway 2002, "Ciphers with arbitrary finite domains"), so that resuming a shuffled epoch
@@ -17,30 +17,36 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 class KeyedPermutation:
-    """The permutation of range(length) that belongs to (seed, epoch)."""
+    """The permutation of range(length) that belongs to (seed, epoch, ...more whole numbers)."""
 
-    def __init__(self, length: int, seed: int, epoch: int) -> None:
+    def __init__(self, length: int, seed: int, epoch: int, *more: int) -> None:
         if length < 1:
             raise ConfigError(f"A shuffle needs at least one item, found {length}.")
         self.length = length
-        self._half_bits = np.uint64(max(1, -(-(length - 1).bit_length() // 2)))
-        self._mask = np.uint64((1 << int(self._half_bits)) - 1)
-        start = _mix(_mix(np.array([seed % 2**64], np.uint64)) + np.uint64(epoch))
-        self._keys = [_mix(start + np.array([i], np.uint64) * GOLDEN) for i in range(ROUNDS)]
+        self._half_bits = max(1, -(-(length - 1).bit_length() // 2))
+        mask = np.uint64((1 << self._half_bits) - 1)
+        start = _mix(np.array([seed % 2**64], np.uint64))
+        for number in (epoch, *more):
+            start = _mix(start + np.array([number], np.uint64))
+        # A round's function sees half of the bits only, 2**10 values for a million items: looked
+        # up, it takes a fifth of the time that computing it for every position would.
+        halves = np.arange(1 << self._half_bits, dtype=np.uint64)
+        keys = [_mix(start + np.array([i], np.uint64) * GOLDEN) for i in range(ROUNDS)]
+        self._rounds = [(_mix(halves + key) & mask).astype(np.int64) for key in keys]
 
     def __call__(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Items at `positions` (any shape, each in 0 .. length-1)."""
-        walked = self._encipher(positions.astype(np.uint64))
-        outside = walked >= self.length
-        while outside.any():
+        walked = self._encipher(np.asarray(positions, np.int64).ravel())
+        outside = np.flatnonzero(walked >= self.length)
+        while len(outside):
             walked[outside] = self._encipher(walked[outside])
-            outside = walked >= self.length
-        return walked.astype(np.int64)
+            outside = outside[walked[outside] >= self.length]
+        return walked.reshape(np.shape(positions))
 
-    def _encipher(self, numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        left, right = numbers >> self._half_bits, numbers & self._mask
-        for key in self._keys:
-            left, right = right, left ^ (_mix(right + key) & self._mask)
+    def _encipher(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        left, right = numbers >> self._half_bits, numbers & ((1 << self._half_bits) - 1)
+        for table in self._rounds:
+            left, right = right, left ^ table.take(right)
         return (left << self._half_bits) | right
 
 

@@ -1,141 +1,220 @@
-"""A code store as shuffled training batches, in an order that (seed, step) decides alone."""
+"""Code stores as shuffled training batches, in an order that (seed, step) decides alone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ops.config import UserError
+from ops.grouping import by_group
 from ops.noise import uniforms
-from ops.permutation import KeyedPermutation
-from pipelines.split import held_out
+from pipelines.code_sources import CodeSource, DatasetError, check_together, join_labels
+from pipelines.shuffle import IntArray, KeyedOrder, SourceTurns
 from pipelines.store import CodeStore
 
+CodeBatch = dict[str, Tensor]
+# Codes read at a time, for several steps: every shard is then visited once for all of them.
+BYTES_AHEAD = 16 << 20
 
-class DatasetError(UserError):
-    """A store that cannot be trained on as asked."""
 
+class Samples(NamedTuple):
+    """Which rows to take, and where to cut them."""
 
-class Rows(NamedTuple):
-    """Addresses of rows in a store, in index order."""
-
-    grid: np.ndarray[Any, Any]  # (N,) position in CodeDataset.grids
-    row: np.ndarray[Any, Any]  # (N,) int64
-
-    def __len__(self) -> int:
-        return len(self.row)
-
-    def take(self, positions: np.ndarray[Any, Any]) -> Rows:
-        return Rows(self.grid[positions], self.row[positions])
+    source: IntArray  # (N,) position in CodeDataset.sources
+    line: IntArray  # (N,) line of that source
+    draws: NDArray[np.float64] | None  # (N, 2) in [0, 1); None where each grid is one window
 
 
 class CodeDataset:
-    """Windows of `window` x `window` codes cut from the rows of a store.
+    """Windows of `window` x `window` codes cut from the rows of one store or several.
 
-    Each row comes once an epoch, in the order of a keyed permutation; where its grid is larger
-    than the window, the window's place in it is drawn by (seed, position) too. `train_batch(step)`
-    is a pure function, so resuming needs the step alone. Keys held out (see split.held_out) never
-    train; all views of an image share its key's side. Raises DatasetError where nothing is left
-    to train on (unless `may_be_all_held_out`), or a grid is smaller than the window.
+    An epoch has each image of a store once, in a keyed order; which of its views, and where the
+    window lies in a larger grid, is drawn by (seed, position) too. `every_view` takes each row as
+    an image by itself. Keys held out (see pipelines/split.py) never train, in no view.
+
+    Several stores are mixed by `weights` (default: by their numbers of images); each goes round
+    its own epochs. Their codes must be one tokenizer's; their labels are joined by name.
+
+    `train_batch(step)` is a pure function, so resuming needs the step alone. Rank `rank` of
+    `world` takes each world-th sample of a global batch, which has `world * batch_size`: the same
+    global batch on another number of ranks is the same stream.
+
+    `cache_memory`, in bytes, keeps neighbouring samples to as many shards as fit in it, for stores
+    that are slow to reach; None shuffles all rows at once.
+
+    Raises DatasetError where nothing is left to train on (unless `may_be_all_held_out`), a grid is
+    smaller than the window, or the stores do not go together.
     """
 
     def __init__(
         self,
-        store: CodeStore,
+        stores: CodeStore | Sequence[CodeStore],
         *,
         window: int,
         batch_size: int,
         seed: int = 0,
         held_out_share: float = 0.0,
         may_be_all_held_out: bool = False,
+        weights: Sequence[float] | None = None,
+        every_view: bool = False,
+        cache_memory: int | None = None,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
-        self.store, self.window, self.batch_size, self.seed = store, window, batch_size, seed
-        self.grids = sorted(store.grids)
-        for grid in self.grids:
-            if min(map(int, grid.split("x"))) < window:
-                raise DatasetError(
-                    f"{store.path} has grids of {grid} codes, smaller than the prior's window of "
-                    f"{window}x{window}. Encode larger images, or train with a smaller --window."
-                )
-        self.train_rows, self.held_out_rows = self._split(held_out_share)
-        if not len(self.train_rows) and not may_be_all_held_out:
-            raise DatasetError(f"{store.path} has no row to train on. Did encoding succeed?")
+        stores = [stores] if isinstance(stores, CodeStore) else list(stores)
+        check_together(stores, window)
+        if not 0 <= rank < world:
+            raise DatasetError(f"There is no rank {rank} among {world}; the first is 0.")
+        self.window, self.batch_size, self.seed = window, batch_size, seed
+        self.rank, self.world = rank, world
+        self.sources = [CodeSource(store, held_out_share, every_view) for store in stores]
+        #: The classes; a label is a position in this list.
+        self.label_names, self._joined = join_labels(stores)
+        self._needs_draws = any(source.needs_draws(window) for source in self.sources)
+        if not may_be_all_held_out:
+            self._start_order(weights, cache_memory)
+        self._ahead: tuple[int, _Ahead] | None = None
 
-    def _split(self, share: float) -> tuple[Rows, Rows]:
-        """Rows to train on and rows held out."""
-        sides: dict[str, bool] = {}
-        grids, rows, held = [], [], []
-        for number, grid in enumerate(self.grids):
-            keys = _keys_of(self.store, grid)
-            for row in self.store.ok_rows(grid):
-                key = keys[row]
-                sides.setdefault(key, held_out(key, share))
-                grids.append(number)
-                rows.append(row)
-                held.append(sides[key])
-        everything = Rows(np.array(grids, np.int64), np.array(rows, np.int64))
-        mask = np.array(held, bool)
-        return everything.take(np.flatnonzero(~mask)), everything.take(np.flatnonzero(mask))
+    def _start_order(self, weights: Sequence[float] | None, cache_memory: int | None) -> None:
+        """Set up what positions stand for."""
+        for source in self.sources:
+            if not len(source.train):
+                path = source.store.path
+                raise DatasetError(f"{path} has no row to train on. Did encoding succeed?")
+        images = [len(source.train) for source in self.sources]
+        if weights is not None and len(weights) != len(images):
+            raise DatasetError(f"{len(images)} stores, but {len(weights)} weights. Name one each.")
+        self._turns = SourceTurns(weights or images, self.seed)
+        share = None if cache_memory is None else cache_memory // len(images)
+        self._orders = [
+            KeyedOrder(source.shard_sizes, self.seed + number, source.shards_within(share))
+            for number, source in enumerate(self.sources)
+        ]
+        batch_bytes = self.batch_size * self.window**2 * 4
+        # A small store is not read over and over for steps that may never come.
+        most = sum(images) // self.global_batch_size
+        self._steps_ahead = max(1, min(BYTES_AHEAD // batch_bytes, most))
+
+    @property
+    def global_batch_size(self) -> int:
+        """Samples a step on all ranks together."""
+        return self.batch_size * self.world
 
     @property
     def steps_per_epoch(self) -> float:
-        return len(self.train_rows) / self.batch_size
+        """Steps in which as many samples pass as all stores have images to train on."""
+        return sum(len(source.train) for source in self.sources) / self.global_batch_size
 
-    def train_batch(self, step: int) -> dict[str, Tensor]:
+    @property
+    def order(self) -> dict[str, int | list[int]]:
+        """What decides which sample stands where, as JSON: two streams with equal ones are one."""
+        return {
+            "seed": self.seed,
+            "global_batch_size": self.global_batch_size,
+            "images": [order.length for order in self._orders],
+            "shards_together": [order.shards_together or 0 for order in self._orders],
+            "turns": self._turns.turns.tolist(),
+        }
+
+    def train_batch(self, step: int) -> CodeBatch:
         """{"codes": (B, window, window) int64, "label": (B,) int64, -1 for none} of one step."""
-        positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        epochs, places = np.divmod(positions, len(self.train_rows))
-        chosen = np.empty_like(places)
-        for epoch in np.unique(epochs):
-            inside = epochs == epoch
-            shuffle = KeyedPermutation(len(self.train_rows), self.seed, int(epoch))
-            chosen[inside] = shuffle(places[inside])
-        draws = uniforms(self.seed, [int(p) for p in positions], 1, 2)[:, 0]
-        return self._gather(self.train_rows.take(chosen), draws)
+        first = step - step % self._steps_ahead
+        ahead = self._ahead
+        if ahead is None or ahead[0] != first:
+            steps = np.arange(first, first + self._steps_ahead)
+            ahead = self._ahead = (first, self._read(self._train_samples(steps)))
+        return ahead[1].batch(step - first, self.batch_size)
 
-    def held_out_batches(self, most: int = 64) -> list[dict[str, Tensor]]:
-        """The middle windows of up to `most` held-out rows, spread evenly over them."""
-        count = min(most, len(self.held_out_rows))
-        if not count:
+    def train_keys(self, step: int) -> list[str]:
+        """The keys of that batch's samples (B), for a message: finding them takes a while."""
+        samples = self._train_samples(np.array([step]))
+
+        def keys(number: int, places: IntArray) -> NDArray[Any]:
+            return self.sources[number].keys(samples.line[places])
+
+        return by_group(samples.source, keys).tolist()
+
+    def batches(self, start: int, stride: int = 1) -> Iterator[CodeBatch]:
+        """The batches of steps `start`, `start + stride` and so on, without end."""
+        for first in itertools.count(start, stride * self._steps_ahead):
+            steps = first + stride * np.arange(self._steps_ahead)
+            ahead = self._read(self._train_samples(steps))
+            yield from (ahead.batch(n, self.batch_size) for n in range(len(steps)))
+
+    def _train_samples(self, steps: IntArray) -> Samples:
+        """The samples of this rank at some steps, step after step."""
+        within = self.rank + self.world * np.arange(self.batch_size)
+        positions = (steps[:, None] * self.global_batch_size + within).ravel()
+        # A number each for the window's row and column and, last, for the view.
+        draws = uniforms(self.seed, positions, 1, 3)[:, 0] if self._needs_draws else None
+        sources, own_positions = self._turns(positions)
+
+        def lines(number: int, places: IntArray) -> IntArray:
+            source = self.sources[number]
+            images = source.train[self._orders[number](own_positions[places])]
+            if draws is None:
+                return source.first_line[images]
+            return source.lines(images, draws[places, 2])
+
+        cuts = None if draws is None else draws[:, :2]
+        return Samples(sources, by_group(sources, lines), cuts)
+
+    def held_out_batches(self, most: int = 64) -> list[CodeBatch]:
+        """The middle windows of up to `most` held-out images, spread evenly over them."""
+        sizes = np.array([len(source.held_out) for source in self.sources])
+        total = int(sizes.sum())
+        chosen = np.arange(min(most, total)) * total // max(1, min(most, total))
+        if not len(chosen):
             return []
-        rows = self.held_out_rows.take(np.arange(count) * len(self.held_out_rows) // count)
-        draws = np.full((count, 2), 0.5)
-        return [
-            self._gather(rows.take(part), draws[part])
-            for part in np.array_split(np.arange(count), -(-count // self.batch_size))
-        ]
+        sources = np.searchsorted(np.cumsum(sizes), chosen, side="right")
+        numbers = chosen - (np.cumsum(sizes) - sizes)[sources]
 
-    def _gather(self, rows: Rows, draws: np.ndarray[Any, Any]) -> dict[str, Tensor]:
-        """Codes and labels of rows (B,), each cut where its draws (B, 2) in [0, 1) say."""
-        codes = np.empty((len(rows), self.window, self.window), np.int64)
-        labels = np.empty(len(rows), np.int64)
-        for number in np.unique(rows.grid):
-            chosen = np.flatnonzero(rows.grid == number)
-            grid = self.grids[number]
-            whole = self.store.read(grid, rows.row[chosen])
-            labels[chosen] = self.store.labels(grid, rows.row[chosen])
-            codes[chosen] = cut_windows(whole, self.window, draws[chosen])
-        return {"codes": torch.from_numpy(codes), "label": torch.from_numpy(labels)}
+        def lines(number: int, places: IntArray) -> IntArray:
+            source = self.sources[number]
+            return source.middle_lines(source.held_out[numbers[places]])
+
+        samples = Samples(sources, by_group(sources, lines), np.full((len(chosen), 2), 0.5))
+        ahead = self._read(samples)
+        return [ahead.batch(n, self.batch_size) for n in range(-(-len(chosen) // self.batch_size))]
+
+    def _read(self, samples: Samples) -> _Ahead:
+        """Read all samples at once, row after row as they lie in the shards."""
+        # numpy sorts 16-bit numbers by their digits, five times as fast as longer ones. Lines past
+        # 2**32 would merely be read in a less lucky order.
+        halves = samples.line.astype(np.uint16), (samples.line >> 16).astype(np.uint16)
+        order = np.lexsort((*halves, samples.source.astype(np.uint16)))
+        lines, sources = samples.line[order], samples.source[order]
+        draws = None if samples.draws is None else samples.draws[order]
+
+        def codes(number: int, places: IntArray) -> NDArray[Any]:
+            own = None if draws is None else draws[places]
+            return self.sources[number].codes(lines[places], self.window, own)
+
+        def labels(number: int, places: IntArray) -> IntArray:
+            return self._joined[number][self.sources[number].labels(lines[places])]
+
+        places = np.empty_like(order)
+        places[order] = np.arange(len(order))
+        return _Ahead(by_group(sources, codes), by_group(sources, labels), places)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_ahead": None}  # another process reads its own part
 
 
-def cut_windows(
-    codes: np.ndarray[Any, Any], window: int, draws: np.ndarray[Any, Any]
-) -> np.ndarray[Any, Any]:
-    """Windows (n, window, window) of codes (n, h, w) placed by draws (n, 2) in [0, 1)."""
-    spare = np.array(codes.shape[1:]) - window + 1
-    tops, lefts = (draws * spare).astype(np.int64).T
-    steps = np.arange(window)
-    rows = (tops[:, None] + steps)[:, :, None]
-    columns = (lefts[:, None] + steps)[:, None, :]
-    return codes[np.arange(len(codes))[:, None, None], rows, columns]
+class _Ahead(NamedTuple):
+    """Samples that were read together, in the order of reading."""
 
+    codes: NDArray[Any]  # (N, window, window) as stored
+    labels: IntArray  # (N,)
+    places: IntArray  # (N,) where each sample stands in the two above
 
-def _keys_of(store: CodeStore, grid: str) -> dict[int, str]:
-    grids: Sequence[str] = store.index["grid"].to_pylist()
-    rows: Sequence[int] = store.index["row"].to_pylist()
-    keys: Sequence[str] = store.index["key"].to_pylist()
-    return {row: key for g, row, key in zip(grids, rows, keys, strict=True) if g == grid}
+    def batch(self, number: int, batch_size: int) -> CodeBatch:
+        """Batch `number` of these samples; the last one may be short."""
+        places = self.places[number * batch_size : (number + 1) * batch_size]
+        codes = np.take(self.codes, places, axis=0).astype(np.int64)
+        return {"codes": torch.from_numpy(codes), "label": torch.from_numpy(self.labels[places])}

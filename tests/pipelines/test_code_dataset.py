@@ -4,7 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.code_dataset import CodeDataset, DatasetError, cut_windows
+from pipelines.code_dataset import CodeDataset
+from pipelines.code_sources import DatasetError, cut_windows
 from pipelines.split import held_out
 from pipelines.store import CodeStore
 from tests.conftest import make_store

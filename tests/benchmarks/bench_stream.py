@@ -1,0 +1,128 @@
+"""How fast a code store streams, against a plain memory map, files of one image, and training.
+
+    python tests/benchmarks/bench_stream.py [--rows 65536] [--rows-per-task 4096] [--rounds 5]
+
+All by turns in one run, from warm files. For each batch size a line with the tokens a second and
+three ratios: over random rows of one numpy memory map of all codes (gathered as stored, 16 bits;
+ours come as the 64-bit tensors that a model takes, with labels), over one .npy file an image, and
+over what the smallest prior preset consumes in training steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipelines.code_dataset import CodeDataset
+from pipelines.store import CodeStore
+from prior import GPT, PRESETS, GPTConfig
+from tests.conftest import make_store
+
+SIDE, CODES = 16, 16_384
+NPY_FILES = 4096
+
+
+def rate(step: Callable[[], object], rows: int, seconds: float) -> float:
+    """Rows a second of calls that take `rows` each, for so many seconds."""
+    started, calls = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        step()
+        calls += 1
+    return calls * rows / (time.perf_counter() - started)
+
+
+def random_rows(codes: np.ndarray, batch_size: int) -> Callable[[], object]:
+    """Random rows of a plain memory map, their numbers drawn beforehand."""
+    numbers = np.random.default_rng(1).integers(0, len(codes), (4096, batch_size))
+    turns = count()
+    return lambda: codes[numbers[next(turns) % len(numbers)]]
+
+
+def one_file_an_image(folder: Path, batch_size: int) -> Callable[[], object]:
+    """The same from one .npy file an image, which is how codes are often kept."""
+    numbers = np.random.default_rng(2).integers(0, NPY_FILES, (256, batch_size))
+    turns = count()
+
+    def step() -> object:
+        chosen = numbers[next(turns) % len(numbers)]
+        return np.stack([np.load(folder / f"{number}.npy") for number in chosen])
+
+    return step
+
+
+def stream(dataset: CodeDataset) -> Callable[[], object]:
+    steps: Iterator[int] = count()
+    return lambda: dataset.train_batch(next(steps))
+
+
+def training(batch: dict[str, torch.Tensor]) -> Callable[[], object]:
+    """A training step of the smallest preset, without its optimizer: the least it can take."""
+    torch.manual_seed(0)
+    model = GPT(
+        GPTConfig(
+            codebook_size=CODES,
+            condition_vocab_size=1,
+            condition_length=1,
+            window=SIDE,
+            **PRESETS["tiny"],
+        )
+    )
+    prefix = torch.full((len(batch["codes"]), 1), CODES)
+    return lambda: model.loss(prefix, batch["codes"]).backward()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=65_536)
+    parser.add_argument("--rows-per-task", type=int, default=4096)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=0.5)
+    parser.add_argument("--threads", type=int, default=1)
+    flags = parser.parse_args()
+    torch.set_num_threads(flags.threads)
+    codes = np.random.default_rng(0).integers(0, CODES, (flags.rows, SIDE, SIDE), np.uint16)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        path = make_store(
+            folder / "codes.zarr", codes, codebook_size=CODES, rows_per_task=flags.rows_per_task
+        )
+        codes.tofile(folder / "codes.bin")
+        mapped = np.asarray(np.memmap(folder / "codes.bin", np.uint16, "r", shape=codes.shape))
+        for number in range(NPY_FILES):
+            np.save(folder / f"{number}.npy", codes[number % len(codes)])
+        del codes
+        store = CodeStore.open(path)
+        batch = CodeDataset(store, window=SIDE, batch_size=8).train_batch(0)
+        train_step = training(batch)
+        trained = max(rate(train_step, 8, 2 * flags.seconds) for _ in range(2))
+        for batch_size in (64, 1024):
+            dataset = CodeDataset(store, window=SIDE, batch_size=batch_size)
+            steps = {
+                "stream": stream(dataset),
+                "map": random_rows(mapped, batch_size),
+                "files": one_file_an_image(folder, batch_size),
+            }
+            rates: dict[str, list[float]] = {name: [] for name in steps}
+            for _ in range(flags.rounds):
+                for name, step in steps.items():
+                    rates[name].append(rate(step, batch_size, flags.seconds))
+            median = {name: statistics.median(found) for name, found in rates.items()}
+            ours = median["stream"]
+            print(
+                f"batch {batch_size}: {ours * SIDE**2 / 1e6:,.0f} million tokens/s; "
+                f"ratio {ours / median['map']:.2f} to a memory map's random rows, "
+                f"{ours / median['files']:.1f} to one file an image, "
+                f"{ours / trained:,.0f} to training preset tiny"
+            )
+
+
+if __name__ == "__main__":
+    main()
