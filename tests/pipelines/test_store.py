@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import pickle
 from pathlib import Path
 
@@ -14,7 +12,6 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.disk import Disk
 from pipelines.store import CodeStore, StoreError, code_dtype, commit_task, fill_value
 from pipelines.store.commit import publish_task, read_part
 from pipelines.store.layout import index_path, inner_rows, shard_path, staging_path
@@ -125,40 +122,6 @@ def test_a_staged_shard_is_read_until_it_is_published(store: CodeStore) -> None:
     publish_task(store.path, "4x6", 1)
     assert not staged.exists()
     CodeStore.open(store.path)
-
-
-def everything(root: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
-
-
-def test_a_late_attempt_with_other_codes_changes_nothing(store: CodeStore) -> None:
-    before = everything(store.path)
-    index, _ = read_part(store.path, "4x6", 1)
-    other = np.zeros((8, 4, 6), "<u2")
-    assert not commit_task(store.path, "4x6", 1, 8, {"image": other}, index)
-    assert everything(store.path) == before
-
-
-def test_a_late_attempt_with_the_same_codes_changes_nothing(store: CodeStore) -> None:
-    before = everything(store.path)
-    index, _ = read_part(store.path, "4x6", 2)
-    codes = some_codes()[16:].astype("<u2")
-    assert commit_task(store.path, "4x6", 2, 8, {"image": codes}, index)
-    assert everything(store.path) == before
-
-
-@pytest.mark.parametrize("reported", [errno.EEXIST, errno.EIO, errno.ESTALE])
-def test_a_link_that_succeeds_and_reports_failure_has_won(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reported: int
-) -> None:
-    class LyingDisk(Disk):
-        def link(self, source: Path, target: Path) -> None:
-            super().link(source, target)
-            raise OSError(reported, os.strerror(reported))
-
-    monkeypatch.setattr("ops.disk.disk", LyingDisk())
-    store = CodeStore.open(make_store(tmp_path / "codes.zarr", some_codes()))
-    assert len(store) == 21
 
 
 def test_replaced_rows_are_hidden_by_newer_ones_that_worked(store: CodeStore) -> None:

@@ -1,0 +1,159 @@
+"""Before and after a run: what kills left is removed or published, and every file's checksum is
+taken once, when it is new."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ops.files import file_hash
+from pipelines.store import CodeStore, StoreError
+from pipelines.store.commit import read_part
+from pipelines.store.layout import (
+    checksums_path,
+    index_path,
+    plan_path,
+    shard_path,
+    staging_path,
+    tokenizer_path,
+)
+from pipelines.store.pruned import write_pruned
+from pipelines.store.recovery import (
+    empty_staging,
+    forget_missing,
+    publish_committed,
+    read_checksums,
+    remove_partials,
+    write_checksums,
+)
+from tests.conftest import make_store
+from tests.encode_run import everything
+
+GRID = "4x6"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    codes = np.random.default_rng(0).integers(0, 16, (21, 4, 6))
+    root = make_store(tmp_path / "codes.zarr", codes)
+    for file in (plan_path(root, 0), tokenizer_path(root, "image") / "config.json"):
+        file.parent.mkdir(parents=True)
+        file.write_text(file.name)
+    return root
+
+
+def test_what_was_half_written_is_removed_and_nothing_else(path: Path) -> None:
+    before = everything(path)
+    for name in (
+        "zarr.json.1.partial",
+        "_plan/0.parquet.1.partial",
+        "_pruned/0.parquet.1.partial",
+        "_staging/4x6-0.parquet.1.partial",
+        "_tokenizer/image.1.partial/config.json",
+        f"g{GRID}/zarr.json.1.partial",
+        f"g{GRID}/image/zarr.json.1.partial",
+    ):
+        (path / name).parent.mkdir(exist_ok=True)
+        (path / name).touch()
+    remove_partials(path)
+    assert everything(path) == before
+
+
+def test_shards_committed_just_before_a_kill_are_published(path: Path) -> None:
+    before = everything(path)
+    staged = []
+    for task in (0, 2):
+        name = read_part(path, GRID, task)[1]["image"]["file"]
+        staged.append(staging_path(path) / name)
+        shard_path(path, GRID, "image", task).rename(staged[-1])
+    (staging_path(path) / f"{GRID}-7-image-0123.shard").touch()  # of a task not committed
+    publish_committed(path)
+    assert [p.name for p in staging_path(path).iterdir()] == [f"{GRID}-7-image-0123.shard"]
+    empty_staging(path)
+    assert everything(path) == before
+
+
+def test_only_the_lock_stays_in_staging(path: Path) -> None:
+    for name in ("driver.lock", "4x6-0-image-01.shard", "4x6-0-0-4.subpart", "x.1.partial"):
+        (staging_path(path) / name).touch()
+    empty_staging(path)
+    assert [p.name for p in staging_path(path).iterdir()] == ["driver.lock"]
+
+
+def test_checksums_are_those_of_the_files(path: Path) -> None:
+    assert read_checksums(path) is None
+    write_pruned(path, pa.table({"key": ["0003.jpg"], "grid": [GRID], "row": [3]}))
+    write_checksums(path)
+    checksums = read_checksums(path)
+    assert checksums == {name: file_hash(path / name) for name in checksums}
+    assert list(checksums) == [
+        *(f"_index/{GRID}/{task}.parquet" for task in range(3)),
+        "_plan/0.parquet",
+        "_pruned/0.parquet",
+        "_tokenizer/image/config.json",
+    ]
+
+
+def test_checksums_are_written_only_when_something_is_new(path: Path) -> None:
+    write_checksums(path)
+    status = checksums_path(path).stat()
+    forget_missing(path)
+    write_checksums(path)
+    assert checksums_path(path).stat() == status
+    plan_path(path, 1).touch()
+    write_checksums(path)
+    assert "_plan/1.parquet" in (read_checksums(path) or {})
+
+
+def test_damage_is_never_taken_for_right(path: Path) -> None:
+    write_checksums(path)
+    before = read_checksums(path)
+    for name in before or {}:
+        (path / name).write_bytes(b"damaged")
+    forget_missing(path)
+    write_checksums(path)
+    assert read_checksums(path) == before
+
+
+def test_what_is_made_anew_gets_a_checksum_of_its_own_even_after_a_kill(path: Path) -> None:
+    write_checksums(path)
+    part = index_path(path, GRID, 1)
+    part.unlink()
+    forget_missing(path)
+    part.write_bytes(b"made anew; then the driver was killed")
+    forget_missing(path)
+    write_checksums(path)
+    assert (read_checksums(path) or {})[f"_index/{GRID}/1.parquet"] == file_hash(part)
+
+
+def test_a_missing_plan_is_not_forgotten(path: Path) -> None:
+    write_checksums(path)
+    before = checksums_path(path).read_bytes()
+    plan_path(path, 0).unlink()
+    with pytest.raises(StoreError, match=r"0\.parquet: missing\. Restore it from a copy"):
+        forget_missing(path)
+    assert checksums_path(path).read_bytes() == before
+
+
+def test_damaged_checksums_are_refused_whatever_the_damage(path: Path) -> None:
+    write_checksums(path)
+    file = checksums_path(path)
+    whole = file.read_bytes()
+    data = json.loads(whole)
+    damaged = [whole[:length] for length in range(0, len(whole), 41)] + [whole[:-1]]
+    damaged += [
+        whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :]
+        for place in range(0, len(whole), 17)
+    ]
+    damaged += [b"[]", b"5", b"null", json.dumps(data).encode()]
+    damaged.append(json.dumps({**data, "_plan/0.parquet": "0" * 64}, indent=2).encode() + b"\n")
+    for content in damaged:
+        file.write_bytes(content)
+        for use in (read_checksums, write_checksums, forget_missing):
+            with pytest.raises(StoreError, match="Remove it and run encode again"):
+                use(path)
+    assert len(CodeStore.open(path)) == 21
