@@ -38,14 +38,14 @@ def fresh_entries(
     repeated = _repeated(listing["key"])
     newest = _newest_images(root, num_parts)
     places = np.where(repeated, -1, _places(listing["key"], newest["key"]))
-    planned = newest.take(pa.array(places, mask=places < 0))  # null lines for what is unknown
-    known = _is_true(pc.equal(listing["etag"], planned["etag"]))
+    found = pa.array(places, mask=places < 0)  # null where nothing is known
+    known = _is_true(pc.equal(listing["etag"], newest["etag"].take(found)))
     if by_content:
-        _compare_contents(root, listing, planned, known)
+        _compare_contents(root, listing, newest.take(found), known)
     seconds = listing.filter(pa.array(repeated))
     known[repeated] = _known_duplicates(root, num_parts, seconds)
     chosen = pa.array(~known)
-    fresh, older = listing.filter(chosen), planned.filter(chosen)
+    fresh, older = listing.filter(chosen), newest.take(found.filter(chosen))
     etags = pc.if_else(pa.array(repeated[~known]), DUPLICATE, fresh["etag"])
     fresh = fresh.set_column(fresh.schema.get_field_index("etag"), "etag", etags)
     return fresh.append_column("older_grid", older["grid"]).append_column("older_row", older["row"])
