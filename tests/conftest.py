@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import hypothesis
@@ -82,9 +82,14 @@ def make_store(
     failed: tuple[int, ...] = (),
     rows_per_task: int = 8,
     compress: bool = False,
+    columns: Mapping[str, Sequence[object]] | None = None,
+    label_names: tuple[str, ...] | None = None,
     **provenance: object,
 ) -> Path:
-    """A code store made from `codes` (n, h, w) without any encoder; rows in `failed` hold none."""
+    """A code store made from `codes` (n, h, w) without any encoder; rows in `failed` hold none.
+
+    `columns` take the place of the index's own: {"key": [...], "view": [...]} makes views.
+    """
     dtype = code_dtype(codebook_size)
     codes = codes.astype(dtype)
     codes[list(failed)] = fill_value(dtype)
@@ -114,6 +119,9 @@ def make_store(
         }
         for row, checksum in enumerate(row_checksums(codes))
     ]
+    for name, values in (columns or {}).items():
+        for line, value in zip(lines, values, strict=True):
+            line[name] = value
     index = pa.Table.from_pylist(lines, schema=INDEX_SCHEMA)
     make_folders(staging_path(path))
     for task, first in enumerate(range(0, len(codes), rows_per_task)):
@@ -126,7 +134,7 @@ def make_store(
         StoreAttributes(
             rows_per_task=rows_per_task,
             grids={grid: len(codes)},
-            label_names=tuple(f"class{label}" for label in range(num_labels)),
+            label_names=label_names or tuple(f"class{label}" for label in range(num_labels)),
             compress=compress,
             tracks={"image": track},
         ),

@@ -1,11 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pipelines.code_dataset import CodeDataset
-from pipelines.code_sources import DatasetError, cut_windows
+from pipelines.code_sources import DatasetError
 from pipelines.split import held_out
 from pipelines.store import CodeStore
 from tests.conftest import make_store
@@ -77,17 +75,3 @@ def test_a_window_larger_than_the_grid_is_refused(store):
 def test_a_store_with_nothing_left_is_refused(store):
     with pytest.raises(DatasetError, match="no row to train on"):
         CodeDataset(store, window=4, batch_size=1, held_out_share=1.0)
-
-
-@given(height=st.integers(1, 9), width=st.integers(1, 9), count=st.integers(1, 4), data=st.data())
-def test_windows_are_the_slices_that_the_draws_name(height, width, count, data):
-    window = data.draw(st.integers(1, min(height, width)))
-    unit = st.floats(0, 1, exclude_max=True)
-    draws = np.array(data.draw(st.lists(st.tuples(unit, unit), min_size=count, max_size=count)))
-    codes = np.arange(count * height * width).reshape(count, height, width)
-    cut = cut_windows(codes, window, draws)
-    for number in range(count):
-        top = int(draws[number, 0] * (height - window + 1))
-        left = int(draws[number, 1] * (width - window + 1))
-        expected = codes[number, top : top + window, left : left + window]
-        assert np.array_equal(cut[number], expected)

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.split import held_out
+from pipelines.split import held_out, which_held_out
 
 KEYS = [f"folder/{number}.jpg" for number in range(5000)]
 
@@ -21,3 +21,9 @@ def test_the_sides_are_pinned_for_old_runs():
     assert [key for key in KEYS[:40] if held_out(key, 0.1)] == [
         "folder/12.jpg",
     ]
+
+
+@given(st.lists(st.text(), max_size=9), st.floats(0, 1))
+def test_many_keys_are_on_the_sides_that_each_is_on(keys, share):
+    sides = which_held_out([key.encode() for key in keys], share)
+    assert sides.tolist() == [held_out(key, share) for key in keys]
