@@ -32,10 +32,15 @@ def trainee(**loss):
     )
 
 
+def take(trainee, step):
+    """The figures of one step."""
+    return trainee.train_step(trainee.prepare(CODES, step), step)
+
+
 def test_the_logged_loss_is_the_likelihood_whatever_is_lowered():
     plain, asked = trainee(), trainee(label_smoothing=0.2, z_loss_weight=0.1)
     expected = plain.model.loss(torch.full((2, 1), 9), CODES["codes"]).item()
-    figures = [each.train_step(CODES, 0) for each in (plain, asked)]
+    figures = [take(each, 0) for each in (plain, asked)]
     for logged in figures:
         assert logged["loss"].item() == pytest.approx(expected)
     assert figures[0]["gradient_norm"] != figures[1]["gradient_norm"]
@@ -43,6 +48,6 @@ def test_the_logged_loss_is_the_likelihood_whatever_is_lowered():
 
 
 def test_noise_in_what_is_read_is_the_steps_own():
-    losses = {step: trainee(pkeep=0.5).train_step(CODES, step)["loss"].item() for step in range(3)}
+    losses = {step: take(trainee(pkeep=0.5), step)["loss"].item() for step in range(3)}
     assert len(set(losses.values())) == 3
-    assert trainee(pkeep=0.5).train_step(CODES, 1)["loss"].item() == losses[1]
+    assert take(trainee(pkeep=0.5), 1)["loss"].item() == losses[1]

@@ -35,9 +35,10 @@ def some_codes(seed=0):
     return torch.randint(CODES, (2, 3, 3), generator=torch.Generator().manual_seed(seed))
 
 
-def objective(seed=0, **settings):
-    generator = torch.Generator().manual_seed(seed)
-    return training_objective(MODEL, CONDITION, some_codes(), LossSettings(**settings), generator)
+def objective(read=None, **settings):
+    codes = some_codes()
+    read = codes if read is None else read
+    return training_objective(MODEL, CONDITION, codes, read, LossSettings(**settings))
 
 
 def test_by_default_the_loss_is_the_likelihood_alone():
@@ -77,15 +78,12 @@ def test_added_terms_change_what_is_lowered_and_not_what_is_reported():
     assert not torch.allclose(*gradients)
 
 
-def test_codes_are_read_as_noise_and_foretold_as_they_are():
-    settings = {"pkeep": 0.5}
-    generator = torch.Generator().manual_seed(3)
-    read = perturbed(some_codes(), 0.5, CODES, generator)
+def test_codes_are_foretold_as_they_are_whatever_is_read():
+    read = perturbed(some_codes(), 0.5, CODES, torch.Generator().manual_seed(3))
     assert not torch.equal(read, some_codes())
     logits = MODEL.code_logits(CONDITION, read)
     true_nats = -logits.log_softmax(-1).gather(-1, some_codes()[..., None])[..., 0]
-    torch.testing.assert_close(objective(seed=3, **settings).nats, true_nats.detach())
-    assert not torch.equal(objective(seed=4, **settings).nats, objective(seed=3, **settings).nats)
+    torch.testing.assert_close(objective(read).nats, true_nats.detach())
 
 
 @pytest.mark.parametrize("pkeep", [0.0, 0.3, 0.9, 1.0])
