@@ -23,7 +23,7 @@ from pipelines.grids import grids_of
 from pipelines.jobs import run_tasks
 from pipelines.plan import Plan, Task, extend_plan, prune_plan, read_plan
 from pipelines.progress import progress_bar
-from pipelines.readers import Listing, list_input
+from pipelines.readers import InputError, Listing, list_input
 from pipelines.store import (
     CodeStore,
     StoreError,
@@ -61,6 +61,11 @@ def encode(flags: EncodeFlags) -> int:
         multiple_of=tokenizer.config.downsample_factor,
     )
     listing = list_input(flags.in_, flags.labels)
+    if flags.prune and listing.unread:
+        raise InputError(
+            f"--prune: {listing.unread[0]!r} cannot be read now, so what it holds would count as "
+            "removed. Make it readable, or leave --prune out."
+        )
     with exclusive_lock(staging_path(root) / "driver.lock"):
         remove_partials(root)
         forget_missing(root)
@@ -111,7 +116,13 @@ def _plan(
     _copy_tokenizer(tokenizer.folder, tokenizer_path(root, "image"))
     grids = partial(grids_of, transform)
     plan = extend_plan(
-        root, listing.table, settings, transform.views, grids, by_content=flags.by_content
+        root,
+        listing.table,
+        settings,
+        transform.views,
+        grids,
+        by_content=flags.by_content,
+        retry_failed=flags.retry_failed,
     )
     if flags.prune:
         prune_plan(root, listing.table)

@@ -56,6 +56,8 @@ class EncodeFlags:
     """For archives: shards take about the bits a code needs, but are read less quickly."""
     by_content: bool = False
     """Tell changed images by their bytes, all read for it, instead of by size and time."""
+    retry_failed: bool = False
+    """Try the images in the ledger once more, though they have not changed."""
     prune: bool = False
     """Hide the rows of images that --in no longer holds; without this they stay."""
     threads: int | Literal["auto"] = "auto"

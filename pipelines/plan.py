@@ -25,7 +25,7 @@ from ops import disk
 from ops.config import from_json, to_json
 from ops.files import fsync_path, link_once, make_folders
 from pipelines.plan_changes import addresses, fresh_entries, planned_rows, unmarked
-from pipelines.store.layout import StoreAttributes, StoreError, plan_path
+from pipelines.store.layout import FORMAT, StoreAttributes, StoreError, plan_path
 from pipelines.store.pruned import write_pruned
 
 METADATA_KEY = b"smalti"
@@ -123,8 +123,11 @@ def _read_description(path: Path) -> dict[str, Any]:
     try:
         metadata = pq.read_schema(path).metadata
         description: dict[str, Any] = json.loads(metadata[METADATA_KEY])
+        written = description["format"]
     except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{path}: damaged plan ({error}). Restore it from a copy.") from error
+    if written != FORMAT:
+        raise StoreError(f"{path} has store format {written}; this version reads {FORMAT}.")
     return description
 
 
@@ -160,16 +163,21 @@ def extend_plan(
     grids_of: Callable[[pa.Table], pa.Array],
     *,
     by_content: bool = False,
+    retry_failed: bool = False,
 ) -> Plan:
     """Plan the entries of a listing that are new or changed, `views` rows each; the plan that
     results.
 
     `listing` is a table of ENTRY_SCHEMA sorted by key. `grids_of` tells the grid shapes the codes
     of some entries will have; it is asked for new entries only. An image has changed when its etag
-    has; with `by_content`, when its bytes have, if those of the planned row are in the index.
+    has; with `by_content`, when its bytes have, if those of the planned row are in the index. With
+    `retry_failed`, images that stand in the ledger are planned once more.
     """
     plan = read_plan(root)
-    fresh = fresh_entries(root, plan.num_parts if plan else 0, listing, by_content=by_content)
+    num_parts = plan.num_parts if plan else 0
+    fresh = fresh_entries(
+        root, num_parts, listing, by_content=by_content, retry_failed=retry_failed
+    )
     if len(fresh):
         label_names = _more_names(plan.label_names if plan else (), fresh["label_name"])
         by_grid = _split_by(fresh, grids_of(fresh))
@@ -231,6 +239,7 @@ def _write_part(
             task = Task(grid=grid, number=number, num_rows=count, part=part, group=len(tasks))
             tasks.append((task, first))
     description = {
+        "format": FORMAT,
         "settings": to_json(settings),
         "label_names": list(label_names),
         "tasks": [(task.grid, task.number, task.num_rows) for task, _ in tasks],

@@ -27,7 +27,12 @@ BATCH = 65536  # rows of a plan looked at together
 
 
 def fresh_entries(
-    root: Path, num_parts: int, listing: pa.Table, *, by_content: bool = False
+    root: Path,
+    num_parts: int,
+    listing: pa.Table,
+    *,
+    by_content: bool = False,
+    retry_failed: bool = False,
 ) -> pa.Table:
     """The entries of a listing (ENTRY_SCHEMA, sorted) that a plan of `num_parts` parts lacks.
 
@@ -42,6 +47,8 @@ def fresh_entries(
     known = _is_true(pc.equal(listing["etag"], newest["etag"].take(found)))
     if by_content:
         _compare_contents(root, listing, newest.take(found), known)
+    if retry_failed:
+        known &= ~_is_true(pc.is_in(addresses(newest.take(found)), value_set=_failed(root)))
     seconds = listing.filter(pa.array(repeated))
     known[repeated] = _known_duplicates(root, num_parts, seconds)
     chosen = pa.array(~known)
@@ -151,6 +158,16 @@ def _contents(root: Path) -> pa.Table:
         rows = read_part(root, grid, task)[0].select(columns)
         tables.append(rows.filter((pc.field("view") == 0) & pc.field("content").is_valid()))
     return pa.concat_tables(tables)
+
+
+def _failed(root: Path) -> pa.ChunkedArray:
+    """ "grid/row" of view 0 of each image one of whose rows has no codes."""
+    tables = [INDEX_SCHEMA.empty_table().select(["grid", "row"])]
+    for grid, task in committed_tasks(root):
+        rows = read_part(root, grid, task)[0].filter(pc.field("status") != "ok")
+        firsts = pc.subtract(rows["row"], rows["view"].cast(pa.int64()))
+        tables.append(rows.select(["grid"]).append_column(tables[0].schema.field("row"), firsts))
+    return addresses(pa.concat_tables(tables))
 
 
 def _hash_of(uri: str, offset: int | None, size: int) -> str | None:

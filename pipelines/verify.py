@@ -46,7 +46,7 @@ FROM_PLAN = {
 }
 REMEDIES = {
     "_plan": "Restore it from a copy; until then the shards cannot be checked.",
-    "_pruned": "Remove the folder _pruned and run encode with --prune again.",
+    "_pruned": "Restore it from a copy.",
     "_tokenizer": "Remove the folder _tokenizer and run encode again with the same tokenizer.",
 }
 

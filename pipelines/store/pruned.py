@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ops.files import link_once, make_folders, write_aside
+from ops.files import fsync_path, link_once, make_folders, write_aside
 from pipelines.store.commit import parquet_bytes
 from pipelines.store.layout import StoreError, pruned_path
 
@@ -33,6 +33,7 @@ def write_pruned(root: Path, table: pa.Table) -> None:
     data = parquet_bytes(table.select(PRUNED_SCHEMA.names).cast(PRUNED_SCHEMA))
     if not link_once(write_aside(path, data), path):
         raise StoreError(f"{path} was written by another process. Run the command again.")
+    fsync_path(root)  # an earlier run may have made the folder and been killed before it did this
 
 
 def read_pruned(root: Path) -> pa.Table:
@@ -52,6 +53,4 @@ def _read(path: Path) -> pa.Table:
     try:
         return pq.ParquetFile(path, page_checksum_verification=True).read().cast(PRUNED_SCHEMA)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise StoreError(
-            f"{path}: damaged ({error}). Remove {path.parent} and run encode with --prune again."
-        ) from error
+        raise StoreError(f"{path}: damaged ({error}). Restore it from a copy.") from error

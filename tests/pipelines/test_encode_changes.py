@@ -118,6 +118,45 @@ def test_removed_images_stay_until_they_are_pruned(run: EncodeRun, folder: Path)
     assert run.store()[4]["replaces"] is None
 
 
+def test_nothing_is_pruned_while_a_folder_cannot_be_read(
+    run: EncodeRun, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "closed").mkdir()
+    put(folder / "closed" / "a.png", 7)
+    assert run(folder) == 0
+    scandir = os.scandir
+
+    def closed(path: Path | str) -> object:
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", closed)
+        assert run(folder, prune=True) == 2
+    assert "'closed' cannot be read now" in run.errors
+    assert run(folder, prune=True) == 0
+    assert "6 encoded" in run.printed
+
+
+def test_what_failed_for_a_while_is_tried_again_on_request(
+    run: EncodeRun, folder: Path, tmp_path: Path
+) -> None:
+    put(folder / "late.png", 8)
+    (folder / "late.png").rename(tmp_path / "late.png")
+    (folder / "late.png").symlink_to(tmp_path / "late.png")
+    (tmp_path / "late.png").rename(tmp_path / "away.png")
+    (folder / "never.jpg").write_bytes(b"no picture")
+    assert run(folder) == 0
+    assert "5 encoded, 2 failed" in run.printed
+    before = run.store().index.num_rows
+    assert run(folder, retry_failed=True) == 0
+    assert "5 encoded, 2 failed" in run.printed
+    assert run.store().index.num_rows == before + 2
+    assert run(folder) == 0
+    assert "nothing to do; 5 encoded, 2 failed" in run.printed
+
+
 def test_ten_crops_make_ten_rows_an_image(run: EncodeRun, photographs: Path) -> None:
     assert run(photographs, crop="ten") == 0
     store = run.store()
@@ -207,7 +246,7 @@ def test_later_labels_join_behind_the_first(run: EncodeRun, tmp_path: Path) -> N
 def test_an_archive_holds_the_same_codes_in_fewer_bytes(
     run: EncodeRun, photographs: Path, tmp_path: Path
 ) -> None:
-    flags = {"rows_per_task": 512, "crop": "ten"}
+    flags = {"rows_per_task": 512, "crop": "ten", "image_size": 64}
     assert run(photographs, **flags) == 0
     raw = run.store()
     run.out = tmp_path / "archive.zarr"
