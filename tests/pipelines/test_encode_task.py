@@ -20,18 +20,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import ops.disk
-from ops.images import Transform
 from pipelines import encode_task, image_batches
 from pipelines.encode_task import Done, EncodeWorker, Piece, condemn, split_work
-from pipelines.image_batches import BatchEncoder
 from pipelines.plan import Plan, Task, read_plan
-from pipelines.readers import content_hash, list_input, read_bytes
+from pipelines.readers import read_bytes
 from pipelines.store import StoreError
 from pipelines.store.commit import read_part
 from pipelines.store.layout import index_path
 from pipelines.store.subparts import read_subparts
 from tests.encode_run import EncodeRun, everything
-from tokenizer import load_tokenizer
 
 TASK = Task(grid="2x2", number=3, num_rows=10, part=0, group=0)
 TIMEOUT = 60  # seconds; far more than anything here takes
@@ -124,39 +121,6 @@ def test_halving_comes_down_to_every_row_alone(first: int, rows: int, batch_size
 def test_a_task_is_halved_between_its_batches() -> None:
     assert [(p.first, p.end) for p in split_work(TASK, 4)] == [(0, 8), (8, 10)]
     assert split_work(Task(grid="2x2", number=0, num_rows=1, part=0, group=0), 4) == []
-
-
-@pytest.fixture(scope="module")
-def encoder(tiny_tokenizer: Path) -> Iterator[BatchEncoder]:
-    encoder = BatchEncoder(
-        load_tokenizer(tiny_tokenizer),
-        Transform(image_size=32),
-        batch_size=5,
-        threads=1,
-        lanes=1,
-        decoders=2,
-    )
-    yield encoder
-    encoder.stop()
-
-
-@hypothesis.given(present=st.sets(st.integers(0, 4), min_size=1))
-def test_the_codes_of_a_row_do_not_depend_on_who_is_beside_it(
-    encoder: BatchEncoder, photographs: Path, present: set[int]
-) -> None:
-    rows = [
-        {"key": e.key, "uri": e.uri, "offset": None, "size": e.size, "etag": e.etag, "view": 0}
-        for e in list_input(photographs).entries[:5]
-    ]
-
-    def codes_of(places: set[int]) -> np.ndarray:
-        chosen = {place: rows[place] for place in sorted(places)}
-        return encoder.encode(encoder.read(chosen, (32, 32))).result().numpy()
-
-    full = codes_of(set(range(5)))
-    assert len(np.unique(full.reshape(5, -1), axis=0)) == 5
-    places = sorted(present)
-    np.testing.assert_array_equal(codes_of(present)[places], full[places])
 
 
 def test_a_task_whose_pieces_are_done_is_only_committed(
@@ -268,50 +232,6 @@ def test_an_image_that_kills_its_workers_ends_in_the_ledger_alone(
     assert run(folder, workers=2) == 0
     assert "nothing to do" in run.printed
     assert everything(run.out) == before
-
-
-# --- images that cannot be read
-
-
-@pytest.mark.parametrize(
-    ("error", "status", "text"),
-    [
-        (MemoryError("4 GiB"), "out of memory", "MemoryError: 4 GiB"),
-        (OSError("strange disk"), "unreadable", "OSError: strange disk"),
-        (ZeroDivisionError("codec"), "broken", "ZeroDivisionError: codec"),
-    ],
-)
-def test_whatever_a_codec_raises_is_a_line_of_the_index(
-    planned: Planned,
-    worker: EncodeWorker,
-    monkeypatch: pytest.MonkeyPatch,
-    error: Exception,
-    status: str,
-    text: str,
-) -> None:
-    read = Transform.read
-
-    def failing(self: Transform, data: bytes, size: tuple[int, int], view: int, key: str) -> Any:
-        if key.startswith("lake/03"):
-            raise error
-        return read(self, data, size, view, key)
-
-    monkeypatch.setattr(Transform, "read", failing)
-    assert worker.run(planned.tasks[0]) == Done(6, 1)
-    part = planned.part(0)
-    place = next(n for n, key in enumerate(part["key"]) if key.startswith("lake/03"))
-    assert (part["status"][place], part["error"][place]) == (status, text)
-    assert part["content"][place] == content_hash(Path(part["source"][place]).read_bytes())
-    assert part["status"].count("ok") == 5
-
-
-def test_lines_tell_the_hash_of_the_bytes_that_were_encoded(
-    planned: Planned, worker: EncodeWorker
-) -> None:
-    worker.run(planned.tasks[0])
-    part = planned.part(0)
-    hashes = [content_hash(Path(source).read_bytes()) for source in part["source"]]
-    assert part["content"] == hashes
 
 
 # --- turns
