@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import shutil
 from collections.abc import Mapping
@@ -20,11 +21,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ops.config import UserError
-from ops.files import json_hash
+from ops.files import json_hash, write_json
 
 FORMAT = 1
 STEP_FOLDER = re.compile(r"step-(\d{8})")
 STEP_FILES = ("config.json", "model.safetensors", "train_state.pt")
+HELD_OUT = "held_out.json"  # in a step folder: the loss that was measured on what never trained
 
 
 class CheckpointError(UserError):
@@ -125,10 +127,29 @@ def newest_step(run: Path) -> Path | None:
     return folders[-1] if folders else None
 
 
+def write_held_out(folder: Path, loss: float) -> None:
+    """Note in a step folder being built how well it does on held-out samples; lower is better."""
+    write_json(folder / HELD_OUT, {"loss": loss})
+
+
+def held_out_of(folder: Path) -> float:
+    """The loss that write_held_out noted; infinite where none was measured."""
+    path = folder / HELD_OUT
+    return float(json.loads(path.read_text())["loss"]) if path.is_file() else math.inf
+
+
+def best_step(run: Path) -> Path | None:
+    """The complete step folder with the lowest held-out loss, the oldest of equals; or None."""
+    measured = [folder for folder in step_folders(run) if math.isfinite(held_out_of(folder))]
+    return min(measured, key=held_out_of) if measured else None
+
+
 def prune_steps(run: Path, keep: int) -> None:
-    """Remove all but the newest `keep` step folders, and partial ones that a kill left behind."""
+    """Remove step folders but the newest `keep` and the best, and what kills left behind."""
+    best = best_step(run)
     for folder in step_folders(run)[:-keep]:
-        shutil.rmtree(folder)
+        if folder != best:
+            shutil.rmtree(folder)
     for partial in run.glob("step-*.partial"):
         shutil.rmtree(partial)
 

@@ -12,6 +12,8 @@ import tyro
 from ops.config import UserError
 
 Flags = TypeVar("Flags")
+#: Mistakes of the user's or his machine's: their message says all, a traceback would add nothing.
+PLAIN_ERRORS = (UserError, FileNotFoundError, PermissionError, NotADirectoryError)
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -27,7 +29,7 @@ def run_command(
     parsed = tyro.cli(flags, args=argv, prog=f"python -m {prog}")
     try:
         return run(parsed)
-    except (UserError, FileNotFoundError, PermissionError, NotADirectoryError) as error:
+    except PLAIN_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:

@@ -23,7 +23,7 @@ from ops.images import image_grid, to_image, write_png
 from ops.runtime import resolve_device
 from pipelines.code_dataset import CodeDataset
 from pipelines.command_line import run_command
-from pipelines.prior_trainee import held_out_loss
+from pipelines.prior_trainee import held_out_nats
 from pipelines.readers import list_input
 from pipelines.split import held_out
 from pipelines.store import CodeStore
@@ -132,7 +132,7 @@ def evaluate_prior(flags: EvaluateFlags) -> dict[str, Any]:
     if not batches:
         raise UserError(f"{flags.data}: no row to measure on. Raise --held-out, 1 takes all.")
     with torch.no_grad():
-        nats = held_out_loss(prior.model, prior.conditions, batches, device)
+        nats = float(held_out_nats(prior.model, prior.conditions, batches, device).mean())
     return {
         "rows": sum(len(batch["codes"]) for batch in batches),
         "nats_per_code": nats,

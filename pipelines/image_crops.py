@@ -15,13 +15,14 @@ from ops.config import UserError
 from ops.images import ImageArray, ImageError, decode_image, to_pixels
 from ops.noise import uniforms
 from ops.permutation import KeyedPermutation
+from ops.ranks import ALONE, Ranks
 from pipelines.ledger import Ledger
 
 CACHE_BYTES = 2 << 30
 
 
 class ImageCrops:
-    """`crops(step)` -> pixels (B, 3, crop_size, crop_size) in [-1, 1].
+    """`crops.batch(step, ranks)` -> pixels (B, 3, crop_size, crop_size) in [-1, 1].
 
     Each image comes once an epoch, in a keyed order. A crop is a square of the image scaled so that
     its short side lies, evenly in its logarithm, between the two of `scale_range` (pixels), and
@@ -49,9 +50,16 @@ class ImageCrops:
         self._cache = ImageCache(cache_bytes)
         self._bad: set[int] = set()
 
-    def __call__(self, step: int) -> Tensor:
-        positions = range(step * self.batch_size, (step + 1) * self.batch_size)
-        return to_pixels(np.stack([self._crop(position) for position in positions]))
+    def batch(self, step: int, ranks: Ranks = ALONE) -> Tensor:
+        """The crops of a step; of several processes, rank r's at positions r, r + world, ..."""
+        return to_pixels(np.stack([self._crop(p) for p in self._positions(step, ranks)]))
+
+    def keys(self, step: int, ranks: Ranks = ALONE) -> list[str]:
+        """The keys of the images that a step's crops are cut from, where all can be read."""
+        return [self.read[self._number_at(p)][0] for p in self._positions(step, ranks)]
+
+    def _positions(self, step: int, ranks: Ranks) -> range:
+        return range(step * self.batch_size + ranks.rank, (step + 1) * self.batch_size, ranks.world)
 
     def _crop(self, position: int) -> ImageArray:
         image = self._image_at(position)
@@ -69,14 +77,17 @@ class ImageCrops:
 
     def _image_at(self, position: int) -> ImageArray:
         """The image of a position in the endless shuffled stream; a bad one's successor."""
-        epoch, place = divmod(position, len(self.read))
-        first = int(KeyedPermutation(len(self.read), self.seed, epoch)(np.array([place]))[0])
+        first = self._number_at(position)
         for offset in range(len(self.read)):
             number = (first + offset) % len(self.read)
             image = None if number in self._bad else self._decode(number)
             if image is not None:
                 return image
         raise UserError(f"Not one image can be read; the reasons are in {self.ledger.path}.")
+
+    def _number_at(self, position: int) -> int:
+        epoch, place = divmod(position, len(self.read))
+        return int(KeyedPermutation(len(self.read), self.seed, epoch)(np.array([place]))[0])
 
     def _decode(self, number: int) -> ImageArray | None:
         """The image, no larger than crops need, from memory where it fits; None when it is bad."""

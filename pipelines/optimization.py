@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ops.config import ConfigError
+from ops.sharding import whole
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,17 +57,26 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
 
 
 def take_step(
-    optimizer: torch.optim.Optimizer, loss: Tensor, rate: float, max_gradient_norm: float
+    optimizer: torch.optim.Optimizer,
+    losses: Iterable[Tensor],
+    rate: float,
+    max_gradient_norm: float,
 ) -> Tensor:
-    """Backward, clip, step at learning rate `rate`; returns the gradient's norm before clipping."""
+    """Step at learning rate `rate` down the sum of `losses`, its gradient clipped.
+
+    Each loss goes backward before the next is asked for, so one graph is in memory at a time; what
+    the iterable does at its end still comes before the clipping. Returns the gradient's norm
+    before clipping.
+    """
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    for loss in losses:
+        loss.backward()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norm = nn.utils.clip_grad_norm_(parameters, max_gradient_norm)
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
-    return norm
+    return whole(norm)
 
 
 class WeightAverage:
@@ -90,3 +101,18 @@ class WeightAverage:
         """Continue from saved averages."""
         for name, tensor in tensors.items():
             self.tensors[name].copy_(tensor)
+
+
+@contextmanager
+def evaluating(model: nn.Module, averages: Mapping[str, Tensor]) -> Iterator[None]:
+    """The model in eval mode with its averaged weights, put back afterwards."""
+    live = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    training = model.training
+    model.load_state_dict(averages)
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.load_state_dict(live)
+        model.train(training)

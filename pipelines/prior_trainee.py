@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ops.checkpoint import load_model, load_tensors, save_tensors
 from ops.images import image_grid, to_image
 from ops.runtime import autocast, pinned
-from pipelines.optimization import WeightAverage, make_optimizer, take_step
+from ops.sharding import parted_like, parted_state, whole
+from pipelines.loss_map import loss_map_picture
+from pipelines.optimization import WeightAverage, evaluating, make_optimizer, take_step
+from pipelines.parallel import AS_IS, Execution, gradients_held_back, in_step, shard
 from pipelines.recipes import PriorRecipe
-from pipelines.training import Trainee, evaluating, step_seed
-from prior import GPT, Conditions, Prior, save_prior, training_objective
+from pipelines.training import Evaluation, Trainee, step_seed
+from prior import (
+    GPT,
+    Conditions,
+    LossSettings,
+    Objective,
+    Prior,
+    perturbed,
+    save_prior,
+    training_objective,
+)
 from prior.painter import MODEL_KIND
 from tokenizer import VQGAN
 
@@ -26,7 +39,10 @@ SAMPLES = 4  # painted at each evaluation, by the same draws each time
 
 
 class PriorTrainee(Trainee[CodeBatch]):
-    """Trains on {"codes": (B, h, w), "label": (B,)}; samples are decoded with `tokenizer`."""
+    """Trains on {"codes": (B, h, w), "label": (B,)}; samples are decoded with `tokenizer`.
+
+    B is this process's share of the recipe's batch: the positions r, r + world, ... of it.
+    """
 
     def __init__(
         self,
@@ -40,80 +56,165 @@ class PriorTrainee(Trainee[CodeBatch]):
         seed: int,
         held_out: list[CodeBatch],
         device: torch.device,
+        execution: Execution = AS_IS,
     ) -> None:
         self.device, self.recipe, self.steps, self.seed = device, recipe, steps, seed
-        self.model = model.to(device).train()
+        self.execution = execution
+        # Parts of a sharded model go to the device by themselves: as a whole it may not fit.
+        self.model = (model if execution.shard else model.to(device)).train()
         self.conditions, self.tokenizer_info = conditions, dict(tokenizer_info)
         self.tokenizer, self.held_out = tokenizer, held_out
+        self.objective = self._spread()
         self.optimizer = make_optimizer(self.model, recipe.optimizer)
         self.average = WeightAverage(self.model, recipe.optimizer.ema_decay)
 
-    def prepare(self, batch: CodeBatch) -> CodeBatch:
-        return {name: pinned(tensor, self.device) for name, tensor in batch.items()}
+    def _spread(self) -> nn.Module:
+        """The objective as a module to call in training, the model in it spread over the ranks."""
+        execution = self.execution
+        objective = PriorObjective(self.model, self.recipe.loss)
+        if execution.compile:
+            objective.compile()
+        if execution.shard:
+            shard(objective, self.model.blocks, execution.ranks, self.device)
+            return objective
+        return in_step(objective, execution.ranks, self.device)
+
+    def prepare(self, batch: CodeBatch, step: int) -> CodeBatch:
+        """Tokens, codes and what is read of them, drawn by each sample's place in the run."""
+        tokens = self.conditions.tokens(batch, len(batch["codes"]))
+        codes = batch["codes"]
+        generators = self._generators(step, len(codes))
+        if self.conditions.can_guide:  # guidance needs a prior that also knows no condition
+            share = self.recipe.label_dropout
+            tokens = torch.cat(
+                [
+                    self.conditions.drop(token[None], share, generator)
+                    for token, generator in zip(tokens, generators, strict=True)
+                ]
+            )
+        read = codes
+        if self.recipe.loss.pkeep < 1:
+            size = self.model.config.codebook_size
+            read = torch.stack(
+                [
+                    perturbed(code, self.recipe.loss.pkeep, size, generator)
+                    for code, generator in zip(codes, generators, strict=True)
+                ]
+            )
+        prepared = {"tokens": tokens, "codes": codes, "read": read}
+        return {name: pinned(tensor, self.device) for name, tensor in prepared.items()}
+
+    def _generators(self, step: int, count: int) -> list[torch.Generator]:
+        """Randomness for each of this process's samples, whoever else shares the batch."""
+        ranks = self.execution.ranks
+        first = step * self.recipe.batch_size + ranks.rank
+        positions = range(first, first + count * ranks.world, ranks.world)
+        return [torch.Generator().manual_seed(step_seed(self.seed, p)) for p in positions]
 
     def train_step(self, batch: CodeBatch, step: int) -> Mapping[str, Tensor]:
-        tokens = self.conditions.tokens(batch, len(batch["codes"]))
-        generator = torch.Generator().manual_seed(step_seed(self.seed, step))
-        if self.conditions.can_guide:  # guidance needs a prior that also knows no condition
-            tokens = self.conditions.drop(tokens, self.recipe.label_dropout, generator)
         config = self.recipe.optimizer
-        with autocast(self.device):
-            codes = batch["codes"].to(self.device, non_blocking=True)
-            objective = training_objective(
-                self.model, tokens.to(self.device), codes, self.recipe.loss, generator
-            )
+        nats: list[Tensor] = []
         rate = config.rate_at(step, self.steps)
-        norm = take_step(self.optimizer, objective.loss, rate, config.max_gradient_norm)
+        norm = take_step(self.optimizer, self._losses(batch, nats), rate, config.max_gradient_norm)
         self.average.update(self.model, step)
-        nats = objective.nats.mean()
+        mean = torch.stack(nats).mean()
         return {
-            "loss": nats,
-            "bits_per_code": nats / math.log(2),
+            "loss": mean,
+            "bits_per_code": mean / math.log(2),
             "gradient_norm": norm,
             "learning_rate": torch.tensor(rate),
         }
 
-    def save(self, folder: Path) -> None:
-        save_prior(folder, self.model, self.conditions, self.tokenizer_info)
-        save_tensors(folder / "ema.safetensors", self.average.tensors)
-        torch.save({"optimizer": self.optimizer.state_dict()}, folder / "train_state.pt")
+    def _losses(self, batch: CodeBatch, nats: list[Tensor]) -> Iterator[Tensor]:
+        """What each part of the batch adds to the loss; its mean nats go into `nats`."""
+        moved = {name: t.to(self.device, non_blocking=True) for name, t in batch.items()}
+        count = self.execution.accumulate
+        for number in range(count):
+            part = {name: tensor.chunk(count)[number] for name, tensor in moved.items()}
+            with gradients_held_back(self.objective, held=number < count - 1):
+                with autocast(self.device):
+                    objective = self.objective(part["tokens"], part["codes"], part["read"])
+                nats.append(objective.nats.mean())
+                yield objective.loss / count
+
+    def amounts(self) -> Mapping[str, int]:
+        return {"codes": self.recipe.batch_size * self.recipe.window**2}
+
+    def save(self, folder: Path | None) -> None:
+        parts = (self.model.state_dict(), self.average.tensors, self.optimizer.state_dict())
+        tensors, averages, optimizer = (whole(part, keep=folder is not None) for part in parts)
+        if folder is not None:
+            save_prior(folder, self.model, self.conditions, self.tokenizer_info, tensors)
+            save_tensors(folder / "ema.safetensors", averages)
+            torch.save({"optimizer": optimizer}, folder / "train_state.pt")
 
     def load(self, folder: Path) -> None:
         _, tensors = load_model(folder, MODEL_KIND)
-        self.model.load_state_dict(tensors)
-        self.average.load(load_tensors(folder / "ema.safetensors"))
+        live = self.model.state_dict()
+        self.model.load_state_dict({n: parted_like(t, live[n]) for n, t in tensors.items()})
+        averages = load_tensors(folder / "ema.safetensors")
+        self.average.load({n: parted_like(t, live[n]) for n, t in averages.items()})
         state = torch.load(folder / "train_state.pt", map_location=self.device, weights_only=True)
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(parted_state(state["optimizer"], self.optimizer))
 
-    def evaluate(self, step: int) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        with evaluating(self.model, self.average.tensors):
-            figures = self._held_out_figures()
-            prior = Prior(self.model, self.conditions, self.tokenizer_info)
-            labels = self._labels() if self.conditions.can_guide else None
-            side = self.model.config.window
-            codes = prior.paint(side, side, count=SAMPLES, seed=self.seed, labels=labels)
-            images = to_image(torch.cat([self.tokenizer.decode(c[None]) for c in codes]))
-        return figures, {"samples": image_grid(images, columns=SAMPLES)}
+    def evaluate(self, step: int) -> Evaluation:
+        figures: dict[str, float] = {}
+        pictures: dict[str, np.ndarray] = {}
+        with self._averaged() as model:
+            if self.held_out:
+                nats = held_out_nats(model, self.conditions, self.held_out, self.device)
+                figures["held_out_loss"] = float(nats.mean())
+                pictures["loss_map"] = loss_map_picture(nats.numpy())
+            pictures["samples"] = self._samples(model)
+        return Evaluation(figures, pictures, figures.get("held_out_loss", math.inf))
 
-    def _held_out_figures(self) -> dict[str, float]:
-        if not self.held_out:
-            return {}
-        loss = held_out_loss(self.model, self.conditions, self.held_out, self.device)
-        return {"held_out_loss": loss}
+    @contextmanager
+    def _averaged(self) -> Iterator[GPT]:
+        """The model with its averaged weights, for evaluation."""
+        if not self.execution.shard:
+            with evaluating(self.model, self.average.tensors):
+                yield self.model
+            return
+        # A whole copy: painting goes token by token, and parts would travel for each. A model that
+        # is too large to train on one card can still be looked through on one.
+        model = GPT(self.model.config)
+        model.load_state_dict(whole(self.average.tensors))
+        with torch.no_grad():
+            yield model.to(self.device).eval()
+
+    def _samples(self, model: GPT) -> np.ndarray:
+        prior = Prior(model, self.conditions, self.tokenizer_info)
+        labels = self._labels() if self.conditions.can_guide else None
+        side = model.config.window
+        codes = prior.paint(side, side, count=SAMPLES, seed=self.seed, labels=labels)
+        images = to_image(torch.cat([self.tokenizer.decode(c[None]) for c in codes]))
+        return image_grid(images, columns=SAMPLES)
 
     def _labels(self) -> list[int]:
         classes = self.conditions.parts[0].vocab_size - 1
         return [i * classes // SAMPLES for i in range(SAMPLES)]
 
 
-def held_out_loss(
+class PriorObjective(nn.Module):
+    """What training lowers, as a module: copies are kept in step where a module is called."""
+
+    def __init__(self, model: GPT, settings: LossSettings) -> None:
+        super().__init__()
+        self.model, self.settings = model, settings
+
+    def forward(self, condition_tokens: Tensor, codes: Tensor, read: Tensor) -> Objective:
+        """See training_objective."""
+        return training_objective(self.model, condition_tokens, codes, read, self.settings)
+
+
+def held_out_nats(
     model: GPT, conditions: Conditions, batches: list[CodeBatch], device: torch.device
-) -> float:
-    """Mean negative log-likelihood, in nats a code, of the codes of some batches."""
-    total, count = 0.0, 0
+) -> Tensor:
+    """Mean negative log-likelihood (h, w), in nats, at each place of some batches' codes."""
+    total, count = torch.zeros(()), 0
     for batch in batches:
         tokens = conditions.tokens(batch, len(batch["codes"]))
-        loss = model.loss(tokens.to(device), batch["codes"].to(device))
-        total += float(loss) * len(tokens)
+        nats = model.nats(tokens.to(device), batch["codes"].to(device))
+        total = total + nats.double().sum(0).cpu()
         count += len(tokens)
     return total / count

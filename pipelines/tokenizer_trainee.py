@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +13,24 @@ from ops.checkpoint import load_model, load_tensors, save_tensors
 from ops.images import image_grid, to_image
 from ops.metrics import code_counts, codebook_usage, psnr, ssim
 from ops.runtime import autocast, pinned
-from pipelines.optimization import WeightAverage, make_optimizer, take_step
+from pipelines.optimization import WeightAverage, evaluating, make_optimizer, take_step
+from pipelines.parallel import AS_IS, Execution, gradients_held_back, in_step
 from pipelines.recipes import TokenizerRecipe
-from pipelines.training import Trainee, evaluating
+from pipelines.training import Evaluation, Trainee
 from tokenizer import VQGAN, save_tokenizer
-from tokenizer.losses import VQGANObjective
+from tokenizer.losses import Losses, VQGANObjective
 from tokenizer.model_folder import KIND
+from tokenizer.quantizers import VectorQuantizer
 
 PICTURES = 8  # originals above their reconstructions
 
 
 class TokenizerTrainee(Trainee[Tensor]):
-    """Trains on pixels (B, 3, H, W); `held_out` (N, 3, S, S) is what figures are taken on."""
+    """Trains on pixels (B, 3, H, W); `held_out` (N, 3, S, S) is what figures are taken on.
+
+    B is this process's share of the recipe's batch. What looks at a batch as a whole, the critic's
+    normalisation and its weight, looks at the part of it that is gone through at once.
+    """
 
     def __init__(
         self,
@@ -33,13 +39,18 @@ class TokenizerTrainee(Trainee[Tensor]):
         steps: int,
         held_out: Tensor,
         device: torch.device,
+        execution: Execution = AS_IS,
     ) -> None:
-        self.device, self.recipe, self.steps = device, recipe, steps
+        self.device, self.recipe, self.steps, self.execution = device, recipe, steps, execution
         self.model = model.to(device).train()
         if device.type == "cuda":  # slower on CPUs, measured
             self.model = self.model.to(memory_format=torch.channels_last)
         self.objective = VQGANObjective(recipe.losses).to(device).train()
         self.held_out = held_out
+        if execution.compile:  # these are nearly all of the work; the quantizer would break graphs
+            self.model.encoder.compile()
+            self.model.decoder.compile()
+        self.spread = in_step(self.model, execution.ranks, device)
         self.optimizer = make_optimizer(self.model, recipe.optimizer)
         self.average = WeightAverage(self.model, recipe.optimizer.ema_decay)
         discriminator = self.objective.discriminator
@@ -47,36 +58,82 @@ class TokenizerTrainee(Trainee[Tensor]):
             make_optimizer(discriminator, recipe.discriminator_optimizer) if discriminator else None
         )
 
-    def prepare(self, batch: Tensor) -> Tensor:
+    def prepare(self, batch: Tensor, step: int) -> Tensor:
         return pinned(batch, self.device)
 
     def train_step(self, batch: Tensor, step: int) -> Mapping[str, Tensor]:
-        pixels = batch.to(self.device, non_blocking=True)
+        parts = batch.to(self.device, non_blocking=True).chunk(self.execution.accumulate)
+        self._start_codebook(parts)
         config = self.recipe.optimizer
-        with autocast(self.device):
-            losses = self.objective.autoencoder_loss(self.model, pixels, step)
         rate = config.rate_at(step, self.steps)
-        norm = take_step(self.optimizer, losses.total, rate, config.max_gradient_norm)
+        found: list[Losses] = []
+        losses = self._losses(parts, step, found)
+        norm = take_step(self.optimizer, losses, rate, config.max_gradient_norm)
         self.average.update(self.model, step)
-        figures = {**losses.figures, "gradient_norm": norm, "learning_rate": torch.tensor(rate)}
-        critic_loss = self._train_discriminator(pixels, losses.pixels, step)
+        figures = {
+            name: torch.stack([losses.figures[name] for losses in found]).mean()
+            for name in found[0].figures
+        }
+        figures |= {"gradient_norm": norm, "learning_rate": torch.tensor(rate)}
+        critic_loss = self._train_discriminator(parts, [losses.pixels for losses in found], step)
         if critic_loss is not None:
             figures["discriminator_loss"] = critic_loss
         return figures
 
-    def _train_discriminator(self, real: Tensor, fake: Tensor, step: int) -> Tensor | None:
-        with autocast(self.device):
-            loss = self.objective.discriminator_loss(real, fake, step)
-        if loss is None or self.discriminator_optimizer is None:
+    def _start_codebook(self, parts: tuple[Tensor, ...]) -> None:
+        """Let the codebook start from the whole first batch, not from its first part."""
+        quantizer = self.model.quantizer
+        if len(parts) == 1 or not isinstance(quantizer, VectorQuantizer):
+            return
+        if not quantizer.is_initialised:
+            with torch.no_grad(), autocast(self.device):
+                latents = [self.model.pre_quant(self.model.encoder(part)) for part in parts]
+            quantizer.initialise(torch.cat(latents).float())
+
+    def _losses(
+        self, parts: tuple[Tensor, ...], step: int, found: list[Losses]
+    ) -> Iterator[Tensor]:
+        """What each part of the batch adds to the loss; details, without graphs, go to `found`."""
+        for number, pixels in enumerate(parts, 1):
+            with gradients_held_back(self.spread, held=number < len(parts)):
+                with autocast(self.device):
+                    losses = self.objective.autoencoder_loss(self.model, pixels, step, self.spread)
+                found.append(
+                    losses._replace(total=losses.total.detach(), pixels=losses.pixels.detach())
+                )
+                yield losses.total / len(parts)
+
+    def _train_discriminator(
+        self, real: tuple[Tensor, ...], fake: list[Tensor], step: int
+    ) -> Tensor | None:
+        discriminator, optimizer = self.objective.discriminator, self.discriminator_optimizer
+        if optimizer is None or not self.objective.adversarial_strength(step):
             return None
+        found: list[Tensor] = []
+
+        def losses() -> Iterator[Tensor]:
+            for pixels, rebuilt in zip(real, fake, strict=True):
+                with autocast(self.device):
+                    loss = self.objective.discriminator_loss(pixels, rebuilt, step)
+                assert loss is not None
+                found.append(loss.detach())
+                yield loss / len(real)
+            assert discriminator is not None
+            self.execution.ranks.average_gradients(discriminator)
+
         config = self.recipe.discriminator_optimizer
         # The critic's warm-up counts from the step it begins to learn at.
         since = step - self.recipe.losses.adversarial_start
         rate = config.rate_at(since, max(1, self.steps - self.recipe.losses.adversarial_start))
-        take_step(self.discriminator_optimizer, loss, rate, config.max_gradient_norm)
-        return loss.detach()
+        take_step(optimizer, losses(), rate, config.max_gradient_norm)
+        return torch.stack(found).mean()
 
-    def save(self, folder: Path) -> None:
+    def amounts(self) -> Mapping[str, int]:
+        return {"images": self.recipe.batch_size}
+
+    def save(self, folder: Path | None) -> None:
+        if folder is None:
+            return
         save_tokenizer(folder, self.model)
         save_tensors(folder / "ema.safetensors", self.average.tensors)
         state = {"optimizer": self.optimizer.state_dict()}
@@ -97,15 +154,16 @@ class TokenizerTrainee(Trainee[Tensor]):
             self.objective.discriminator.load_state_dict(state["discriminator"])
             self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
 
-    def evaluate(self, step: int) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    def evaluate(self, step: int) -> Evaluation:
         if not len(self.held_out):
-            return {}, {}
+            return Evaluation({}, {})
         with evaluating(self.model, self.average.tensors):
             figures, shown = reconstruction_figures(self.model, self.held_out, self.device)
         pairs = np.concatenate([to_image(self.held_out[:PICTURES]), to_image(shown[:PICTURES])])
-        return (
+        return Evaluation(
             {f"held_out_{name}": value for name, value in figures.items()},
             {"reconstructions": image_grid(pairs, columns=min(PICTURES, len(self.held_out)))},
+            loss=-figures["psnr"],
         )
 
 

@@ -1,35 +1,46 @@
-#!/usr/bin/env python
-"""Train a prior on a code store: python -m pipelines.train_prior RECIPE --codes STORE --out RUN.
+#!/usr/bin/env python3
+"""Train a prior on code stores: python -m pipelines.train_prior RECIPE --codes STORE --out RUN.
 
-Streams the store's memory-mapped shards; run again, it goes on from the newest whole checkpoint.
+Streams the stores' memory-mapped shards; run again, it goes on from the newest whole checkpoint.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import tyro
 
 from ops.config import ConfigError
 from ops.files import atomic_path
+from ops.ranks import ALONE, Ranks
 from ops.runtime import resolve_device
+from pipelines.cluster_paths import check_absolute
 from pipelines.code_dataset import CodeDataset
+from pipelines.code_sources import check_tokenizer
 from pipelines.command_line import run_command
+from pipelines.distributed import run_sitting
+from pipelines.dry_run import prior_lines
 from pipelines.prior_trainee import PriorTrainee
 from pipelines.recipes import PRIOR_RECIPES, PriorRecipe
 from pipelines.store import CodeStore
-from pipelines.training import TrainingError, pin_settings, train
+from pipelines.training import OnStep, Source, train
 from pipelines.training_flags import (
     TrainingFlags,
+    division_of,
+    execution_of,
     lasting_settings,
     lay_over,
     loop_settings,
     outcome,
+    pin_settings,
+    team_of,
     use_threads,
 )
 from prior import (
@@ -51,38 +62,77 @@ class TrainPriorFlags(TrainingFlags):
 
     recipe: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE")]]
     """tiny, base or large: see pipelines/recipes.py"""
-    codes: Path
-    """the store that pipelines.encode wrote"""
+    codes: tuple[Path, ...]
+    """the stores that pipelines.encode wrote, by one tokenizer"""
+    weights: tuple[float, ...] | None = None
+    """how much of the batches comes from each store (default: by their numbers of images)"""
     conditions: tuple[str, ...] = ("sos",)
     """what the prior is told: sos (nothing) or class (the sub-folder an image lay in)"""
     window: int | None = None
     """codes a side of the square that the prior sees at once"""
+    every_view: bool = False
+    """each view of an image comes once an epoch, instead of one of them drawn"""
+    cache_memory: float | None = None
+    """GiB for codes that are slow to reach: shuffle within as many shards as fit in it"""
     held_out: float = 0.05
     """share of the images, by key, that measure instead of train"""
+    shard: bool = False
+    """part the weights among the workers, too (FSDP): for models beyond one card"""
 
 
-def make_conditions(names: tuple[str, ...], store: CodeStore) -> Conditions:
-    """The prefix that `names` stand for, sized for the store."""
-    codebook_size = store.provenance["image"]["codebook_size"]
+class Data(NamedTuple):
+    """What the flags name."""
+
+    recipe: PriorRecipe
+    stores: list[CodeStore]
+    dataset: CodeDataset
+    conditions: Conditions
+
+
+def open_data(flags: TrainPriorFlags, ranks: Ranks = ALONE) -> Data:
+    """What the flags name, checked; the data set gives the parts of one process of `ranks`."""
+    recipe = lay_over(PRIOR_RECIPES, flags.recipe, flags, "window")
+    if not flags.codes:
+        raise ConfigError("--codes names no store. Name one that pipelines.encode wrote.")
+    stores = [CodeStore.open(path) for path in flags.codes]
+    dataset = CodeDataset(
+        stores,
+        window=recipe.window,
+        batch_size=recipe.batch_size // ranks.world,
+        seed=flags.seed,
+        held_out_share=flags.held_out,
+        weights=flags.weights,
+        every_view=flags.every_view,
+        cache_memory=None if flags.cache_memory is None else int(flags.cache_memory * 2**30),
+        rank=ranks.rank,
+        world=ranks.world,
+    )
+    return Data(recipe, stores, dataset, make_conditions(flags.conditions, stores, dataset))
+
+
+def make_conditions(
+    names: tuple[str, ...], stores: list[CodeStore], dataset: CodeDataset
+) -> Conditions:
+    """The prefix that `names` stand for, sized for the stores."""
+    codebook_size = stores[0].provenance["image"]["codebook_size"]
+    labels = tuple(dataset.label_names)
     parts: list[Any] = []
     for name in names:
         if CONDITIONS[name] is ClassLabel:
-            if not store.label_names:
+            if not labels:
                 raise ConfigError(
-                    f"{store.path} has no classes: its images lay in no sub-folders. "
+                    f"{stores[0].path} has no classes: its images lay in no sub-folders. "
                     "Train with --conditions sos."
                 )
-            parts.append(
-                ClassLabel(num_classes=len(store.label_names), label_names=tuple(store.label_names))
-            )
+            parts.append(ClassLabel(num_classes=len(labels), label_names=labels))
         else:
             parts.append(StartOfSequence())
     return Conditions(parts, codebook_size)
 
 
-def make_model(recipe: PriorRecipe, conditions: Conditions, tokenizer: VQGAN, seed: int) -> GPT:
-    """An untrained GPT of the recipe's preset for these codes and conditions."""
-    config = GPTConfig(
+def gpt_config(recipe: PriorRecipe, conditions: Conditions) -> GPTConfig:
+    """The recipe's preset, sized for these codes and conditions."""
+    return GPTConfig(
         codebook_size=conditions.codebook_size,
         condition_vocab_size=conditions.vocab_size,
         condition_length=conditions.length,
@@ -90,27 +140,37 @@ def make_model(recipe: PriorRecipe, conditions: Conditions, tokenizer: VQGAN, se
         dropout=recipe.dropout,
         **PRESETS[recipe.preset],
     )
+
+
+def make_model(recipe: PriorRecipe, conditions: Conditions, tokenizer: VQGAN, seed: int) -> GPT:
+    """An untrained GPT of the recipe's preset for these codes and conditions."""
     torch.manual_seed(seed)
-    model = GPT(config)
+    model = GPT(gpt_config(recipe, conditions))
     if recipe.start_alike:
-        every_code = torch.arange(config.codebook_size).view(1, 1, -1)
+        every_code = torch.arange(conditions.codebook_size).view(1, 1, -1)
         start_alike(model, tokenizer.quantizer.lookup(every_code)[0, :, 0].T)
     return model
 
 
-def keep_tokenizer(run: Path, store: CodeStore) -> VQGAN:
-    """The store's tokenizer, copied into the run so that generate needs the run alone."""
-    folder = run / "tokenizer"
+def start_run(flags: TrainPriorFlags, data: Data) -> None:
+    """Put into the run folder what every process needs there; an old one must be of this run.
+
+    The store's tokenizer is among it, so that generate needs the run alone.
+    """
+    folder = flags.out / "tokenizer"
     if not folder.exists():
         with atomic_path(folder) as partial:
-            shutil.copytree(store.tokenizer_folder, partial)
-    kept, made = load_tokenizer(folder), store.provenance["image"]["fingerprint"]
-    if kept.fingerprint != made:
-        raise TrainingError(
-            f"{store.path} was encoded by tokenizer {made}, but {run} was trained on codes of "
-            f"{kept.fingerprint}. Name the store it was trained on, or another --out."
-        )
-    return kept
+            shutil.copytree(data.stores[0].tokenizer_folder, partial)
+    kept = load_tokenizer(folder).fingerprint
+    check_tokenizer(data.stores[0], kept, f"the prior in {flags.out}")
+    lasting = lasting_settings(
+        data.recipe,
+        conditions=data.conditions.to_json(),
+        order=data.dataset.order,
+        held_out=flags.held_out,
+        seed=flags.seed,
+    )
+    pin_settings(flags.out, lasting)
 
 
 def tokenizer_info(tokenizer: VQGAN) -> dict[str, Any]:
@@ -123,24 +183,14 @@ def tokenizer_info(tokenizer: VQGAN) -> dict[str, Any]:
     }
 
 
-def run(flags: TrainPriorFlags) -> int:
+def sit(
+    flags: TrainPriorFlags, ranks: Ranks, on_step: OnStep | None, data: Data | None = None
+) -> int:
+    """One process's part of a run that was started; the steps it took."""
     use_threads(flags.threads)
-    recipe = lay_over(PRIOR_RECIPES, flags.recipe, flags, "window")
     device = resolve_device(flags.device)
-    store = CodeStore.open(flags.codes)
-    conditions = make_conditions(flags.conditions, store)
-    dataset = CodeDataset(
-        store,
-        window=recipe.window,
-        batch_size=recipe.batch_size,
-        seed=flags.seed,
-        held_out_share=flags.held_out,
-    )
-    tokenizer = keep_tokenizer(flags.out, store)
-    lasting = lasting_settings(
-        recipe, conditions=conditions.to_json(), held_out=flags.held_out, seed=flags.seed
-    )
-    pin_settings(flags.out, lasting)
+    recipe, _, dataset, conditions = data or open_data(flags, ranks)
+    tokenizer = load_tokenizer(flags.out / "tokenizer")
     trainee = PriorTrainee(
         make_model(recipe, conditions, tokenizer, flags.seed),
         conditions,
@@ -151,9 +201,41 @@ def run(flags: TrainPriorFlags) -> int:
         seed=flags.seed,
         held_out=dataset.held_out_batches(),
         device=device,
+        execution=execution_of(flags, ranks, device, shard=flags.shard),
     )
-    taken = train(trainee, dataset.train_batch, flags.out, loop_settings(recipe, flags.seed))
-    print(outcome(flags.out, taken, recipe.steps, "paint with python -m pipelines.generate"))
+    source = Source(dataset.train_batch, dataset.train_keys)
+    return train(trainee, source, flags.out, loop_settings(recipe, flags.seed), ranks, on_step)
+
+
+def sizes(flags: TrainPriorFlags, data: Data) -> list[str]:
+    """What the run will be, in words."""
+    sources = data.dataset.sources
+    return prior_lines(
+        gpt_config(data.recipe, data.conditions),
+        data.recipe,
+        images=sum(len(source.train) for source in sources),
+        held_out=sum(len(source.held_out) for source in sources),
+        division=division_of(flags, shard=flags.shard),
+    )
+
+
+def run(flags: TrainPriorFlags) -> int:
+    reads = {"--codes" if n == 0 else f"--codes {n}": p for n, p in enumerate(flags.codes)}
+    check_absolute({"--out": flags.out, **reads})
+    if flags.shard and not flags.workers:
+        raise ConfigError("--shard parts the weights among workers: give --workers, too.")
+    flags = dataclasses.replace(
+        flags, out=flags.out.absolute(), codes=tuple(path.absolute() for path in flags.codes)
+    )
+    data = open_data(flags)
+    if flags.dry_run:
+        print("\n".join(sizes(flags, data)))
+        return 0
+    start_run(flags, data)
+    mine = None if flags.workers else data  # workers open their own
+    sitting = functools.partial(sit, flags, data=mine)
+    taken = run_sitting(flags.out, data.recipe.steps, sitting, team_of(flags), reads)
+    print(outcome(flags.out, taken, data.recipe.steps, "paint with python -m pipelines.generate"))
     return 0
 
 

@@ -1,4 +1,4 @@
-#!/usr/bin/env python
+#!/usr/bin/env python3
 """Train a VQGAN on a folder of images: python -m pipelines.train_tokenizer RECIPE --data --out.
 
 Run again, it goes on from the newest whole checkpoint.
@@ -12,35 +12,44 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
 import tyro
 from torch import Tensor
 
-from ops.config import ConfigError
+from ops.config import ConfigError, UserError
 from ops.images import ImageError, decode_image, resize_and_crop, to_pixels
+from ops.ranks import Ranks
 from ops.runtime import resolve_device
+from pipelines.cluster_paths import check_absolute
 from pipelines.command_line import run_command
+from pipelines.distributed import run_sitting
+from pipelines.dry_run import tokenizer_lines
 from pipelines.image_crops import ImageCrops
 from pipelines.ledger import Ledger
 from pipelines.readers import Entry, list_input, read_bytes
 from pipelines.recipes import TOKENIZER_RECIPES, TokenizerRecipe
 from pipelines.split import held_out
 from pipelines.tokenizer_trainee import TokenizerTrainee
-from pipelines.training import pin_settings, train
+from pipelines.training import OnStep, Source, train
 from pipelines.training_flags import (
     TrainingFlags,
+    division_of,
+    execution_of,
     lasting_settings,
     lay_over,
     loop_settings,
     outcome,
+    pin_settings,
+    team_of,
     use_threads,
 )
 from tokenizer import PRESETS, build_tokenizer
 
 MOST_HELD_OUT = 64
+BAD_IMAGES = "bad_images.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,14 +105,36 @@ def evaluation_pixels(
     return to_pixels(np.stack(images)) if images else torch.empty(0, 3, size, size)
 
 
-def run(flags: TrainTokenizerFlags) -> int:
-    use_threads(flags.threads)
-    recipe, device = resolve_recipe(flags), resolve_device(flags.device)
+class Data(NamedTuple):
+    """What the flags name."""
+
+    recipe: TokenizerRecipe
+    learned: list[Entry]  # to train on
+    measured: list[Entry]  # held out
+
+
+def open_data(flags: TrainTokenizerFlags) -> Data:
+    """What the flags name, checked."""
+    recipe = resolve_recipe(flags)
     entries = list_input(flags.data).entries
-    measured = [entry for entry in entries if held_out(entry.key, flags.held_out)]
     learned = [entry for entry in entries if not held_out(entry.key, flags.held_out)]
-    flags.out.mkdir(parents=True, exist_ok=True)
-    ledger = Ledger(flags.out / "bad_images.jsonl")
+    if not learned:
+        raise UserError(
+            f"{flags.data} has no image to train on: of {len(entries)} listed, --held-out "
+            f"{flags.held_out} leaves none."
+        )
+    return Data(recipe, learned, [e for e in entries if held_out(e.key, flags.held_out)])
+
+
+def sit(
+    flags: TrainTokenizerFlags, ranks: Ranks, on_step: OnStep | None, data: Data | None = None
+) -> int:
+    """One process's part of a run; the steps it took."""
+    use_threads(flags.threads)
+    device = resolve_device(flags.device)
+    recipe, learned, measured = data or open_data(flags)
+    # Of several processes each keeps its own list: two cannot append to one file safely.
+    ledger = Ledger(flags.out / (f"bad_images-{ranks.rank}.jsonl" if ranks.rank else BAD_IMAGES))
     crops = ImageCrops(
         [(entry.key, read_entry(entry)) for entry in learned],
         batch_size=recipe.batch_size,
@@ -119,11 +150,40 @@ def run(flags: TrainTokenizerFlags) -> int:
         steps=recipe.steps,
         held_out=evaluation_pixels(measured[:MOST_HELD_OUT], recipe.evaluation_size, ledger.add),
         device=device,
+        execution=execution_of(flags, ranks, device),
     )
-    pin_settings(flags.out, lasting_settings(recipe, held_out=flags.held_out, seed=flags.seed))
-    taken = train(trainee, crops, flags.out, loop_settings(recipe, flags.seed))
+    source = Source(
+        functools.partial(crops.batch, ranks=ranks), functools.partial(crops.keys, ranks=ranks)
+    )
+    return train(trainee, source, flags.out, loop_settings(recipe, flags.seed), ranks, on_step)
+
+
+def sizes(flags: TrainTokenizerFlags, data: Data) -> list[str]:
+    """What the run will be, in words."""
+    return tokenizer_lines(
+        PRESETS[data.recipe.preset],
+        data.recipe,
+        images=len(data.learned),
+        held_out=len(data.measured),
+        division=division_of(flags),
+    )
+
+
+def run(flags: TrainTokenizerFlags) -> int:
+    reads = {"--data": flags.data}
+    check_absolute({"--out": flags.out, **reads})
+    flags = dataclasses.replace(flags, out=flags.out.absolute(), data=flags.data.absolute())
+    data = open_data(flags)
+    if flags.dry_run:
+        print("\n".join(sizes(flags, data)))
+        return 0
+    flags.out.mkdir(parents=True, exist_ok=True)
+    pin_settings(flags.out, lasting_settings(data.recipe, held_out=flags.held_out, seed=flags.seed))
+    mine = None if flags.workers else data  # workers list their own
+    sitting = functools.partial(sit, flags, data=mine)
+    taken = run_sitting(flags.out, data.recipe.steps, sitting, team_of(flags), reads)
     encode = f"encode with python -m pipelines.encode --tokenizer {flags.out}"
-    print(outcome(flags.out, taken, recipe.steps, encode))
+    print(outcome(flags.out, taken, data.recipe.steps, encode))
     return 0
 
 

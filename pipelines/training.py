@@ -1,36 +1,49 @@
 """The loop that both trainers share: steps, checkpoints, figures, pictures, resuming.
 
 A run is a function of its settings: batch and randomness of a step are functions of (seed, step),
-so a run that was killed and started again takes the same steps as one that was not.
+so a run that was killed and started again takes the same steps as one that was not. Several
+processes run the loop side by side, each on its part of every batch; the first of them writes.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ops.checkpoint import newest_step, prune_steps, step_folder, step_of
+from ops.checkpoint import (
+    best_step,
+    held_out_of,
+    newest_step,
+    prune_steps,
+    step_folder,
+    step_of,
+    write_held_out,
+)
 from ops.config import UserError
-from ops.files import atomic_path, exclusive_lock, write_json
+from ops.files import atomic_path
 from ops.images import write_png
+from ops.ranks import ALONE, Ranks
 from ops.runtime import MetricsLog
+from pipelines.interrupts import interrupts_noted
 from pipelines.progress import progress_bar
 
 Batch = TypeVar("Batch")
+OnStep = Callable[[int, str], None]  # told how many steps are done, and a note about them
 BATCHES_AHEAD = 3
+KEYS_NAMED = 8
+MUST_BE_FINITE = ("loss", "gradient_norm")  # a gradient gone wrong spoils the weights one step on
 
 
 class TrainingError(UserError):
@@ -49,6 +62,24 @@ class LoopSettings:
     seed: int = 0
 
 
+class Evaluation(NamedTuple):
+    """What is found on samples that never train."""
+
+    figures: dict[str, float]
+    pictures: dict[str, np.ndarray]  # uint8 (H, W, 3) by name
+    loss: float = math.inf  # by which the best checkpoint is known: lower is better
+
+
+@dataclass(frozen=True)
+class Source(Generic[Batch]):
+    """Where a run's batches come from, both functions of the step alone, called in threads."""
+
+    batch: Callable[[int], Batch]
+    """this process's part of a step's batch"""
+    keys: Callable[[int], list[str]] = field(default=lambda step: [])
+    """the keys of that part's samples, to name them where training goes wrong"""
+
+
 class Trainee(ABC, Generic[Batch]):
     """What the loop trains: a model with its optimizers and averages."""
 
@@ -56,135 +87,203 @@ class Trainee(ABC, Generic[Batch]):
     def train_step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
         """One step; scalars to log, `loss` among them, still on their device."""
 
-    def prepare(self, batch: Batch) -> Batch:
+    def prepare(self, batch: Batch, step: int) -> Batch:
         """Called on each batch in the thread that made it, ahead of its step."""
         return batch
 
+    def amounts(self) -> Mapping[str, int]:
+        """What all processes together go through in a step, by name, to log its rate."""
+        return {}
+
     @abstractmethod
-    def save(self, folder: Path) -> None:
-        """Write model, averages and train_state.pt into a step folder being built."""
+    def save(self, folder: Path | None) -> None:
+        """Write model, averages and train_state.pt into a step folder being built.
+
+        Every process is asked, since each may hold a part; only the first is given a folder.
+        """
 
     @abstractmethod
     def load(self, folder: Path) -> None:
         """Continue from what `save` wrote."""
 
     @abstractmethod
-    def evaluate(self, step: int) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """Held-out figures, and pictures uint8 (H, W, 3), by name."""
+    def evaluate(self, step: int) -> Evaluation:
+        """Held-out figures and pictures. Every process is asked, and must be."""
 
 
 def train(
-    trainee: Trainee[Batch], batches: Callable[[int], Batch], run: Path, settings: LoopSettings
+    trainee: Trainee[Batch],
+    source: Source[Batch],
+    run: Path,
+    settings: LoopSettings,
+    ranks: Ranks = ALONE,
+    on_step: OnStep | None = None,
 ) -> int:
     """Take the steps that `run` lacks; returns how many were taken.
 
-    `batches(step)` is called ahead of time in threads and must depend on nothing but the step.
-    Raises TrainingError on a loss that is not finite, LockedError where another process trains.
+    Without `on_step` a progress bar is shown. The caller sees to it that nobody else trains in
+    `run`. Raises TrainingError on a loss that is not finite.
     """
-    run.mkdir(parents=True, exist_ok=True)
-    with exclusive_lock(run / ".lock"):
-        newest = newest_step(run)
-        start = step_of(newest) if newest else 0
-        if newest:
-            trainee.load(newest)
-        if start >= settings.steps:
-            return 0
-        with MetricsLog(run, after_step=start) as log, progress_bar("step") as bar:
-            task = bar.add_task("train", total=settings.steps, completed=start, note="")
-            _Loop(trainee, run, settings, log).go(
-                batches, start, lambda note: bar.update(task, advance=1, note=note)
-            )
+    newest = newest_step(run)
+    start = ranks.first_says(step_of(newest) if newest else 0)
+    if start:
+        trainee.load(_visible(step_folder(run, start)))
+    if start >= settings.steps:
+        return 0
+    with _log(run, start, ranks) as log, _shown(on_step, start, settings.steps) as tick:
+        _Loop(trainee, source, run, settings, ranks, log).go(start, tick)
     return settings.steps - start
+
+
+def _visible(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise TrainingError(
+            f"{folder} was written by the first worker and is not to be seen by this one. "
+            "--out must lie on a file system that every node shares."
+        )
+    return folder
+
+
+def _log(run: Path, start: int, ranks: Ranks) -> AbstractContextManager[MetricsLog | None]:
+    return MetricsLog(run, after_step=start) if ranks.is_first else nullcontext()
+
+
+@contextmanager
+def _shown(on_step: OnStep | None, start: int, steps: int) -> Iterator[OnStep]:
+    """What to call after each step."""
+    if on_step is not None:
+        yield on_step
+        return
+    with progress_bar("step") as bar:
+        task = bar.add_task("train", total=steps, completed=start, note="")
+        yield lambda done, note: bar.update(task, completed=done, note=note)
 
 
 class _Loop(Generic[Batch]):
     """One stretch of steps; holds what is between two lines of the log."""
 
     def __init__(
-        self, trainee: Trainee[Batch], run: Path, settings: LoopSettings, log: MetricsLog
+        self,
+        trainee: Trainee[Batch],
+        source: Source[Batch],
+        run: Path,
+        settings: LoopSettings,
+        ranks: Ranks,
+        log: MetricsLog | None,
     ) -> None:
-        self.trainee, self.run, self.settings, self.log = trainee, run, settings, log
+        self.trainee, self.source, self.run, self.settings = trainee, source, run, settings
+        self.ranks, self.log = ranks, log
+        best = best_step(run)
+        self.lowest = ranks.first_says(held_out_of(best) if best else math.inf)
         self.unlogged: list[Mapping[str, Tensor]] = []
+        self.saved = -1
         self.since = time.perf_counter()
 
-    def go(self, batches: Callable[[int], Batch], start: int, tick: Callable[[str], None]) -> None:
-        note, done = "", start
-        try:
-            for step, batch in _ahead(
-                lambda step: self.trainee.prepare(batches(step)), start, self.settings.steps
-            ):
-                torch.manual_seed(step_seed(self.settings.seed, step))
+    def go(self, start: int, tick: OnStep) -> None:
+        note = ""
+        with interrupts_noted() as interrupted:
+            for step, batch in _ahead(self._batch, start, self.settings.steps):
+                torch.manual_seed(step_seed(self.settings.seed, step, self.ranks.rank))
                 self.unlogged.append(self.trainee.train_step(batch, step))
-                done = step + 1
-                note = self._after(done) or note
-                tick(note)
-        except KeyboardInterrupt:
-            self._flush(done)
-            self._save(done)
-            raise
+                note = self._after(step + 1) or note
+                tick(step + 1, note)
+                if interrupted():
+                    self._flush(step + 1)
+                    self._save(step + 1)
+                    raise KeyboardInterrupt
+
+    def _batch(self, step: int) -> Batch:
+        return self.trainee.prepare(self.source.batch(step), step)
 
     def _after(self, done: int) -> str:
         """What is due after `done` steps; the note beside the bar, if it changed."""
         settings, last = self.settings, done == self.settings.steps
+        saves = last or done % settings.save_every == 0
+        samples = last or done % settings.sample_every == 0
         note = ""
-        if last or done % settings.log_every == 0 or done % settings.save_every == 0:
+        if saves or samples or done % settings.log_every == 0:
             note = self._flush(done)
-        if last or done % settings.sample_every == 0:
-            self._evaluate(done)
-        if last or done % settings.save_every == 0:
-            self._save(done)
+        held_out = self._evaluate(done) if samples else math.inf
+        if saves or held_out < self.lowest:
+            self._save(done, held_out)
         return note
 
     def _flush(self, done: int) -> str:
-        """Log the mean of each figure since the last line; stop the run on a loss gone wrong."""
+        """Log the mean of each figure since the last line; stop the run on one gone wrong."""
         if not self.unlogged:
             return ""
-        losses = torch.stack([figures["loss"].float() for figures in self.unlogged]).cpu()
-        first_step = done - len(self.unlogged)
-        for offset, loss in enumerate(losses.tolist()):
-            if not math.isfinite(loss):
-                raise TrainingError(self._describe(first_step + offset, loss))
-        figures = {
-            name: float(torch.stack([f[name].float() for f in self.unlogged if name in f]).mean())
-            for name in self.unlogged[-1]
-        }
+        taken, self.unlogged = self.unlogged, []
+        means: dict[str, float] = {}
+        for name in taken[-1]:
+            values = torch.stack([figures[name].float() for figures in taken if name in figures])
+            values = self.ranks.mean(values)
+            if name in MUST_BE_FINITE:
+                self._check(name, values.tolist(), done - len(values))
+            means[name] = float(values.mean())
         now = time.perf_counter()
-        figures["steps_per_second"] = len(self.unlogged) / (now - self.since)
-        self.since, self.unlogged = now, []
-        self.log.log(done, figures)
-        return f"loss {figures['loss']:.4f}"
+        means["steps_per_second"] = len(taken) / (now - self.since)
+        for name, amount in self.trainee.amounts().items():
+            means[f"{name}_per_second"] = amount * means["steps_per_second"]
+        self.since = now
+        self._write(done, means)
+        return f"loss {means['loss']:.4f}"
 
-    def _describe(self, step: int, loss: float) -> str:
-        good = newest_step(self.run)
+    def _check(self, name: str, values: list[float], first_step: int) -> None:
+        """Raise TrainingError for the first of a figure's values that is no finite number."""
+        for step, value in enumerate(values, first_step):
+            if not math.isfinite(value):
+                raise TrainingError(self._describe(name.replace("_", " "), step, value))
+
+    def _describe(self, name: str, step: int, value: float) -> str:
+        good, keys = newest_step(self.run), self.source.keys(step)
+        named = f" ({', '.join(keys[:KEYS_NAMED])}{', ...' if len(keys) > KEYS_NAMED else ''})"
         return (
-            f"The loss of step {step} is {loss}. The newest good checkpoint is "
-            f"{good.name if good else 'none'}. Run again with a lower learning rate to go on from "
-            "there; the batch is the one that (seed, step) names."
+            f"The {name} of step {step} is {value}; its batch{named if keys else ''} is the one "
+            f"that (seed, step) names. The newest good checkpoint is "
+            f"{good.name if good else 'none'}. Run again with a lower learning rate and another "
+            "--out, or look at those samples."
         )
 
-    def _evaluate(self, done: int) -> None:
-        figures, pictures = self.trainee.evaluate(done)
-        if figures:
+    def _write(self, done: int, figures: Mapping[str, float]) -> None:
+        if self.log is not None:
             self.log.log(done, figures)
-        for name, image in pictures.items():
-            folder = self.run / "samples"
-            folder.mkdir(exist_ok=True)
-            write_png(folder / f"{name}-{done:08d}.png", image)
-            self.log.image(done, name, image)
-        self.since = time.perf_counter()
 
-    def _save(self, done: int) -> None:
-        folder = step_folder(self.run, done)
-        if not folder.exists():
-            with atomic_path(folder) as partial:
+    def _evaluate(self, done: int) -> float:
+        """Log what the trainee finds on held-out samples; their loss as the first process has it.
+
+        That one decides for all: whether to save must not hang on another machine's last bits.
+        """
+        evaluation = self.trainee.evaluate(done)
+        if evaluation.figures:
+            self._write(done, evaluation.figures)
+        if self.log is not None:
+            for name, image in evaluation.pictures.items():
+                folder = self.run / "samples"
+                folder.mkdir(exist_ok=True)
+                write_png(folder / f"{name}-{done:08d}.png", image)
+                self.log.image(done, name, image)
+        self.since = time.perf_counter()
+        return self.ranks.first_says(evaluation.loss)
+
+    def _save(self, done: int, held_out: float = math.inf) -> None:
+        if done == self.saved:
+            return
+        if self.ranks.is_first:
+            with atomic_path(step_folder(self.run, done)) as partial:
                 self.trainee.save(partial)
+                if math.isfinite(held_out):
+                    write_held_out(partial, held_out)
             prune_steps(self.run, self.settings.keep)
+        else:
+            self.trainee.save(None)
+        self.saved, self.lowest = done, min(self.lowest, held_out)
         self.since = time.perf_counter()
 
 
-def step_seed(seed: int, step: int) -> int:
-    """torch's seed for what a step draws (dropout, restarted codes): no state to carry over."""
-    return (seed * 1_000_003 + step) % 2**63
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """torch's seed for what a process draws in a step (dropout, restarted codes): no state to
+    carry over. The first process draws as a run of one process does."""
+    return (seed * 1_000_003 + step + (rank << 40)) % 2**63
 
 
 def _ahead(batches: Callable[[int], Batch], start: int, stop: int) -> Iterator[tuple[int, Batch]]:
@@ -199,41 +298,3 @@ def _ahead(batches: Callable[[int], Batch], start: int, stop: int) -> Iterator[t
         finally:
             for future in waiting:
                 future.cancel()
-
-
-def pin_settings(run: Path, settings: Mapping[str, Any]) -> None:
-    """Write `settings` to run.json of a new run; in an old one, insist that they are the same.
-
-    Raises TrainingError naming what differs: a run resumed otherwise would be neither of the two.
-    """
-    path, current = run / "run.json", json.loads(json.dumps(settings))
-    if not path.exists():
-        write_json(path, current)
-        return
-    before = json.loads(path.read_text())
-    names = sorted(set(before) | set(current))
-    differing = [
-        f"{name} was {before.get(name)!r}, is {current.get(name)!r}"
-        for name in names
-        if before.get(name) != current.get(name)
-    ]
-    if differing:
-        raise TrainingError(
-            f"{run} was started with other settings: {'; '.join(differing)}. "
-            "Use the same settings to go on, or another --out."
-        )
-
-
-@contextmanager
-def evaluating(model: torch.nn.Module, averages: Mapping[str, Tensor]) -> Iterator[None]:
-    """The model in eval mode with its averaged weights, put back afterwards."""
-    live = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    training = model.training
-    model.load_state_dict(averages)
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.load_state_dict(live)
-        model.train(training)

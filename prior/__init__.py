@@ -4,7 +4,7 @@ from prior.conditions import CONDITIONS, ClassLabel, Conditions, StartOfSequence
 from prior.gpt import GPT, start_alike
 from prior.gpt_config import PRESETS, GPTConfig
 from prior.kv_cache import KVCache
-from prior.objective import LossSettings, Objective, training_objective
+from prior.objective import LossSettings, Objective, perturbed, training_objective
 from prior.painter import Prior, load_prior, save_prior
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Prior",
     "StartOfSequence",
     "load_prior",
+    "perturbed",
     "save_prior",
     "start_alike",
     "training_objective",

@@ -45,14 +45,14 @@ def training_objective(
     model: GPT,
     condition_tokens: Tensor,
     codes: Tensor,
+    read: Tensor,
     settings: LossSettings,
-    generator: torch.Generator,
 ) -> Objective:
-    """The objective of codes (B, h, w) after tokens (B, C); `generator`, on the CPU, draws noise.
+    """The objective of codes (B, h, w) after tokens (B, C), of which the model reads `read`.
 
-    Where pkeep is below 1, the nats are those of a model that reads noise, too.
+    Those are `codes` themselves, or what `perturbed` made of them; then the nats are those of a
+    model that reads noise.
     """
-    read = perturbed(codes, settings.pkeep, model.config.codebook_size, generator)
     logits = model.code_logits(condition_tokens, read)
     nats = surprise(logits, codes)
     return Objective(nats.detach(), nats.mean() + extra_terms(logits, codes, nats, settings))

@@ -171,11 +171,19 @@ class _Counter:
 
 
 def save_prior(
-    folder: Path, model: GPT, conditions: Conditions, tokenizer_info: Mapping[str, Any]
+    folder: Path,
+    model: GPT,
+    conditions: Conditions,
+    tokenizer_info: Mapping[str, Any],
+    tensors: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write a prior's config.json and model.safetensors into `folder`; not atomic by itself."""
+    """Write a prior's config.json and model.safetensors into `folder`; not atomic by itself.
+
+    `tensors` are written in place of the model's own, which are but parts where it is sharded.
+    """
     extra = {"conditions": conditions.to_json(), "tokenizer": dict(tokenizer_info)}
-    save_model(folder, MODEL_KIND, to_json(model.config), model.state_dict(), extra)
+    tensors = model.state_dict() if tensors is None else tensors
+    save_model(folder, MODEL_KIND, to_json(model.config), tensors, extra)
 
 
 def load_prior(path: str | Path, device: str | torch.device = "cpu") -> Prior:

@@ -80,9 +80,14 @@ class VQGANObjective(nn.Module):
         since = step - self.config.adversarial_start + 1
         return min(1.0, since / max(1, self.config.adversarial_ramp))
 
-    def autoencoder_loss(self, model: VQGAN, pixels: Tensor, step: int) -> Losses:
-        """The autoencoder's side for pixels (B, 3, H, W): all terms, weighted."""
-        result = model(pixels)
+    def autoencoder_loss(
+        self, model: VQGAN, pixels: Tensor, step: int, spread: nn.Module | None = None
+    ) -> Losses:
+        """The autoencoder's side for pixels (B, 3, H, W): all terms, weighted.
+
+        `spread` is called in place of the model it wraps, where several processes train.
+        """
+        result = (spread or model)(pixels)
         terms = self._reconstruction_terms(pixels, result.pixels.float())
         reconstruction = sum(terms.values(), pixels.new_zeros(()))
         total = reconstruction + result.quantizer_loss

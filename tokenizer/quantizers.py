@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ops.config import ConfigError, Registry
+from ops.ranks import all_samples, from_first
 
 QUANTIZERS: Registry[type[Quantizer]] = Registry("quantizer")
 
@@ -89,6 +90,7 @@ class VectorQuantizer(Quantizer):
 
     A codebook drawn at random collapses to a few codes in small runs, so the codebook starts as
     latents of the first batch, and a code unused for `restart_after` training steps is drawn anew.
+    Processes that train together count and draw over all their latents, and stay equal.
     """
 
     codebook: Tensor
@@ -105,12 +107,11 @@ class VectorQuantizer(Quantizer):
         self.register_buffer("is_initialised", torch.tensor(False))
 
     def forward(self, latents: Tensor) -> Quantized:
-        vectors = latents.movedim(1, -1).flatten(0, 2)  # (B*h*w, D)
         if self.training:
-            self._initialise(vectors)
+            self.initialise(latents)
         codes = self.assign(latents)
         if self.training:
-            self._restart_idle_codes(vectors, codes)
+            self._restart_idle_codes(latents, codes)
         quantized = self.lookup(codes)
         commitment_loss = F.mse_loss(latents, quantized.detach())
         codebook_loss = F.mse_loss(quantized, latents.detach())
@@ -131,22 +132,25 @@ class VectorQuantizer(Quantizer):
         return self.embedding(codes).movedim(-1, 1)
 
     @torch.no_grad()
-    def _initialise(self, vectors: Tensor) -> None:
+    def initialise(self, latents: Tensor) -> None:
+        """Start the codebook as some of latents (B, D, h, w), unless it has been started."""
         if not self.is_initialised:
-            self.embedding.weight.copy_(self._draw(vectors, self.codebook_size))
+            self.embedding.weight.copy_(self._draw(latents, self.codebook_size))
             self.is_initialised.fill_(True)
 
     @torch.no_grad()
-    def _restart_idle_codes(self, vectors: Tensor, codes: Tensor) -> None:
+    def _restart_idle_codes(self, latents: Tensor, codes: Tensor) -> None:
         self.idle_steps += 1
-        self.idle_steps[codes.unique()] = 0
+        self.idle_steps[all_samples(codes).unique()] = 0
         idle = (self.idle_steps >= self.restart_after).nonzero().flatten()
         if len(idle):
-            self.embedding.weight[idle] = self._draw(vectors, len(idle))
+            self.embedding.weight[idle] = self._draw(latents, len(idle))
             self.idle_steps[idle] = 0
 
     @staticmethod
-    def _draw(vectors: Tensor, count: int) -> Tensor:
-        """`count` of the vectors at random, jittered so that no two codes are the same."""
-        chosen = vectors[torch.randint(len(vectors), (count,), device=vectors.device)].detach()
-        return chosen + 0.01 * vectors.detach().std() * torch.randn_like(chosen)
+    def _draw(latents: Tensor, count: int) -> Tensor:
+        """`count` of the latents (B, D, h, w) at random, jittered: no two codes are the same."""
+        vectors = all_samples(latents.detach()).movedim(1, -1).flatten(0, 2)  # (B*h*w, D)
+        chosen = vectors[torch.randint(len(vectors), (count,), device=vectors.device)]
+        drawn = chosen + 0.01 * vectors.std() * torch.randn_like(chosen)
+        return from_first(drawn)  # each process has randomness of its own

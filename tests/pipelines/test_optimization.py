@@ -36,7 +36,7 @@ def test_only_matrices_and_kernels_are_decayed():
 def test_a_step_clips_and_sets_the_rate():
     weight = nn.Parameter(torch.tensor([1.0]))
     optimizer = torch.optim.SGD([weight], lr=99.0)
-    norm = take_step(optimizer, 10 * weight.sum(), rate=0.5, max_gradient_norm=1.0)
+    norm = take_step(optimizer, [10 * weight.sum()], rate=0.5, max_gradient_norm=1.0)
     assert norm == 10
     assert weight.item() == pytest.approx(0.5)
 

@@ -18,22 +18,9 @@ FLAGS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory, tiny_tokenizer):
-    """Codes with a rule to learn: each code is its row's number, or one more."""
-    rng = np.random.default_rng(0)
-    codes = np.arange(24)[:, None, None] % 3 + rng.integers(0, 2, (24, 5, 5))
-    tokenizer = load_tokenizer(tiny_tokenizer)
-    path = make_store(
-        tmp_path_factory.mktemp("prior") / "codes.zarr",
-        codes,
-        codebook_size=tokenizer.config.codebook_size,
-        labels=[row % 3 for row in range(24)],
-        fingerprint=tokenizer.fingerprint,
-        downsample_factor=tokenizer.config.downsample_factor,
-    )
-    shutil.copytree(tiny_tokenizer, path / "_tokenizer" / "image")
-    return path
+@pytest.fixture
+def store(rule_store):
+    return rule_store
 
 
 def train(store, out, *more):

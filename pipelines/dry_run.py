@@ -1,0 +1,148 @@
+"""What a training run will be, found without training: parameters, steps an epoch, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from pipelines.recipes import PriorRecipe, TokenizerRecipe
+from prior import GPT, GPTConfig
+from tokenizer import VQGAN, VQGANConfig
+
+Model = TypeVar("Model", bound=nn.Module)
+FLOAT32 = 4  # bytes; weights, gradients and what is kept of them are never smaller
+
+
+@dataclass(frozen=True, kw_only=True)
+class Division:
+    """How a batch is divided, and on what it is computed."""
+
+    workers: int
+    accumulate: int
+    shard: bool
+    half: bool
+    """activations in bfloat16, as on GPUs"""
+
+    def part(self, batch_size: int) -> int:
+        """Samples that one process goes through at once."""
+        return batch_size // (self.workers * self.accumulate)
+
+
+def prior_lines(
+    config: GPTConfig, recipe: PriorRecipe, images: int, held_out: int, division: Division
+) -> list[str]:
+    """A prior's run in words, for `images` to train on; a line each."""
+    codes, size = config.window**2, recipe.batch_size
+    tokens = torch.zeros(division.part(size), config.condition_length, dtype=torch.int64)
+    grid = torch.zeros(len(tokens), config.window, config.window, dtype=torch.int64)
+    model, activations = _without_values(
+        lambda: GPT(config), lambda model: model.loss(tokens, grid), division.half
+    )
+    sequence = config.num_positions - 1  # the last code is foretold, never read
+    return [
+        _parameter_line(model),
+        f"a step      {size} windows of {config.window}x{config.window}: {size * codes:,} codes, "
+        f"{size * sequence:,} tokens{_divided(size, division)}",
+        _epoch_line(images, held_out, size, recipe.steps),
+        _memory_line(_count(model), activations, division),
+    ]
+
+
+def tokenizer_lines(
+    config: VQGANConfig, recipe: TokenizerRecipe, images: int, held_out: int, division: Division
+) -> list[str]:
+    """A tokenizer's run in words, for `images` to train on; a line each."""
+    side, size = recipe.crop_size, recipe.batch_size
+    pixels = torch.zeros(division.part(size), 3, side, side)
+
+    def loss(model: VQGAN) -> Tensor:
+        result = model.eval()(pixels)  # in training the codebook would look at values
+        return result.pixels.abs().mean() + result.quantizer_loss
+
+    model, activations = _without_values(lambda: VQGAN(config), loss, division.half)
+    codes = (side // config.downsample_factor) ** 2
+    return [
+        _parameter_line(model),
+        f"a step      {size} crops of {side}x{side} pixels: {size * codes:,} codes"
+        f"{_divided(size, division)}",
+        _epoch_line(images, held_out, size, recipe.steps),
+        _memory_line(_count(model), activations, division),
+        "            and on top what the critic and the perceptual loss take",
+    ]
+
+
+def _without_values(
+    make: Callable[[], Model], loss: Callable[[Model], Tensor], half: bool
+) -> tuple[Model, int]:
+    """A model whose tensors hold nothing, and the bytes its forward keeps for the backward."""
+    kept: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    casting: AbstractContextManager[object] = (
+        torch.autocast("cpu", dtype=torch.bfloat16) if half else nullcontext()
+    )
+    with FakeTensorMode(allow_non_fake_inputs=True), casting:
+        model = make()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss(model)
+    storages = {s._cdata: s.nbytes() for s in (tensor.untyped_storage() for tensor in kept)}
+    for parameter in model.parameters():
+        storages.pop(parameter.untyped_storage()._cdata, None)
+    return model, sum(storages.values())
+
+
+def _parameter_line(model: nn.Module) -> str:
+    parts = {name: _count(part) for name, part in model.named_children()}
+    listed = ", ".join(f"{name} {count:,}" for name, count in parts.items() if count)
+    return f"parameters  {_count(model):,}: {listed}"
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _divided(batch_size: int, division: Division) -> str:
+    if division.workers * division.accumulate == 1:
+        return ""
+    return (
+        f"; {division.workers} processes go through {division.accumulate} parts of "
+        f"{division.part(batch_size)} each"
+    )
+
+
+def _epoch_line(images: int, held_out: int, batch_size: int, steps: int) -> str:
+    per_epoch = images / batch_size
+    return (
+        f"an epoch    {per_epoch:,.1f} steps: {images:,} images to train on, {held_out:,} held "
+        f"out; {steps:,} steps are {steps / per_epoch:,.2f} epochs"
+    )
+
+
+def _memory_line(parameters: int, activations: int, division: Division) -> str:
+    each = parameters * FLOAT32 / (division.workers if division.shard else 1)
+    parts = {
+        "weights": each,
+        "gradients": each,
+        "AdamW": 2 * each,
+        "averaged weights": each,
+        "activations, roughly": float(activations),
+    }
+    listed = ", ".join(f"{name} {_bytes(size)}" for name, size in parts.items())
+    return f"memory      {_bytes(sum(parts.values()))} a process: {listed}"
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}"
+        size /= 1024
+    return f"{size:.2f} GiB"
