@@ -6,8 +6,11 @@ Planning, committing and recovering are the real ones, and a round takes millise
 from __future__ import annotations
 
 import hashlib
+import io
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +19,8 @@ from unittest import mock
 import numpy as np
 import pyarrow as pa
 
+from ops.config import UserError
+from ops.disk import Disk
 from ops.images import ImageError
 from pipelines import encode
 from pipelines.encode_settings import EncodeFlags
@@ -24,6 +29,9 @@ from pipelines.plan_changes import DUPLICATE
 from pipelines.readers import Entry, Gathering, Listing, content_hash, read_bytes
 from pipelines.store import INDEX_SCHEMA, commit_task, fill_value, grid_shape
 from pipelines.store.shards import row_checksums
+from tests.crashes.disk_doubles import installed
+from tests.crashes.scenes import differing
+from tests.encode_run import everything
 
 CODEBOOK_SIZE = 1000
 GRIDS = ("2x2", "2x3")
@@ -128,5 +136,55 @@ def encode_files(
         "max_bad": 1.0,
         **flags,
     }
-    with null_parts(tokenizer, files):
+    silence = io.StringIO()
+    with redirect_stdout(silence), redirect_stderr(silence), null_parts(tokenizer, files):
         return encode.encode(EncodeFlags(**asked))
+
+
+@dataclass(frozen=True)
+class NullScene:
+    """Encoding files on top of the store `base`, or from nothing."""
+
+    tokenizer: SimpleNamespace
+    files: dict[str, list[Path]]
+    base: Path | None = None
+    flags: dict[str, Any] = field(default_factory=dict)
+    undisturbed: dict[str, bytes] = field(default_factory=dict)
+
+    def prepare(self, out: Path) -> Path:
+        """Make `out` what it is before the command; `out` again."""
+        if self.base is not None:
+            shutil.copytree(self.base, out)
+        return out
+
+    def run(self, out: Path) -> int:
+        """Run the command, and let no error be one of the disk's; its exit code, 2 for errors."""
+        with installed(Disk()):
+            return self.run_here(out)
+
+    def run_here(self, out: Path) -> int:
+        try:
+            return encode_files(out, self.tokenizer, self.files, **self.flags)
+        except UserError:
+            return 2
+
+    def differing(self, out: Path) -> list[str]:
+        return differing(out, self.undisturbed)
+
+
+def null_scenes(folder: Path) -> tuple[NullScene, NullScene]:
+    """Two runs: of four images, then with one more, one changed and one gone."""
+    folder.mkdir()
+    tokenizer = make_tokenizer(folder / "tokenizer")
+    files = {}
+    for key in ("a", "bb", "c", "dd", "c later", "e"):
+        files[key] = [folder / f"{key}.png"]
+        files[key][0].write_bytes(f"the picture {key}".encode())
+    first = {key: files[key] for key in ("a", "bb", "c", "dd")}
+    then = {"a": files["a"], "bb": files["bb"], "c": files["c later"], "e": files["e"]}
+    fresh = NullScene(tokenizer, first)
+    assert fresh.run(folder / "fresh.zarr") == 0
+    fresh = replace(fresh, undisturbed=everything(folder / "fresh.zarr"))
+    extended = NullScene(tokenizer, then, folder / "fresh.zarr", {"prune": True})
+    assert extended.run(extended.prepare(folder / "extended.zarr")) == 0
+    return fresh, replace(extended, undisturbed=everything(folder / "extended.zarr"))

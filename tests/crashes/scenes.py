@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ops.disk import Disk
+from pipelines import encode
 from pipelines.encode_task import EncodeWorker
 from pipelines.plan import read_plan
 from tests.crashes.disk_doubles import KillingDisk, ListingDisk, Step, WatchedDisk, read_steps
@@ -48,6 +49,10 @@ class Scene:
         """Run the command in a process of its own; its exit code."""
         return run_encode(self.words(out), disk or WatchedDisk(out))
 
+    def run_here(self, out: Path) -> int:
+        """Run the command in this process, on this process's disk; its exit code."""
+        return encode.main(self.words(out))
+
     def differing(self, out: Path) -> list[str]:
         """The files in which `out` differs from the undisturbed store."""
         return differing(out, self.undisturbed)
@@ -76,7 +81,7 @@ def run_task(root: Path, number: int, shift: int = 0) -> int:
     assert plan is not None
     worker = EncodeWorker(root)
     if shift:
-        encode, size = worker.tokenizer.encode, worker.tokenizer.config.codebook_size
-        worker.tokenizer.encode = lambda pixels: (encode(pixels) + shift) % size  # type: ignore[method-assign]
+        right, size = worker.tokenizer.encode, worker.tokenizer.config.codebook_size
+        worker.tokenizer.encode = lambda pixels: (right(pixels) + shift) % size  # type: ignore[method-assign]
     worker.run(plan.tasks[number])
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import shutil
 import tempfile
@@ -132,8 +131,7 @@ class StoreMachine(RuleBasedStateMachine):
         files = {key: [self.images / key] for key in self.input}
         for key in self.twins & files.keys():
             files[key].append(self.images / f"{key} twin")
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            assert encode_files(self.root, self.tokenizer, files, **flags) == 0
+        assert encode_files(self.root, self.tokenizer, files, **flags) == 0
 
     # --- what must hold
 

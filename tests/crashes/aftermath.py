@@ -1,0 +1,97 @@
+"""What a power cut did to a store: before anybody recovers it, and once the command ran again."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from pipelines.store import CodeStore, StoreError
+from tests.crashes.disk_doubles import installed
+from tests.crashes.power_cuts import Moment, RecordingDisk
+
+Codes = dict[tuple[str, int], bytes]  # by key and view
+# The outermost outcomes: of what was not flushed nothing survives, or the names do, not the content.
+EXTREMES = [(0, "lost"), (-1, "lost"), (-1, "zeros"), (-1, "short"), (0, "whole")]
+
+
+class Command(Protocol):
+    """A run of encode that can be done again and again; Scene and NullScene are."""
+
+    @property
+    def base(self) -> Path | None: ...
+    def prepare(self, out: Path) -> Path: ...
+    def run(self, out: Path) -> int: ...
+    def run_here(self, out: Path) -> int: ...
+    def differing(self, out: Path) -> list[str]: ...
+
+
+def shown(store: Path) -> Codes:
+    """What a reader shows: the codes of every image."""
+    return {(row["key"], row["view"]): row["codes"].tobytes() for row in CodeStore.open(store)}
+
+
+class Recorded(NamedTuple):
+    """A run of a command with every moment of it; the last one is after its end."""
+
+    command: Command
+    moments: list[Moment]
+    before: Codes  # what the reader showed before the run
+    after: Codes
+
+    def cut(self, folder: Path, moment: Moment, kept: int, tears: list[str]) -> Path:
+        """The store in a fresh `folder` after a cut; bit i of `kept` is for pending name i."""
+        shutil.rmtree(folder, ignore_errors=True)
+        moment.rebuild(folder, lambda i: bool(kept >> i & 1), lambda i: tears[i % len(tears)])
+        return folder / "codes.zarr"
+
+    def harm(self, store: Path) -> str:
+        """What a cut did to a store for good; "" when nothing. It is run to its end here."""
+        try:
+            found = shown(store)
+        except StoreError as error:
+            if self.before:
+                return f"before recovery: {error}"
+            found = {}
+        hidden = self.before.keys() & self.after.keys() - found.keys()
+        wrong = [
+            key for key in found if found[key] not in (self.before.get(key), self.after.get(key))
+        ]
+        if hidden or wrong:
+            return f"before recovery: hidden {hidden}, wrong {wrong}"
+        if code := self.command.run(store):
+            return f"recovery ended with exit code {code}"
+        names = self.command.differing(store)
+        return f"recovered, but differs in {names}" if names else ""
+
+    def loss(self, store: Path) -> str:
+        """What is missing, before anybody recovers it, from a store that was reported as done."""
+        try:
+            found = shown(store)
+        except StoreError as error:
+            return str(error)
+        return "" if found == self.after else f"shows {found.keys()}"
+
+    def harms(self, folder: Path) -> Iterator[str]:
+        """Every harm that the outermost outcomes of a cut at any moment do; the end first."""
+        for kept, tear in EXTREMES:
+            if loss := self.loss(self.cut(folder, self.moments[-1], kept, [tear])):
+                yield f"after the end: {loss}"
+        for number, moment in enumerate(self.moments):
+            for kept, tear in EXTREMES:
+                if harm := self.harm(self.cut(folder, moment, kept, [tear])):
+                    yield f"{number}, about to {moment.about_to}, {kept} {tear}: {harm}"
+
+
+def record(command: Command, top: Path, make_disk: type[RecordingDisk] = RecordingDisk) -> Recorded:
+    """Run a command in this process, in a new folder `top`."""
+    top.mkdir()
+    out = command.prepare(top / "codes.zarr")
+    disk = make_disk(top, out)
+    with installed(disk):
+        assert command.run_here(out) == 0
+        disk.record("end")
+    disk.close()
+    before = shown(command.base) if command.base else {}
+    return Recorded(command, disk.moments, before, shown(out))
