@@ -12,7 +12,7 @@ from tests.crashes.disk_doubles import installed
 from tests.crashes.power_cuts import Moment, RecordingDisk
 
 Codes = dict[tuple[str, int], bytes]  # by key and view
-# The outermost outcomes: of what was not flushed nothing survives, or the names do, not the content.
+# The extremes: of what was not flushed nothing survives, or the names do, not the content.
 EXTREMES = [(0, "lost"), (-1, "lost"), (-1, "zeros"), (-1, "short"), (0, "whole")]
 
 
