@@ -255,7 +255,9 @@ def _draft(root: Path, plan: Plan, task: Task) -> Draft:
 
 
 def _keep(root: Path, task: Task, draft: Draft, first: int, end: int) -> None:
-    """Make rows durable before their task is committed."""
+    """Make rows durable before their task is committed; after that they are no use."""
+    if index_path(root, task.grid, task.number).exists():
+        return
     codes, index = {"image": draft.codes[first:end]}, draft.index(first, end)
     with _writing(root):
         write_subpart(root, task.grid, task.number, first, codes, index)

@@ -76,7 +76,7 @@ def rate_of_command(folder: Path, tokenizer: str, out: Path) -> tuple[float, flo
     worker = EncodeWorker(out, torch.get_num_threads())
     plan = read_plan(out)
     started = time.perf_counter()
-    run_tasks(plan.tasks, lambda: worker, on_result=lambda task, failed: None)
+    run_tasks(plan.tasks, lambda: worker, on_result=lambda task, done: None, overlap=2)
     return plan.num_rows / whole, plan.num_rows / (time.perf_counter() - started)
 
 

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -232,6 +233,21 @@ def test_an_image_that_kills_its_workers_ends_in_the_ledger_alone(
     assert run(folder, workers=2) == 0
     assert "nothing to do" in run.printed
     assert everything(run.out) == before
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_workers_killed_for_memory_end_the_run_in_words_that_say_so(
+    run: EncodeRun, photographs: Path
+) -> None:
+    command = [sys.executable, "-m", "pipelines.encode", *run.flags(photographs, workers=1)]
+    full = {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "100"}
+    done = subprocess.run(command, env={**os.environ, **full}, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "the machine ran out of memory and the worker was killed for it" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert run(photographs) == 0
+    assert len(run.store()) == 10
 
 
 # --- turns
