@@ -50,14 +50,14 @@ def empty_staging(root: Path) -> None:
 def forget_missing(root: Path) -> None:
     """Drop the checksums of files that were taken away to be made anew, before a run makes them.
 
-    Raises StoreError for what no run can make anew: a part of the plan.
+    Raises StoreError for what no run can make anew: a part of the plan, or of the pruned rows.
     """
     checksums = read_checksums(root)
     if checksums is None:
         return
     kept = {name: digest for name, digest in checksums.items() if (root / name).is_file()}
     for name in sorted(checksums.keys() - kept.keys()):
-        if name.startswith("_plan/"):
+        if name.startswith(("_plan/", "_pruned/")):
             raise StoreError(f"{root / name}: missing. Restore it from a copy.")
     _write(root, kept)
 

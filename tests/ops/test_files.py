@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -7,7 +8,17 @@ from contextlib import suppress
 
 import pytest
 
-from ops.files import LockedError, atomic_path, exclusive_lock, file_hash, json_hash, write_json
+from ops.disk import Disk
+from ops.files import (
+    LockedError,
+    atomic_path,
+    exclusive_lock,
+    file_hash,
+    json_hash,
+    link_once,
+    write_aside,
+    write_json,
+)
 
 
 def fail_in_the_middle(path):
@@ -88,3 +99,30 @@ def test_a_lock_is_held_by_one_process_and_freed_by_its_death(tmp_path):
         os.kill(holder.pid, signal.SIGKILL)
     with exclusive_lock(lock):
         pass
+
+
+def test_a_link_is_made_once_and_later_ones_change_nothing(tmp_path):
+    path = tmp_path / "part"
+    assert link_once(write_aside(path, b"first"), path)
+    assert link_once(write_aside(path, b"first"), path)
+    assert not link_once(write_aside(path, b"other"), path)
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_that_cannot_be_made_is_an_error(tmp_path):
+    path = tmp_path / "nowhere" / "part"
+    with pytest.raises(FileNotFoundError):
+        link_once(write_aside(tmp_path / "part", b"data"), path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_full_disk_cuts_short_is_removed(tmp_path, monkeypatch):
+    class FullDisk(Disk):
+        def fsync(self, path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("ops.disk.disk", FullDisk())
+    with pytest.raises(OSError, match="No space"):
+        write_aside(tmp_path / "part", b"data")
+    assert list(tmp_path.iterdir()) == []

@@ -104,5 +104,5 @@ def test_a_part_is_never_written_over(path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_damaged_part_is_an_error_that_says_what_to_do(path: Path) -> None:
     prune(path, 5)
     pruned_path(path, 0).write_bytes(pruned_path(path, 0).read_bytes()[:-9])
-    with pytest.raises(StoreError, match="--prune again"):
+    with pytest.raises(StoreError, match="Restore it from a copy"):
         len(CodeStore.open(path))

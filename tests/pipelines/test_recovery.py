@@ -130,11 +130,13 @@ def test_what_is_made_anew_gets_a_checksum_of_its_own_even_after_a_kill(path: Pa
     assert (read_checksums(path) or {})[f"_index/{GRID}/1.parquet"] == file_hash(part)
 
 
-def test_a_missing_plan_is_not_forgotten(path: Path) -> None:
+@pytest.mark.parametrize("name", ["_plan/0.parquet", "_pruned/0.parquet"])
+def test_what_nobody_can_make_anew_is_not_forgotten(path: Path, name: str) -> None:
+    write_pruned(path, pa.table({"key": ["0003.jpg"], "grid": [GRID], "row": [3]}))
     write_checksums(path)
     before = checksums_path(path).read_bytes()
-    plan_path(path, 0).unlink()
-    with pytest.raises(StoreError, match=r"0\.parquet: missing\. Restore it from a copy"):
+    (path / name).unlink()
+    with pytest.raises(StoreError, match=f"{name}: missing. Restore it from a copy"):
         forget_missing(path)
     assert checksums_path(path).read_bytes() == before
 

@@ -52,10 +52,9 @@ def store(made: tuple[Path, Path, str], tmp_path: Path) -> Path:
 def encode_again(made: tuple[Path, Path, str], store: Path, tiny_tokenizer: Path, capsys) -> Report:
     """Run the store's own encode command once more; what it said."""
 
-    def again(**changed: object) -> str:
+    def again() -> str:
         run = EncodeRun(tiny_tokenizer, store, capsys)
-        if made[2] == "compressed":
-            changed["compress"] = True
+        changed = {"compress": True} if made[2] == "compressed" else {}
         assert run(made[1], image_size=16, **changed) == 0
         return run.printed
 
@@ -189,7 +188,7 @@ def mend(store: Path, printed: str, encode_again: Report) -> None:
             assert "Run encode again" in line
     for path in doomed:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    encode_again(**({"prune": True} if "encode with --prune" in printed else {}))
+    encode_again()
 
 
 def harm(path: Path, how: str) -> None:
@@ -202,7 +201,7 @@ def harm(path: Path, how: str) -> None:
 
 
 def replaceable(store: Path) -> list[Path]:
-    return [path for path in files(store) if "_plan" not in path.parts]
+    return [path for path in files(store) if not {"_plan", "_pruned"} & set(path.parts)]
 
 
 def test_doing_what_verify_says_mends_any_file(
@@ -232,17 +231,17 @@ def test_doing_what_verify_says_mends_all_files_at_once(
     assert everything(store) == before
 
 
-def test_a_plan_that_is_damaged_or_gone_is_never_made_again(
-    store: Path, report: Report, made, tiny_tokenizer: Path, capsys
+@pytest.mark.parametrize("name", ["_plan/1.parquet", "_pruned/0.parquet"])
+def test_what_nobody_can_make_anew_must_come_from_a_copy(
+    store: Path, report: Report, made, tiny_tokenizer: Path, capsys, name: str
 ) -> None:
-    plan = store / "_plan" / "1.parquet"
-    plan.unlink()
-    assert f"{plan}: missing. Restore it from a copy" in report()
+    (store / name).unlink()
+    assert f"{store / name}: missing. Restore it from a copy" in report()
     before = everything(store)
     run = EncodeRun(tiny_tokenizer, store, capsys)
     changed = {"compress": True} if made[2] == "compressed" else {}
     assert run(made[1], image_size=16, **changed) == 2
-    assert f"{plan}: missing. Restore it from a copy" in run.errors
+    assert f"{store / name}: missing. Restore it from a copy" in run.errors
     assert everything(store) == before
 
 
