@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,21 +13,41 @@ from torch import Tensor
 
 from ops.grouping import by_group
 from ops.noise import uniforms
-from pipelines.code_sources import CodeSource, DatasetError, check_together, join_labels
+from pipelines.code_sources import (
+    CodeSource,
+    DatasetError,
+    check_together,
+    cut_windows,
+    join_labels,
+)
 from pipelines.shuffle import IntArray, KeyedOrder, SourceTurns
 from pipelines.store import CodeStore
 
 CodeBatch = dict[str, Tensor]
-# Codes read at a time, for several steps: every shard is then visited once for all of them.
-BYTES_AHEAD = 16 << 20
+# Samples that are worked out at a time: fewer, and numpy's calls cost more than what they do.
+SAMPLES_AHEAD = 16_384
 
 
 class Samples(NamedTuple):
-    """Which rows to take, and where to cut them."""
+    """Which rows to take, where to cut them, and what they are called."""
 
     source: IntArray  # (N,) position in CodeDataset.sources
     line: IntArray  # (N,) line of that source
-    draws: NDArray[np.float64] | None  # (N, 2) in [0, 1); None where each grid is one window
+    cuts: NDArray[np.float64]  # (N, 2) in [0, 1); (N, 0) where each grid is one window
+
+
+class Places(NamedTuple):
+    """Samples as places in the stores."""
+
+    pool: IntArray  # (N,) position in CodeDataset._pools
+    row: IntArray  # (N,) row number of that grid
+    cuts: NDArray[np.float64]  # as above
+    label: IntArray  # (N,) position in CodeDataset.label_names; -1 for none
+
+    def part(self, number: int, size: int) -> Places:
+        """Samples `number * size` to `(number + 1) * size`; the last part may be short."""
+        part = slice(number * size, (number + 1) * size)
+        return Places(self.pool[part], self.row[part], self.cuts[part], self.label[part])
 
 
 class CodeDataset:
@@ -74,11 +94,14 @@ class CodeDataset:
         self.rank, self.world = rank, world
         self.sources = [CodeSource(store, held_out_share, every_view) for store in stores]
         #: The classes; a label is a position in this list.
-        self.label_names, self._joined = join_labels(stores)
+        self.label_names, self._label_tables = join_labels(stores)
+        self._pools = [(source.store, grid) for source in self.sources for grid in source.grids]
+        grids = np.array([len(source.grids) for source in self.sources])
+        self._first_pool = np.cumsum(grids) - grids
         self._needs_draws = any(source.needs_draws(window) for source in self.sources)
         if not may_be_all_held_out:
             self._start_order(weights, cache_memory)
-        self._ahead: tuple[int, _Ahead] | None = None
+        self._ahead: tuple[int, Places] | None = None
 
     def _start_order(self, weights: Sequence[float] | None, cache_memory: int | None) -> None:
         """Set up what positions stand for."""
@@ -95,10 +118,9 @@ class CodeDataset:
             KeyedOrder(source.shard_sizes, self.seed + number, source.shards_within(share))
             for number, source in enumerate(self.sources)
         ]
-        batch_bytes = self.batch_size * self.window**2 * 4
-        # A small store is not read over and over for steps that may never come.
+        # Of a small store no epochs are worked out that may never come.
         most = sum(images) // self.global_batch_size
-        self._steps_ahead = max(1, min(BYTES_AHEAD // batch_bytes, most))
+        self._steps_ahead = max(1, min(SAMPLES_AHEAD // self.batch_size, most))
 
     @property
     def global_batch_size(self) -> int:
@@ -127,8 +149,8 @@ class CodeDataset:
         ahead = self._ahead
         if ahead is None or ahead[0] != first:
             steps = np.arange(first, first + self._steps_ahead)
-            ahead = self._ahead = (first, self._read(self._train_samples(steps)))
-        return ahead[1].batch(step - first, self.batch_size)
+            ahead = self._ahead = (first, self._places(self._train_samples(steps)))
+        return self._read(ahead[1].part(step - first, self.batch_size))
 
     def train_keys(self, step: int) -> list[str]:
         """The keys of that batch's samples (B), for a message: finding them takes a while."""
@@ -143,8 +165,8 @@ class CodeDataset:
         """The batches of steps `start`, `start + stride` and so on, without end."""
         for first in itertools.count(start, stride * self._steps_ahead):
             steps = first + stride * np.arange(self._steps_ahead)
-            ahead = self._read(self._train_samples(steps))
-            yield from (ahead.batch(n, self.batch_size) for n in range(len(steps)))
+            places = self._places(self._train_samples(steps))
+            yield from (self._read(places.part(n, self.batch_size)) for n in range(len(steps)))
 
     def _train_samples(self, steps: IntArray) -> Samples:
         """The samples of this rank at some steps, step after step."""
@@ -161,7 +183,7 @@ class CodeDataset:
                 return source.first_line[images]
             return source.lines(images, draws[places, 2])
 
-        cuts = None if draws is None else draws[:, :2]
+        cuts = np.empty((len(positions), 0)) if draws is None else draws[:, :2]
         return Samples(sources, by_group(sources, lines), cuts)
 
     def held_out_batches(self, most: int = 64) -> list[CodeBatch]:
@@ -179,42 +201,42 @@ class CodeDataset:
             return source.middle_lines(source.held_out[numbers[places]])
 
         samples = Samples(sources, by_group(sources, lines), np.full((len(chosen), 2), 0.5))
-        ahead = self._read(samples)
-        return [ahead.batch(n, self.batch_size) for n in range(-(-len(chosen) // self.batch_size))]
+        places, size = self._places(samples), self.batch_size
+        return [self._read(places.part(n, size)) for n in range(-(-len(chosen) // size))]
 
-    def _read(self, samples: Samples) -> _Ahead:
-        """Read all samples at once, row after row as they lie in the shards."""
-        # numpy sorts 16-bit numbers by their digits, five times as fast as longer ones. Lines past
-        # 2**32 would merely be read in a less lucky order.
-        halves = samples.line.astype(np.uint16), (samples.line >> 16).astype(np.uint16)
-        order = np.lexsort((*halves, samples.source.astype(np.uint16)))
-        lines, sources = samples.line[order], samples.source[order]
-        draws = None if samples.draws is None else samples.draws[order]
+    def _places(self, samples: Samples) -> Places:
+        """Where samples lie, and their labels by joined names."""
 
-        def codes(number: int, places: IntArray) -> NDArray[Any]:
-            own = None if draws is None else draws[places]
-            return self.sources[number].codes(lines[places], self.window, own)
+        def column(take: Callable[[CodeSource, IntArray], NDArray[Any]]) -> IntArray:
+            return by_group(
+                samples.source, lambda n, places: take(self.sources[n], samples.line[places])
+            )
 
-        def labels(number: int, places: IntArray) -> IntArray:
-            return self._joined[number][self.sources[number].labels(lines[places])]
+        labels = by_group(
+            samples.source,
+            lambda n, places: self._label_tables[n][self.sources[n].labels(samples.line[places])],
+        )
+        grid = column(lambda source, lines: source.grid[lines])
+        row = column(lambda source, lines: source.row[lines])
+        return Places(self._first_pool[samples.source] + grid, row, samples.cuts, labels)
 
-        places = np.empty_like(order)
-        places[order] = np.arange(len(order))
-        return _Ahead(by_group(sources, codes), by_group(sources, labels), places)
+    def _read(self, places: Places) -> CodeBatch:
+        """The batch of samples that lie at `places`."""
+
+        def codes(pool: int, chosen: IntArray | slice) -> NDArray[Any]:
+            store, grid = self._pools[pool]
+            whole = store.read(grid, places.row[chosen])
+            if whole.shape[1:] == (self.window, self.window):
+                return whole
+            return cut_windows(whole, self.window, places.cuts[chosen])
+
+        # Of one pool, the usual case, no batch need be looked through for others.
+        one = len(self._pools) == 1
+        stored = codes(0, slice(None)) if one else by_group(places.pool, codes)
+        return {
+            "codes": torch.from_numpy(stored.astype(np.int64)),
+            "label": torch.from_numpy(places.label.copy()),
+        }
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_ahead": None}  # another process reads its own part
-
-
-class _Ahead(NamedTuple):
-    """Samples that were read together, in the order of reading."""
-
-    codes: NDArray[Any]  # (N, window, window) as stored
-    labels: IntArray  # (N,)
-    places: IntArray  # (N,) where each sample stands in the two above
-
-    def batch(self, number: int, batch_size: int) -> CodeBatch:
-        """Batch `number` of these samples; the last one may be short."""
-        places = self.places[number * batch_size : (number + 1) * batch_size]
-        codes = np.take(self.codes, places, axis=0).astype(np.int64)
-        return {"codes": torch.from_numpy(codes), "label": torch.from_numpy(self.labels[places])}
+        return {**self.__dict__, "_ahead": None}  # worked out again sooner than carried along

@@ -90,24 +90,6 @@ class CodeSource:
         """The lines (n,) of the middle views: of ten crops the central one, not flipped."""
         return self.first_line[images] + (self.views[images] - 1) // 2
 
-    def codes(
-        self, lines: IntArray, window: int, draws: NDArray[np.float64] | None
-    ) -> NDArray[Any]:
-        """Windows (n, window, window) of the codes at `lines` (n,), as stored (unsigned).
-
-        `draws` (n, 2) in [0, 1) place them; None will do where each grid is one window.
-        """
-
-        def cut(number: int, places: IntArray) -> NDArray[Any]:
-            grid = self.grids[number]
-            whole = self.store.read(grid, self.row[lines[places]])
-            if whole.shape[1:] == (window, window):
-                return whole
-            assert draws is not None
-            return cut_windows(whole, window, draws[places])
-
-        return by_group(self.grid[lines], cut)
-
     def labels(self, lines: IntArray) -> IntArray:
         """The store's own labels (n,) of the rows at `lines` (n,); -1 for none."""
         return by_group(

@@ -142,14 +142,22 @@ class CodeStore:
     def read(self, grid: str, rows: IntArray, track: str = "image") -> np.ndarray[Any, Any]:
         """Codes (n, h, w) of the given row numbers, in their order, as stored (unsigned).
 
-        One indexing call a shard that the rows touch. Raises StoreError for rows never committed.
+        One indexing call, or one a shard that the rows touch where the shards are no single map.
+        Raises StoreError for rows never committed.
         """
         rows = np.asarray(rows, np.int64)
+        joined = self._shards.joined(grid, track)
+        # As unsigned numbers the negative ones are the largest.
+        if joined and np.maximum.reduce(rows.view(np.uint64), initial=0) < joined.gapless:
+            return joined.codes.take(rows, axis=0, mode="clip")  # twice as fast as codes[rows]
+        return self._read_by_shard(grid, track, rows)
+
+    def _read_by_shard(self, grid: str, track: str, rows: IntArray) -> np.ndarray[Any, Any]:
         tasks = rows // self.rows_per_task
         if (tasks[1:] < tasks[:-1]).any():
             order = np.argsort(tasks, kind="stable")
             codes = np.empty((len(rows), *grid_shape(grid)), self._shards.dtype(track))
-            codes[order] = self.read(grid, rows[order], track)
+            codes[order] = self._read_by_shard(grid, track, rows[order])
             return codes
         codes = np.empty((len(rows), *grid_shape(grid)), self._shards.dtype(track))
         starts = np.flatnonzero(np.diff(tasks, prepend=-(2**62)))

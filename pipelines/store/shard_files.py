@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,9 +19,17 @@ from pipelines.store.layout import (
     staging_path,
 )
 from pipelines.store.shards import decode_shard, shard_rows, shard_size
+from pipelines.store.side_by_side import can_lie_side_by_side, map_side_by_side
 
 Codes = np.ndarray[Any, Any]
 Address = tuple[str, str, int]  # grid, track, task
+
+
+class Joined(NamedTuple):
+    """All shards of one grid and track, read by row number."""
+
+    codes: Codes  # (rows planned, h, w); where no row was committed, anything
+    gapless: int  # rows from the first on that are committed without a gap
 
 
 class ShardFiles:
@@ -35,6 +43,7 @@ class ShardFiles:
         self._attributes = attributes
         self._shards: dict[tuple[str, int], tuple[int, Mapping[str, Any]]] = {}
         self._maps: dict[Address, Codes] = {}
+        self._joined: dict[tuple[str, str], Joined] = {}
         self._decoded = RecentlyUsed(decoded_bytes)
 
     def add(self, grid: str, task: int, num_rows: int, shards: Mapping[str, Any]) -> None:
@@ -62,6 +71,35 @@ class ShardFiles:
             rows = self._load(address)
             self._decoded.put(address, rows)
         return rows
+
+    def joined(self, grid: str, track: str) -> Joined | None:
+        """All committed shards of a grid as one array; None where files do not allow of it."""
+        if (grid, track) not in self._joined:
+            row_bytes = int(np.prod(grid_shape(grid))) * self.dtype(track).itemsize
+            shard_bytes = self._attributes.rows_per_task * row_bytes
+            if self._attributes.compress or not can_lie_side_by_side(shard_bytes):
+                return None
+            self._joined[grid, track] = self._join(grid, track, shard_bytes)
+        return self._joined[grid, track]
+
+    def _join(self, grid: str, track: str, shard_bytes: int) -> Joined:
+        held = {task: rows for (g, task), (rows, _) in sorted(self._shards.items()) if g == grid}
+        count = max(held, default=-1) + 1
+        whole_tasks = next(
+            (n for n in range(count) if held.get(n) != self._attributes.rows_per_task), count
+        )
+        gapless = whole_tasks * self._attributes.rows_per_task + held.get(whole_tasks, 0)
+        if not count:
+            return Joined(np.empty((0, *grid_shape(grid)), self.dtype(track)), 0)
+
+        def files() -> list[tuple[int, Path]]:
+            return [(task, self._find((grid, track, task))) for task in held]
+
+        try:
+            places = map_side_by_side(files(), count, shard_bytes)
+        except FileNotFoundError:  # one was published between the look and the opening
+            places = map_side_by_side(files(), count, shard_bytes)
+        return Joined(places.view(self.dtype(track)).reshape(-1, *grid_shape(grid)), gapless)
 
     def dtype(self, track: str) -> np.dtype[Any]:
         """How the codes of a track are stored; StoreError where the store has no such track."""
@@ -113,7 +151,8 @@ class ShardFiles:
         return np.asarray(np.memmap(path, dtype, "r", shape=(total, *shape)))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": {}}  # another process maps the files itself
+        # Another process maps the files itself.
+        return {**self.__dict__, "_maps": {}, "_joined": {}}
 
 
 class RecentlyUsed:

@@ -19,12 +19,20 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 
+from ops.files import make_folders
 from pipelines.code_dataset import CodeDataset
-from pipelines.store import CodeStore
+from pipelines.store import (
+    INDEX_SCHEMA,
+    CodeStore,
+    StoreAttributes,
+    commit_task,
+    write_metadata,
+)
+from pipelines.store.layout import staging_path
 from prior import GPT, PRESETS, GPTConfig
-from tests.conftest import make_store
 
 SIDE, CODES = 16, 16_384
 NPY_FILES = 4096
@@ -39,11 +47,33 @@ def rate(step: Callable[[], object], rows: int, seconds: float) -> float:
     return calls * rows / (time.perf_counter() - started)
 
 
-def random_rows(codes: np.ndarray, batch_size: int) -> Callable[[], object]:
-    """Random rows of a plain memory map, their numbers drawn beforehand."""
-    numbers = np.random.default_rng(1).integers(0, len(codes), (4096, batch_size))
-    turns = count()
-    return lambda: codes[numbers[next(turns) % len(numbers)]]
+def make_store(path: Path, codes: np.ndarray, rows_per_task: int) -> CodeStore:
+    """A store of `codes` (n, h, w) that no encoder made."""
+    rows, grid = np.arange(len(codes)), f"{SIDE}x{SIDE}"
+    columns = {"key": [f"{row}.jpg" for row in rows], "grid": [grid] * len(codes), "row": rows}
+    columns |= {"source": columns["key"], "status": ["ok"] * len(codes)}
+    columns |= {name: np.zeros(len(codes), np.int32) for name in ("view", "checksum")}
+    given = pa.table(columns)
+    empty = {name: pa.nulls(len(codes)) for name in INDEX_SCHEMA.names if name not in columns}
+    index = pa.table({**dict(zip(given.column_names, given.columns, strict=True)), **empty})
+    index = index.select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
+    make_folders(staging_path(path))
+    for task, first in enumerate(range(0, len(codes), rows_per_task)):
+        shards = {"image": codes[first : first + rows_per_task]}
+        part = index.slice(first, rows_per_task)
+        commit_task(path, grid, task, rows_per_task, shards, part, False)
+    track = {"fingerprint": "none", "codebook_size": CODES, "downsample_factor": 8}
+    attributes = StoreAttributes(
+        rows_per_task=rows_per_task, grids={grid: len(codes)}, tracks={"image": track}
+    )
+    write_metadata(path, attributes)
+    return CodeStore.open(path)
+
+
+def random_rows(codes: np.memmap, batch_size: int) -> Callable[[], object]:
+    """Rows drawn at random from a plain memory map."""
+    random = np.random.default_rng(1)
+    return lambda: codes[random.integers(len(codes), size=batch_size)]
 
 
 def one_file_an_image(folder: Path, batch_size: int) -> Callable[[], object]:
@@ -91,15 +121,12 @@ def main() -> None:
     codes = np.random.default_rng(0).integers(0, CODES, (flags.rows, SIDE, SIDE), np.uint16)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        path = make_store(
-            folder / "codes.zarr", codes, codebook_size=CODES, rows_per_task=flags.rows_per_task
-        )
+        store = make_store(folder / "codes.zarr", codes, flags.rows_per_task)
         codes.tofile(folder / "codes.bin")
-        mapped = np.asarray(np.memmap(folder / "codes.bin", np.uint16, "r", shape=codes.shape))
+        mapped = np.memmap(folder / "codes.bin", np.uint16, "r", shape=codes.shape)
         for number in range(NPY_FILES):
             np.save(folder / f"{number}.npy", codes[number % len(codes)])
         del codes
-        store = CodeStore.open(path)
         batch = CodeDataset(store, window=SIDE, batch_size=8).train_batch(0)
         train_step = training(batch)
         trained = max(rate(train_step, 8, 2 * flags.seconds) for _ in range(2))
