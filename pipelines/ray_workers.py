@@ -19,10 +19,12 @@ R = TypeVar("R")
 
 PROGRESS_SECONDS = 1.0  # how often workers are asked how far they are
 OBJECT_STORE_BYTES = 256 << 20  # results are small; Ray would take 30% of the memory
+LOST_STARTS = 10  # so many actors in a row may die before they are up; accidents happen there too
 OUT_OF_MEMORY = (
     "the machine ran out of memory and the worker was killed for it. Use fewer workers, or for "
     "new work a smaller batch size"
 )
+PROCESS_DIED = "the worker's process died: it was killed, crashed, or used up the memory"
 
 
 @contextmanager
@@ -108,7 +110,8 @@ class Crew(Generic[T, R]):
         # actor, so that the actor never waits for us.
         self.options = {**resources, "max_concurrency": overlap + 1 if threaded else 1}
         self.depth = overlap if threaded else 2
-        self.attempts = self.failed_starts_left = attempts
+        self.attempts = attempts
+        self.failed_starts = 0  # in a row
         self.give_up = give_up
         self.on_progress = on_progress
         self.seats: list[_Seat[T]] = []
@@ -178,8 +181,7 @@ class Crew(Generic[T, R]):
                 raise error.cause from None
             self._raised(reference, seat, error)
         except ray.exceptions.RayError as error:
-            out_of_memory = isinstance(error, ray.exceptions.OutOfMemoryError)
-            self._died(seat, OUT_OF_MEMORY if out_of_memory else str(error))
+            self._died(seat, _why_died(error), LOST_STARTS)
         else:
             return self._heard(reference, seat, value)
         return []
@@ -187,7 +189,7 @@ class Crew(Generic[T, R]):
     def _heard(self, reference: Any, seat: _Seat[T], value: Any) -> list[tuple[Unit[T], R]]:
         if reference == seat.coming_up:
             seat.coming_up = None
-            self.failed_starts_left = self.attempts
+            self.failed_starts = 0
         elif reference == seat.asked:
             seat.asked, seat.progress = None, value
         else:
@@ -199,20 +201,20 @@ class Crew(Generic[T, R]):
 
     def _raised(self, reference: Any, seat: _Seat[T], error: Exception) -> None:
         if reference == seat.coming_up:
-            self._died(seat, str(error))
+            self._died(seat, str(error), self.attempts)
         elif reference == seat.asked:
             raise error
         else:
             self.queue.raised(seat.held.pop(reference), str(error))
 
-    def _died(self, seat: _Seat[T], why: str) -> None:
+    def _died(self, seat: _Seat[T], why: str, allowed_starts: int) -> None:
         """Give a dead actor's tasks back and start another in its place."""
         import ray
 
         ray.kill(seat.actor)  # one that is only out of reach shall not go on
         if seat.coming_up is not None:
-            self.failed_starts_left -= 1
-            if not self.failed_starts_left:
+            self.failed_starts += 1
+            if self.failed_starts >= allowed_starts:
                 raise JobError(f"Workers do not start: {why}")
         self.seats[self.seats.index(seat)] = self._new_seat()
         if seat.held:
@@ -221,3 +223,12 @@ class Crew(Generic[T, R]):
                 assert self.give_up is not None
                 self.give_up(unit.work)
                 self.queue.settled(unit)
+
+
+def _why_died(error: Exception) -> str:
+    import ray
+
+    if isinstance(error, ray.exceptions.OutOfMemoryError):
+        return OUT_OF_MEMORY
+    # Ray says this in ten lines, of which most are the same for every cause.
+    return PROCESS_DIED if "worker process has died" in str(error) else str(error)

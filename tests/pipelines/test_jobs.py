@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from ops.config import ConfigError
+from pipelines import ray_workers
 from pipelines.jobs import JobError, run_tasks
 
 
@@ -224,6 +225,20 @@ class TestOnRay:
 
         with pytest.raises(JobError, match="no weights here"):
             run_tasks([1], broken, on_result=print, workers=1)
+
+    def test_workers_that_die_at_their_start_are_reported(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def dying() -> Doubler:
+            with open(tmp_path / "starts", "a") as file:
+                file.write("x")
+            os.kill(os.getpid(), signal.SIGKILL)
+            return Doubler(tmp_path)
+
+        monkeypatch.setattr(ray_workers, "LOST_STARTS", 4)
+        with pytest.raises(JobError, match="do not start: the worker's process died: it was kill"):
+            run_tasks([1], sendable(dying), on_result=print, workers=1)
+        assert (tmp_path / "starts").read_text() == "xxxx"
 
     def test_a_users_mistake_at_the_start_of_a_worker_ends_the_run_at_once(
         self, tmp_path: Path
