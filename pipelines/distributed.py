@@ -88,11 +88,13 @@ def _launch(run: Path, steps: int, sitting: Sitting, team: Team) -> None:
         shutil.rmtree(run / RAY_FOLDER, ignore_errors=True)
     if told is not None:
         raise told
-    if failures:
+    for failure in failures:
+        if not isinstance(failure, ray.train.WorkerGroupError):
+            raise failure
         raise TrainingError(
             f"The workers were started {team.restarts + 1} times and died each time; "
-            f"{_steps_done(run)} steps are safe in {run}. The last time: {failures[0]}"
-        ) from failures[0]
+            f"{_steps_done(run)} steps are safe in {run}. The last time: {failure}"
+        ) from failure
 
 
 def _make_trainer(run: Path, sitting: Sitting, team: Team, board: Any) -> Any:

@@ -113,10 +113,8 @@ def _count(module: nn.Module) -> int:
 def _divided(batch_size: int, division: Division) -> str:
     if division.workers * division.accumulate == 1:
         return ""
-    return (
-        f"; {division.workers} processes go through {division.accumulate} parts of "
-        f"{division.part(batch_size)} each"
-    )
+    processes = f"{division.workers} processes go" if division.workers > 1 else "one process goes"
+    return f"; {processes} through {division.accumulate} parts of {division.part(batch_size)} each"
 
 
 def _epoch_line(images: int, held_out: int, batch_size: int, steps: int) -> str:
