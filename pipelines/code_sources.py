@@ -70,12 +70,16 @@ class CodeSource:
         return np.unique(shards, return_counts=True)[1]
 
     def shards_within(self, memory: int | None) -> int | None:
-        """How many shards fit into so many bytes, at least one; None for no bound."""
-        if memory is None:
+        """How many shards fit into so many bytes, at least one; None for no bound.
+
+        Of a compressed store no more than it keeps decoded: each would be decoded over and over.
+        """
+        bounds = [b for b in (memory, self.store.decoded_bytes) if b is not None]
+        if not bounds:
             return None
         codes = max(int(np.prod(grid_shape(grid))) for grid in self.grids)
         dtype = code_dtype(self.store.provenance["image"]["codebook_size"])
-        return max(1, memory // (self.store.rows_per_task * codes * dtype.itemsize))
+        return max(1, min(bounds) // (self.store.rows_per_task * codes * dtype.itemsize))
 
     def needs_draws(self, window: int) -> bool:
         """Whether some image has several views, or a grid larger than the window."""

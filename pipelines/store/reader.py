@@ -38,6 +38,8 @@ class CodeStore:
     def __init__(self, path: Path, attributes: StoreAttributes, decoded_bytes: int) -> None:
         self.path = path
         self._attributes = attributes
+        #: Bytes of shards that stay decoded; None where shards are mapped, however many.
+        self.decoded_bytes = decoded_bytes if attributes.compress else None
         self._shards = ShardFiles(path, attributes, decoded_bytes)
         parts = []
         for grid, task in sorted(committed_tasks(path), key=lambda t: (grid_shape(t[0]), t[1])):

@@ -178,3 +178,12 @@ def test_windows_are_the_slices_that_the_draws_name(height, width, count, data):
         left = int(draws[number, 1] * (width - window + 1))
         expected = codes[number, top : top + window, left : left + window]
         assert np.array_equal(cut[number], expected)
+
+
+def test_the_view_says_nothing_about_the_place_of_the_window(tmp_path):
+    codes = 10 * np.arange(8)[:, None, None] + np.arange(5)[:, None] + np.zeros((8, 5, 4), int)
+    columns = {"key": [f"{row // 2}.jpg" for row in range(8)], "view": [0, 1] * 4}
+    store = CodeStore.open(make_store(tmp_path / "a", codes, codebook_size=999, columns=columns))
+    batch = CodeDataset(store, window=4, batch_size=100).train_batch(0)
+    pairs = {(code // 10 % 2, code % 10) for code in rows_of(batch)}
+    assert pairs == {(0, 0), (0, 1), (1, 0), (1, 1)}  # (view, top row)

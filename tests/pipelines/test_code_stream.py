@@ -15,6 +15,7 @@ from pipelines.code_dataset import CodeDataset
 from pipelines.code_sources import DatasetError
 from pipelines.code_stream import CodeStream
 from pipelines.store import CodeStore
+from pipelines.store.layout import read_attributes
 from tests.conftest import make_store
 
 ROWS = 23
@@ -114,6 +115,16 @@ def test_cache_memory_bounds_the_shards_in_use(store):
     changes = [len(set(shards[start : start + 7])) for start in range(0, 21, 7)]
     assert max(changes) <= 4  # two windows of two shards at most; 6 shards in all
     assert sorted(set(shards[:7])) != sorted(set(shards[-7:]))
+
+
+def test_of_a_compressed_store_no_more_shards_are_in_use_than_stay_decoded(tmp_path):
+    codes = np.broadcast_to(np.arange(ROWS)[:, None, None], (ROWS, 4, 4))
+    path = make_store(tmp_path / "a", codes, codebook_size=99, rows_per_task=4, compress=True)
+    store = CodeStore(path, read_attributes(path), decoded_bytes=3 * 4 * 32)
+    for cache_memory, together in ((None, 3), (10**9, 3), (2 * 4 * 32, 2)):
+        dataset = CodeDataset(store, window=4, batch_size=ROWS, cache_memory=cache_memory)
+        assert dataset.order["shards_together"] == [together]
+        assert sorted(rows_of(dataset.train_batch(0))) == list(range(ROWS))
 
 
 def test_a_dataset_travels_to_another_process(store):
