@@ -9,7 +9,6 @@ An image's views are rows that follow each other.
 from __future__ import annotations
 
 import functools
-import json
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -25,10 +24,17 @@ from ops import disk
 from ops.config import from_json, to_json
 from ops.files import fsync_path, link_once, make_folders
 from pipelines.plan_changes import addresses, fresh_entries, planned_rows, unmarked
-from pipelines.store.layout import FORMAT, StoreAttributes, StoreError, plan_path
+from pipelines.store.layout import (
+    FORMAT,
+    METADATA_KEY,
+    StoreAttributes,
+    StoreError,
+    plan_path,
+    sealed,
+    unsealed,
+)
 from pipelines.store.pruned import write_pruned
 
-METADATA_KEY = b"smalti"
 PLAN_SCHEMA = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
@@ -121,14 +127,9 @@ def read_plan(root: Path) -> Plan | None:
 
 def _read_description(path: Path) -> dict[str, Any]:
     try:
-        metadata = pq.read_schema(path).metadata
-        description: dict[str, Any] = json.loads(metadata[METADATA_KEY])
-        written = description["format"]
-    except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as error:
+        return unsealed(path, pq.read_schema(path).metadata)
+    except (pa.ArrowException, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{path}: damaged plan ({error}). Restore it from a copy.") from error
-    if written != FORMAT:
-        raise StoreError(f"{path} has store format {written}; this version reads {FORMAT}.")
-    return description
 
 
 def task_rows(root: Path, task: Task) -> list[dict[str, Any]]:
@@ -244,7 +245,7 @@ def _write_part(
         "label_names": list(label_names),
         "tasks": [(task.grid, task.number, task.num_rows) for task, _ in tasks],
     }
-    schema = PLAN_SCHEMA.with_metadata({METADATA_KEY: json.dumps(description, sort_keys=True)})
+    schema = PLAN_SCHEMA.with_metadata({METADATA_KEY: sealed(description)})
     size = settings.rows_per_task
     tables = (
         _planned(by_grid[task.grid], task, first, size, views, label_names) for task, first in tasks

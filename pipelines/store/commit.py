@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,17 @@ import pyarrow.parquet as pq
 
 from ops import disk
 from ops.files import fsync_path, link_once, make_folders, write_aside
-from pipelines.store.layout import FORMAT, StoreError, index_path, shard_path, staging_path
+from pipelines.store.layout import (
+    FORMAT,
+    METADATA_KEY,
+    StoreError,
+    index_path,
+    sealed,
+    shard_path,
+    staging_path,
+    unsealed,
+)
 from pipelines.store.shards import shard_bytes
-
-METADATA_KEY = b"smalti"
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -87,9 +93,7 @@ def commit_task(
 
 def _part_bytes(index: pa.Table, metadata: dict[str, Any]) -> bytes:
     table = index.select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
-    return parquet_bytes(
-        table.replace_schema_metadata({METADATA_KEY: json.dumps(metadata, sort_keys=True)})
-    )
+    return parquet_bytes(table.replace_schema_metadata({METADATA_KEY: sealed(metadata)}))
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
@@ -116,13 +120,11 @@ def read_part(root: Path, grid: str, task: int) -> tuple[pa.Table, dict[str, Any
     path = index_path(root, grid, task)
     try:
         table = pq.ParquetFile(path, page_checksum_verification=True).read()
-        metadata = json.loads(table.schema.metadata[METADATA_KEY])
-        written, shards = metadata["format"], metadata["shards"]
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        description = unsealed(path, table.schema.metadata)
+        lines = table.replace_schema_metadata(None).select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
+    except (pa.ArrowException, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{path}: damaged index part ({error}). Run verify.") from error
-    if written != FORMAT:
-        raise StoreError(f"{path} has store format {written}; this version reads {FORMAT}.")
-    return table.replace_schema_metadata(None), shards
+    return lines, description["shards"]
 
 
 def committed_tasks(root: Path) -> set[tuple[str, int]]:

@@ -25,9 +25,10 @@ from typing import Any
 import numpy as np
 
 from ops.config import ConfigError, UserError, from_json, to_json
-from ops.files import json_bytes, write_bytes
+from ops.files import json_bytes, json_hash, write_bytes
 
 FORMAT = 2
+METADATA_KEY = b"smalti"  # of what our Parquet files say of themselves
 ATTRIBUTE = "smalti"  # the group attribute that holds StoreAttributes
 MAX_INNER_ROWS = 64  # plain zarr reads at least one inner chunk: 128 KiB of 32x32 codes
 # Of an archive's shard: few and long chunks, so that their headers and places weigh little.
@@ -181,6 +182,26 @@ def metadata_files(attributes: StoreAttributes) -> dict[str, Any]:
         members |= {f"g{grid}/{track}": array for track, array in arrays.items()}
     files["zarr.json"] = group_metadata({ATTRIBUTE: to_json(attributes)}, members)
     return files
+
+
+def sealed(description: dict[str, Any]) -> str:
+    """What a Parquet file says of itself, with a hash: the format's own checksums leave it out."""
+    return json.dumps({**description, "hash": json_hash(description)}, sort_keys=True)
+
+
+def unsealed(path: Path, metadata: dict[bytes, bytes] | None) -> dict[str, Any]:
+    """What the Parquet file at `path` says of itself in its `metadata`.
+
+    Raises StoreError where it is of another format, KeyError, TypeError or ValueError if damaged.
+    """
+    description: dict[str, Any] = json.loads((metadata or {})[METADATA_KEY])
+    own = description.pop("hash", None)
+    if own is not None and own != json_hash(description):
+        raise ValueError("its description is not what its hash says")
+    if own is None or description["format"] != FORMAT:
+        written = description["format"]
+        raise StoreError(f"{path} has store format {written}; this version reads {FORMAT}.")
+    return description
 
 
 def write_metadata(root: Path, attributes: StoreAttributes) -> None:

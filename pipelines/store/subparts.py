@@ -17,9 +17,8 @@ import pyarrow as pa
 
 from ops import disk
 from ops.files import fsync_path, write_aside
-from pipelines.store.layout import StoreError, grid_shape, staging_path
+from pipelines.store.layout import METADATA_KEY, StoreError, grid_shape, staging_path
 
-METADATA_KEY = b"smalti"
 HASH_BYTES = 32  # sha256, before everything else in the file
 
 

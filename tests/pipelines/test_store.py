@@ -138,6 +138,14 @@ def test_replaced_rows_are_hidden_by_newer_ones_that_worked(store: CodeStore) ->
     assert 17 not in rows
 
 
+def test_a_part_of_another_format_is_refused_by_name(store: CodeStore) -> None:
+    path = index_path(store.path, "4x6", 1)
+    table = pq.read_table(path).replace_schema_metadata({b"smalti": b'{"format": 1}'})
+    pq.write_table(table, path)
+    with pytest.raises(StoreError, match=r"1\.parquet has store format 1; this version reads 2"):
+        CodeStore.open(store.path)
+
+
 def test_foreign_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no zarr"):
         CodeStore.open(tmp_path)

@@ -289,6 +289,21 @@ def test_an_index_part_of_other_rows_is_found_without_checksums(
     assert f"{part(store, 9)}: no plan lists this part" in printed
 
 
+def test_what_files_say_of_themselves_is_held_to_a_hash_of_its_own(
+    store: Path, report: Report
+) -> None:
+    (store / "_checksums.json").unlink()
+    for path, right, wrong in (
+        (part(store, 1), b'"bytes": ', b'"bytes":1'),
+        (store / "_plan/1.parquet", b'"batch_size": 4', b'"batch_size": 5'),
+    ):
+        whole = path.read_bytes()
+        assert right in whole
+        path.write_bytes(whole.replace(right, wrong))
+        assert f"{path}: damaged" in report()
+        path.write_bytes(whole)
+
+
 def test_another_tokenizer_is_found_without_checksums(
     store: Path, report: Report, tmp_path: Path
 ) -> None:
