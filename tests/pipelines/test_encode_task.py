@@ -220,7 +220,7 @@ def test_an_image_that_kills_its_workers_ends_in_the_ledger_alone(
     shutil.rmtree(run.out)
 
     monkeypatch.setattr("pipelines.encode.EncodeWorker", Poisoned)
-    assert run(folder, workers=2) == 0
+    assert run(folder, workers=2) == 0, run.errors
     store = run.store()
     assert store.failed.select(["key", "status"]).to_pylist() == [
         {"key": "lake/05 poison.jpg", "status": "crashed"}
