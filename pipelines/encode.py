@@ -184,6 +184,7 @@ def _run(root: Path, flags: EncodeFlags, plan: Plan, tasks: list[Task]) -> None:
             overlap=2,
             split=partial(split_work, batch_size=track["batch_size"]),
             give_up=partial(condemn, root, plan),
+            proven=len(tasks) < len(plan.tasks),
             on_progress=show,
         )
 

@@ -46,6 +46,7 @@ def run_tasks(
     overlap: int = 1,
     split: Callable[[T], Sequence[T]] | None = None,
     give_up: Callable[[T], Any] | None = None,
+    proven: bool = False,
     on_progress: Callable[[list[Any]], None] | None = None,
 ) -> None:
     """Run every task once to its end and hand each result to `on_result`, in any order.
@@ -58,7 +59,8 @@ def run_tasks(
 
     With `split`, a task that kills its actors `attempts` times is cut into pieces, which run like
     tasks; the piece that still kills and cannot be cut goes to `give_up`, in this process. Then
-    the task runs again, and is expected to find its pieces done. TaskQueue has the rules.
+    the task runs again, and is expected to find its pieces done. Nothing is given up before
+    something has succeeded, in this run or, if it is `proven`, before. TaskQueue has the rules.
 
     `on_progress` gets progress() of every worker about once a second.
     """
@@ -69,7 +71,7 @@ def run_tasks(
         return
     assert (split is None) == (give_up is None), "what cannot be split must be given up"
     crew: Crew[T, R] = Crew(
-        TaskQueue(tasks, attempts=attempts, split=split, workers=workers),
+        TaskQueue(tasks, attempts=attempts, split=split, workers=workers, proven=proven),
         make_worker,
         {"num_cpus": cpus_per_worker, "num_gpus": gpus_per_worker},
         overlap=overlap,

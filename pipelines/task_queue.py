@@ -45,7 +45,8 @@ class TaskQueue(Generic[T]):
 
     `split` makes smaller pieces of a task or a piece, none of one that is smallest. Without it a
     task that kills `attempts` workers ends the run, as one that raises `attempts` times always
-    does: both by JobError.
+    does: both by JobError. `proven` says that such work was done well before this run, so that what
+    is left may all be what kills.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class TaskQueue(Generic[T]):
         attempts: int = 3,
         split: Callable[[T], Sequence[T]] | None = None,
         workers: int = 1,
+        proven: bool = False,
     ) -> None:
         self.left = len(tasks)
         self._attempts = attempts
@@ -62,7 +64,7 @@ class TaskQueue(Generic[T]):
         self._fresh = deque(Unit(task) for task in tasks)
         self._suspects: deque[Unit[T]] = deque()
         self._running: set[Unit[T]] = set()
-        self._successes = 0
+        self._successes = int(proven)
         self._deaths_in_a_row = 0
         self._hopeless = HOPELESS * workers
 

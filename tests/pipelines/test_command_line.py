@@ -46,8 +46,8 @@ def test_what_users_can_mend_is_one_line_without_a_traceback(error, code, messag
 def test_a_defect_of_ours_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         run_raising(ZeroDivisionError())
-    with pytest.raises(OSError, match="Input/output"):
-        run_raising(OSError(errno.EIO, "Input/output error"))
+    with pytest.raises(OSError, match="Too many open files"):
+        run_raising(OSError(errno.EMFILE, "Too many open files"))
 
 
 def test_help_names_the_command_and_every_flag(capsys):

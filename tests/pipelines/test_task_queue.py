@@ -121,6 +121,16 @@ def test_a_machine_in_trouble_ends_the_run_before_rows_are_given_up() -> None:
         die_alone(queue, 100)
 
 
+def test_poison_that_is_all_that_is_left_is_given_up_if_others_did_well_before() -> None:
+    queue: TaskQueue[Span] = TaskQueue([(0, 1)], split=halves, proven=True)
+    for attempt in range(3):
+        unit = take(queue)
+        given_up = queue.died([unit], "it died")
+        assert given_up is (unit if attempt == 2 else None)
+    with pytest.raises(JobError, match="die on every task"):
+        die_alone(TaskQueue([(0, 1)], split=halves), 3)
+
+
 def take(queue: TaskQueue[Span], *held: Unit[Span]) -> Unit[Span]:
     unit = queue.take(held)
     assert unit is not None
