@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """`python -m pipelines.encode`: a folder of images to a code store, resumed or extended when
 run again."""
 
@@ -16,6 +17,7 @@ import torch
 from ops.config import ConfigError
 from ops.files import atomic_path, exclusive_lock
 from ops.images import Transform
+from pipelines.cluster_paths import check_absolute
 from pipelines.command_line import run_command
 from pipelines.encode_settings import EncodeFlags, check_same, plan_settings
 from pipelines.encode_task import Done, EncodeWorker, Piece, condemn, split_work
@@ -49,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def encode(flags: EncodeFlags) -> int:
     """Plan what is new, encode what is not in the store, print what came of it; the exit code."""
+    check_absolute({"--in": flags.in_, "--out": flags.out})
     root = flags.out.absolute()
     _check_output(root)
     _check_flags(flags)
@@ -185,6 +188,8 @@ def _run(root: Path, flags: EncodeFlags, plan: Plan, tasks: list[Task]) -> None:
             split=partial(split_work, batch_size=track["batch_size"]),
             give_up=partial(condemn, root, plan),
             proven=len(tasks) < len(plan.tasks),
+            reads={"--in": flags.in_},
+            writes={"--out": root},
             on_progress=show,
         )
 

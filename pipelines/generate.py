@@ -25,6 +25,7 @@ from ops.config import ConfigError, to_json
 from ops.files import write_json
 from ops.images import MAX_PIXELS, decode_image, image_grid, resize_and_crop, write_png
 from ops.runtime import resolve_device
+from pipelines.cluster_paths import check_absolute
 from pipelines.command_line import run_command
 from pipelines.jobs import run_tasks
 from pipelines.paint_worker import (
@@ -197,6 +198,8 @@ def paint(request: PaintRequest, batches: list[tuple[int, ...]], codes: int, whe
             batches,
             partial(PaintWorker, request, partial(bar.advance, task) if here else None),
             on_result=after_batch,
+            reads={"--prior": request.prior},
+            writes={"--out": request.out},
             **where._asdict(),
         )
 
@@ -223,6 +226,7 @@ def write_grid(out: Path, samples: range, width: int, height: int) -> None:
 
 
 def run(flags: GenerateFlags) -> int:
+    check_absolute({"--prior": flags.prior, "--out": flags.out})
     prior = load_prior(flags.prior)
     tokenizer = find_tokenizer(flags.prior, prior, torch.device("cpu"))
     record = read_record(flags.out)

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
+from pipelines.cluster_paths import check_on_every_node, cluster_address, inside_job
 from pipelines.ray_workers import PROGRESS_SECONDS, Crew, ray_running
 from pipelines.task_queue import JobError, TaskQueue
 
 __all__ = ["JobError", "Worker", "run_tasks"]
+
+NOTHING: Mapping[str, Path] = MappingProxyType({})
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -48,6 +53,8 @@ def run_tasks(
     give_up: Callable[[T], Any] | None = None,
     proven: bool = False,
     on_progress: Callable[[list[Any]], None] | None = None,
+    reads: Mapping[str, Path] = NOTHING,
+    writes: Mapping[str, Path] = NOTHING,
 ) -> None:
     """Run every task once to its end and hand each result to `on_result`, in any order.
 
@@ -62,7 +69,8 @@ def run_tasks(
     the task runs again, and is expected to find its pieces done. Nothing is given up before
     something has succeeded, in this run or, if it is `proven`, before. TaskQueue has the rules.
 
-    `on_progress` gets progress() of every worker about once a second.
+    `on_progress` gets progress() of every worker about once a second. On a cluster, every node must
+    see the paths `reads` and be able to write `writes`, both by flag: ClusterPathError else.
     """
     if not tasks:
         return
@@ -79,7 +87,9 @@ def run_tasks(
         give_up=give_up,
         on_progress=on_progress,
     )
-    with ray_running(address, cpus=workers * cpus_per_worker):
+    with ray_running(cluster_address(address), cpus=workers * cpus_per_worker):
+        if address or inside_job():
+            check_on_every_node(reads, writes)
         crew.work_off(min(workers, len(tasks)), on_result)
 
 
