@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ops.config import ConfigError
+from tokenizer.convolution import Convolution
 
 NORMS = ("group", "channel")
 
@@ -98,10 +99,10 @@ class ResBlock(nn.Module):
     def __init__(self, config: AutoencoderConfig, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.norm1 = make_norm(config, in_channels)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv1 = Convolution(in_channels, out_channels)
         self.norm2 = make_norm(config, out_channels)
         self.dropout = nn.Dropout(config.dropout)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv2 = Convolution(out_channels, out_channels)
         self.shortcut = (
             nn.Identity()
             if in_channels == out_channels
@@ -148,7 +149,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Convolution(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
@@ -183,9 +184,7 @@ class Encoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.patch_size = config.patch_size
-        self.conv_in = nn.Conv2d(
-            config.image_channels * config.patch_size**2, config.channels, 3, padding=1
-        )
+        self.conv_in = Convolution(config.image_channels * config.patch_size**2, config.channels)
         blocks: list[nn.Module] = []
         channels = config.channels
         for level, mult in enumerate(config.channel_mult):
@@ -195,7 +194,7 @@ class Encoder(nn.Module):
                 blocks.append(Downsample(channels))
         self.blocks = nn.Sequential(*blocks, *_mid(config))
         self.norm_out = make_norm(config, channels)
-        self.conv_out = nn.Conv2d(channels, config.latent_channels, 3, padding=1)
+        self.conv_out = Convolution(channels, config.latent_channels)
 
     def forward(self, pixels: Tensor) -> Tensor:
         h = self.conv_in(F.pixel_unshuffle(pixels, self.patch_size))
@@ -209,7 +208,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.patch_size = config.patch_size
         channels = config.channels * config.channel_mult[-1]
-        self.conv_in = nn.Conv2d(config.latent_channels, channels, 3, padding=1)
+        self.conv_in = Convolution(config.latent_channels, channels)
         blocks: list[nn.Module] = _mid(config)
         for level in reversed(range(len(config.channel_mult))):
             blocks += _level(config, level, channels, config.decoder_res_blocks)
@@ -218,9 +217,7 @@ class Decoder(nn.Module):
                 blocks.append(Upsample(channels))
         self.blocks = nn.Sequential(*blocks)
         self.norm_out = make_norm(config, channels)
-        self.conv_out = nn.Conv2d(
-            channels, config.image_channels * config.patch_size**2, 3, padding=1
-        )
+        self.conv_out = Convolution(channels, config.image_channels * config.patch_size**2)
 
     def forward(self, latents: Tensor) -> Tensor:
         h = self.blocks(self.conv_in(latents))
