@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +18,10 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from ops.config import ConfigError
+
+KEPT_BYTES = 1 << 30
+# <malloc.h>: the numbers by which mallopt knows what it is to set.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 
 
 def resolve_device(name: str) -> torch.device:
@@ -44,6 +50,22 @@ def autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
 def pinned(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor in page-locked memory where a GPU will fetch it, so that the copy can overlap."""
     return tensor.pin_memory() if device.type == "cuda" else tensor
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep up to 1 GiB of what this process frees; elsewhere nothing is done.
+
+    glibc maps each tensor above 32 MB anew and unmaps it when it is freed, so the kernel clears
+    the pages of every activation again: a sixth of an encode by the paper's network on a CPU.
+    One arena, because those of threads hold no more than 64 MB at a time.
+    """
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "gnu_get_libc_version"):
+        libc.mallopt(M_ARENA_MAX, 1)
+        libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 class MetricsLog:

@@ -14,7 +14,7 @@ from ops.checkpoint import CheckpointError
 from ops.config import ConfigError
 from ops.files import write_bytes
 from ops.images import to_image, write_png
-from ops.runtime import resolve_device
+from ops.runtime import keep_freed_memory, resolve_device
 from pipelines.store import code_dtype
 from prior import Prior, load_prior
 from tokenizer import VQGAN, bundled_tokenizers, load_tokenizer
@@ -50,6 +50,7 @@ class PaintWorker:
     def __init__(
         self, request: PaintRequest, on_codes: Callable[[int], None] | None = None
     ) -> None:
+        keep_freed_memory()
         torch.set_num_threads(request.threads)
         self.request = request
         self.on_codes = on_codes

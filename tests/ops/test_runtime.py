@@ -1,11 +1,14 @@
+import ctypes
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 
 from ops.config import ConfigError
-from ops.runtime import MetricsLog, autocast, resolve_device
+from ops.runtime import MetricsLog, autocast, keep_freed_memory, resolve_device
 
 
 def lines(run):
@@ -24,6 +27,38 @@ def test_devices_are_resolved_or_refused():
 def test_a_cpu_computes_in_full_precision():
     with autocast(torch.device("cpu")):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+PAGES_OF_TENSORS = """
+import resource, threading, torch
+from ops.runtime import keep_freed_memory
+def pages(count):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(count):
+        torch.ones(10_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+mapped = pages(20)
+keep_freed_memory()
+thread = threading.Thread(target=lambda: print(mapped, *(pages(20) for _ in range(3))))
+thread.start()
+thread.join()
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"),
+    reason="only glibc can be told to",
+)
+def test_freed_memory_is_used_again_instead_of_mapped_anew():
+    command = [sys.executable, "-c", PAGES_OF_TENSORS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    mapped, *_, kept = map(int, done.stdout.split())
+    assert kept < 0.05 * mapped
+
+
+def test_where_the_c_library_is_another_nothing_happens(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    keep_freed_memory()
 
 
 def test_figures_are_appended_as_json_lines(tmp_path):
