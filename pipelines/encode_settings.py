@@ -9,15 +9,17 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ops.config import to_json
+from ops.config import ConfigError, to_json
 from ops.images import Transform
 from ops.runtime import resolve_device
 from pipelines.plan import PlanSettings
 from pipelines.store import StoreError, code_dtype
 from tokenizer import VQGAN
+from tokenizer.convolution import nnpack_works
 
-# Larger batches gain nothing on a CPU, measured; on a GPU they fill it.
-PIXELS_PER_BATCH = {"cpu": 4 * 256 * 256, "cuda": 64 * 256 * 256}
+# On a CPU one image of 256x256 is as fast as four together, measured, and takes less memory; on a
+# GPU many fill it.
+PIXELS_PER_BATCH = {"cpu": 256 * 256, "cuda": 64 * 256 * 256}
 MAX_BATCH_SIZE = 256
 
 
@@ -63,6 +65,9 @@ class EncodeFlags:
     threads: int | Literal["auto"] = "auto"
     """CPU threads a forward pass; frozen with the store. With auto, 1: whole passes run side by
     side instead."""
+    convolution: Literal["auto", "direct", "nnpack"] = "auto"
+    """nnpack: half the time on most CPUs, other last bits; frozen with the store. With auto taken
+    where this machine has it and a forward pass has one thread."""
     workers: int = 0
     """Ray actors that encode; 0 encodes in this process. Both give the same bytes."""
     cpus_per_worker: int = 1
@@ -94,6 +99,10 @@ def plan_settings(
 
     device = chosen(asked.device, "device", lambda: resolve_device("auto").type)
     kind = resolve_device(device).type
+    threads = chosen(asked.threads, "threads", lambda: 1)
+    convolution = chosen(asked.convolution, "convolution", lambda: _good_convolution(kind, threads))
+    if convolution == "nnpack":
+        _check_nnpack(asked, kind)
     track = {
         "tokenizer": tokenizer.name,
         "fingerprint": tokenizer.fingerprint,
@@ -104,7 +113,8 @@ def plan_settings(
         "batch_size": chosen(
             asked.batch_size, "batch_size", lambda: _good_batch_size(kind, transform)
         ),
-        "threads": chosen(asked.threads, "threads", lambda: 1),
+        "threads": threads,
+        "convolution": convolution,
         "device": device,
     }
     rows_per_task = asked.rows_per_task
@@ -113,6 +123,25 @@ def plan_settings(
     return PlanSettings(
         rows_per_task=rows_per_task, track=track, labels=asked.labels, compress=asked.compress
     )
+
+
+def _good_convolution(device_type: str, threads: int) -> str:
+    # NNPACK keeps to one thread; several share direct convolutions in less time.
+    if device_type == "cpu" and threads == 1 and nnpack_works():
+        return "nnpack"
+    return "direct"
+
+
+def _check_nnpack(asked: EncodeFlags, device_type: str) -> None:
+    """Raises ConfigError where the convolutions that a store wants cannot be computed."""
+    if device_type != "cpu":
+        raise ConfigError("--convolution nnpack is for CPUs. Use --device cpu, or direct.")
+    if not asked.workers and not nnpack_works():  # actors look for themselves, where they are
+        raise ConfigError(
+            "The store is asked for or was begun with --convolution nnpack, and torch has no "
+            "NNPACK for this machine. Go on with it on one that has it (torch for Linux on x86-64 "
+            "does), or name another --out and --convolution direct."
+        )
 
 
 def _good_batch_size(device_type: str, transform: Transform) -> int:
@@ -136,7 +165,10 @@ def check_same(root: Path, store: PlanSettings, asked: PlanSettings) -> None:
             (n, getattr(store, n), getattr(asked, n))
             for n in ("rows_per_task", "labels", "compress")
         ),
-        *((n, store.track[n], asked.track[n]) for n in ("batch_size", "threads", "device")),
+        *(
+            (n, store.track[n], asked.track[n])
+            for n in ("batch_size", "threads", "convolution", "device")
+        ),
         *(
             (name, store.track["transform"].get(name), value)
             for name, value in asked.track["transform"].items()
