@@ -121,7 +121,7 @@ def make_conditions(
         if CONDITIONS[name] is ClassLabel:
             if not labels:
                 raise ConfigError(
-                    f"{stores[0].path} has no classes: its images lay in no sub-folders. "
+                    f"{stores[0].path} has no classes: encode with --labels first. "
                     "Train with --conditions sos."
                 )
             parts.append(ClassLabel(num_classes=len(labels), label_names=labels))

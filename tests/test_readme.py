@@ -1,8 +1,9 @@
 """The README says what is true: its blocks run, on small inputs, in the order they stand.
 
-A block under `<!-- not run: why -->` is left out. Shell lines that call a command are first parsed
-as they stand by that command's own flags, then run in this process with SMALLER in place of long
-figures. `make X` must be a target, and activating the environment is taken as done.
+Shell lines that call a command are first parsed as they stand by its own flags, then run in this
+process with SMALLER in place of long figures. `make X` must be a target, and activating the
+environment is taken as done. A block under `<!-- not run: why -->` is not run, but what Ray jobs
+and manifests call must be our commands with flags that they have.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import tyro
+import yaml
 from PIL import Image
 
 from ops.images import decode_image
@@ -56,18 +58,28 @@ def parse_only(flags: Any, run: Callable[[Any], int], argv: list[str], prog: str
     return 0
 
 
-def run_shell_line(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def parse_command(words: list[str]) -> Any:
+    """Read the flags of `python -m pipelines.x ...` or `[python] pipelines/x.py ...`; the module
+    and those flags."""
+    words = words[1:] if words[0] == "python" else words
+    words = words[1:] if words[0] == "-m" else words
+    name = words[0].removesuffix(".py").replace("/", ".")
+    assert name.startswith("pipelines."), f"no way to run {words}"
+    module = importlib.import_module(name)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module, "run_command", parse_only)
+        assert module.main(words[1:]) == 0
+    return module, words[1:]
+
+
+def run_shell_line(words: list[str]) -> None:
     if words == [".", ".venv/bin/activate"]:
         return
     if words[0] == "make":
         assert words[1] in MAKE_TARGETS
         return
-    assert words[:2] == ["python", "-m"], f"no way to run {words}"
-    module = importlib.import_module(words[2])
-    with monkeypatch.context() as patched:
-        patched.setattr(module, "run_command", parse_only)
-        assert module.main(words[3:]) == 0
-    smaller = [SMALLER.get(word, word) for word in words[3:]]
+    module, flags = parse_command(words)
+    smaller = [SMALLER.get(flag, flag) for flag in flags]
     assert module.main(smaller + ADDED.get(words[2].split(".")[1], [])) == 0
 
 
@@ -83,7 +95,7 @@ def test_readme_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             exec(compile(block.text, "README.md", "exec"), names)
         elif block.language == "sh" and block.run:
             for words in shell_lines(block):
-                run_shell_line(words, monkeypatch)
+                run_shell_line(words)
     assert names["codes"].shape == (2, 24, 32)
     assert decode_image(Path("again.png").read_bytes()).shape == (80, 100, 3)
     assert decode_image(Path("canvas/sample-00000.png").read_bytes()).shape == (144, 160, 3)
@@ -92,11 +104,24 @@ def test_readme_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_every_block_is_run_or_says_why_not() -> None:
     assert len(BLOCKS) == README.count("```") // 2 >= 6
     for block in BLOCKS:
-        assert block.language in ("sh", "python")
-        if not block.run:
-            assert all(words[0] == "make" for words in shell_lines(block))
+        if block.language == "yaml":
+            manifest = yaml.safe_load(block.text)
+            assert manifest["kind"] == "RayJob"
+            parse_command(shlex.split(manifest["spec"]["entrypoint"]))
+        elif not block.run:
+            assert block.language == "sh"
             for words in shell_lines(block):
-                run_shell_line(words, pytest.MonkeyPatch())
+                look_at_shell_line(words)
+
+
+def look_at_shell_line(words: list[str]) -> None:
+    """Hold a line that is not run to what can be known of it without running it."""
+    if words[0] == "make":
+        run_shell_line(words)
+    elif words[:3] == ["ray", "job", "submit"]:
+        parse_command(words[words.index("--") + 1 :])
+    else:
+        assert words[0] in ("export", "ray")
 
 
 def test_make_targets_are_told_to_developers() -> None:
