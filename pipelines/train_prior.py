@@ -121,8 +121,8 @@ def make_conditions(
         if CONDITIONS[name] is ClassLabel:
             if not labels:
                 raise ConfigError(
-                    f"{stores[0].path} has no classes: encode with --labels first. "
-                    "Train with --conditions sos."
+                    f"{stores[0].path} has no classes. Encode anew with --labels first, "
+                    "or train with --conditions sos."
                 )
             parts.append(ClassLabel(num_classes=len(labels), label_names=labels))
         else:
