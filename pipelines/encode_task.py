@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from ops.config import from_json
 from ops.images import Transform
-from ops.runtime import resolve_device
+from ops.runtime import keep_freed_memory, resolve_device
 from pipelines.image_batches import BatchEncoder, CodesToCome, Reading, Size
 from pipelines.plan import Plan, Task, read_plan, task_table
 from pipelines.store import StoreError, commit_task, grid_shape, publish_task
@@ -93,13 +93,16 @@ class EncodeWorker:
     """
 
     def __init__(self, root: Path, lanes: int = 1, decoders: int | None = None) -> None:
+        keep_freed_memory()
         plan = read_plan(root)
         if plan is None:
             raise StoreError(f"{root} has no plan. Run encode to make one.")
         track = plan.settings.track
         device = resolve_device(track["device"])
         self.root, self.plan = root, plan
-        self.tokenizer = load_tokenizer(tokenizer_path(root, "image"), device)
+        self.tokenizer = load_tokenizer(
+            tokenizer_path(root, "image"), device, track["convolution"]
+        )
         if self.tokenizer.fingerprint != track["fingerprint"]:
             raise StoreError(f"{self.tokenizer.folder} is not the tokenizer the store began with.")
         self._batches = BatchEncoder(

@@ -1,12 +1,14 @@
-"""Images a second of the encode command against its bare model in a tight loop, interleaved.
+"""Images a second of the encode command against its bare model, and of two workers against one.
 
     python tests/benchmarks/bench_encode.py [--data FOLDER] [--tokenizer NAME|DIR] [--rounds N]
 
-The bare model runs on the same pictures, decoded and resized beforehand, and touches no files. It
-runs three ways, and the fastest counts: one image at a time and eight, each on all of torch's
-threads, and batches side by side on one thread each. Of the command everything counts, loading
-and planning too; `steady` is its tasks alone. The last line is `ratio X`: the command's rate over
-the model's, median of the rounds.
+The bare model runs on the same pictures, decoded and resized beforehand, in a tight loop that
+touches no files, four ways: direct convolutions, one image and eight at a time on all of torch's
+threads, and passes side by side on one thread each, direct and as the command convolves. The
+fastest counts. `whole` is the command with everything, loading and planning too; `steady` its tasks
+alone. `accounted` holds steady against a model that also had to spend the CPU time of decoding the
+files. Workers are Ray actors of one thread each, measured from the first finished task on. All of
+a round is interleaved; the last lines are medians of the rounds.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +28,17 @@ import torch
 from PIL import Image
 
 from ops.images import Transform, to_pixels
+from ops.runtime import keep_freed_memory
 from pipelines import encode
 from pipelines.encode_task import EncodeWorker
 from pipelines.jobs import run_tasks
 from pipelines.plan import read_plan
+from pipelines.ray_workers import ray_running
 from pipelines.readers import list_input
-from tokenizer import load_tokenizer
+from pipelines.store import CodeStore
+from tokenizer import VQGAN, load_tokenizer
+
+ROWS_PER_TASK = 14  # for the workers: many tasks, so that little of the time is ragged ends
 
 
 def make_images(folder: Path, count: int) -> Path:
@@ -45,7 +54,7 @@ def make_images(folder: Path, count: int) -> Path:
     return folder
 
 
-def rate_of_model(tokenizer: torch.nn.Module, pixels: torch.Tensor, batch_size: int) -> float:
+def rate_of_model(tokenizer: VQGAN, pixels: torch.Tensor, batch_size: int) -> float:
     started = time.perf_counter()
     with torch.inference_mode():
         for batch in pixels.split(batch_size):
@@ -53,31 +62,96 @@ def rate_of_model(tokenizer: torch.nn.Module, pixels: torch.Tensor, batch_size: 
     return len(pixels) / (time.perf_counter() - started)
 
 
-def rate_side_by_side(tokenizer: torch.nn.Module, pixels: torch.Tensor, lanes: int) -> float:
+def rate_side_by_side(tokenizer: VQGAN, pixels: torch.Tensor, lanes: int) -> float:
     def one(batch: torch.Tensor) -> None:
         with torch.inference_mode():
             tokenizer.encode(batch)
 
     with ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         started = time.perf_counter()
-        list(pool.map(one, pixels.split(4)))
+        list(pool.map(one, pixels.split(1)))
         seconds = time.perf_counter() - started
     torch.set_num_threads(lanes)
     return len(pixels) / seconds
 
 
-def rate_of_command(folder: Path, tokenizer: str, out: Path) -> tuple[float, float]:
+def rate_of_command(flags: list[str], out: Path) -> tuple[float, float]:
     """Images a second with everything counted, and of the tasks alone once all is loaded."""
     shutil.rmtree(out, ignore_errors=True)
     started = time.perf_counter()
-    assert encode.main(["--in", str(folder), "--out", str(out), "--tokenizer", tokenizer]) == 0
+    assert encode.main([*flags, "--out", str(out)]) == 0
     whole = time.perf_counter() - started
     shutil.rmtree(out / "_index")
-    worker = EncodeWorker(out, torch.get_num_threads())
     plan = read_plan(out)
+    worker = EncodeWorker(out, torch.get_num_threads())
     started = time.perf_counter()
     run_tasks(plan.tasks, lambda: worker, on_result=lambda task, done: None, overlap=2)
     return plan.num_rows / whole, plan.num_rows / (time.perf_counter() - started)
+
+
+def rate_of_workers(out: Path, workers: int) -> float:
+    """Rows a second of Ray actors, from the first finished task to the last."""
+    shutil.rmtree(out / "_index")
+    finished: list[tuple[float, int]] = []
+    run_tasks(
+        read_plan(out).tasks,
+        partial(EncodeWorker, out),
+        on_result=lambda task, done: finished.append((time.perf_counter(), done.rows)),
+        workers=workers,
+        overlap=2,
+    )
+    return sum(rows for _, rows in finished[1:]) / (finished[-1][0] - finished[0][0])
+
+
+def decoding_seconds(files: list[bytes]) -> float:
+    """CPU seconds to decode and crop one file."""
+    started = time.process_time()
+    for file in files:
+        Transform().read(file, (256, 256))
+    return (time.process_time() - started) / len(files)
+
+
+def measure_command(data: Path, name: str, rounds: int, folder: Path) -> None:
+    files = [Path(entry.uri).read_bytes() for entry in list_input(data).entries]
+    pixels = to_pixels(np.stack([Transform().read(file, (256, 256)).image for file in files]))
+    lanes = torch.get_num_threads()
+    flags, out = ["--in", str(data), "--tokenizer", name], folder / "codes.zarr"
+    rate_of_command(flags, out)  # warms the disk's cache, and tells how the command convolves
+    as_command = load_tokenizer(name, "cpu", CodeStore.open(out).provenance["image"]["convolution"])
+    direct = load_tokenizer(name)
+    ways: dict[str, Callable[[], float]] = {
+        "one by one": lambda: rate_of_model(direct, pixels, 1),
+        "eight": lambda: rate_of_model(direct, pixels, 8),
+        "side by side": lambda: rate_side_by_side(direct, pixels, lanes),
+        "as the command": lambda: rate_side_by_side(as_command, pixels, lanes),
+    }
+    ratios: dict[str, list[float]] = {"whole": [], "steady": [], "accounted": []}
+    for _ in range(rounds):
+        rates = {way: rate() for way, rate in ways.items()}
+        model, decoding = max(rates.values()), decoding_seconds(files)
+        whole, steady = rate_of_command(flags, out)
+        ratios["whole"].append(whole / model)
+        ratios["steady"].append(steady / model)
+        ratios["accounted"].append(steady * (1 / model + decoding / lanes))
+        print("model", ", ".join(f"{way} {rate:.2f}" for way, rate in rates.items()))
+        print(
+            f"decoding {1000 * decoding:.1f} ms; command {whole:.2f}, steady {steady:.2f} images/s"
+        )
+    for kind, values in ratios.items():
+        print(f"{kind} ratio {statistics.median(values):.3f}")
+
+
+def measure_workers(data: Path, name: str, rounds: int, folder: Path) -> None:
+    out = folder / "workers.zarr"
+    flags = ["--in", str(data), "--out", str(out), "--tokenizer", name]
+    assert encode.main([*flags, "--rows-per-task", str(ROWS_PER_TASK)]) == 0
+    with ray_running(cpus=2):
+        ratios = []
+        for _ in range(rounds):
+            one, two = (rate_of_workers(out, workers) for workers in (1, 2))
+            ratios.append(two / one)
+            print(f"one worker {one:.2f}, two {two:.2f} images/s")
+    print(f"workers ratio {statistics.median(ratios):.3f}")
 
 
 def main() -> None:
@@ -87,26 +161,12 @@ def main() -> None:
     parser.add_argument("--tokenizer", default="photo-f8")
     parser.add_argument("--rounds", type=int, default=3)
     flags = parser.parse_args()
+    keep_freed_memory()  # as the command does
     with tempfile.TemporaryDirectory() as temporary:
-        folder, name = Path(temporary), flags.tokenizer
+        folder = Path(temporary)
         data = flags.data or make_images(folder / "images", flags.images)
-        tokenizer = load_tokenizer(name)
-        files = [Path(entry.uri).read_bytes() for entry in list_input(data).entries]
-        images = [Transform().read(file, (256, 256)).image for file in files]
-        pixels = to_pixels(np.stack(images))
-        tokenizer.encode(pixels[:4])
-        ratios, steady_ratios = [], []
-        for _ in range(flags.rounds):
-            one, eight = (rate_of_model(tokenizer, pixels, size) for size in (1, 8))
-            lanes = rate_side_by_side(tokenizer, pixels, torch.get_num_threads())
-            model = max(one, eight, lanes)
-            command, steady = rate_of_command(data, name, folder / "codes.zarr")
-            ratios.append(command / model)
-            steady_ratios.append(steady / model)
-            print(f"model {one:.2f}, {eight:.2f}, {lanes:.2f}; ", end="")
-            print(f"command {command:.2f}, its tasks {steady:.2f} images/s")
-        print(f"steady ratio {statistics.median(steady_ratios):.3f}")
-        print(f"ratio {statistics.median(ratios):.3f}")
+        measure_command(data, flags.tokenizer, flags.rounds, folder)
+        measure_workers(data, flags.tokenizer, flags.rounds, folder)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,10 @@ from ops.config import ConfigError
 from ops.images import Transform
 from pipelines import encode_settings
 from pipelines.encode_settings import EncodeFlags, check_same, plan_settings
+from pipelines.encode_task import EncodeWorker
 from pipelines.store import StoreError
 from tokenizer import load_tokenizer
+from tokenizer.convolution import Convolution, nnpack_works
 
 
 @pytest.fixture
@@ -85,3 +87,13 @@ def test_nnpack_is_for_cpus(tokenizer, machine, monkeypatch):
     assert settings(tokenizer, device="cuda").track["convolution"] == "direct"
     with pytest.raises(ConfigError, match="for CPUs"):
         settings(tokenizer, device="cuda", convolution="nnpack")
+
+
+@pytest.mark.parametrize("convolution", ["direct", "nnpack"])
+def test_workers_convolve_as_the_store_was_begun(run, photographs, convolution):
+    if convolution == "nnpack" and not nnpack_works():
+        pytest.skip("this torch has no NNPACK for this processor")
+    assert run(photographs, convolution=convolution) == 0
+    worker = EncodeWorker(run.out)
+    methods = {m.method for m in worker.tokenizer.modules() if isinstance(m, Convolution)}
+    assert methods == {convolution}
