@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ops.images import ImageArray
 
@@ -17,6 +18,8 @@ def loss_map_picture(nats: np.ndarray) -> ImageArray:
     axes = figure.add_subplot()
     drawn = axes.imshow(nats, cmap="viridis", interpolation="nearest")
     axes.set(title=f"nats a code, mean {nats.mean():.3f}", xlabel="column", ylabel="row")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
     figure.colorbar(drawn, ax=axes)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -87,7 +87,7 @@ TOKENIZER_RECIPES: dict[str, TokenizerRecipe] = {
         discriminator_optimizer=OptimizerConfig(
             learning_rate=4.5e-6 * 96, betas=(0.5, 0.9), schedule="constant"
         ),
-        batch_size=12,
+        batch_size=96,
         crop_size=256,
         scale_range=(256, 256),
         steps=1_000_000,
