@@ -100,9 +100,7 @@ class EncodeWorker:
         track = plan.settings.track
         device = resolve_device(track["device"])
         self.root, self.plan = root, plan
-        self.tokenizer = load_tokenizer(
-            tokenizer_path(root, "image"), device, track["convolution"]
-        )
+        self.tokenizer = load_tokenizer(tokenizer_path(root, "image"), device, track["convolution"])
         if self.tokenizer.fingerprint != track["fingerprint"]:
             raise StoreError(f"{self.tokenizer.folder} is not the tokenizer the store began with.")
         self._batches = BatchEncoder(
