@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from tests.conftest import photograph
+from tests.crashes.null_encode import NullScene, null_scenes
 from tests.crashes.scenes import Scene, run_undisturbed
+from tests.crashes.zombies import ZombieTrial, prepare_trial
 
 
 def picture(path: Path, seed: int) -> None:
@@ -53,7 +55,7 @@ def extended(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Scene:
     """A finished store that takes in a new and a changed picture and marks one as gone."""
-    scene = Scene(later_pictures, tiny_tokenizer, base=fresh.finished, changed={})
+    scene = Scene(later_pictures, tiny_tokenizer, base=fresh.finished, changed={"prune": True})
     return run_undisturbed(scene, tmp_path_factory.mktemp("extended") / "codes.zarr")
 
 
@@ -62,3 +64,14 @@ def scene(request: pytest.FixtureRequest) -> Scene:
     """The scene that a test names by indirect parameters."""
     found: Scene = request.getfixturevalue(request.param)
     return found
+
+
+@pytest.fixture(scope="session")
+def zombie_trial(fresh: Scene, tmp_path_factory: pytest.TempPathFactory) -> ZombieTrial:
+    return prepare_trial(fresh, tmp_path_factory.mktemp("zombies"))
+
+
+@pytest.fixture(scope="session")
+def null_commands(tmp_path_factory: pytest.TempPathFactory) -> tuple[NullScene, NullScene]:
+    """Like `fresh` and `extended`, with a tokenizer that takes no time."""
+    return null_scenes(tmp_path_factory.mktemp("null") / "scenes")

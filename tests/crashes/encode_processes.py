@@ -23,7 +23,7 @@ from pipelines import encode
 # A server that forks: its children inherit the imports, but no threads, no Ray, no locks.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.crashes.preloaded"])
-PATIENCE = 120  # seconds; far more than anything here takes
+PATIENCE = 600  # seconds; far more than anything here takes
 
 
 def flags(images: Path, out: Path, tokenizer: Path, **changed: object) -> list[str]:
@@ -93,7 +93,7 @@ def wait_until_stopped(process: BaseProcess) -> bool:
             return True
         if time.monotonic() > deadline:
             raise TimeoutError(f"{process} neither stopped nor ended")
-        time.sleep(0.002)
+        time.sleep(0.01)
     return False
 
 

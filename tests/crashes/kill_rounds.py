@@ -1,191 +1,214 @@
-"""kill -9 at random moments, round after round: drivers, Ray workers, whole raylets.
+"""kill -9 at random moments, round after round, of the driver, of a worker or of a whole raylet.
 
-    python -m tests.crashes.kill_rounds --kind driver|worker|raylet [--rounds N] [--seed S]
+    python -m tests.crashes.kill_rounds --kind driver --rounds 1000 --seed 1
 
-Each kill is a round. What was killed is run again until it ends by itself, and the store must then
-be the undisturbed one, byte for byte. Prints a line a finished store and a table at the end; the
-exit code says whether every store was right.
+A round is one kill. Every store is run to its end afterwards and compared with an undisturbed one,
+byte by byte. Prints a table of what the kills met and what came of the stores; exit code 1 when a
+store was not the same.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import os
 import random
-import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass, field
+from io import StringIO
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
+import torch
+import tyro
 from PIL import Image
 
+from pipelines.store.commit import committed_tasks
 from tests.conftest import photograph
 from tests.crashes.encode_processes import exit_code, start_encode
+from tests.crashes.ray_victims import OwnCluster
 from tests.crashes.scenes import Scene, run_undisturbed
+from tokenizer import build_tokenizer, save_tokenizer
 
-IMAGES = 24
-ON_RAY = {"workers": 2}
-CLEAR_ENDS = (0, 2)  # done, or one line that says what was wrong
+KILLS_A_RUN = 2  # a third death of one task could make it look like a killer
 
 
-def make_scene(folder: Path, **changed: object) -> Scene:
-    """A store of twelve tasks, one image of which is broken."""
-    from tokenizer import build_tokenizer, save_tokenizer
+@dataclass(frozen=True, kw_only=True)
+class RoundFlags:
+    """Kill something at random moments and compare what comes of the stores."""
 
-    images = folder / "images"
-    images.mkdir()
-    for seed in range(IMAGES - 1):
-        Image.fromarray(photograph(seed, 24, 32)).save(images / f"{seed:02d}.png")
-    (images / "broken.jpg").write_bytes(b"no picture")
+    kind: Literal["driver", "worker", "raylet"] = "driver"
+    """What is killed."""
+    rounds: int = 50
+    """Kills in all."""
+    seed: int = 0
+    """The moments are drawn from it; what they meet is up to the machine."""
+
+
+@dataclass
+class Outcomes:
+    """What the kills met, and what came of the stores."""
+
+    met: Counter[str] = field(default_factory=Counter)
+    stores: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def kills(self) -> int:
+        return self.met.total() - self.met["nothing: it had ended"]
+
+    @property
+    def good(self) -> bool:
+        return set(self.stores) <= {"identical"}
+
+    def table(self) -> str:
+        parts = (("kills that met", self.met), ("stores", self.stores))
+        lines = [f"{n:6}  {title} {what}" for title, c in parts for what, n in sorted(c.items())]
+        return "\n".join([f"{self.kills:6}  kills", *lines])
+
+
+def make_scene(folder: Path, images: int, rows_per_task: int) -> Scene:
+    """A folder of small pictures, one of them broken, and what encoding it gives undisturbed."""
+    (folder / "images").mkdir()
+    for seed in range(images - 1):
+        Image.fromarray(photograph(seed, 24, 32)).save(folder / f"images/{seed:03}.png")
+    (folder / "images/broken.jpg").write_bytes(b"no picture")
     save_tokenizer(folder / "tokenizer", build_tokenizer("tiny", seed=0))
-    (folder / "undisturbed").mkdir()
-    scene = Scene(images, folder / "tokenizer", changed=dict(changed))
-    return run_undisturbed(scene, folder / "undisturbed" / "codes.zarr")
+    scene = Scene(folder / "images", folder / "tokenizer", changed={"rows_per_task": rows_per_task})
+    return run_undisturbed(scene, folder / "undisturbed.zarr")
 
 
-class Rounds:
-    """Counts the kills of one session and what became of the stores."""
-
-    def __init__(self, scene: Scene, out: Path, rounds: int, seed: int) -> None:
-        self.scene, self.out, self.rounds = scene, out, rounds
-        self.draw = random.Random(seed)
-        self.kills = 0
-        self.outcomes: Counter[str] = Counter()
-
-    def go(self, disturb: Callable[[BaseProcess], int], **changed: object) -> bool:
-        """Make stores until enough was killed; `disturb` kills things while one is being made
-        and says how many. Whether every store was right."""
-        while self.kills < self.rounds:
-            self.scene.prepare(self.out)
-            kills, ends = 0, []
-            while not ends or ends[-1] != 0:
-                process = start_encode(self.scene.words(self.out, **changed))
-                kills += disturb(process)
-                ends.append(exit_code(process))
-            self.kills += kills
-            self._note(kills, ends)
-        print(f"{self.kills} kills, {sum(self.outcomes.values())} stores:", flush=True)
-        for outcome, count in self.outcomes.most_common():
-            print(f"  {count:5d}  {outcome}", flush=True)
-        return set(self.outcomes) == {"byte-identical"}
-
-    def _note(self, kills: int, ends: list[int]) -> None:
-        unclear = [end for end in ends if end not in (*CLEAR_ENDS, -signal.SIGKILL)]
-        names = self.scene.differing(self.out)
-        outcome = f"ended with {unclear}" if unclear else "byte-identical"
-        outcome = f"differs in {names}" if names else outcome
-        self.outcomes[outcome] += 1
-        print(f"{self.kills:5d}  {kills} kills, exit codes {ends}: {outcome}", flush=True)
+def state_of(store: Path, undisturbed: Path) -> str:
+    """How far a store had come when a kill met it."""
+    if not (store / "_plan/0.parquet").exists():
+        return "no plan yet"
+    done, all_ = len(committed_tasks(store)), len(committed_tasks(undisturbed))
+    if done == all_:
+        return "every task committed"
+    return "some tasks committed" if done else "a plan and no task"
 
 
-def kill_driver(draw: random.Random, longest: float) -> Callable[[BaseProcess], int]:
-    """Kill the command itself once, unless it ends before."""
-
-    def disturb(process: BaseProcess) -> int:
-        process.join(draw.uniform(0, longest))
-        process.kill()
-        process.join()
-        return int(process.exitcode == -signal.SIGKILL)
-
-    return disturb
+def note_state(outcome: Outcomes, scene: Scene, store: Path) -> None:
+    outcome.met[state_of(store, scene.finished)] += 1
 
 
-def kill_workers(draw: random.Random) -> Callable[[BaseProcess], int]:
-    """Kill one of its Ray actors now and then, until the command ends."""
-
-    def disturb(process: BaseProcess) -> int:
-        kills = 0
-        while process.is_alive():
-            actors = processes_named("ray::_Actor")
-            if actors and kills < 6:  # more at once would only show that it gives up
-                # The command needs a while to see a death: most kills shall meet work.
-                process.join(draw.choice((0.0, 0.05, 0.2, 1.0)))
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(draw.choice(actors), signal.SIGKILL)
-                    kills += 1
-            process.join(draw.uniform(0.1, 1.5))
-        return kills
-
-    return disturb
+def wait_for_plan(store: Path, driver: BaseProcess) -> None:
+    while not (store / "_plan/0.parquet").exists() and driver.is_alive():
+        time.sleep(0.001)
 
 
-def kill_raylet(draw: random.Random, cluster: Any) -> Callable[[BaseProcess], int]:
-    """Kill the raylet that the workers run under, then give the cluster another node."""
-    node = cluster.add_node(num_cpus=2)
-
-    def disturb(process: BaseProcess) -> int:
-        nonlocal node
-        deadline = time.monotonic() + 60
-        while process.is_alive() and not processes_named("ray::_Actor"):
-            process.join(0.05)
-            assert time.monotonic() < deadline
-        process.join(draw.uniform(0, 1.5))
-        if not process.is_alive():
-            return 0
-        cluster.remove_node(node, allow_graceful=False)
-        node = cluster.add_node(num_cpus=2)
-        process.join(120)
-        return 1
-
-    return disturb
+def judge(scene: Scene, store: Path, code: int) -> str:
+    if code:
+        return f"exit code {code}"
+    names = scene.differing(store)
+    return f"DIFFERENT in {names}" if names else "identical"
 
 
-def processes_named(prefix: str) -> list[int]:
-    """Process ids by the first word of the command line, as Ray renames its workers."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if path.read_bytes().startswith(prefix.encode()):
-                found.append(int(path.parent.name))
-    return found
-
-
-@contextlib.contextmanager
-def cluster_without_cpus() -> Iterator[Any]:
-    """A head node that runs no worker itself; the nodes that tests add and kill do."""
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 0, "include_dashboard": False},
-    )
-    try:
-        yield cluster
-    finally:
-        cluster.shutdown()
-
-
-def run_rounds(kind: str, rounds: int, seed: int, folder: Path) -> bool:
-    """Whether every store was right after `rounds` kills of one kind."""
-    scene = make_scene(folder)
-    session = Rounds(scene, folder / "codes.zarr", rounds, seed)
-    if kind == "driver":
+def kill_drivers(scene: Scene, store: Path, draw: random.Random) -> Generator[Outcomes, None, None]:
+    """The outcome of one kill after another; a store meets one to three of them."""
+    started = time.monotonic()
+    scene.run(scene.prepare(store))
+    span = time.monotonic() - started
+    while True:
+        scene.prepare(store)
+        for _ in range(draw.randint(1, 3)):
+            outcome = Outcomes()
+            driver = start_encode(scene.words(store))
+            delay = draw.uniform(0, span)
+            if draw.random() < 0.8:  # most of the time is spent before there is anything to lose
+                wait_for_plan(store, driver)
+                delay /= 3
+            driver.join(delay)
+            if driver.is_alive():
+                driver.kill()
+                note_state(outcome, scene, store)
+            else:
+                outcome.met["nothing: it had ended"] += 1
+            exit_code(driver)
+            yield outcome
+        outcome = Outcomes()
         started = time.monotonic()
-        scene.prepare(session.out)
-        assert scene.run(session.out) == 0
-        return session.go(kill_driver(session.draw, 1.2 * (time.monotonic() - started)))
-    with cluster_without_cpus() as cluster:
-        on_ray = {**ON_RAY, "address": cluster.address}
-        if kind == "raylet":
-            return session.go(kill_raylet(session.draw, cluster), **on_ray)
-        cluster.add_node(num_cpus=2)
-        return session.go(kill_workers(session.draw), **on_ray)
+        outcome.stores[judge(scene, store, exit_code(start_encode(scene.words(store))))] += 1
+        span = 0.8 * span + 0.2 * (time.monotonic() - started)  # of runs with less to do, too
+        yield outcome
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--kind", choices=("driver", "worker", "raylet"), required=True)
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    flags = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        return int(not run_rounds(flags.kind, flags.rounds, flags.seed, Path(folder)))
+def kill_on_ray(
+    scene: Scene, store: Path, draw: random.Random, kind: str
+) -> Generator[Outcomes, None, None]:
+    """The outcome of one encode after another by two actors, while kills happen at random."""
+    cluster = OwnCluster()
+    kill = cluster.kill_worker if kind == "worker" else cluster.kill_raylet
+    try:
+        while True:
+            outcome = Outcomes()
+            words = scene.words(scene.prepare(store), workers=2, address=cluster.address)
+            driver = start_encode(words)
+            for _ in range(KILLS_A_RUN if kind == "worker" else 1):
+                begun = draw.random() < 0.8  # else while actors start
+                if wait_for_actors(cluster, driver, begun and store, draw.uniform(0, 1.5)):
+                    note_state(outcome, scene, store)
+                    kill(draw)
+                else:
+                    outcome.met["nothing: it had ended"] += 1
+            outcome.stores[judge(scene, store, exit_code(driver))] += 1
+            yield outcome
+    finally:
+        cluster.end()
+
+
+def wait_for_actors(
+    cluster: OwnCluster, driver: BaseProcess, store: Path | Literal[False], delay: float
+) -> bool:
+    """Wait until there are actors, and with `store` something committed in it, and then `delay`.
+
+    Whether there is still something to kill then.
+    """
+    while driver.is_alive() and not (cluster.actors() and (not store or committed_tasks(store))):
+        time.sleep(0.05)
+    driver.join(delay)
+    return bool(driver.is_alive() and cluster.actors())
+
+
+def kill_rounds(flags: RoundFlags, folder: Path, tell: Callable[[str], None]) -> Outcomes:
+    """Kill until there were `rounds` kills and the last store is finished."""
+    torch.set_num_threads(1)
+    draw, total = random.Random(flags.seed), Outcomes()
+    store = folder / "codes.zarr"
+    if flags.kind == "driver":
+        outcomes = kill_drivers(make_scene(folder, images=24, rows_per_task=2), store, draw)
+    else:
+        scene = make_scene(folder, images=480, rows_per_task=4)
+        outcomes = kill_on_ray(scene, store, draw, flags.kind)
+    told = time.monotonic()
+    for outcome in outcomes:
+        total.met += outcome.met
+        total.stores += outcome.stores
+        if total.kills >= flags.rounds and outcome.stores:
+            break
+        if time.monotonic() - told > 60:
+            told = time.monotonic()
+            tell(f"{total.kills} kills, stores: {dict(total.stores)}")
+    outcomes.close()
+    return total
+
+
+def main(argv: list[str] | None = None) -> int:
+    flags = tyro.cli(RoundFlags, args=argv, prog="python -m tests.crashes.kill_rounds")
+    out = sys.stdout
+
+    def tell(line: str) -> None:
+        out.write(line + "\n")
+        out.flush()
+
+    with tempfile.TemporaryDirectory(prefix="kill-rounds-") as folder:
+        silence = StringIO()
+        with redirect_stdout(silence), redirect_stderr(silence), suppress(KeyboardInterrupt):
+            outcomes = kill_rounds(flags, Path(folder), tell)
+    tell(f"--kind {flags.kind} --rounds {flags.rounds} --seed {flags.seed}\n{outcomes.table()}")
+    return 0 if outcomes.good else 1
 
 
 if __name__ == "__main__":

@@ -49,9 +49,9 @@ class Scene:
         """Run the command in a process of its own; its exit code."""
         return run_encode(self.words(out), disk or WatchedDisk(out))
 
-    def run_here(self, out: Path) -> int:
+    def run_here(self, out: Path, **changed: object) -> int:
         """Run the command in this process, on this process's disk; its exit code."""
-        return encode.main(self.words(out))
+        return encode.main(self.words(out, **changed))
 
     def differing(self, out: Path) -> list[str]:
         """The files in which `out` differs from the undisturbed store."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipelines import verify
 from tests.crashes.aftermath import EXTREMES, Recorded, record
-from tests.crashes.null_encode import null_scenes
+from tests.crashes.null_encode import NullScene
 from tests.crashes.power_cuts import TEARS, Moment
 from tests.crashes.scenes import Scene
 
@@ -20,14 +20,15 @@ Cut = tuple[Moment, int, list[str]]
 
 @pytest.fixture(scope="module")
 def recorded(
-    fresh: Scene, extended: Scene, tmp_path_factory: pytest.TempPathFactory
+    fresh: Scene,
+    extended: Scene,
+    null_commands: tuple[NullScene, NullScene],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Recorded]:
-    """Both scenes with every moment, and two like them with a tokenizer that takes no time."""
+    """Every moment of the scenes."""
     folder = tmp_path_factory.mktemp("recorded")
     commands = {"fresh": fresh, "extended": extended}
-    commands |= dict(
-        zip(("null fresh", "null extended"), null_scenes(folder / "null"), strict=True)
-    )
+    commands |= {"null fresh": null_commands[0], "null extended": null_commands[1]}
     return {name: record(command, folder / name) for name, command in commands.items()}
 
 

@@ -1,0 +1,188 @@
+"""Each safeguard taken away is found out: the proofs of this folder can fail."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipelines import task_draft, verify
+from pipelines.image_batches import BatchEncoder, Reading
+from pipelines.store import CodeStore, StoreError, damage
+from pipelines.store.shard_files import ShardFiles
+from tests.crashes.aftermath import record, shown
+from tests.crashes.careless import (
+    LinkingFirst,
+    OverwritingDisk,
+    encode_without_lock,
+    never_flushing,
+    run_task_with_one_name,
+)
+from tests.crashes.disk_doubles import Step, StoppingDisk
+from tests.crashes.encode_processes import exit_code, start, start_encode, wait_until_stopped
+from tests.crashes.null_encode import NullScene
+from tests.crashes.power_cuts import RecordingDisk
+from tests.crashes.scenes import Scene
+from tests.crashes.zombies import ZombieTrial
+from tokenizer import VQGAN
+
+# --- against power cuts
+
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("scene", "kind", "before"),
+    [
+        # Where a cut harms that cannot be seen at the end; the end is always looked at.
+        ("fresh", "staged shard aside", None),
+        ("fresh", "staging folder", "fsync index folder"),
+        ("fresh", "index folder", None),
+        ("fresh", "staged part", None),
+        pytest.param("fresh", "folder of index folders", None, marks=slow),
+        pytest.param("fresh", "shard folder", None, marks=slow),
+        pytest.param("fresh", "array folder", None, marks=slow),
+        pytest.param("fresh", "plan part aside", None, marks=slow),
+        pytest.param("fresh", "plan folder", None, marks=slow),
+        pytest.param("fresh", "metadata aside", None, marks=slow),
+        pytest.param("fresh", "tokenizer", None, marks=slow),
+        pytest.param("fresh", "store folder", None, marks=slow),
+        pytest.param("fresh", "outside", None, marks=slow),
+        pytest.param("extended", "pruned part aside", None, marks=slow),
+        pytest.param("extended", "pruned folder", None, marks=slow),
+        pytest.param("extended", "checksums aside", None, marks=slow),
+    ],
+)
+def test_what_is_not_flushed_is_missed_after_a_power_cut(
+    null_commands: tuple[NullScene, NullScene],
+    scene: str,
+    kind: str,
+    before: str | None,
+    tmp_path: Path,
+) -> None:
+    command = null_commands[scene == "extended"]
+    recorded = record(command, tmp_path / "recorded", never_flushing(kind))
+    assert next(recorded.harms(tmp_path / "cut", before or "end"), None)
+
+
+def test_a_part_named_before_its_shard_is_missed_after_a_power_cut(
+    null_commands: tuple[NullScene, NullScene], tmp_path: Path
+) -> None:
+    recorded = record(null_commands[0], tmp_path / "recorded", LinkingFirst)
+    assert next(recorded.harms(tmp_path / "cut", "fsync index folder"), None)
+
+
+def test_with_every_safeguard_nothing_is_missed_at_those_moments(
+    null_commands: tuple[NullScene, NullScene], tmp_path: Path
+) -> None:
+    recorded = record(null_commands[0], tmp_path / "recorded", RecordingDisk)
+    assert not list(recorded.harms(tmp_path / "cut", "fsync index folder"))
+
+
+# --- against zombies
+
+
+def test_a_link_over_another_lets_a_zombie_change_the_store(
+    zombie_trial: ZombieTrial, tmp_path: Path
+) -> None:
+    assert zombie_trial.trouble(
+        tmp_path / "codes.zarr",
+        Step("link part"),
+        shift=1,
+        whole=False,
+        make_disk=OverwritingDisk,
+    )
+
+
+def test_one_name_for_all_shards_of_a_task_lets_a_zombie_change_the_store(
+    zombie_trial: ZombieTrial, tmp_path: Path
+) -> None:
+    assert zombie_trial.trouble(
+        tmp_path / "codes.zarr",
+        Step("replace staged shard"),
+        shift=1,
+        whole=False,
+        attempt=run_task_with_one_name,
+    )
+
+
+def test_without_the_lock_a_second_driver_runs_beside_the_first(
+    fresh: Scene, tmp_path: Path
+) -> None:
+    out = fresh.prepare(tmp_path / "codes.zarr")
+    driver = start_encode(fresh.words(out), StoppingDisk(out, Step("link part")))
+    assert wait_until_stopped(driver)
+    second = exit_code(start(encode_without_lock, fresh.words(out)))
+    os.kill(driver.pid or 0, signal.SIGCONT)
+    assert (second, exit_code(driver)) != (2, 0)
+
+
+# --- in what is read and computed
+
+
+def test_a_short_shard_is_refused_only_because_its_size_is_looked_at(
+    fresh: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "codes.zarr"
+    fresh.prepare(out)
+    assert fresh.run(out) == 0
+    shard = next(out.glob("g*/image/c/0/0/0"))
+    os.truncate(shard, shard.stat().st_size - 1)
+    with pytest.raises(StoreError, match="expected"):
+        CodeStore.open(out)
+    monkeypatch.setattr(ShardFiles, "_find", lambda self, address: shard)
+    CodeStore.open(out)
+
+
+def test_rows_are_named_by_verify_only_because_each_has_its_checksum(
+    fresh: Scene,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def words_about_a_flipped_bit(out: Path) -> str:
+        assert fresh.run_here(fresh.prepare(out)) == 0
+        shard = next(out.glob("g*/image/c/0/0/0"))
+        data = bytearray(shard.read_bytes())
+        data[0] ^= 1
+        shard.write_bytes(data)
+        capsys.readouterr()
+        assert verify.main([str(out)]) == 1
+        return capsys.readouterr().out
+
+    assert "row 0" in words_about_a_flipped_bit(tmp_path / "codes.zarr")
+    for module in (task_draft, damage):
+        monkeypatch.setattr(module, "row_checksums", lambda codes: [0] * len(codes))
+    assert "row 0" not in words_about_a_flipped_bit(tmp_path / "unchecked.zarr")
+
+
+def test_codes_do_not_depend_on_neighbours_only_because_batches_are_filled_up(
+    fresh: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right, read = VQGAN.encode, BatchEncoder.read
+
+    def size_dependent(self: VQGAN, pixels: torch.Tensor) -> torch.Tensor:
+        return (right(self, pixels) + len(pixels)) % self.config.codebook_size
+
+    def read_without_filler(self: BatchEncoder, *arguments: object) -> Reading:
+        images, lines = read(self, *arguments)
+        for line in lines.values():
+            line.result()
+        return Reading(images[list(lines)] if lines else images, lines)
+
+    def differ(folder: Path) -> bool:
+        """Whether the first picture's codes differ between alone and beside others."""
+        folder.mkdir()
+        alone = replace(fresh, images=next(fresh.images.glob("*.png")))
+        assert alone.run_here(folder / "alone.zarr") == fresh.run_here(folder / "all.zarr") == 0
+        codes = shown(folder / "alone.zarr")
+        return any(shown(folder / "all.zarr")[image] != codes[image] for image in codes)
+
+    monkeypatch.setattr(VQGAN, "encode", size_dependent)
+    assert not differ(tmp_path / "filled")
+    monkeypatch.setattr(BatchEncoder, "read", read_without_filler)
+    assert differ(tmp_path / "not filled")

@@ -1,0 +1,82 @@
+"""Attempts at a task that are stopped in the midst of their commit and wake after another's."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines import verify
+from tests.crashes.disk_doubles import ListingDisk, Step, StoppingDisk, WatchedDisk, read_steps
+from tests.crashes.encode_processes import exit_code, start, wait_until_stopped
+from tests.crashes.scenes import Scene, plan_only, run_task
+from tests.encode_run import everything
+
+
+def outside_staging(root: Path) -> dict[str, bytes]:
+    """Every file of a store that counts."""
+    return {name: data for name, data in everything(root).items() if "_staging" not in name}
+
+
+@dataclass(frozen=True)
+class ZombieTrial:
+    """A scene whose store is planned and no more, and the steps of the commit of its first task."""
+
+    scene: Scene
+    store: Path
+    steps: list[Step]
+
+    def trouble(
+        self,
+        out: Path,
+        step: Step,
+        *,
+        shift: int,
+        whole: bool,
+        make_disk: type[StoppingDisk] = StoppingDisk,
+        attempt: Callable[[Path, int, int], int] = run_task,
+    ) -> str:
+        """What a zombie that slept from `step` on changed; "" when nothing.
+
+        Meanwhile another attempt makes the same task, or with `whole` another driver everything.
+        The zombie's codes differ by `shift`.
+        """
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(self.store, out)
+        zombie = start(attempt, out, 0, shift, disk=make_disk(out, step))
+        if not wait_until_stopped(zombie):
+            return f"no zombie: exit code {exit_code(zombie)}"
+        if whole:
+            code = self.scene.run(out)
+        else:
+            code = exit_code(start(attempt, out, 0, 0, disk=WatchedDisk(out)))
+        before = outside_staging(out)
+        os.kill(zombie.pid or 0, signal.SIGCONT)
+        exit_code(zombie)  # it may find its staged files gone and say so
+        after = outside_staging(out)
+        changed = {name for name in before | after if before.get(name) != after.get(name)}
+        if code or changed:
+            return f"the other attempt ended with {code}, the zombie changed {changed}"
+        return self.trouble_afterwards(out, shift)
+
+    def trouble_afterwards(self, out: Path, shift: int) -> str:
+        """What is wrong with a store once the command has run to its end; "" when nothing."""
+        if code := self.scene.run(out):
+            return f"exit code {code} afterwards"
+        if verify.main([str(out)]):
+            return "the store does not verify"
+        # A zombie that had committed already stands, whatever its codes.
+        names = [] if shift else self.scene.differing(out)
+        return f"differs in {names}" if names else ""
+
+
+def prepare_trial(scene: Scene, folder: Path) -> ZombieTrial:
+    """Plan the scene's store below `folder`, and learn what a commit asks of the disk."""
+    store = plan_only(scene, folder / "codes.zarr")
+    rehearsal = shutil.copytree(store, folder / "rehearsal.zarr")
+    disk = ListingDisk(rehearsal, folder / "steps.txt")
+    assert exit_code(start(run_task, rehearsal, 0, disk=disk)) == 0
+    return ZombieTrial(scene, store, read_steps(folder / "steps.txt"))
