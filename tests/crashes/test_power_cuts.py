@@ -53,8 +53,8 @@ def check_drawn_cuts(recorded: Recorded, folder: Path, examples: int) -> None:
 @pytest.mark.parametrize(
     ("name", "examples"),
     [
-        ("fresh", 10),
-        ("extended", 10),
+        ("fresh", 6),
+        ("extended", 6),
         ("null fresh", 30),
         ("null extended", 30),
         pytest.param("fresh", 500, marks=pytest.mark.slow),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines import task_draft, verify
+from pipelines import encode, task_draft, verify
 from pipelines.image_batches import BatchEncoder, Reading
 from pipelines.store import CodeStore, StoreError, damage
 from pipelines.store.shard_files import ShardFiles
@@ -25,7 +25,6 @@ from tests.crashes.careless import (
 from tests.crashes.disk_doubles import Step, StoppingDisk
 from tests.crashes.encode_processes import exit_code, start, start_encode, wait_until_stopped
 from tests.crashes.null_encode import NullScene
-from tests.crashes.power_cuts import RecordingDisk
 from tests.crashes.scenes import Scene
 from tests.crashes.zombies import ZombieTrial
 from tokenizer import VQGAN
@@ -76,11 +75,32 @@ def test_a_part_named_before_its_shard_is_missed_after_a_power_cut(
     assert next(recorded.harms(tmp_path / "cut", "fsync index folder"), None)
 
 
+@pytest.mark.parametrize(
+    ("step", "before"),
+    [
+        ("remove_partials", "replace metadata"),
+        ("publish_committed", "replace shard"),
+    ],
+)
+def test_a_step_of_recovery_left_out_is_missed(
+    null_commands: tuple[NullScene, NullScene],
+    step: str,
+    before: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recorded = record(null_commands[0], tmp_path / "recorded")
+    monkeypatch.setattr(encode, step, lambda root: None)
+    assert next(recorded.harms(tmp_path / "cut", before), None)
+
+
+@slow
 def test_with_every_safeguard_nothing_is_missed_at_those_moments(
     null_commands: tuple[NullScene, NullScene], tmp_path: Path
 ) -> None:
-    recorded = record(null_commands[0], tmp_path / "recorded", RecordingDisk)
-    assert not list(recorded.harms(tmp_path / "cut", "fsync index folder"))
+    recorded = record(null_commands[0], tmp_path / "recorded")
+    for before in ("fsync index folder", "replace metadata", "replace shard", "link part"):
+        assert not list(recorded.harms(tmp_path / "cut", before))
 
 
 # --- against zombies
