@@ -79,7 +79,8 @@ class CodeStore:
     def _current(self) -> pa.Table:
         """The index lines that count, in index order; only a row that is ok replaces another."""
         ok = self.index.filter(pc.equal(self.index["status"], "ok"))
-        return _without(_without(ok, ok["replaces"]), self._gone).combine_chunks()
+        replaced = self._with_older(ok["replaces"].drop_null())
+        return _without(_without(ok, replaced), self._gone).combine_chunks()
 
     @cached_property
     def failed(self) -> pa.Table:
@@ -90,15 +91,17 @@ class CodeStore:
     @cached_property
     def _gone(self) -> pa.ChunkedArray:
         """Addresses of the pruned rows and of all older content of their images."""
-        gone = _addresses(read_pruned(self.path))
-        while len(gone):
-            older = self.index.filter(pc.is_in(_addresses(self.index), value_set=gone))
-            more = older["replaces"].drop_null()
-            more = more.filter(pc.invert(pc.is_in(more, value_set=gone)))
-            if not len(more):
-                break
-            gone = pa.chunked_array(gone.chunks + more.chunks)
-        return gone
+        return self._with_older(_addresses(read_pruned(self.path)))
+
+    def _with_older(self, addresses: pa.ChunkedArray) -> pa.ChunkedArray:
+        """These rows' addresses and those of all that they replace, rows that failed between."""
+        found = addresses
+        newer = self.index.filter(pc.is_valid(self.index["replaces"]))
+        while len(addresses) and len(newer):
+            older = newer.filter(pc.is_in(_addresses(newer), value_set=addresses))["replaces"]
+            addresses = older.filter(pc.invert(pc.is_in(older, value_set=found)))
+            found = pa.chunked_array(found.chunks + addresses.chunks)
+        return found
 
     @cached_property
     def _rows_of_grids(self) -> dict[str, IntArray]:

@@ -70,6 +70,17 @@ def test_an_image_that_can_be_read_at_last_leaves_the_ledger(run: EncodeRun, fol
     assert "5 encoded, 0 failed" in run.printed
 
 
+def test_an_image_that_was_broken_for_a_while_is_there_once(run: EncodeRun, folder: Path) -> None:
+    assert run(folder) == 0
+    (folder / "01.jpg").write_bytes(b"broken")
+    assert run(folder) == 0
+    assert len(run.store()) == len(codes_by_key(run)) == 5  # the older content, still
+    put(folder / "01.jpg", 51)
+    assert run(folder) == 0
+    assert len(run.store()) == len(codes_by_key(run)) == 5
+    assert not len(run.store().failed)
+
+
 def test_a_touched_file_is_the_same_by_content(run: EncodeRun, folder: Path) -> None:
     assert run(folder) == 0
     os.utime(folder / "01.jpg", (1, 1))
