@@ -8,9 +8,11 @@ from __future__ import annotations
 import hashlib
 import io
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +26,7 @@ from ops.disk import Disk
 from ops.images import ImageError
 from pipelines import encode
 from pipelines.encode_settings import EncodeFlags
+from pipelines.jobs import run_tasks
 from pipelines.plan import Task, read_plan, task_rows
 from pipelines.plan_changes import DUPLICATE
 from pipelines.readers import Entry, Gathering, Listing, content_hash, read_bytes
@@ -34,6 +37,7 @@ from tests.crashes.scenes import differing
 from tests.encode_run import everything
 
 CODEBOOK_SIZE = 1000
+BROKEN = b"broken"
 GRIDS = ("2x2", "2x3")
 
 
@@ -75,6 +79,8 @@ class NullWorker:
             if row["etag"] == DUPLICATE:
                 raise ImageError("duplicate key", "another image has it")
             content = read_bytes(row["uri"], row["offset"], row["size"])
+            if content == BROKEN:
+                raise ImageError("broken", "this is no picture")
         except ImageError as error:
             return {**line, "status": error.reason, "error": str(error)}
         codes[:] = noise(row["key"], content, row["view"], row["grid"])
@@ -106,19 +112,38 @@ def list_files(files: dict[str, list[Path]]) -> Listing:
 
 @contextmanager
 def null_parts(tokenizer: SimpleNamespace, files: dict[str, list[Path]]) -> Iterator[None]:
-    """The command finds a null tokenizer, and `files` as its input."""
+    """The command finds a null tokenizer, and `files` as its input.
+
+    It does one task after another and counts its attempts, so that it always asks the same of the
+    disk in the same order.
+    """
 
     def grids_of(_: Any, entries: pa.Table) -> pa.Array:
         return pa.array([grid_of(key) for key in entries["key"].to_pylist()], pa.string())
 
-    with mock.patch.multiple(
-        encode,
-        load_tokenizer=lambda _: tokenizer,
-        list_input=lambda *_: list_files(files),
-        grids_of=grids_of,
-        EncodeWorker=NullWorker,
+    with (
+        mock.patch.multiple(
+            encode,
+            load_tokenizer=lambda _: tokenizer,
+            list_input=lambda *_: list_files(files),
+            grids_of=grids_of,
+            EncodeWorker=NullWorker,
+            run_tasks=one_at_a_time,
+        ),
+        mock.patch.object(uuid, "uuid4", numbered_uuid),
     ):
         yield
+
+
+ATTEMPTS = count()
+
+
+def numbered_uuid() -> uuid.UUID:
+    return uuid.UUID(int=next(ATTEMPTS))
+
+
+def one_at_a_time(*arguments: Any, **options: Any) -> None:
+    run_tasks(*arguments, **{**options, "overlap": 1, "on_progress": None})
 
 
 def encode_files(

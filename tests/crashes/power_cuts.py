@@ -86,7 +86,7 @@ class Moment:
         names = apply_changes(self.sure, kept)
         torn = {
             inode: _tear(self.flushed.get(inode, b""), data, tear(i))
-            for i, (inode, data) in enumerate(sorted(self.written.items()))
+            for i, (inode, data) in enumerate(self.written.items())
         }
         self._lay_out(folder, self.top, names, {**self.flushed, **torn})
 
@@ -144,7 +144,7 @@ class RecordingDisk(Disk):
         found: dict[Name, int] = {}
         self._look_into(self.top, found)
         known = self._names.now()
-        for name in known.keys() - found.keys():
+        for name in [name for name in known if name not in found]:
             self._names.pending.append({name: None})
         for name, inode in found.items():
             if known.get(name) != inode:
