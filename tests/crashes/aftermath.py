@@ -14,8 +14,6 @@ from tests.crashes.disk_doubles import installed
 from tests.crashes.power_cuts import Moment, RecordingDisk
 
 Codes = dict[tuple[str, int], bytes]  # by key and view
-# The extremes: of what was not flushed nothing survives, or the names do, not the content.
-EXTREMES = [(0, "lost"), (-1, "lost"), (-1, "zeros"), (-1, "short"), (0, "whole")]
 
 
 class Command(Protocol):
@@ -32,6 +30,21 @@ class Command(Protocol):
 def shown(store: Path) -> Codes:
     """What a reader shows: the codes of every image."""
     return {(row["key"], row["view"]): row["codes"].tobytes() for row in CodeStore.open(store)}
+
+
+# Of what was not flushed nothing survives, or the names do, not the content, or the other way.
+EXTREMES = [(0, "lost"), (-1, "lost"), (-1, "zeros"), (-1, "short"), (0, "whole")]
+
+
+def extremes(pending: int) -> Iterator[tuple[int, str]]:
+    """Which of `pending` changes of names a cut keeps, bit by bit, and how it tears contents.
+
+    Beside EXTREMES, one name alone survives, or all but one: a name and what it speaks of may lie
+    in two folders.
+    """
+    yield from EXTREMES
+    for change in range(pending):
+        yield from [(1 << change, "whole"), (~(1 << change), "whole")]
 
 
 class Recorded(NamedTuple):
@@ -81,7 +94,7 @@ class Recorded(NamedTuple):
         """Every harm that the extremes of a cut do, right before steps named `at`, or any, or at
         the end."""
         for number, moment in reversed(list(enumerate(self.moments))):
-            for kept, tear in EXTREMES:
+            for kept, tear in extremes(len(moment.pending)):
                 store = self.cut(folder, moment, kept, [tear])
                 loss = self.loss(store) if moment is self.moments[-1] else ""
                 wanted = at in (None, moment.about_to) or moment is self.moments[-1]

@@ -135,11 +135,11 @@ def null_parts(tokenizer: SimpleNamespace, files: dict[str, list[Path]]) -> Iter
         yield
 
 
-ATTEMPTS = count()
+ATTEMPTS = count(1)
 
 
 def numbered_uuid() -> uuid.UUID:
-    return uuid.UUID(int=next(ATTEMPTS))
+    return uuid.UUID(int=next(ATTEMPTS) << 96)  # some names take the first digits only
 
 
 def one_at_a_time(*arguments: Any, **options: Any) -> None:
