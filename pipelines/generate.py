@@ -38,7 +38,7 @@ from pipelines.paint_worker import (
 )
 from pipelines.progress import progress_bar
 from prior import Prior, load_prior
-from prior.painter import LARGEST_DEFAULT_BATCH
+from prior.paint_options import LARGEST_DEFAULT_BATCH
 
 GRID_PICTURES = 64
 GRID_SIDE = 256  # pixels; larger pictures are shrunk for the grid

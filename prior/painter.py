@@ -23,11 +23,12 @@ from ops.runtime import resolve_device
 from prior.conditions import Conditions
 from prior.gpt import GPT
 from prior.gpt_config import GPTConfig
-from prior.sampling import SamplingSettings
+from prior.paint_options import PaintOptions
+from prior.rejection import Rejection, candidate_number
+from prior.sampling import Draw, SamplingSettings
 from prior.sliding_window import paint_codes
 
 MODEL_KIND = "prior"
-LARGEST_DEFAULT_BATCH = 8
 
 
 class Prior:
@@ -52,60 +53,56 @@ class Prior:
     def config(self) -> GPTConfig:
         return self.model.config
 
-    def paint(
-        self,
-        rows: int,
-        columns: int,
-        *,
-        count: int = 1,
-        samples: Sequence[int] | None = None,
-        seed: int = 0,
-        labels: int | Sequence[int] | None = None,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        guidance_scale: float = 1.0,
-        stride: int | None = None,
-        batch_size: int | None = None,
-        forced: np.ndarray | Tensor | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Tensor:
-        """Codes (N, rows, columns) int64 on the CPU, for `samples` (default 0 .. count-1).
+    def sample(self, **options: Any) -> Tensor:
+        """Codes (N, window, window), the grid it was trained on; `options` are PaintOptions'."""
+        return self.paint(self.config.window, self.config.window, **options)
 
-        Sample k is the same whichever others are asked for, at one batch_size: it is always
-        painted in place k % batch_size of a full batch. The default batch_size is the number of
-        samples, at most 8. `labels` are one for all samples or one each; -1, or none at
-        all, says nothing. `stride` is the sliding window's, by default half the window: see
-        paint_codes. `forced` (rows, columns) holds known codes, -1 where one is to be painted.
-        `progress(done, total)` counts cells, of the whole batch at once.
+    def paint(self, rows: int, columns: int, **options: Any) -> Tensor:
+        """Codes (N, rows, columns) int64 on the CPU, for each of the samples asked for.
+
+        `options` are the fields of PaintOptions. Sample k is the same whichever others are asked
+        for, at one batch_size: it is always painted in place k % batch_size of a full batch.
         Raises ConfigError for settings that cannot be met.
         """
-        chosen = list(range(count)) if samples is None else list(samples)
+        return self.draw(rows, columns, **options).codes
+
+    def draw(self, rows: int, columns: int, **options: Any) -> Draw:
+        """What `paint` paints, with the log-probability (N, rows, columns) of each code."""
+        asked = PaintOptions(**options)
+        chosen = asked.chosen
         if rows < 1 or columns < 1 or not chosen:
             raise ConfigError(f"Nothing to paint: {len(chosen)} grids of {rows}x{columns} codes.")
-        width = min(len(chosen), LARGEST_DEFAULT_BATCH) if batch_size is None else batch_size
-        if width < 1:
-            raise ConfigError(f"batch_size must be at least 1, found {width}.")
-        settings = SamplingSettings(
-            temperature=temperature, top_k=top_k, top_p=top_p, guidance_scale=guidance_scale
-        )
-        label_of = dict(zip(chosen, self._labels(labels, len(chosen)), strict=True))
-        groups = sorted({sample // width for sample in chosen})
-        count_cell = _Counter(progress, len(groups) * rows * columns)
-        painted: dict[int, Tensor] = {}
+        label_of = dict(zip(chosen, self._labels(asked.labels, len(chosen)), strict=True))
+        forced = None if asked.forced is None else self._known(asked.forced, rows, columns)
+        rejection = Rejection(asked.score, asked.accept_score)
+        groups = sorted({sample // asked.width for sample in chosen})
+        count_cell = _Counter(asked.progress, len(groups) * asked.candidates * rows * columns)
         for group in groups:
-            together = range(group * width, (group + 1) * width)
+            together = range(group * asked.width, (group + 1) * asked.width)
+            wanted = [sample for sample in together if sample in label_of]
             prefixes = self._prefixes([label_of.get(sample, -1) for sample in together])
-            codes = self._paint_group(
-                prefixes,
-                torch.from_numpy(uniforms(seed, together, rows, columns)),
-                settings,
-                stride=max(1, self.config.window // 2) if stride is None else stride,
-                forced=None if forced is None else self._known(forced, rows, columns),
-                on_cell=count_cell,
-            )
-            painted.update(zip(together, codes.cpu(), strict=True))
-        return torch.stack([painted[sample] for sample in chosen])
+            for candidate in range(asked.candidates):
+                numbers = [candidate_number(sample, candidate) for sample in together]
+                drawn = self._paint_group(
+                    prefixes,
+                    torch.from_numpy(uniforms(asked.seed, numbers, rows, columns)),
+                    asked,
+                    stride=self._stride(asked.stride),
+                    forced=forced,
+                    on_cell=count_cell,
+                    cache_bytes=asked.cache_memory,
+                )
+                for sample in wanted:
+                    place = sample % asked.width
+                    own = Draw(drawn.codes[place].cpu(), drawn.log_probabilities[place].cpu())
+                    rejection.offer(sample, own)
+                if rejection.settled(wanted):
+                    break
+        best = [rejection.best[sample] for sample in chosen]
+        return Draw(*(torch.stack(each) for each in zip(*best, strict=True)))
+
+    def _stride(self, stride: int | None) -> int:
+        return max(1, self.config.window // 2) if stride is None else stride
 
     def _labels(self, labels: int | Sequence[int] | None, count: int) -> list[int]:
         if labels is None:
@@ -133,9 +130,9 @@ class Prior:
 
     def _paint_group(
         self, prefixes: Tensor, numbers: Tensor, settings: SamplingSettings, **options: Any
-    ) -> Tensor:
+    ) -> Draw:
         null_prefixes = None
-        if settings.guidance_scale != 1:
+        if settings.guides:
             if not self.conditions.can_guide:
                 raise ConfigError("guidance_scale needs a prior with classes; leave it at 1.")
             null_prefixes = self.conditions.null_tokens(len(prefixes)).to(self.device)

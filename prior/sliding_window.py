@@ -16,7 +16,7 @@ from torch import Tensor
 from ops.windows import Window, check_stride, raster, window_of, window_start
 from prior.gpt import GPT
 from prior.kv_cache import KVCache
-from prior.sampling import SamplingSettings, draw, guided
+from prior.sampling import Draw, SamplingSettings, draw, guided
 
 CACHE_BYTES = 4 << 30
 
@@ -73,15 +73,15 @@ def paint_codes(
     forced: Tensor | None = None,
     on_cell: Callable[[], None] | None = None,
     cache_bytes: int = CACHE_BYTES,
-) -> Tensor:
-    """Codes (B, rows, columns) int64, one drawn with each of `uniforms` (B, rows, columns).
+) -> Draw:
+    """Codes (B, rows, columns), one drawn with each of `uniforms` (B, rows, columns).
 
     With stride 1, the paper's rule: each cell is drawn in the middle of a window of its own, or
     nearer its edge at the canvas's border. With stride s, windows start at multiples of s, and
     one window draws up to s x s cells; at most model.config.window / 2.
 
     `prefixes` (B, C) are the condition tokens before every window. `null_prefixes`, the same when
-    nothing is told, are needed when settings.guidance_scale is not 1. `forced` (rows, columns)
+    nothing is told, are needed when settings.guides. `forced` (rows, columns)
     holds known codes, and -1 where one is to be drawn. `on_cell` is called after every cell.
     `cache_bytes` bounds the KV caches; with less, more is read anew.
     Raises ConfigError when the stride does not suit the window.
@@ -91,8 +91,9 @@ def paint_codes(
     if forced is None:
         forced = torch.full((rows, columns), -1)
     codes = forced.to(prefixes.device).expand(batch, rows, columns).contiguous()
+    log_probabilities = torch.zeros(codes.shape, device=codes.device)
     known = (forced >= 0).tolist()
-    if settings.guidance_scale != 1:
+    if settings.guides:
         assert null_prefixes is not None
         prefixes = torch.cat([prefixes, null_prefixes])
     positions = model.positions(min(size, rows), min(size, columns))
@@ -107,12 +108,14 @@ def paint_codes(
             cache = caches.enter(window, needed_again)
             inside = codes[:, *window.slices()].flatten(1)[:, : window.offset_of(row, column)]
             logits = read_on(model, cache, prefixes, inside, positions)
-            if settings.guidance_scale != 1:
-                logits = guided(logits[:batch], logits[batch:], settings.guidance_scale)
-            codes[:, row, column] = draw(logits, uniforms[:, row, column], settings)
+            if settings.guides:
+                scale = settings.guidance_at(inside.shape[1] / (window.rows * window.columns))
+                logits = guided(logits[:batch], logits[batch:], scale)
+            drawn = draw(logits, uniforms[:, row, column], settings)
+            codes[:, row, column], log_probabilities[:, row, column] = drawn
         if on_cell is not None:
             on_cell()
-    return codes
+    return Draw(codes, log_probabilities)
 
 
 def read_on(

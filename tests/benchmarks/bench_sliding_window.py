@@ -34,7 +34,7 @@ def paint_slowly(model, prefixes, numbers, settings):
             patch = codes[:, top : top + size, left : left + size].flatten(1)
             logits = model(torch.cat([prefixes, patch], 1)[:, :-1])
             place = prefixes.shape[1] - 1 + (i - top) * size + j - left
-            codes[:, i, j] = draw(logits[:, place], numbers[:, i, j], settings)
+            codes[:, i, j] = draw(logits[:, place], numbers[:, i, j], settings).codes
     return codes
 
 

@@ -43,6 +43,10 @@ UNCONDITIONAL = random_prior()
 LABELLED = random_prior(ClassLabel(num_classes=3))
 
 
+def first_code(codes, sample):
+    return float(codes[0, 0])
+
+
 def test_a_prior_saved_and_loaded_paints_the_same(tmp_path):
     prior = LABELLED
     save_prior(tmp_path / "model", prior.model, prior.conditions, prior.tokenizer_info)
@@ -133,6 +137,60 @@ def test_the_default_stride_is_half_the_window():
     assert torch.equal(UNCONDITIONAL.paint(9, 9), UNCONDITIONAL.paint(9, 9, stride=2))
 
 
+def test_the_own_grid_is_what_sample_draws():
+    assert torch.equal(LABELLED.sample(labels=2, seed=3), LABELLED.paint(4, 4, labels=2, seed=3))
+
+
+def test_what_is_drawn_comes_with_its_log_probabilities():
+    drawn = LABELLED.draw(4, 4, count=2, labels=1, seed=3)
+    assert torch.equal(drawn.codes, LABELLED.paint(4, 4, count=2, labels=1, seed=3))
+    prefixes = LABELLED.conditions.tokens({"label": [1, 1]}, 2)
+    with torch.no_grad():
+        expected = -LABELLED.model.nats(prefixes, drawn.codes)
+    torch.testing.assert_close(drawn.log_probabilities, expected, rtol=0, atol=1e-4)
+
+
+def test_codes_that_were_given_are_certain():
+    forced = torch.full((6, 6), -1)
+    forced[2] = 3
+    drawn = UNCONDITIONAL.draw(6, 6, forced=forced)
+    assert (drawn.log_probabilities[0, 2] == 0).all()
+    assert (drawn.log_probabilities[0, 3:] < 0).all()
+
+
+def test_the_candidate_with_the_highest_score_is_kept():
+    offered = {}
+
+    def last_code(codes, sample):
+        offered.setdefault(sample, []).append(codes)
+        return float(codes[-1, -1])
+
+    options = {"seed": 2, "count": 3, "batch_size": 2, "temperature": 5.0}
+    best = UNCONDITIONAL.paint(3, 4, candidates=4, score=last_code, **options)
+    plain = UNCONDITIONAL.paint(3, 4, **options)
+    for sample in range(3):
+        assert len({tuple(codes.flatten().tolist()) for codes in offered[sample]}) == 4
+        assert torch.equal(offered[sample][0], plain[sample])
+        assert best[sample, -1, -1] == max(int(codes[-1, -1]) for codes in offered[sample])
+    alone = UNCONDITIONAL.paint(
+        3, 4, samples=[1], candidates=4, score=last_code, **{**options, "count": 1}
+    )
+    assert torch.equal(alone[0], best[1])
+
+
+def test_drawing_ends_when_every_sample_is_good_enough():
+    scored = []
+
+    def score(codes, sample):
+        scored.append(sample)
+        return float(codes[0, 0])
+
+    options = {"count": 2, "candidates": 50, "score": score}
+    painted = UNCONDITIONAL.paint(2, 2, accept_score=3, **options)
+    assert (painted[:, 0, 0] >= 3).all()
+    assert len(scored) < 50
+
+
 def test_known_codes_stay():
     forced = torch.full((6, 6), -1)
     forced[:, 3:] = 8
@@ -167,6 +225,10 @@ def test_a_model_in_training_paints_without_dropout_and_goes_on_training():
         ({"seed": -1}, "seed"),
         ({"forced": torch.zeros(2, 2)}, "forced"),
         ({"forced": torch.full((4, 4), 9)}, "below 9"),
+        ({"cache_memory": -1}, "cache_memory"),
+        ({"candidates": 0, "score": first_code}, "candidates"),
+        ({"candidates": 2}, "score"),
+        ({"accept_score": 0.5}, "score"),
     ],
 )
 def test_what_cannot_be_painted_is_refused(options, message):

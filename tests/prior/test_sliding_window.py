@@ -62,7 +62,7 @@ def paint_slowly(model, prefixes, numbers, choice, *, stride, null_prefixes=None
             if null_prefixes is not None:
                 nothing = model(torch.cat([null_prefixes, before], 1), positions)[:, -1]
                 logits = nothing + choice.guidance_scale * (logits - nothing)
-            codes[:, i, j] = draw(logits, numbers[:, i, j], choice)
+            codes[:, i, j] = draw(logits, numbers[:, i, j], choice).codes
     return codes
 
 
@@ -85,7 +85,7 @@ def test_painting_is_the_slow_loop_code_for_code(models, canvas):
     window, stride, rows, columns, seed = canvas
     prefixes = CONDITIONS.tokens({"label": [0, 2]}, 2)
     arguments = models[window], prefixes, numbers_for(2, rows, columns, seed), SamplingSettings()
-    painted = paint_codes(*arguments, stride=stride)
+    painted = paint_codes(*arguments, stride=stride).codes
     assert torch.equal(painted, paint_slowly(*arguments, stride=stride))
 
 
@@ -99,7 +99,7 @@ def test_painting_around_known_codes_is_the_slow_loop(models, canvas):
     forced[torch.rand(rows, columns, generator=random) < 0.5] = -1
     prefixes = CONDITIONS.null_tokens(2)
     arguments = models[window], prefixes, numbers_for(2, rows, columns, seed), SamplingSettings()
-    painted = paint_codes(*arguments, stride=stride, forced=forced)
+    painted = paint_codes(*arguments, stride=stride, forced=forced).codes
     assert torch.equal(painted, paint_slowly(*arguments, stride=stride, forced=forced))
     assert (painted[:, forced >= 0] == forced[forced >= 0]).all()
 
@@ -110,10 +110,10 @@ def test_guided_painting_is_the_slow_loop(models, stride):
     prefixes, nulls = CONDITIONS.tokens({"label": [1, 2]}, 2), CONDITIONS.null_tokens(2)
     choice = SamplingSettings(guidance_scale=2.5, top_k=5)
     arguments = models[4], prefixes, numbers_for(2, 9, 7), choice
-    painted = paint_codes(*arguments, stride=stride, null_prefixes=nulls)
+    painted = paint_codes(*arguments, stride=stride, null_prefixes=nulls).codes
     expected = paint_slowly(*arguments, stride=stride, null_prefixes=nulls)
     assert torch.equal(painted, expected)
-    unguided = paint_codes(*arguments[:3], SamplingSettings(top_k=5), stride=stride)
+    unguided = paint_codes(*arguments[:3], SamplingSettings(top_k=5), stride=stride).codes
     assert not torch.equal(painted, unguided)
 
 
@@ -128,8 +128,10 @@ def test_stride_1_is_the_papers_loop_over_whole_windows():
                 patch = codes[:, top : top + 4, left : left + 4].reshape(1, 16)
                 tokens = torch.cat([CONDITIONS.null_tokens(1), patch], 1)[:, :-1]
                 logits = model(tokens)[:, (i - top) * 4 + j - left]
-                codes[:, i, j] = draw(logits, numbers[:, i, j], SamplingSettings())
-    painted = paint_codes(model, CONDITIONS.null_tokens(1), numbers, SamplingSettings(), stride=1)
+                codes[:, i, j] = draw(logits, numbers[:, i, j], SamplingSettings()).codes
+    painted = paint_codes(
+        model, CONDITIONS.null_tokens(1), numbers, SamplingSettings(), stride=1
+    ).codes
     assert torch.equal(painted, codes)
 
 
@@ -150,10 +152,10 @@ def test_each_code_is_read_once_while_a_window_stays():
 def test_windows_without_room_read_anew_and_draw_the_same():
     model = MODELS[4]
     prefixes, numbers, choice = CONDITIONS.null_tokens(1), numbers_for(1, 9, 14), SamplingSettings()
-    roomy = paint_codes(model, prefixes, numbers, choice, stride=2)
+    roomy = paint_codes(model, prefixes, numbers, choice, stride=2).codes
     one = KVCache(model, 1, 16).nbytes
     for memory in (0, one, 2 * one, 3 * one):
-        cramped = paint_codes(model, prefixes, numbers, choice, stride=2, cache_bytes=memory)
+        cramped = paint_codes(model, prefixes, numbers, choice, stride=2, cache_bytes=memory).codes
         assert torch.equal(cramped, roomy)
 
 
