@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -73,6 +73,30 @@ def all_samples(tensor: Tensor) -> Tensor:
     parts = [torch.empty_like(tensor) for _ in range(world)]
     dist.all_gather(parts, tensor.contiguous())
     return torch.stack(parts, dim=1).flatten(0, 1)
+
+
+class _MeanOverRanks(torch.autograd.Function):
+    """The mean is its own transpose: what comes back is the mean of all processes' gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return ranks_here().mean(tensor.contiguous())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return mean_over_ranks(gradients[0])
+
+
+def mean_over_ranks(tensor: Tensor) -> Tensor:
+    """The mean of all processes' tensors, of one shape; gradients, also of gradients, pass.
+
+    Each process goes backward from a loss of its own, as under DistributedDataParallel: what
+    arrives at a tensor is the gradient of all their losses' sum. Alone, the tensor itself.
+    """
+    if ranks_here().world == 1:
+        return tensor
+    mean: Tensor = _MeanOverRanks.apply(tensor)
+    return mean
 
 
 def from_first(tensor: Tensor) -> Tensor:

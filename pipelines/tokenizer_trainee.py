@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ class TokenizerTrainee(Trainee[Tensor]):
     """Trains on pixels (B, 3, H, W); `held_out` (N, 3, S, S) is what figures are taken on.
 
     B is this process's share of the recipe's batch. What looks at a batch as a whole, the critic's
-    normalisation and its weight, looks at the part of it that is gone through at once.
+    normalisation and its weight, looks at those parts of it that all processes go through at once.
     """
 
     def __init__(
@@ -70,15 +70,10 @@ class TokenizerTrainee(Trainee[Tensor]):
         losses = self._losses(parts, step, found)
         norm = take_step(self.optimizer, losses, rate, config.max_gradient_norm)
         self.average.update(self.model, step)
-        figures = {
-            name: torch.stack([losses.figures[name] for losses in found]).mean()
-            for name in found[0].figures
-        }
+        figures = _means([losses.figures for losses in found])
         figures |= {"gradient_norm": norm, "learning_rate": torch.tensor(rate)}
-        critic_loss = self._train_discriminator(parts, [losses.pixels for losses in found], step)
-        if critic_loss is not None:
-            figures["discriminator_loss"] = critic_loss
-        return figures
+        rebuilt = [losses.pixels for losses in found]
+        return figures | self._train_discriminator(parts, rebuilt, step)
 
     def _start_codebook(self, parts: tuple[Tensor, ...]) -> None:
         """Let the codebook start from the whole first batch, not from its first part."""
@@ -105,19 +100,20 @@ class TokenizerTrainee(Trainee[Tensor]):
 
     def _train_discriminator(
         self, real: tuple[Tensor, ...], fake: list[Tensor], step: int
-    ) -> Tensor | None:
+    ) -> dict[str, Tensor]:
+        """The critic's step; nothing before it is to learn."""
         discriminator, optimizer = self.objective.discriminator, self.discriminator_optimizer
         if optimizer is None or not self.objective.adversarial_strength(step):
-            return None
-        found: list[Tensor] = []
+            return {}
+        found: list[Mapping[str, Tensor]] = []
 
         def losses() -> Iterator[Tensor]:
             for pixels, rebuilt in zip(real, fake, strict=True):
                 with autocast(self.device):
-                    loss = self.objective.discriminator_loss(pixels, rebuilt, step)
-                assert loss is not None
-                found.append(loss.detach())
-                yield loss / len(real)
+                    critic = self.objective.discriminator_loss(pixels, rebuilt, step)
+                assert critic is not None
+                found.append(critic.figures)
+                yield critic.total / len(real)
             assert discriminator is not None
             self.execution.ranks.average_gradients(discriminator)
 
@@ -125,8 +121,11 @@ class TokenizerTrainee(Trainee[Tensor]):
         # The critic's warm-up counts from the step it begins to learn at.
         since = step - self.recipe.losses.adversarial_start
         rate = config.rate_at(since, max(1, self.steps - self.recipe.losses.adversarial_start))
-        take_step(optimizer, losses(), rate, config.max_gradient_norm)
-        return torch.stack(found).mean()
+        norm = take_step(optimizer, losses(), rate, config.max_gradient_norm)
+        figures = _means(found)
+        verdicts = (self.execution.ranks.mean(figures[n]) for n in ("real_logit", "fake_logit"))
+        self.objective.lecam.update(*verdicts)
+        return figures | {"discriminator_gradient_norm": norm}
 
     def amounts(self) -> Mapping[str, int]:
         return {"images": self.recipe.batch_size}
@@ -140,6 +139,7 @@ class TokenizerTrainee(Trainee[Tensor]):
         if self.discriminator_optimizer is not None:
             assert self.objective.discriminator is not None
             state["discriminator"] = self.objective.discriminator.state_dict()
+            state["lecam"] = self.objective.lecam.state_dict()
             state["discriminator_optimizer"] = self.discriminator_optimizer.state_dict()
         torch.save(state, folder / "train_state.pt")
 
@@ -152,6 +152,7 @@ class TokenizerTrainee(Trainee[Tensor]):
         if self.discriminator_optimizer is not None:
             assert self.objective.discriminator is not None
             self.objective.discriminator.load_state_dict(state["discriminator"])
+            self.objective.lecam.load_state_dict(state["lecam"])
             self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
 
     def evaluate(self, step: int) -> Evaluation:
@@ -165,6 +166,11 @@ class TokenizerTrainee(Trainee[Tensor]):
             {"reconstructions": image_grid(pairs, columns=min(PICTURES, len(self.held_out)))},
             loss=-figures["psnr"],
         )
+
+
+def _means(figures: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of each figure over the parts of a batch."""
+    return {name: torch.stack([part[name] for part in figures]).mean() for name in figures[0]}
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -50,6 +50,10 @@ from tokenizer import PRESETS, build_tokenizer
 
 MOST_HELD_OUT = 64
 BAD_IMAGES = "bad_images.jsonl"
+LOSS_FLAGS = (
+    "perceptual", "adversarial", "adversarial_start", "adversarial_ramp", "adversarial_weight",
+    "lecam_weight", "r1_weight",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +68,20 @@ class TrainTokenizerFlags(TrainingFlags):
     """pixels a side of a training crop"""
     perceptual: str | None = None
     """lpips (fetches torchvision's VGG16 on first use), none, or the path of that file"""
+    adversarial: Literal["hinge", "vanilla", "none"] | None = None
+    """the discriminator's loss; none trains without one"""
     adversarial_start: int | None = None
     """the step at which the discriminator joins"""
+    adversarial_ramp: int | None = None
+    """steps over which it comes to be heard in full"""
+    adversarial_weight: float | None = None
+    """how much it is heard; with --adaptive yes, times the balance of gradients"""
+    adaptive: Literal["yes", "no"] | None = None
+    """balance it by gradients at the last layer, as the paper; no is steadier with 0.1 to 0.5"""
+    lecam_weight: float | None = None
+    """keep it from learning a small data set by heart (LeCAM): 0.001 to 0.1"""
+    r1_weight: float | None = None
+    """penalty on its slope at real images (R1)"""
     held_out: float = 0.1
     """share of the images, by key, that measure instead of train"""
 
@@ -73,11 +89,9 @@ class TrainTokenizerFlags(TrainingFlags):
 def resolve_recipe(flags: TrainTokenizerFlags) -> TokenizerRecipe:
     """The recipe with the flags that were given laid over it."""
     recipe = lay_over(TOKENIZER_RECIPES, flags.recipe, flags, "crop_size")
-    given = {
-        name: getattr(flags, name)
-        for name in ("perceptual", "adversarial_start")
-        if getattr(flags, name) is not None
-    }
+    given = {name: getattr(flags, name) for name in LOSS_FLAGS if getattr(flags, name) is not None}
+    if flags.adaptive is not None:
+        given["adaptive"] = flags.adaptive == "yes"
     recipe = dataclasses.replace(recipe, losses=dataclasses.replace(recipe.losses, **given))
     factor = PRESETS[recipe.preset].downsample_factor
     if recipe.crop_size % factor:

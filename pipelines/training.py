@@ -43,7 +43,8 @@ Batch = TypeVar("Batch")
 OnStep = Callable[[int, str], None]  # told how many steps are done, and a note about them
 BATCHES_AHEAD = 3
 KEYS_NAMED = 8
-MUST_BE_FINITE = ("loss", "gradient_norm")  # a gradient gone wrong spoils the weights one step on
+# A gradient gone wrong spoils the weights one step on; those of a critic spoil the model's later.
+MUST_BE_FINITE = ("loss", "gradient_norm", "discriminator_loss", "discriminator_gradient_norm")
 
 
 class TrainingError(UserError):
@@ -214,7 +215,7 @@ class _Loop(Generic[Batch]):
             return ""
         taken, self.unlogged = self.unlogged, []
         means: dict[str, float] = {}
-        for name in taken[-1]:
+        for name in dict.fromkeys(name for figures in taken for name in figures):
             values = torch.stack([figures[name].float() for figures in taken if name in figures])
             values = self.ranks.mean(values)
             if name in MUST_BE_FINITE:

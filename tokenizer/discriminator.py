@@ -7,6 +7,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from ops.config import ConfigError
+from ops.ranks import mean_over_ranks, ranks_here
+
+NORMS = ("batch", "none")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,6 +22,14 @@ class DiscriminatorConfig:
     image_channels: int = 3
     channels: int = 64
     num_layers: int = 3
+    norm: str = "batch"
+    """batch: over the samples of all processes; none: left out, as goes well with spectral_norm"""
+    spectral_norm: bool = False
+    """divide each kernel by its largest singular value (Miyato et al. 2018)"""
+
+    def __post_init__(self) -> None:
+        if self.norm not in NORMS:
+            raise ConfigError(f"norm must be one of {', '.join(NORMS)}, found {self.norm!r}.")
 
 
 class PatchDiscriminator(nn.Module):
@@ -24,6 +38,7 @@ class PatchDiscriminator(nn.Module):
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
         width = config.channels
+        normed = config.norm == "batch"
         layers: list[nn.Module] = [
             nn.Conv2d(config.image_channels, width, 4, stride=2, padding=1),
             nn.LeakyReLU(0.2),
@@ -32,23 +47,56 @@ class PatchDiscriminator(nn.Module):
             next_width = config.channels * min(2**layer, 8)
             stride = 2 if layer < config.num_layers else 1
             layers += [
-                nn.Conv2d(width, next_width, 4, stride=stride, padding=1, bias=False),
-                nn.BatchNorm2d(next_width),
+                nn.Conv2d(width, next_width, 4, stride=stride, padding=1, bias=not normed),
+                *([BatchNorm(next_width)] if normed else []),
                 nn.LeakyReLU(0.2),
             ]
             width = next_width
         layers.append(nn.Conv2d(width, 1, 4, padding=1))
         self.layers = nn.Sequential(*layers)
         self.apply(_initialise)
+        if config.spectral_norm:
+            for module in self.layers:
+                if isinstance(module, nn.Conv2d):
+                    spectral_norm(module)
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.layers(pixels)
 
 
+class BatchNorm(nn.Module):
+    """Batch normalisation of (B, C, H, W) over all processes' samples, equally many in each.
+
+    torch's SyncBatchNorm is for GPUs alone. No running statistics are kept, since a critic is
+    only ever asked in training; R1 can go backward through the backward.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        if ranks_here().world == 1:
+            return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
+        with torch.autocast(x.device.type, enabled=False):
+            # Centred first: squares of uncentred values would lose the variance's last digits.
+            centred = x.float() - self._mean(x.float())
+            scale = torch.rsqrt(self._mean(centred.square()) + self.eps)
+            normed = centred * scale * self.weight[:, None, None] + self.bias[:, None, None]
+        return normed.to(x.dtype)
+
+    @staticmethod
+    def _mean(x: Tensor) -> Tensor:
+        """The mean of each channel (C, 1, 1) over everything else in all processes."""
+        return mean_over_ranks(x.mean((0, 2, 3)))[:, None, None]
+
+
 def _initialise(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
-    elif isinstance(module, nn.BatchNorm2d):
+    elif isinstance(module, BatchNorm):
         nn.init.normal_(module.weight, 1.0, 0.02)
 
 
@@ -68,3 +116,48 @@ DISCRIMINATOR_LOSSES = {"hinge": hinge_loss, "vanilla": vanilla_loss}
 def generator_loss(fake_logits: Tensor) -> Tensor:
     """What the decoder minimises: the critic's mean verdict, negated (both kinds of critic)."""
     return -torch.mean(fake_logits)
+
+
+def r1_penalty(discriminator: nn.Module, real: Tensor) -> Tensor:
+    """Squared norm of the verdict's gradient at real pixels (B, C, H, W), halved, mean over them.
+
+    R1 of Mescheder et al. 2018, eq. 9, for the mean of a picture's patch logits; in float32.
+    """
+    with torch.autocast(real.device.type, enabled=False), torch.enable_grad():
+        pixels = real.detach().float().requires_grad_()
+        verdicts = discriminator(pixels).mean((1, 2, 3))
+        (gradient,) = torch.autograd.grad(verdicts.sum(), pixels, create_graph=True)
+    return 0.5 * gradient.square().sum((1, 2, 3)).mean()
+
+
+class LeCam(nn.Module):
+    """Holds the critic's verdicts near averages of the opposite kind (LeCAM, Tseng et al. 2021).
+
+    Without it a critic that has learned a small data set by heart parts the two without bound.
+    As in its authors' code, only what lies beyond those averages is penalised.
+    """
+
+    real: Tensor
+    fake: Tensor
+    has_seen: Tensor
+
+    def __init__(self, decay: float = 0.99) -> None:
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("real", torch.zeros(()))
+        self.register_buffer("fake", torch.zeros(()))
+        self.register_buffer("has_seen", torch.zeros(()))
+
+    def forward(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """The penalty by the averages so far; 0 before there are any."""
+        beyond_fake = F.relu(real_logits.float() - self.fake).square().mean()
+        beyond_real = F.relu(self.real - fake_logits.float()).square().mean()
+        return self.has_seen * (beyond_fake + beyond_real)
+
+    @torch.no_grad()
+    def update(self, real_mean: Tensor, fake_mean: Tensor) -> None:
+        """Move the averages towards a whole batch's mean logits; the first ones become them."""
+        share = 1 - self.decay * self.has_seen
+        self.real.lerp_(real_mean, share)
+        self.fake.lerp_(fake_mean, share)
+        self.has_seen.fill_(1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -9,16 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from ops.config import ConfigError
+from ops.ranks import mean_over_ranks
 from tokenizer.discriminator import (
     DISCRIMINATOR_LOSSES,
     DiscriminatorConfig,
+    LeCam,
     PatchDiscriminator,
     generator_loss,
+    r1_penalty,
 )
 from tokenizer.perceptual import make_perceptual_loss
 from tokenizer.vqgan import VQGAN
 
-MAX_ADAPTIVE_WEIGHT = 1e4
+SMALLEST_NORM = 1e-6  # delta of eq. 7; the published code has 1e-4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,10 +44,18 @@ class LossConfig:
     """weight of the adversarial term, times the adaptive weight"""
     adaptive: bool = True
     """balance the adversarial term by gradients at the decoder's last layer"""
+    max_adaptive_weight: float = 1e4
+    """the balance's upper bound; the published code has it, the paper does not"""
     adversarial_start: int = 10_000
     """the step at which the discriminator begins to learn and to be heard"""
     adversarial_ramp: int = 1_000
     """steps over which its weight grows from nothing"""
+    lecam_weight: float = 0.0
+    """hold the critic's verdicts together (LeCAM), for small data sets: 0.001 to 0.1"""
+    r1_weight: float = 0.0
+    """flatten the critic around real images (R1); 10 is a usual weight"""
+    r1_every: int = 16
+    """steps between two such penalties, each weighing that many times as much"""
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
 
     def __post_init__(self) -> None:
@@ -51,6 +64,9 @@ class LossConfig:
                 f"adversarial must be {', '.join(DISCRIMINATOR_LOSSES)} or none, "
                 f"found {self.adversarial!r}."
             )
+        for name in ("adversarial_ramp", "r1_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, found {getattr(self, name)}.")
 
 
 class Losses(NamedTuple):
@@ -62,8 +78,18 @@ class Losses(NamedTuple):
     codes: Tensor  # (B, h, w)
 
 
+class CriticLosses(NamedTuple):
+    """The critic's side of one training forward."""
+
+    total: Tensor  # scalar to minimise
+    figures: dict[str, Tensor]  # its terms and its mean verdicts, detached
+
+
 class VQGANObjective(nn.Module):
-    """Holds the discriminator and the perceptual backbone; stateless otherwise."""
+    """Holds the discriminator, LeCAM's averages and the perceptual backbone.
+
+    Everything that looks at a batch as a whole looks at those of all processes together.
+    """
 
     def __init__(self, config: LossConfig) -> None:
         super().__init__()
@@ -72,13 +98,14 @@ class VQGANObjective(nn.Module):
         self.discriminator = (
             None if config.adversarial == "none" else PatchDiscriminator(config.discriminator)
         )
+        self.lecam = LeCam()
 
     def adversarial_strength(self, step: int) -> float:
         """0 before adversarial_start, then a line up to 1 over adversarial_ramp steps."""
         if self.discriminator is None or step < self.config.adversarial_start:
             return 0.0
         since = step - self.config.adversarial_start + 1
-        return min(1.0, since / max(1, self.config.adversarial_ramp))
+        return min(1.0, since / self.config.adversarial_ramp)
 
     def autoencoder_loss(
         self, model: VQGAN, pixels: Tensor, step: int, spread: nn.Module | None = None
@@ -101,12 +128,22 @@ class VQGANObjective(nn.Module):
         detached = {name: value.detach() for name, value in figures.items()}
         return Losses(total, detached, result.pixels, result.codes)
 
-    def discriminator_loss(self, real: Tensor, fake: Tensor, step: int) -> Tensor | None:
+    def discriminator_loss(self, real: Tensor, fake: Tensor, step: int) -> CriticLosses | None:
         """The critic's side for pixels (B, 3, H, W); None while it does not learn yet."""
         if self.discriminator is None or not self.adversarial_strength(step):
             return None
-        loss = DISCRIMINATOR_LOSSES[self.config.adversarial]
-        return loss(self.discriminator(real), self.discriminator(fake.detach()))
+        config = self.config
+        logits = self.discriminator(real), self.discriminator(fake.detach())
+        total = DISCRIMINATOR_LOSSES[config.adversarial](*logits)
+        figures = {"real_logit": logits[0].mean(), "fake_logit": logits[1].mean()}
+        if config.lecam_weight:
+            figures["lecam_loss"] = config.lecam_weight * self.lecam(*logits)
+            total = total + figures["lecam_loss"]
+        if config.r1_weight and (step - config.adversarial_start) % config.r1_every == 0:
+            figures["r1_loss"] = config.r1_weight * r1_penalty(self.discriminator, real)
+            total = total + config.r1_every * figures["r1_loss"]
+        figures["discriminator_loss"] = total
+        return CriticLosses(total, {name: value.detach() for name, value in figures.items()})
 
     def _reconstruction_terms(self, pixels: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
         """Each reconstruction term, weighted."""
@@ -124,16 +161,32 @@ class VQGANObjective(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The critic's verdict on the reconstruction and the weight it is heard with."""
         assert self.discriminator is not None
-        adversarial = generator_loss(self.discriminator(fake))
+        with _frozen(self.discriminator):
+            adversarial = generator_loss(self.discriminator(fake))
         weight = torch.tensor(self.config.adversarial_weight, device=fake.device)
         if self.config.adaptive:
             last_layer = model.decoder.conv_out.weight
-            weight = weight * adaptive_weight(reconstruction, adversarial, last_layer)
+            balance = adaptive_weight(reconstruction, adversarial, last_layer)
+            weight = weight * balance.clamp(max=self.config.max_adaptive_weight)
         return adversarial, weight
 
 
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """Graphs made inside pass gradients through the module, and compute none for its weights."""
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        module.requires_grad_(True)
+
+
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
-    """|grad of reconstruction| / |grad of adversarial| at the last layer (eq. 7), at most 1e4."""
+    """|grad of reconstruction| / |grad of adversarial| at the last layer (eq. 7).
+
+    Both are losses of this process's samples; the gradients are those of all processes' means.
+    """
     (r,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
     (a,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)
-    return (r.norm() / (a.norm() + 1e-4)).clamp(0, MAX_ADAPTIVE_WEIGHT).detach()
+    r, a = mean_over_ranks(r), mean_over_ranks(a)
+    return (r.norm() / (a.norm() + SMALLEST_NORM)).detach()

@@ -18,9 +18,23 @@ from pipelines.tokenizer_trainee import TokenizerTrainee
 from pipelines.training import step_seed
 from prior import GPT, ClassLabel, Conditions, GPTConfig, LossSettings
 from tokenizer import build_tokenizer
+from tokenizer.discriminator import DiscriminatorConfig
 
 CODES, SIDE, BATCH, STEPS = 9, 4, 8, 4
 CPU = torch.device("cpu")
+EVERY_TERM = {
+    "adversarial_start": 0,
+    "adversarial_ramp": 2,
+    "lecam_weight": 0.1,
+    "r1_weight": 1.0,
+    "r1_every": 2,
+    "discriminator": DiscriminatorConfig(channels=8, spectral_norm=True),
+}
+LOGGED = ("loss", "gradient_norm")
+NAMED = (
+    *LOGGED, "adaptive_weight", "adversarial_loss", "discriminator_loss",
+    "discriminator_gradient_norm", "lecam_loss", "real_logit", "fake_logit",
+)  # fmt: skip
 
 
 def prior_trainee(execution):
@@ -79,14 +93,14 @@ def pixels_batch(step, ranks):
     return torch.rand(BATCH, 3, 32, 32, generator=random)[ranks.rank :: ranks.world] * 2 - 1
 
 
-def losses_of(trainee, batches, ranks, steps=range(STEPS)):
-    """The mean loss over all ranks at each step, and the gradient's norm."""
+def losses_of(trainee, batches, ranks, steps=range(STEPS), named=LOGGED):
+    """The mean over all ranks, at each step, of the figures that are named."""
     found = []
     for step in steps:
         torch.manual_seed(step_seed(0, step, ranks.rank))
         batch = trainee.prepare(batches(step, ranks), step)
         figures = trainee.train_step(batch, step)
-        found.append([float(ranks.mean(figures[n])) for n in ("loss", "gradient_norm")])
+        found.append([float(ranks.mean(figures[n])) for n in named])
     return torch.tensor(found)
 
 
@@ -115,7 +129,16 @@ def train_both(folder, ranks):
             prior_trainee(dataclasses.replace(spread, accumulate=2)), codes_batch, ranks
         ),
         "tokenizer": losses_of(tokenizer_trainee(spread), pixels_batch, ranks),
+        "critic": losses_of(
+            tokenizer_trainee(spread, **EVERY_TERM), pixels_batch, ranks, named=NAMED
+        ),
     }
+    trainee = tokenizer_trainee(spread, **EVERY_TERM)
+    losses_of(trainee, pixels_batch, ranks, range(1))
+    critic = trainee.objective.discriminator
+    found["gradients"] = torch.cat(
+        [p.grad.flatten() for module in (trainee.model, critic) for p in module.parameters()]
+    )
     trainee = prior_trainee(sharded)
     found["sharded"] = losses_of(trainee, codes_batch, ranks, range(2))
     evaluation = trainee.evaluate(2)
@@ -162,7 +185,9 @@ def found(tmp_path_factory, pair):
     return train_both(tmp_path_factory.mktemp("alone"), ALONE), pair[0]["losses"]
 
 
-@pytest.mark.parametrize("kind", ["prior", "parts", "tokenizer", "sharded", "held out", "resumed"])
+@pytest.mark.parametrize(
+    "kind", ["prior", "parts", "tokenizer", "critic", "gradients", "sharded", "held out", "resumed"]
+)
 def test_two_processes_lose_what_one_does(found, kind):
     alone, by_two = found
     torch.testing.assert_close(by_two[kind], alone[kind], rtol=1e-4, atol=1e-5)

@@ -195,7 +195,8 @@ def kill_when_saved(command, run):
 
 
 def losses(run):
-    return [(line["step"], line["loss"]) for line in lines(run) if "loss" in line]
+    names = ("step", "loss", "discriminator_loss", "lecam_loss", "gradient_norm")
+    return [[line.get(name) for name in names] for line in lines(run) if "loss" in line]
 
 
 TRAINING = [
@@ -205,7 +206,10 @@ TRAINING = [
 
 
 def test_a_killed_tokenizer_run_goes_on_to_the_very_same_losses(photographs, tmp_path):
-    more = ["--batch-size", "2", "--crop-size", "32", "--adversarial-start", "3"]
+    more = [
+        "--batch-size", "2", "--crop-size", "32", "--adversarial-start", "1",
+        "--adversarial-ramp", "3", "--lecam-weight", "0.1", "--r1-weight", "1",
+    ]  # fmt: skip
 
     def flags(run):
         return ["tiny", "--data", str(photographs), "--out", str(tmp_path / run), *TRAINING, *more]

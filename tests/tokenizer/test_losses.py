@@ -5,9 +5,12 @@ import torch.nn.functional as F
 from ops.config import ConfigError
 from tokenizer import build_tokenizer
 from tokenizer.discriminator import (
+    BatchNorm,
     DiscriminatorConfig,
+    LeCam,
     PatchDiscriminator,
     hinge_loss,
+    r1_penalty,
     vanilla_loss,
 )
 from tokenizer.losses import LossConfig, VQGANObjective, adaptive_weight
@@ -40,8 +43,21 @@ def test_the_adaptive_weight_is_the_ratio_of_gradient_norms():
     weight = adaptive_weight(reconstruction, adversarial, layer)
     assert weight == pytest.approx(6.0, rel=1e-3)
     assert not weight.requires_grad
-    tiny = adaptive_weight(3e9 * layer.sum(), 0.0 * layer.sum(), layer)
-    assert tiny == 1e4
+
+
+def test_the_adaptive_weight_has_a_bound():
+    objective = VQGANObjective(
+        LossConfig(
+            perceptual="none",
+            adversarial_start=0,
+            adversarial_ramp=1,
+            max_adaptive_weight=0.01,
+            adversarial_weight=0.5,
+            discriminator=SMALL_CRITIC,
+        )
+    )
+    losses = objective.autoencoder_loss(build_tokenizer("tiny"), pixels_of(), step=0)
+    assert losses.figures["adaptive_weight"] == 0.005
 
 
 def test_the_adversarial_term_starts_when_told_and_ramps():
@@ -61,7 +77,7 @@ def test_the_adversarial_term_starts_when_told_and_ramps():
     assert objective.discriminator_loss(pixels, before.pixels, step=9) is None
     after = objective.autoencoder_loss(model, pixels, step=10)
     assert after.figures["adaptive_weight"] > 0
-    assert objective.discriminator_loss(pixels, after.pixels, step=10) > 0
+    assert objective.discriminator_loss(pixels, after.pixels, step=10).total > 0
 
 
 def test_the_total_is_the_sum_of_its_terms():
@@ -93,8 +109,83 @@ def test_the_critics_side_sends_no_gradient_to_the_autoencoder():
     )
     model, pixels = build_tokenizer("tiny"), pixels_of()
     losses = objective.autoencoder_loss(model, pixels, step=0)
-    objective.discriminator_loss(pixels, losses.pixels, step=0).backward()
+    objective.discriminator_loss(pixels, losses.pixels, step=0).total.backward()
     assert all(p.grad is None for p in model.parameters())
+    assert all(p.grad is not None for p in objective.discriminator.parameters())
+
+
+def test_the_autoencoders_side_sends_no_gradient_to_the_critic():
+    objective = VQGANObjective(
+        LossConfig(perceptual="none", adversarial_start=0, discriminator=SMALL_CRITIC)
+    )
+    model = build_tokenizer("tiny")
+    objective.autoencoder_loss(model, pixels_of(), step=0).total.backward()
+    assert all(p.grad is None for p in objective.discriminator.parameters())
+    assert all(p.requires_grad for p in objective.discriminator.parameters())
+    assert model.encoder.conv_in.weight.grad.norm() > 0
+
+
+def test_batch_norm_is_torchs_by_the_batch():
+    ours, torchs = BatchNorm(3), torch.nn.BatchNorm2d(3)
+    pixels = pixels_of()
+    assert torch.allclose(ours(pixels), torchs(pixels), atol=1e-6)
+
+
+def test_spectral_norm_holds_each_kernel_at_one():
+    critic = PatchDiscriminator(
+        DiscriminatorConfig(channels=8, num_layers=2, norm="none", spectral_norm=True)
+    )
+    for _ in range(50):  # one step of the power iteration each
+        critic(pixels_of())
+    kernels = [layer.weight.detach() for layer in critic.layers if hasattr(layer, "weight")]
+    assert len(kernels) == 4
+    for kernel in kernels:
+        largest = torch.linalg.matrix_norm(kernel.flatten(1), ord=2)
+        assert largest == pytest.approx(1, abs=1e-3)
+
+
+def test_r1_is_half_the_squared_gradient_at_real_images():
+    critic = PatchDiscriminator(SMALL_CRITIC).double()
+    pixels = pixels_of(side=16).double()
+
+    @torch.no_grad()
+    def verdicts(pixels):
+        return critic(pixels).mean((1, 2, 3)).sum()
+
+    slopes = torch.zeros_like(pixels)
+    for place in range(pixels.numel()):
+        step = torch.zeros_like(pixels)
+        step.flatten()[place] = 1e-5
+        slopes.flatten()[place] = (verdicts(pixels + step) - verdicts(pixels - step)) / 2e-5
+    expected = 0.5 * slopes.square().sum((1, 2, 3)).mean()
+    penalty = r1_penalty(critic.float(), pixels).item()
+    assert penalty == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_r1_lowers_the_slope_that_it_measures():
+    torch.manual_seed(0)
+    critic, pixels = PatchDiscriminator(SMALL_CRITIC), pixels_of()
+    optimizer = torch.optim.SGD(critic.parameters(), lr=0.3)
+    penalties = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        penalty = r1_penalty(critic, pixels)
+        penalty.backward()
+        optimizer.step()
+        penalties.append(penalty.item())
+    assert penalties[-1] < 0.5 * penalties[0]
+
+
+def test_lecam_penalises_what_lies_beyond_the_averages_of_the_other_kind():
+    lecam = LeCam(decay=0.9)
+    real, fake = torch.tensor([2.0, -1.0]), torch.tensor([-3.0, 1.0])
+    assert lecam(real, fake) == 0  # there are no averages yet
+    lecam.update(torch.tensor(1.0), torch.tensor(-2.0))
+    # real beyond the fakes' -2 by 4 and 1; fakes below the reals' 1 by 4 and 0.
+    assert lecam(real, fake) == pytest.approx((16 + 1) / 2 + 16 / 2)
+    lecam.update(torch.tensor(2.0), torch.tensor(0.0))
+    assert lecam.real == pytest.approx(1.1)
+    assert lecam.fake == pytest.approx(-1.8)
 
 
 def test_lpips_is_zero_for_equal_images_and_never_draws_dropout():
