@@ -20,7 +20,6 @@ from pipelines.training import Evaluation, Trainee
 from tokenizer import VQGAN, save_tokenizer
 from tokenizer.losses import Losses, VQGANObjective
 from tokenizer.model_folder import KIND
-from tokenizer.quantizers import VectorQuantizer
 
 PICTURES = 8  # originals above their reconstructions
 
@@ -63,6 +62,7 @@ class TokenizerTrainee(Trainee[Tensor]):
 
     def train_step(self, batch: Tensor, step: int) -> Mapping[str, Tensor]:
         parts = batch.to(self.device, non_blocking=True).chunk(self.execution.accumulate)
+        self.model.quantizer.step = step
         self._start_codebook(parts)
         config = self.recipe.optimizer
         rate = config.rate_at(step, self.steps)
@@ -72,18 +72,17 @@ class TokenizerTrainee(Trainee[Tensor]):
         self.average.update(self.model, step)
         figures = _means([losses.figures for losses in found])
         figures |= {"gradient_norm": norm, "learning_rate": torch.tensor(rate)}
+        figures |= self.model.quantizer.figures()
         rebuilt = [losses.pixels for losses in found]
         return figures | self._train_discriminator(parts, rebuilt, step)
 
     def _start_codebook(self, parts: tuple[Tensor, ...]) -> None:
         """Let the codebook start from the whole first batch, not from its first part."""
         quantizer = self.model.quantizer
-        if len(parts) == 1 or not isinstance(quantizer, VectorQuantizer):
-            return
-        if not quantizer.is_initialised:
+        if len(parts) > 1 and quantizer.needs_start:
             with torch.no_grad(), autocast(self.device):
                 latents = [self.model.pre_quant(self.model.encoder(part)) for part in parts]
-            quantizer.initialise(torch.cat(latents).float())
+            quantizer.prepare(torch.cat(latents).float())
 
     def _losses(
         self, parts: tuple[Tensor, ...], step: int, found: list[Losses]

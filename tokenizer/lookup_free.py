@@ -1,14 +1,23 @@
-"""Quantizers without a learned codebook."""
+"""Quantizers without a codebook: a code is the number of what its channels are rounded to."""
 
 from __future__ import annotations
 
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ops.config import ConfigError
-from tokenizer.quantizers import QUANTIZERS, Quantized, Quantizer, QuantizerConfig
+from ops.ranks import ranks_here
+from tokenizer.quantizers import (
+    QUANTIZERS,
+    Quantized,
+    Quantizer,
+    QuantizerConfig,
+    as_vectors,
+    straight_through,
+)
 
 
 @QUANTIZERS.register("fsq")
@@ -23,7 +32,6 @@ class FiniteScalarQuantizer(Quantizer):
     places: Tensor
 
     def __init__(self, config: QuantizerConfig) -> None:
-        super().__init__(config)
         size, dim = math.prod(config.levels), len(config.levels)
         if not config.levels or size != config.codebook_size or dim != config.code_dim:
             raise ConfigError(
@@ -31,19 +39,17 @@ class FiniteScalarQuantizer(Quantizer):
                 f"says codebook_size {config.codebook_size}, code_dim {config.code_dim}. "
                 "Make them agree."
             )
-        self.codebook_size, self.code_dim = size, dim
+        super().__init__(config)
         levels = torch.tensor(config.levels)
         places = torch.cat([torch.ones(1, dtype=torch.int64), levels.cumprod(0)[:-1]])
         self.register_buffer("levels", levels, persistent=False)
         self.register_buffer("places", places, persistent=False)
 
-    def forward(self, latents: Tensor) -> Quantized:
+    def quantize(self, latents: Tensor) -> Quantized:
         bounded = self._bound(latents)
         codes = self._number(bounded)
-        quantized = self.lookup(codes).to(latents.dtype)
-        if bounded.requires_grad:
-            scaled = bounded / self._column(self.levels // 2)
-            quantized = scaled + (quantized - scaled).detach()
+        scaled = bounded / self._column(self.levels // 2)
+        quantized = straight_through(scaled, self.lookup(codes).to(latents.dtype))
         return Quantized(quantized, codes, latents.new_zeros(()))
 
     @torch.no_grad()
@@ -70,3 +76,67 @@ class FiniteScalarQuantizer(Quantizer):
     @staticmethod
     def _column(values: Tensor) -> Tensor:
         return values.view(-1, 1, 1)
+
+
+@QUANTIZERS.register("lfq")
+class LookupFreeQuantizer(Quantizer):
+    """LFQ (Yu et al. 2023, section 3.1): each channel's sign is a bit, the first the lowest.
+
+    An entropy loss makes each choice sure and all codes equally frequent. Soft choices of the bits
+    are independent, so a position's entropy is a sum over its bits, and the mean choice of all
+    2**D codes is one product of two matrices, of the lower and of the upper half of the bits:
+    positions times codes never stand in memory. Latents are -1 or 1.
+    """
+
+    places: Tensor
+
+    def __init__(self, config: QuantizerConfig) -> None:
+        if config.codebook_size != 2**config.code_dim:
+            raise ConfigError(
+                f"lfq has a code for every sign of code_dim {config.code_dim} channels, "
+                f"{2**config.code_dim}; the config says codebook_size {config.codebook_size}."
+            )
+        super().__init__(config)
+        self.commitment_weight = config.commitment_weight
+        self.entropy_weight = config.entropy_weight
+        self.entropy_temperature = config.entropy_temperature
+        self.register_buffer("places", 2 ** torch.arange(self.code_dim), persistent=False)
+
+    def quantize(self, latents: Tensor) -> Quantized:
+        codes = self.assign(latents)
+        quantized = self.lookup(codes).to(latents.dtype)
+        loss = self.commitment_weight * F.mse_loss(latents, quantized)
+        if self.entropy_weight:
+            loss = loss + self.entropy_weight * self._entropy_loss(latents)
+        return Quantized(straight_through(latents, quantized), codes, loss)
+
+    @torch.no_grad()
+    def assign(self, latents: Tensor) -> Tensor:
+        return ((latents > 0) * self.places.view(-1, 1, 1)).sum(dim=1)
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        bits = codes.unsqueeze(1) // self.places.view(-1, 1, 1) % 2
+        return 2.0 * bits - 1.0
+
+    def _entropy_loss(self, latents: Tensor) -> Tensor:
+        """Mean entropy of the choices less the entropy of the mean choice, in nats."""
+        # |z - 1|^2 and |z + 1|^2 differ by 4z: a bit is soft as softmax(-distances / temperature).
+        logits = as_vectors(latents) * (4 / self.entropy_temperature)  # (N, D), of a bit being set
+        shares = logits.sigmoid()
+        each = (F.softplus(logits) - logits * shares).sum(dim=1).mean()
+        half = self.code_dim // 2
+        lower, upper = _choices(logits[:, :half]), _choices(logits[:, half:])
+        mean = upper.T @ lower / len(logits)  # (2**(D-half), 2**half)
+        # All processes' mean; each passes the gradient of its own part, which they then average.
+        mean = mean + (ranks_here().mean(mean.detach()) - mean).detach()
+        # Most of 2**D codes are so unlikely that their share is 0, where a logarithm has no slope.
+        together = -(mean * mean.clamp(min=torch.finfo(mean.dtype).tiny).log()).sum()
+        return each - together
+
+
+def _choices(logits: Tensor) -> Tensor:
+    """How likely each code of some bits is, (N, 2**bits); logits (N, bits) of a bit being set."""
+    codes = torch.arange(2 ** logits.shape[1], device=logits.device)
+    places = 2 ** torch.arange(logits.shape[1], device=logits.device)
+    bits = (codes.unsqueeze(1) // places % 2).to(logits.dtype)  # (2**bits, bits)
+    return (F.logsigmoid(logits) @ bits.T + F.logsigmoid(-logits) @ (1 - bits).T).exp()

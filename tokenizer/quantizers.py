@@ -1,156 +1,188 @@
-"""Quantizers with a learned codebook: latents -> codes, and codes -> latents.
+"""The contract of all quantizers, their registry, and what they count of their codes.
 
-Every quantizer keeps one contract, tested for all of QUANTIZERS:
-`assign(latents) -> codes`, `lookup(codes) -> latents`, `forward(latents) -> Quantized`, which is
-both with a gradient and a loss, and `codebook_size`, `code_dim`.
+Every quantizer is tested for the same promises: `assign(latents) -> codes`, `lookup(codes) ->
+latents`, `forward(latents) -> Quantized`, which is both with a gradient and a loss, and
+`codebook_size`, `code_dim`. They live in vector_quantizers.py (a learned codebook),
+gumbel_quantizer.py and lookup_free.py (none).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ops.config import ConfigError, Registry
-from ops.ranks import all_samples, from_first
+from ops.ranks import ranks_here
 
 QUANTIZERS: Registry[type[Quantizer]] = Registry("quantizer")
 
-DISTANCES_AT_ONCE = 1 << 24  # (positions x codes) in memory at a time: 64 MiB of float32
+VALUES_AT_ONCE = 1 << 24  # (positions x codes) in memory at a time: 64 MiB of float32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuantizerConfig:
-    """Which quantizer, and its sizes. `levels` is read by fsq, the rest by learned codebooks."""
+    """Which quantizer, its sizes, and how it learns. Each reads the fields that name it."""
 
     kind: str = "vq"
     codebook_size: int = 1024
     code_dim: int = 256
-    commitment_weight: float = 0.25
-    restart_after: int = 100
     levels: tuple[int, ...] = ()
+    """fsq: levels of each channel; their product is codebook_size"""
+    commitment_weight: float = 0.25
+    """vq, l2, simvq, ema, lfq: beta, how strongly latents are drawn to their codes"""
+    codebook_weight: float = 1.0
+    """vq, l2, simvq: how strongly codes are drawn to their latents"""
+    restart_after: int = 100
+    """training forwards without use after which a code is dead; learned codebooks draw it anew"""
+    decay: float = 0.99
+    """of the running statistics, and of the codebook of ema"""
+    temperature: float = 1.0
+    """gumbel: at step 0"""
+    final_temperature: float = 1 / 16
+    """gumbel: from step temperature_steps on, after half a cosine"""
+    temperature_steps: int = 150_000
+    kl_weight: float = 5e-4
+    """gumbel: of the distance to even use, reached in a line over kl_steps"""
+    kl_steps: int = 5_000
+    entropy_weight: float = 0.1
+    """lfq: of the entropy loss"""
+    entropy_temperature: float = 0.01
+    """lfq: softness of the assignments that the entropies are taken of"""
 
     def __post_init__(self) -> None:
         if self.codebook_size < 2:
             raise ConfigError(f"codebook_size must be at least 2, found {self.codebook_size}.")
+        if self.restart_after < 1:
+            raise ConfigError(f"restart_after must be at least 1, found {self.restart_after}.")
+        for name in ("temperature", "final_temperature", "entropy_temperature"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} must be above 0, found {getattr(self, name)}.")
 
 
 class Quantized(NamedTuple):
     """What a quantizer makes of latents (B, D, h, w)."""
 
-    latents: Tensor  # (B, D, h, w), straight-through gradient
+    latents: Tensor  # (B, D, h, w), with a gradient to what they were made of
     codes: Tensor  # (B, h, w) int64
-    loss: Tensor  # scalar: commitment and codebook terms, weighted
+    loss: Tensor  # scalar, weighted
 
 
 class Quantizer(nn.Module, ABC):
-    """The contract. `code_dim` is the number of channels of the latents it takes."""
+    """The contract. `code_dim` is the number of channels of the latents it takes and gives.
 
-    codebook_size: int
-    code_dim: int
+    `step` is the training step that schedules are functions of; whoever trains sets it before
+    each forward, and nothing else remembers it. Two running statistics are kept of all processes'
+    codes: `share`, how much of all codes each one is, and `idle_steps`, the training forwards
+    since it was last chosen.
+    """
+
+    share: Tensor  # (K,) float32, decaying; sums to less than 1 at first
+    idle_steps: Tensor  # (K,) int64
+    step = 0
 
     def __init__(self, config: QuantizerConfig) -> None:
         super().__init__()
+        self.codebook_size, self.code_dim = config.codebook_size, config.code_dim
+        self.restart_after, self.decay = config.restart_after, config.decay
+        self.register_buffer("share", torch.zeros(self.codebook_size))
+        self.register_buffer("idle_steps", torch.zeros(self.codebook_size, dtype=torch.int64))
+
+    def forward(self, latents: Tensor) -> Quantized:
+        """Codes and their latents for latents (B, D, h, w) in float32; learns when training."""
+        if not self.training:
+            return self.quantize(latents)
+        self.prepare(latents.detach())
+        quantized = self.quantize(latents)
+        self._count(quantized.codes)
+        self.learn(latents.detach(), quantized.codes)
+        return quantized
 
     @abstractmethod
-    def forward(self, latents: Tensor) -> Quantized:
-        """Codes, their latents with a straight-through gradient, and the loss to add."""
+    def quantize(self, latents: Tensor) -> Quantized:
+        """Codes, their latents with a gradient, and the loss to add; changes no state."""
 
     @abstractmethod
     def assign(self, latents: Tensor) -> Tensor:
-        """Codes (B, h, w) int64 for latents (B, D, h, w); changes no state."""
+        """Codes (B, h, w) int64 for latents (B, D, h, w), always the same; changes no state."""
 
     @abstractmethod
     def lookup(self, codes: Tensor) -> Tensor:
         """Latents (B, D, h, w) for codes (B, h, w) int64."""
 
+    @property
+    def needs_start(self) -> bool:
+        """Whether there is a codebook that still has to start as latents of a batch."""
+        return False
+
+    def prepare(self, latents: Tensor) -> None:
+        """Called in training before latents (B, D, h, w) are quantized: start, restart codes."""
+
+    def learn(self, latents: Tensor, codes: Tensor) -> None:
+        """Called in training once they were: for what no gradient teaches."""
+
+    def figures(self) -> dict[str, Tensor]:
+        """The running statistics as scalars to log.
+
+        codebook_usage: share of the codes that are in use; perplexity: as many codes, equally
+        frequent, would carry as much; dead_codes: those not chosen for `restart_after` forwards.
+        """
+        alive = self.idle_steps < self.restart_after
+        share = self.share / self.share.sum().clamp(min=torch.finfo(torch.float32).tiny)
+        return {
+            "codebook_usage": (alive & (self.share > 0)).float().mean(),
+            "perplexity": torch.special.entr(share).sum().exp(),
+            "dead_codes": (~alive).sum(),
+        }
+
+    @torch.no_grad()
+    def _count(self, codes: Tensor) -> None:
+        counts = torch.bincount(codes.flatten(), minlength=self.codebook_size)
+        share = ranks_here().mean(counts.float() / codes.numel())
+        self.share.lerp_(share, 1 - self.decay)
+        self.idle_steps.copy_(torch.where(share > 0, 0, self.idle_steps + 1))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        for name, value in self._untold().items():
+            state_dict.setdefault(prefix + name, value)
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
+    def _untold(self) -> Mapping[str, Tensor]:
+        """What to take for the buffers that weights made for use alone say nothing of."""
+        return {
+            "share": torch.zeros_like(self.share),
+            "idle_steps": torch.zeros_like(self.idle_steps),
+        }
+
+
+def straight_through(latents: Tensor, quantized: Tensor) -> Tensor:
+    """`quantized` with the gradient of `latents` (Bengio et al. 2013)."""
+    # latents + (quantized - latents) differs from quantized in the last bits; without a gradient
+    # to pass, the looked-up values themselves are what decode will see.
+    return latents + (quantized - latents).detach() if latents.requires_grad else quantized
+
+
+def as_vectors(latents: Tensor) -> Tensor:
+    """Latents (B, D, h, w) as one vector a position: (B*h*w, D)."""
+    return latents.movedim(1, -1).flatten(0, 2)
+
+
+def in_slices(vectors: Tensor, codebook_size: int) -> tuple[Tensor, ...]:
+    """Vectors (N, D) in parts so small that a part's values for every code fit in memory."""
+    return vectors.split(max(1, VALUES_AT_ONCE // codebook_size))
+
 
 def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
     """Index (N,) of the nearest row of codebook (K, D) to each of vectors (N, D), Euclidean.
 
-    Works in slices so that the (N, K) distances never stand in memory whole.
+    The (N, K) distances never stand in memory whole.
     """
     square = codebook.square().sum(dim=1)  # |v|^2 is the same for every code: left out
-    rows = max(1, DISTANCES_AT_ONCE // len(codebook))
+    parts = in_slices(vectors, len(codebook))
     return torch.cat(
-        [
-            torch.addmm(square, part, codebook.T, alpha=-2.0).argmin(dim=1)
-            for part in vectors.split(rows)
-        ]
+        [torch.addmm(square, part, codebook.T, alpha=-2.0).argmin(dim=1) for part in parts]
     )
-
-
-@QUANTIZERS.register("vq")
-class VectorQuantizer(Quantizer):
-    """The paper's quantizer (Esser et al. 2021, eq. 2-4), the commitment weight on its own term.
-
-    A codebook drawn at random collapses to a few codes in small runs, so the codebook starts as
-    latents of the first batch, and a code unused for `restart_after` training steps is drawn anew.
-    Processes that train together count and draw over all their latents, and stay equal.
-    """
-
-    codebook: Tensor
-    idle_steps: Tensor
-    is_initialised: Tensor
-
-    def __init__(self, config: QuantizerConfig) -> None:
-        super().__init__(config)
-        self.codebook_size, self.code_dim = config.codebook_size, config.code_dim
-        self.commitment_weight, self.restart_after = config.commitment_weight, config.restart_after
-        self.embedding = nn.Embedding(self.codebook_size, self.code_dim)
-        nn.init.uniform_(self.embedding.weight, -1 / self.codebook_size, 1 / self.codebook_size)
-        self.register_buffer("idle_steps", torch.zeros(self.codebook_size, dtype=torch.int64))
-        self.register_buffer("is_initialised", torch.tensor(False))
-
-    def forward(self, latents: Tensor) -> Quantized:
-        if self.training:
-            self.initialise(latents)
-        codes = self.assign(latents)
-        if self.training:
-            self._restart_idle_codes(latents, codes)
-        quantized = self.lookup(codes)
-        commitment_loss = F.mse_loss(latents, quantized.detach())
-        codebook_loss = F.mse_loss(quantized, latents.detach())
-        loss = codebook_loss + self.commitment_weight * commitment_loss
-        # latents + (quantized - latents) differs from quantized in the last bits; without a
-        # gradient to pass, the looked-up values themselves are what decode will see.
-        if latents.requires_grad:
-            quantized = latents + (quantized - latents).detach()
-        return Quantized(quantized, codes, loss)
-
-    @torch.no_grad()
-    def assign(self, latents: Tensor) -> Tensor:
-        vectors = latents.movedim(1, -1).flatten(0, 2)  # (B*h*w, D)
-        codes = nearest_codes(vectors, self.embedding.weight)
-        return codes.view(latents.shape[0], *latents.shape[2:])
-
-    def lookup(self, codes: Tensor) -> Tensor:
-        return self.embedding(codes).movedim(-1, 1)
-
-    @torch.no_grad()
-    def initialise(self, latents: Tensor) -> None:
-        """Start the codebook as some of latents (B, D, h, w), unless it has been started."""
-        if not self.is_initialised:
-            self.embedding.weight.copy_(self._draw(latents, self.codebook_size))
-            self.is_initialised.fill_(True)
-
-    @torch.no_grad()
-    def _restart_idle_codes(self, latents: Tensor, codes: Tensor) -> None:
-        self.idle_steps += 1
-        self.idle_steps[all_samples(codes).unique()] = 0
-        idle = (self.idle_steps >= self.restart_after).nonzero().flatten()
-        if len(idle):
-            self.embedding.weight[idle] = self._draw(latents, len(idle))
-            self.idle_steps[idle] = 0
-
-    @staticmethod
-    def _draw(latents: Tensor, count: int) -> Tensor:
-        """`count` of the latents (B, D, h, w) at random, jittered: no two codes are the same."""
-        vectors = all_samples(latents.detach()).movedim(1, -1).flatten(0, 2)  # (B*h*w, D)
-        chosen = vectors[torch.randint(len(vectors), (count,), device=vectors.device)]
-        drawn = chosen + 0.01 * vectors.std() * torch.randn_like(chosen)
-        return from_first(drawn)  # each process has randomness of its own

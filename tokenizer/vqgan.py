@@ -12,7 +12,11 @@ from torch import Tensor, nn
 
 from ops.checkpoint import fingerprint
 from ops.config import ConfigError, to_json
-from tokenizer import lookup_free  # noqa: F401 - registers its quantizers
+from tokenizer import (  # noqa: F401 - they register their quantizers
+    gumbel_quantizer,
+    lookup_free,
+    vector_quantizers,
+)
 from tokenizer.autoencoder import AutoencoderConfig, Decoder, Encoder
 from tokenizer.quantizers import QUANTIZERS, QuantizerConfig
 
@@ -122,8 +126,8 @@ class VQGAN(nn.Module):
         config = to_json(self.config)
         for name in ("decoder_res_blocks", "dropout"):
             del config["autoencoder"][name]
-        for name in ("commitment_weight", "restart_after"):
-            del config["quantizer"][name]
+        decides = ("kind", "codebook_size", "code_dim", "levels")
+        config["quantizer"] = {name: config["quantizer"][name] for name in decides}
         deciding = ("encoder.", "pre_quant.", "quantizer.")
         tensors = {k: v for k, v in self.named_parameters() if k.startswith(deciding)}
         return fingerprint(config, tensors)

@@ -17,8 +17,10 @@ from pipelines.recipes import PRIOR_RECIPES, TOKENIZER_RECIPES
 from pipelines.tokenizer_trainee import TokenizerTrainee
 from pipelines.training import step_seed
 from prior import GPT, ClassLabel, Conditions, GPTConfig, LossSettings
+from tests.tokenizer.test_quantizers import CONFIGS as QUANTIZER_CONFIGS
 from tokenizer import build_tokenizer
 from tokenizer.discriminator import DiscriminatorConfig
+from tokenizer.quantizers import QUANTIZERS
 
 CODES, SIDE, BATCH, STEPS = 9, 4, 8, 4
 CPU = torch.device("cpu")
@@ -158,6 +160,28 @@ def stay_together(ranks):
     return [*trainee.model.state_dict().values(), *trainee.objective.discriminator.parameters()]
 
 
+def quantize_together(ranks):
+    """What each kind of quantizer, behind a convolution, has become after steps on these ranks."""
+    found = {}
+    for kind, config in QUANTIZER_CONFIGS.items():
+        torch.manual_seed(0)
+        # A softer entropy than the default, whose slope at the signs would magnify last bits.
+        config = dataclasses.replace(config, restart_after=2, entropy_temperature=1.0)
+        quantizer = QUANTIZERS[kind](config)
+        model = torch.nn.Sequential(torch.nn.Conv2d(3, config.code_dim, 8, stride=8), quantizer)
+        learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.SGD(learned, lr=0.1)
+        for step in range(STEPS):
+            torch.manual_seed(step_seed(0, step, ranks.rank))
+            quantized = model(pixels_batch(step, ranks))
+            optimizer.zero_grad()
+            (quantized.latents.square().mean() + quantized.loss).backward()
+            ranks.average_gradients(model)
+            optimizer.step()
+        found[kind] = model.state_dict()
+    return found
+
+
 def tell(ranks):
     """What comes of each way to tell the others something."""
     own = torch.tensor([[10.0 * place + ranks.rank] for place in range(2)])
@@ -170,7 +194,12 @@ def tell(ranks):
 
 
 def do_all(folder, ranks):
-    return {"losses": train_both(folder, ranks), "weights": stay_together(ranks), **tell(ranks)}
+    return {
+        "losses": train_both(folder, ranks),
+        "weights": stay_together(ranks),
+        "quantizers": quantize_together(ranks),
+        **tell(ranks),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -218,6 +247,16 @@ def test_processes_keep_equal_weights_of_model_and_critic(pair):
     first, second = (found["weights"] for found in pair)
     for one, other in zip(first, second, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("kind", QUANTIZERS)
+def test_two_processes_quantize_as_one_does(pair, kind):
+    first, second = (found["quantizers"][kind] for found in pair)
+    alone = quantize_together(ALONE)[kind]
+    for name, tensor in alone.items():
+        assert torch.equal(first[name], second[name]), name
+        if kind != "gumbel":  # each process draws noise of its own
+            torch.testing.assert_close(first[name], tensor, rtol=1e-4, atol=1e-5)
 
 
 def test_what_processes_tell_each_other(pair):

@@ -1,0 +1,166 @@
+"""Quantizers with a learned codebook: a latent's code is the nearest of its vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ops.ranks import all_samples, from_first, ranks_here
+from tokenizer.quantizers import (
+    QUANTIZERS,
+    Quantized,
+    Quantizer,
+    QuantizerConfig,
+    as_vectors,
+    nearest_codes,
+    straight_through,
+)
+
+
+@QUANTIZERS.register("vq")
+class VectorQuantizer(Quantizer):
+    """The paper's quantizer (Esser et al. 2021, eq. 2-4), the commitment weight on its own term.
+
+    A codebook drawn at random collapses to a few codes in small runs, so the codebook starts as
+    latents of the first batch, and a code unused for `restart_after` forwards is drawn anew.
+    Processes that train together count and draw over all their latents, and stay equal.
+    """
+
+    is_initialised: Tensor
+
+    def __init__(self, config: QuantizerConfig) -> None:
+        super().__init__(config)
+        self.commitment_weight = config.commitment_weight
+        self.codebook_weight = config.codebook_weight
+        self.embedding = nn.Embedding(self.codebook_size, self.code_dim)
+        nn.init.uniform_(self.embedding.weight, -1 / self.codebook_size, 1 / self.codebook_size)
+        self.register_buffer("is_initialised", torch.tensor(False))
+
+    def codebook(self) -> Tensor:
+        """The vectors (K, D) that the codes stand for."""
+        return self.embedding.weight
+
+    def comparable(self, latents: Tensor) -> Tensor:
+        """Latents (B, D, h, w) as they are compared with the codebook."""
+        return latents
+
+    def quantize(self, latents: Tensor) -> Quantized:
+        latents = self.comparable(latents)
+        codes = self._nearest(latents)
+        quantized = self.lookup(codes)
+        loss = self.commitment_weight * F.mse_loss(latents, quantized.detach())
+        if self.codebook_weight:
+            loss = loss + self.codebook_weight * F.mse_loss(quantized, latents.detach())
+        return Quantized(straight_through(latents, quantized), codes, loss)
+
+    def assign(self, latents: Tensor) -> Tensor:
+        return self._nearest(self.comparable(latents))
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        return F.embedding(codes, self.codebook()).movedim(-1, 1)
+
+    @property
+    def needs_start(self) -> bool:
+        return not self.is_initialised
+
+    @torch.no_grad()
+    def prepare(self, latents: Tensor) -> None:
+        """Start the codebook as some of latents (B, D, h, w), or draw its dead codes anew."""
+        if self.needs_start:
+            self._redraw(torch.ones_like(self.idle_steps, dtype=torch.bool), latents)
+            self.is_initialised.fill_(True)
+            return
+        # Counted on through a redraw: a code that stays dead is drawn again as much later.
+        dead = (self.idle_steps > 0) & (self.idle_steps % self.restart_after == 0)
+        if dead.any():
+            self._redraw(dead, latents)
+
+    def _redraw(self, which: Tensor, latents: Tensor) -> None:
+        """Replace the codes of mask (K,) by latents at random, jittered: no two are the same."""
+        vectors = as_vectors(all_samples(latents))
+        count = int(which.sum())
+        chosen = vectors[torch.randint(len(vectors), (count,), device=vectors.device)]
+        drawn = chosen + 0.01 * vectors.std() * torch.randn_like(chosen)
+        self.embedding.weight[which] = from_first(drawn)  # each process has randomness of its own
+
+    @torch.no_grad()
+    def _nearest(self, latents: Tensor) -> Tensor:
+        codes = nearest_codes(as_vectors(latents), self.codebook())
+        return codes.view(latents.shape[0], *latents.shape[2:])
+
+    def _untold(self) -> Mapping[str, Tensor]:
+        # A codebook that comes from a file has been started.
+        return {**super()._untold(), "is_initialised": torch.tensor(True)}
+
+
+@QUANTIZERS.register("l2")
+class NormalisedQuantizer(VectorQuantizer):
+    """Codes on the unit sphere, few dimensions (ViT-VQGAN, Yu et al. 2022, section 3.1).
+
+    Latents and codes are scaled to length 1, so the nearest code is the one at the least angle;
+    with 8 to 32 dimensions large codebooks stay in use.
+    """
+
+    def codebook(self) -> Tensor:
+        return F.normalize(self.embedding.weight, dim=1)
+
+    def comparable(self, latents: Tensor) -> Tensor:
+        return F.normalize(latents, dim=1)
+
+
+@QUANTIZERS.register("simvq")
+class ProjectedQuantizer(VectorQuantizer):
+    """SimVQ (Zhu et al. 2024): a frozen codebook seen through one linear map, which is learned.
+
+    The map moves all codes at once, so those that are never chosen do not stay behind.
+    """
+
+    def __init__(self, config: QuantizerConfig) -> None:
+        super().__init__(config)
+        self.embedding.weight.requires_grad_(False)
+        self.projection = nn.Linear(self.code_dim, self.code_dim, bias=False)
+        nn.init.eye_(self.projection.weight)  # the codebook is to start as what was drawn
+
+    def codebook(self) -> Tensor:
+        return self.projection(self.embedding.weight)
+
+    def prepare(self, latents: Tensor) -> None:
+        if self.needs_start:  # none is drawn anew: the map takes all along
+            super().prepare(latents)
+
+
+@QUANTIZERS.register("ema")
+class AveragingQuantizer(VectorQuantizer):
+    """Codes as running means of their latents (van den Oord et al. 2017, appendix A.1).
+
+    No gradient teaches the codebook. Numerator and denominator decay alike, and processes that
+    train together average over all their latents.
+    """
+
+    sums: Tensor  # (K, D): the running mean of latents where a code was chosen, 0 elsewhere
+
+    def __init__(self, config: QuantizerConfig) -> None:
+        super().__init__(config)
+        self.codebook_weight = 0.0
+        self.embedding.weight.requires_grad_(False)
+        self.register_buffer("sums", torch.zeros(self.codebook_size, self.code_dim))
+
+    @torch.no_grad()
+    def learn(self, latents: Tensor, codes: Tensor) -> None:
+        vectors = as_vectors(latents)
+        sums = torch.zeros_like(self.sums).index_add_(0, codes.flatten(), vectors)
+        self.sums.lerp_(ranks_here().mean(sums / len(vectors)), 1 - self.decay)
+        # Of a code that was not chosen now, both have decayed alike: its mean is what it was.
+        chosen = (self.idle_steps == 0).unsqueeze(1)
+        means = self.sums / self.share.unsqueeze(1)
+        self.embedding.weight.copy_(torch.where(chosen, means, self.embedding.weight))
+
+    def _redraw(self, which: Tensor, latents: Tensor) -> None:
+        super()._redraw(which, latents)
+        self.sums[which] = self.embedding.weight[which] * self.share[which].unsqueeze(1)
+
+    def _untold(self) -> Mapping[str, Tensor]:
+        return {**super()._untold(), "sums": torch.zeros_like(self.sums)}
