@@ -25,7 +25,7 @@ from PIL import Image, ImageFile
 from torch import Tensor
 
 from ops.config import ConfigError, Registry, UserError
-from ops.files import write_bytes
+from ops.png import write_png_strips
 
 ImageArray = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -351,9 +351,7 @@ def to_image(pixels: Tensor) -> ImageArray:
 
 def write_png(path: Path, image: ImageArray) -> None:
     """Write one image, uint8 (H, W, 3), as PNG; the file appears whole."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    write_bytes(path, buffer.getvalue())
+    write_png_strips(path, image.shape[1], image.shape[0], [image])
 
 
 def image_grid(images: ImageArray, columns: int, gap: int = 2) -> ImageArray:

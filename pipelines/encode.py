@@ -4,7 +4,6 @@ run again."""
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from pathlib import Path
 import torch
 
 from ops.config import ConfigError
-from ops.files import atomic_path, exclusive_lock
+from ops.files import exclusive_lock
 from ops.images import Transform
 from pipelines.cluster_paths import check_absolute
 from pipelines.command_line import run_command
@@ -32,10 +31,11 @@ from pipelines.store import (
     write_metadata,
 )
 from pipelines.store.commit import committed_tasks
-from pipelines.store.layout import staging_path, tokenizer_path
+from pipelines.store.layout import staging_path
 from pipelines.store.recovery import (
     empty_staging,
     forget_missing,
+    keep_tokenizer,
     publish_committed,
     remove_partials,
     write_checksums,
@@ -116,7 +116,7 @@ def _plan(
     if older is not None:
         check_same(root, older.settings, settings)
     assert tokenizer.folder is not None  # it was loaded from one
-    _copy_tokenizer(tokenizer.folder, tokenizer_path(root, "image"))
+    keep_tokenizer(root, tokenizer.folder)
     grids = partial(grids_of, transform)
     plan = extend_plan(
         root,
@@ -131,18 +131,6 @@ def _plan(
         prune_plan(root, listing.table)
     write_metadata(root, plan.attributes)
     return plan
-
-
-def _copy_tokenizer(folder: Path, copy: Path) -> None:
-    """Keep what decodes the store beside its codes: config.json and the weights that are used."""
-    if copy.exists():
-        return
-    averaged = folder / "ema.safetensors"
-    with atomic_path(copy) as partial_copy:
-        partial_copy.mkdir()
-        shutil.copyfile(folder / "config.json", partial_copy / "config.json")
-        weights = averaged if averaged.is_file() else folder / "model.safetensors"
-        shutil.copyfile(weights, partial_copy / "model.safetensors")
 
 
 # --- running

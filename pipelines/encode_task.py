@@ -30,6 +30,7 @@ from pipelines.store.commit import read_part
 from pipelines.store.layout import index_path, tokenizer_path
 from pipelines.store.subparts import read_subparts, remove_subparts, write_subpart
 from pipelines.task_draft import Draft, Line
+from pipelines.task_queue import halves
 from tokenizer import load_tokenizer
 
 READ_AHEAD = 2  # batches decoded beyond those that are being encoded
@@ -64,13 +65,9 @@ class Done(NamedTuple):
 def split_work(work: Task | Piece, batch_size: int) -> list[Piece]:
     """Two halves: cut between batches, then inside of one; nothing for a single row."""
     piece = _as_piece(work)
-    borders = range(-(-(piece.first + 1) // batch_size) * batch_size, piece.end, batch_size)
-    if piece.end - piece.first == 1:
-        return []
-    middle = borders[len(borders) // 2] if borders else (piece.first + piece.end) // 2
     return [
-        Piece(task=piece.task, first=first, end=end)
-        for first, end in ((piece.first, middle), (middle, piece.end))
+        Piece(task=piece.task, first=places.start, end=places.stop)
+        for places in halves(piece.first, piece.end, batch_size)
     ]
 
 

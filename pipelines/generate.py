@@ -7,65 +7,96 @@ paints the same one. Run again, it paints what is missing.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from ops.checkpoint import fingerprint
-from ops.config import ConfigError, to_json
-from ops.files import write_json
+from ops.config import ConfigError
+from ops.files import exclusive_lock, write_json
 from ops.images import MAX_PIXELS, decode_image, image_grid, resize_and_crop, write_png
-from ops.runtime import resolve_device
 from pipelines.cluster_paths import check_absolute
 from pipelines.command_line import run_command
 from pipelines.jobs import run_tasks
-from pipelines.paint_worker import (
+from pipelines.paint_settings import (
+    MOST_TASKS,
     PaintRequest,
-    PaintWorker,
-    find_tokenizer,
-    grid_for,
-    is_painted,
-    sample_paths,
+    check_record,
+    deciding_settings,
+    good_samples_per_task,
+    labels_of,
+    read_record,
+    record_path,
+    saves_of,
 )
+from pipelines.paint_worker import (
+    Done,
+    PaintTask,
+    PaintWorker,
+    condemn,
+    find_tokenizer,
+    split_work,
+)
+from pipelines.painted_store import finish_store, prepare_store
 from pipelines.progress import progress_bar
+from pipelines.sample_index import failed_lines, part_path, read_parts, sample_name
+from pipelines.sample_outputs import picture_path
+from pipelines.sample_resume import (
+    Folder,
+    empty_staging,
+    kept_samples,
+    lock_path,
+    remove_partials,
+)
 from prior import Prior, load_prior
 from prior.paint_options import LARGEST_DEFAULT_BATCH
+from tokenizer import VQGAN
 
 GRID_PICTURES = 64
 GRID_SIDE = 256  # pixels; larger pictures are shrunk for the grid
+LISTED = 20  # failed samples named at the end; the index names all
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateFlags:
-    """Paint pictures with a prior: PNG files, their codes, the settings, and a grid of all."""
+    """Paint samples with a prior; as many as you like, by as many workers as you have.
+
+    Run it again to resume, or with a larger --count for more. The folder `index` has a line for
+    each sample, to be read by pyarrow.parquet; generation.json says what decided them.
+    """
 
     prior: Path
     """the run folder that pipelines.train_prior wrote; it holds the tokenizer too"""
     out: Path
-    """folder for sample-00000.png, sample-00000.npy (codes), ..., grid.png, generation.json"""
+    """the folder of samples to make or to go on with"""
     count: int = 4
-    """how many pictures the folder shall hold"""
+    """how many samples the folder shall hold"""
     size: str = "256x256"
     """WIDTHxHEIGHT in pixels; any size, larger ones are painted through a sliding window"""
     seed: int = 0
     """another seed, other pictures"""
+    save: tuple[str, ...] = ("images",)
+    """what is kept of them, as images,codes: images (sample-00000.png, ... and grid.png), codes (a
+    code store, codes.zarr, whose row k is sample k), tars (WebDataset tars)"""
     stride: int | None = None
     """how far the window slides, in codes; 1 is slowest and most exact (default: half a window)"""
     batch_size: int | None = None
-    """pictures painted at once (default: count, at most 8); part of what decides a picture"""
+    """samples painted at once (default: count, at most 8); part of what decides a picture"""
+    samples_per_task: int | Literal["auto"] = "auto"
+    """samples that one worker paints and one tar, one shard of codes, one file of the index holds:
+    whole batches; recorded in the folder"""
     only: int | None = None
-    """paint this one picture of the count, 0 for the first"""
+    """paint this one sample of the count, 0 for the first"""
     labels: tuple[str, ...] = ()
-    """classes, by name or number, dealt out to the pictures in turn"""
+    """classes, by name or number, as 3,7 or as lake wood, dealt out to the samples in turn"""
     temperature: float = 1.0
     """below 1 likelier codes, above 1 stranger ones; 0 always takes the likeliest"""
     top_k: int | None = None
@@ -74,23 +105,61 @@ class GenerateFlags:
     """draw from the likeliest codes that together have this probability"""
     guidance_scale: float = 1.0
     """above 1 exaggerates what the labels ask for; doubles the work"""
+    preview: bool = False
+    """keep preview.png at how far the sample being painted is, while it grows"""
+    retry_failed: bool = False
+    """try the samples once more that were given up because they killed their workers"""
     workers: int = 0
-    """Ray actors that paint side by side; 0 paints in this process"""
+    """Ray actors that paint side by side; 0 paints in this process. Both give the same bytes"""
+    cpus_per_worker: int | None = None
+    """CPU cores each actor is given (default: --threads)"""
+    gpus_per_worker: float | Literal["auto"] = "auto"
+    """share of a GPU each actor is given; with auto 1 on a GPU, else 0"""
     address: str | None = None
     """address of a running Ray cluster; --prior and --out must be visible to all its nodes"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""
     threads: int = 1
-    """CPU threads a worker; part of what decides a picture's last bits"""
+    """CPU threads a worker paints with; part of what decides a picture's last bits"""
 
 
-class Where(NamedTuple):
-    """Where tasks run, as run_tasks takes it."""
+def main(argv: list[str] | None = None) -> int:
+    return run_command(GenerateFlags, run, argv, "pipelines.generate")
 
-    workers: int
-    cpus_per_worker: float
-    gpus_per_worker: float
-    address: str | None
+
+def run(flags: GenerateFlags) -> int:
+    """Paint what the folder lacks, print what came of it; the exit code."""
+    check_absolute({"--prior": flags.prior, "--out": flags.out})
+    check_flags(flags)
+    prior = load_prior(flags.prior)
+    tokenizer = find_tokenizer(flags.prior, prior, torch.device("cpu"))
+    with exclusive_lock(lock_path(flags.out)):
+        record = read_record(flags.out)
+        request = make_request(flags, prior, tokenizer, record)
+        settings = deciding_settings(request, prior)
+        if record is not None:
+            check_record(flags.out, record, settings)
+        remove_partials(request.out)
+        wanted = range(flags.count) if flags.only is None else range(flags.only, flags.only + 1)
+        folder = Folder(request, read_parts(request.out), flags.retry_failed)
+        tasks = folder.unfinished(wanted)
+        new = 0
+        if tasks:
+            write_json(record_path(request.out), {**settings, "count": request.count})
+            if "codes" in request.save:
+                prepare_store(request, tokenizer, label_names(prior), settings)
+            for task in tasks:
+                folder.reopen(task)
+            new = paint(request, tasks, flags, proven=bool(folder.parts))
+            empty_staging(request.out)
+            if "codes" in request.save:
+                finish_store(request.out)
+        if "images" in request.save and (tasks or not (request.out / "grid.png").exists()):
+            write_grid(request)
+        return report(flags, request, wanted, new)
+
+
+# --- before
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -101,165 +170,186 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def read_record(out: Path) -> dict[str, Any] | None:
-    """The settings that the pictures in `out` were made with, or None where there are none."""
-    path = out / "generation.json"
-    if path.exists() and any(out.glob("sample-*.png")):
-        return json.loads(path.read_text())
-    return None
-
-
-def make_request(
-    flags: GenerateFlags, prior: Prior, record: Mapping[str, Any] | None
-) -> PaintRequest:
-    """The flags with their defaults filled in; raises ConfigError for what cannot be.
-
-    A recorded batch_size stands where none is asked for, so that --count may grow.
-    """
-    if flags.count < 1 or flags.workers < 0 or flags.threads < 1:
-        raise ConfigError("--count and --threads must be at least 1, --workers at least 0.")
+def check_flags(flags: GenerateFlags) -> None:
+    """Raise ConfigError for what cannot be, whatever the prior."""
+    if flags.address and not flags.workers:
+        raise ConfigError("--address needs --workers: how many actors shall paint there?")
+    least = {"count": 1, "workers": 0, "threads": 1, "batch_size": 1, "cpus_per_worker": 1}
+    for name, smallest in least.items():
+        value = getattr(flags, name)
+        if value is not None and value < smallest:
+            flag = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{flag} must be at least {smallest}, found {value}.")
     if flags.only is not None and not 0 <= flags.only < flags.count:
         raise ConfigError(
             f"--only must be from 0 to {flags.count - 1}, --count less 1; found {flags.only}."
         )
-    if flags.batch_size is not None and flags.batch_size < 1:
-        raise ConfigError(f"--batch-size must be at least 1, found {flags.batch_size}.")
+
+
+def make_request(
+    flags: GenerateFlags, prior: Prior, tokenizer: VQGAN, record: Mapping[str, Any] | None
+) -> PaintRequest:
+    """The flags with their defaults filled in; raises ConfigError for what cannot be.
+
+    What is recorded stands where nothing is asked for, so that --count may grow.
+    """
     width, height = parse_size(flags.size)
-    default_batch = record["batch_size"] if record else min(flags.count, LARGEST_DEFAULT_BATCH)
+    factor = tokenizer.config.downsample_factor
+    known = record or {}
+    count = max(flags.count, known.get("count", 0))
+    batch_size = flags.batch_size
+    if batch_size is None:
+        batch_size = known.get("batch_size", min(flags.count, LARGEST_DEFAULT_BATCH))
+    samples_per_task = flags.samples_per_task
+    if samples_per_task == "auto":
+        samples_per_task = known.get("samples_per_task", good_samples_per_task(count, batch_size))
+    if samples_per_task < 1 or samples_per_task % batch_size:
+        raise ConfigError(
+            f"--samples-per-task must be a multiple of the batch size of {batch_size}, "
+            f"found {samples_per_task}."
+        )
+    if count > MOST_TASKS * samples_per_task:
+        raise ConfigError(
+            f"{count:,} samples, {samples_per_task} a task, would be too many files. Name another "
+            "--out, or a larger --samples-per-task there."
+        )
     return PaintRequest(
         prior=flags.prior.absolute(),
         out=flags.out.absolute(),
         width=width,
         height=height,
+        rows=-(-height // factor),  # what is too much is cut off
+        columns=-(-width // factor),
+        codebook_size=prior.config.codebook_size,
+        count=count,
         seed=flags.seed,
         stride=max(1, prior.config.window // 2) if flags.stride is None else flags.stride,
-        batch_size=default_batch if flags.batch_size is None else flags.batch_size,
-        labels=tuple(prior.conditions.label_number(label) for label in flags.labels),
+        batch_size=batch_size,
+        samples_per_task=samples_per_task,
+        save=saves_of(flags.save),
+        labels=labels_of(flags.labels, prior),
         temperature=flags.temperature,
         top_k=flags.top_k,
         top_p=flags.top_p,
         guidance_scale=flags.guidance_scale,
         device=flags.device,
         threads=flags.threads,
+        preview=flags.preview,
     )
 
 
-def deciding_settings(request: PaintRequest, prior: Prior) -> dict[str, Any]:
-    """All that a picture is a function of, beside its number."""
-    settings = to_json(request)
-    for name in ("prior", "out", "device"):
-        del settings[name]
-    return {
-        "prior_fingerprint": fingerprint(to_json(prior.config), prior.model.state_dict()),
-        "tokenizer_fingerprint": prior.tokenizer_info["fingerprint"],
-        **settings,
-        "device": resolve_device(request.device).type,
-        "torch": torch.__version__,
-    }
+def label_names(prior: Prior) -> tuple[str, ...]:
+    """The names of the prior's classes, if it has any."""
+    names: tuple[str, ...] = ()
+    for part in prior.conditions.parts:
+        names = getattr(part, "label_names", names)
+    return names
 
 
-def check_record(out: Path, record: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Raise ConfigError, naming what differs, unless the pictures in `out` have these settings."""
-    differing = [
-        f"{name} was {record.get(name)!r}, is {value!r}"
-        for name, value in settings.items()
-        if record.get(name) != value
-    ]
-    if differing:
-        raise ConfigError(
-            f"The pictures in {out} were made with other settings: {'; '.join(differing)}. "
-            "Use the same to paint what is missing, or another --out."
-        )
+# --- painting
 
 
-def missing_batches(request: PaintRequest, wanted: range) -> list[tuple[int, ...]]:
-    """The samples of `wanted` that are not painted yet, each batch's together."""
-    batches: dict[int, list[int]] = {}
-    for sample in wanted:
-        if not is_painted(request.out, sample):
-            batches.setdefault(sample // request.batch_size, []).append(sample)
-    return [tuple(samples) for samples in batches.values()]
+def paint(request: PaintRequest, tasks: list[PaintTask], flags: GenerateFlags, proven: bool) -> int:
+    """Do the tasks, behind a bar that counts codes; how many samples were painted or given up."""
+    codes = request.rows * request.columns
+    wanted = sum(task.end - task.first for task in tasks)
+    kept = kept_samples(request, tasks)
+    with progress_bar("code") as bar, threads_restored():
+        row = bar.add_task("painting", total=codes * wanted, completed=codes * kept, note="", bad=0)
+        done, shown = Done(kept, 0, codes * kept), 0
 
+        def show(inside: list[Done]) -> None:
+            nonlocal shown
+            # Never back: what dead workers were inside of is done again, the bar waits for it.
+            shown = max(shown, done.codes + sum(work.codes for work in inside))
+            samples = done.samples + sum(work.samples for work in inside)
+            note = f"{samples:,} of {wanted:,} samples"
+            bar.update(row, completed=shown, bad=done.failed, note=note)
 
-def paint(request: PaintRequest, batches: list[tuple[int, ...]], codes: int, where: Where) -> None:
-    """Paint every batch, behind a progress bar that counts codes, `codes` for each picture."""
-    with progress_bar("code") as bar:
-        total = codes * sum(map(len, batches))
-        task = bar.add_task("painting", total=total, note="")
-        here = where.workers == 0
-
-        def after_batch(samples: tuple[int, ...], _: int) -> None:
-            for sample in samples:
-                _require_painted(request.out, sample)
-            if not here:
-                bar.advance(task, codes * len(samples))
+        def on_result(task: PaintTask, result: Done) -> None:
+            nonlocal done
+            require_whole(request, task)
+            done = Done(*(sum(pair) for pair in zip(done, result, strict=True)))
+            show([])
 
         run_tasks(
-            batches,
-            partial(PaintWorker, request, partial(bar.advance, task) if here else None),
-            on_result=after_batch,
+            tasks,
+            partial(PaintWorker, request),
+            on_result=on_result,
+            workers=flags.workers,
+            cpus_per_worker=flags.cpus_per_worker or flags.threads,
+            gpus_per_worker=gpus_per_worker(flags),
+            address=flags.address,
+            split=partial(split_work, batch_size=request.batch_size),
+            give_up=partial(condemn, request),
+            proven=proven,
+            on_progress=show,
             reads={"--prior": request.prior},
             writes={"--out": request.out},
-            **where._asdict(),
         )
+    return wanted - kept
 
 
-def _require_painted(out: Path, sample: int) -> None:
+def require_whole(request: PaintRequest, task: PaintTask) -> None:
+    """Raise ConfigError where a task that is done has left nothing that can be seen here."""
     # A worker on another machine may have written into a folder of the same name there.
-    if not is_painted(out, sample):
+    if not part_path(request.out, task.number).exists():
         raise ConfigError(
-            f"A worker painted sample {sample}, but it is not in {out}. Name an --out that every "
-            "machine of the cluster shares."
+            f"A worker painted sample {task.first}, but it is not in {request.out}. Name an --out "
+            "that every machine of the cluster shares."
         )
 
 
-def write_grid(out: Path, samples: range, width: int, height: int) -> None:
-    """Write grid.png of those of `samples` that are painted; nothing where there are below two."""
-    painted = [sample for sample in samples if is_painted(out, sample)][:GRID_PICTURES]
-    if len(painted) < 2 or width * height > MAX_PIXELS:
-        return
-    scale = min(1.0, GRID_SIDE / max(width, height))
-    size = max(1, round(height * scale)), max(1, round(width * scale))
-    pictures = (decode_image(sample_paths(out, sample)[1].read_bytes()) for sample in painted)
-    small = np.stack([resize_and_crop(picture, size) for picture in pictures])
-    write_png(out / "grid.png", image_grid(small, columns=math.ceil(math.sqrt(len(painted)))))
+@contextmanager
+def threads_restored() -> Iterator[None]:
+    """A worker in this process sets its own number of threads."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
-def run(flags: GenerateFlags) -> int:
-    check_absolute({"--prior": flags.prior, "--out": flags.out})
-    prior = load_prior(flags.prior)
-    tokenizer = find_tokenizer(flags.prior, prior, torch.device("cpu"))
-    record = read_record(flags.out)
-    request = make_request(flags, prior, record)
-    settings = deciding_settings(request, prior)
-    if record is None:
-        write_json(flags.out / "generation.json", settings)
-    else:
-        check_record(flags.out, record, settings)
-    rows, columns = grid_for(request.height, request.width, tokenizer)
-    del prior, tokenizer  # the workers load their own
-    wanted = range(flags.count) if flags.only is None else range(flags.only, flags.only + 1)
-    batches = missing_batches(request, wanted)
-    if batches:
-        paint(request, batches, rows * columns, placement(flags))
-    if batches or not (flags.out / "grid.png").exists():
-        write_grid(flags.out, range(flags.count), request.width, request.height)
-    new = sum(map(len, batches))
-    done = f"{new} painted" if new else "nothing left to do"
-    print(f"{flags.out}: {done}, {len(wanted) - new} were there; {flags.size} pixels each")
-    return 0
-
-
-def placement(flags: GenerateFlags) -> Where:
-    """Where the tasks run: here, or on that many actors, each with a GPU where one is asked for."""
+def gpus_per_worker(flags: GenerateFlags) -> float:
+    if flags.gpus_per_worker != "auto":
+        return flags.gpus_per_worker
     on_gpu = flags.device.startswith("cuda") or (
         flags.device == "auto" and torch.cuda.is_available()
     )
-    return Where(flags.workers, flags.threads, 1 if on_gpu else 0, flags.address)
+    return float(on_gpu)
 
 
-def main(argv: list[str] | None = None) -> int:
-    return run_command(GenerateFlags, run, argv, "pipelines.generate")
+# --- after
+
+
+def write_grid(request: PaintRequest) -> None:
+    """Write grid.png of the first samples; nothing where there are below two."""
+    width, height = request.width, request.height
+    first = range(min(request.count, GRID_PICTURES))
+    paths = [picture_path(request.out, sample) for sample in first]
+    found = [path for path in paths if path.is_file()]
+    if len(found) < 2 or width * height > MAX_PIXELS:
+        return
+    scale = min(1.0, GRID_SIDE / max(width, height))
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    pictures = (decode_image(path.read_bytes()) for path in found)
+    small = np.stack([resize_and_crop(picture, size) for picture in pictures])
+    write_png(request.out / "grid.png", image_grid(small, columns=math.ceil(math.sqrt(len(found)))))
+
+
+def report(flags: GenerateFlags, request: PaintRequest, wanted: range, new: int) -> int:
+    """Print which samples were given up, and one line; the exit code."""
+    lines = failed_lines(request.out, read_parts(request.out).values())
+    failed = [line for line in lines if line["sample"] in wanted]
+    for line in failed[:LISTED]:
+        print(f"failed: {sample_name(line['sample'])}: {line['status']}: {line['error']}")
+    if len(failed) > LISTED:
+        print(f"failed: {len(failed) - LISTED} more: see the index")
+    done = f"{new} painted" if new else "nothing left to do"
+    there = f"{len(wanted) - new} were there"
+    counts = ", ".join([done, there, *([f"{len(failed)} given up"] if failed else [])])
+    print(f"{flags.out}: {counts}; {flags.size} pixels each")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

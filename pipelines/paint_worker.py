@@ -1,70 +1,158 @@
-"""Paints samples with a prior, decodes them and writes them: the work of one generation task."""
+"""Paints samples with a prior, decodes them and writes them: the work of one generation task.
+
+Every batch is painted at its full width, whichever of its samples are missing, and decoded one
+image at a time. So a sample does not depend on how many workers there are, nor on which of them
+painted it, nor on what was killed.
+"""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from ops.checkpoint import CheckpointError
-from ops.config import ConfigError
-from ops.files import write_bytes
-from ops.images import to_image, write_png
+from ops.config import ConfigError, UserError
+from ops.files import file_hash
 from ops.runtime import keep_freed_memory, resolve_device
-from pipelines.store import code_dtype
+from pipelines.paint_settings import PaintRequest
+from pipelines.painted_store import commit_codes
+from pipelines.sample_draft import Line, SampleDraft, codes_hash, keep, read_draft
+from pipelines.sample_index import (
+    CRASHED,
+    OK,
+    SAMPLE_SCHEMA,
+    commit_part,
+    part_path,
+    read_lines,
+    sample_name,
+)
+from pipelines.sample_outputs import (
+    holder,
+    members_of,
+    picture_path,
+    tar_path,
+    write_picture,
+    write_tar,
+)
+from pipelines.store import grid_name
+from pipelines.store.layout import staging_path
+from pipelines.store.subparts import remove_subparts
+from pipelines.task_queue import halves
 from prior import Prior, load_prior
 from tokenizer import VQGAN, bundled_tokenizers, load_tokenizer
-from tokenizer.tiling import decode_tiled
+
+GIVEN_UP = Line(CRASHED, "the process that painted it died, every time")
 
 
-@dataclass(frozen=True, kw_only=True)
-class PaintRequest:
-    """What to paint, whichever samples a task names. Plain values: it travels to the workers."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PaintTask:
+    """Samples `first` to before `end` of the task of that number: all of them, or some."""
 
-    prior: Path  # a run folder or model folder
-    out: Path
-    width: int  # pixels
-    height: int
-    seed: int
-    stride: int
-    batch_size: int
-    labels: tuple[int, ...]  # sample k has labels[k % len]; none: no label
-    temperature: float
-    top_k: int | None
-    top_p: float | None
-    guidance_scale: float
-    device: str
-    threads: int
+    number: int
+    first: int
+    end: int
+    whole: bool = True  # it ends with the task's files; else with samples that are kept for it
+
+
+class Done(NamedTuple):
+    """What became of some samples."""
+
+    samples: int
+    failed: int  # of these
+    codes: int  # drawn for them
+
+
+class StoppedError(UserError):
+    """A worker was told to end."""
+
+
+def split_work(work: PaintTask, batch_size: int) -> list[PaintTask]:
+    """Two halves: cut between batches, then inside of one; nothing for a single sample."""
+    return [
+        PaintTask(number=work.number, first=part.start, end=part.stop, whole=False)
+        for part in halves(work.first, work.end, batch_size)
+    ]
+
+
+def draft_of(request: PaintRequest, number: int) -> SampleDraft:
+    """A task's samples, with all that earlier attempts have kept."""
+    samples = request.samples_of(number)
+    return read_draft(request.out, number, samples, request.shape, request.codebook_size)
+
+
+def condemn(request: PaintRequest, work: PaintTask) -> None:
+    """Put down, for whoever does the task next, that its one sample kills who works on it."""
+    assert work.end - work.first == 1, "only what cannot be split is given up"
+    draft = draft_of(request, work.number)
+    draft.put(work.first, GIVEN_UP)
+    keep(request.out, draft, work.first, work.end)
 
 
 class PaintWorker:
-    """Holds a prior and its tokenizer; run(samples) leaves a .npy and a .png of each in `out`.
+    """Holds a prior and its tokenizer; made once a process."""
 
-    `on_codes(n)` is called whenever n more codes are drawn.
-    """
-
-    def __init__(
-        self, request: PaintRequest, on_codes: Callable[[int], None] | None = None
-    ) -> None:
+    def __init__(self, request: PaintRequest) -> None:
         keep_freed_memory()
-        torch.set_num_threads(request.threads)
         self.request = request
-        self.on_codes = on_codes
         device = resolve_device(request.device)
         self.prior = load_prior(request.prior, device)
         self.tokenizer = find_tokenizer(request.prior, self.prior, device)
+        self._stopped = False
+        self._inside = Done(0, 0, 0)
 
-    def run(self, samples: tuple[int, ...], /) -> int:
-        """Paint `samples`, of one batch; returns how many. Running it again changes nothing."""
-        request, labels, on_codes = self.request, self.request.labels, self.on_codes
-        rows, columns = grid_for(request.height, request.width, self.tokenizer)
-        codes = self.prior.paint(
-            rows,
-            columns,
+    def run(self, work: PaintTask, /) -> Done:
+        """Paint the samples that are missing; whoever runs it again changes nothing."""
+        torch.set_num_threads(self.request.threads)  # here: it is each thread's own
+        if part_path(self.request.out, work.number).exists():
+            return self._committed(work)  # by an attempt that died before it could say so
+        draft = draft_of(self.request, work.number)
+        self._inside = Done(0, 0, 0)
+        for batch in self._batches(draft, work):
+            self._paint(draft, batch)
+            keep(self.request.out, draft, batch[0], batch[-1] + 1)
+        if work.whole:
+            self._commit(draft)
+        done, self._inside = self._inside, Done(0, 0, 0)
+        failed = sum(draft.line(s).status == CRASHED for s in range(work.first, work.end))
+        return Done(done.samples + failed, failed, done.codes)
+
+    def progress(self) -> Done:
+        """What has been painted of the work that this worker is inside of."""
+        return self._inside
+
+    def stop(self) -> None:
+        """Make run() end soon, with an exception."""
+        self._stopped = True
+
+    def _committed(self, work: PaintTask) -> Done:
+        lines = read_lines(self.request.out, work.number)
+        statuses = [line["status"] for line in lines if work.first <= line["sample"] < work.end]
+        return Done(len(statuses), statuses.count(CRASHED), 0)
+
+    def _batches(self, draft: SampleDraft, work: PaintTask) -> Iterator[list[int]]:
+        missing = draft.missing(work.first, work.end)
+        for _, batch in groupby(missing, lambda sample: sample // self.request.batch_size):
+            yield list(batch)
+
+    def _paint(self, draft: SampleDraft, samples: list[int]) -> None:
+        request, before = self.request, self._inside
+        labels = request.labels
+
+        def on_progress(done: int, total: int) -> None:
+            if self._stopped:
+                raise StoppedError("told to end")
+            self._inside = before._replace(codes=before.codes + done * len(samples))
+
+        painted = self.prior.paint(
+            request.rows,
+            request.columns,
             samples=samples,
             seed=request.seed,
             labels=[labels[sample % len(labels)] for sample in samples] if labels else None,
@@ -74,38 +162,72 @@ class PaintWorker:
             guidance_scale=request.guidance_scale,
             stride=request.stride,
             batch_size=request.batch_size,
-            progress=None if on_codes is None else lambda *_: on_codes(len(samples)),
+            progress=on_progress,
         )
-        for sample, own in zip(samples, codes, strict=True):
-            self._write(sample, own)
-        return len(samples)
+        for sample, codes in zip(samples, painted.numpy().astype(request.dtype), strict=True):
+            checksum = self._draw(sample, codes) if "images" in request.save else None
+            draft.put(sample, Line(OK, None, codes_hash(codes), checksum), codes)
+            self._inside = self._inside._replace(samples=self._inside.samples + 1)
 
-    def _write(self, sample: int, codes: torch.Tensor) -> None:
-        # One image at a time: what it looks like must not depend on a batch of others.
-        size = (self.request.height, self.request.width)
-        device = next(self.tokenizer.parameters()).device
-        pixels = decode_tiled(self.tokenizer, codes[None].to(device), size)
-        data = io.BytesIO()
-        np.save(data, codes.numpy().astype(code_dtype(self.prior.config.codebook_size)))
-        codes_path, picture_path = sample_paths(self.request.out, sample)
-        write_bytes(codes_path, data.getvalue())
-        write_png(picture_path, to_image(pixels)[0])  # last: a sample is done when it has this
+    def _draw(self, sample: int, codes: np.ndarray[Any, Any], folder: Path | None = None) -> str:
+        """Write a sample's PNG, among the samples or in another folder; its hash."""
+        path = picture_path(folder or self.request.out, sample)
+        write_picture(path, self.tokenizer, codes, self.request.width, self.request.height)
+        return file_hash(path)
 
+    # --- the end of a task
 
-def sample_paths(out: Path, sample: int) -> tuple[Path, Path]:
-    """Where a sample's codes and its picture lie."""
-    return out / f"sample-{sample:05d}.npy", out / f"sample-{sample:05d}.png"
+    def _commit(self, draft: SampleDraft) -> None:
+        request = self.request
+        if "images" in request.save:
+            for sample in draft.painted():
+                if not picture_path(request.out, sample).exists():  # taken away since it was kept
+                    self._draw(sample, draft.codes_of(sample))
+        if "tars" in request.save:
+            write_tar(tar_path(request.out, draft.number), self._members(draft))
+        if "codes" in request.save:
+            contents = [line.checksum for line in draft.lines]
+            if not commit_codes(request, draft, contents):
+                raise RuntimeError(f"another worker has given up what this one painted: {draft}")
+        commit_part(request.out, draft.number, self._lines(draft))
+        remove_subparts(request.out, grid_name(*request.shape), draft.number)
 
+    def _members(self, draft: SampleDraft) -> Iterator[tuple[str, bytes | Path]]:
+        """All members of the task's tar; a PNG that nobody keeps is made for it and removed."""
+        for sample in draft.painted():
+            codes, name = draft.codes_of(sample), sample_name(sample)
+            folder = self.request.out
+            if "images" not in self.request.save:
+                folder = staging_path(folder)
+                checksum = self._draw(sample, codes, folder)
+                draft.put(sample, draft.line(sample)._replace(checksum=checksum))
+            picture = picture_path(folder, sample)
+            yield from members_of(name, picture, codes, self._facts(sample))
+            if "images" not in self.request.save:
+                picture.unlink()
 
-def is_painted(out: Path, sample: int) -> bool:
-    """Whether both files of a sample are there; each appears whole or not at all."""
-    return all(path.is_file() for path in sample_paths(out, sample))
+    def _facts(self, sample: int) -> dict[str, Any]:
+        request = self.request
+        facts = {"sample": sample, "seed": request.seed, "label": request.label_of(sample)}
+        return facts | {"width": request.width, "height": request.height}
 
-
-def grid_for(height: int, width: int, tokenizer: VQGAN) -> tuple[int, int]:
-    """Rows and columns of codes that cover a picture; what is too much is cut off."""
-    factor = tokenizer.config.downsample_factor
-    return -(-height // factor), -(-width // factor)
+    def _lines(self, draft: SampleDraft) -> pa.Table:
+        """The task's lines of the index."""
+        request = self.request
+        lines = [
+            {
+                "sample": sample,
+                "seed": request.seed,
+                "label": request.label_of(sample),
+                "status": line.status,
+                "error": line.error,
+                "file": holder(request, draft.number, sample) if line.status == OK else None,
+                "checksum": line.checksum,
+                "codes_hash": line.codes_hash,
+            }
+            for sample, line in zip(draft.samples, draft.lines, strict=True)
+        ]
+        return pa.Table.from_pylist(lines, schema=SAMPLE_SCHEMA)
 
 
 def find_tokenizer(path: Path, prior: Prior, device: torch.device) -> VQGAN:

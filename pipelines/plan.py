@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -239,18 +239,33 @@ def _write_part(
             number = next_task.get(grid, 0) + place
             task = Task(grid=grid, number=number, num_rows=count, part=part, group=len(tasks))
             tasks.append((task, first))
-    description = {
-        "format": FORMAT,
-        "settings": to_json(settings),
-        "label_names": list(label_names),
-        "tasks": [(task.grid, task.number, task.num_rows) for task, _ in tasks],
-    }
-    schema = PLAN_SCHEMA.with_metadata({METADATA_KEY: sealed(description)})
     size = settings.rows_per_task
     tables = (
         _planned(by_grid[task.grid], task, first, size, views, label_names) for task, first in tasks
     )
-    _write_once(plan_path(root, part), schema, tables, size)
+    write_part(root, part, settings, label_names, [task for task, _ in tasks], tables)
+
+
+def write_part(
+    root: Path,
+    part: int,
+    settings: PlanSettings,
+    label_names: tuple[str, ...],
+    tasks: Sequence[Task],
+    tables: Iterable[pa.Table],
+) -> None:
+    """Write one part of a plan: its tasks and, as PLAN_SCHEMA, the rows of each.
+
+    Raises StoreError where the part is there already.
+    """
+    description = {
+        "format": FORMAT,
+        "settings": to_json(settings),
+        "label_names": list(label_names),
+        "tasks": [(task.grid, task.number, task.num_rows) for task in tasks],
+    }
+    schema = PLAN_SCHEMA.with_metadata({METADATA_KEY: sealed(description)})
+    _write_once(plan_path(root, part), schema, tables, settings.rows_per_task)
 
 
 def _planned(

@@ -180,3 +180,15 @@ class TaskQueue(Generic[T]):
 
     def _failure(self, unit: Unit[T], times: int, why: str) -> JobError:
         return JobError(f"Task {unit.work} failed {times} times; the last time: {why}")
+
+
+def halves(first: int, end: int, batch_size: int) -> list[range]:
+    """The places `first` to before `end` in two: cut between batches, then inside of one.
+
+    Batches begin at multiples of `batch_size`. Nothing for a single place.
+    """
+    borders = range(-(-(first + 1) // batch_size) * batch_size, end, batch_size)
+    if end - first == 1:
+        return []
+    middle = borders[len(borders) // 2] if borders else (first + end) // 2
+    return [range(first, middle), range(middle, end)]

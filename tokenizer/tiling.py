@@ -7,6 +7,9 @@ whole image at every position, so it is run whole: tiles would show as seams.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
+
 import torch
 from torch import Tensor
 
@@ -38,18 +41,34 @@ def decode_tiled(
 
     The result is float32 on the CPU, since it may be larger than a GPU's memory.
     """
+    return torch.cat(list(decode_strips(model, codes, size, tile)), dim=2)
+
+
+@torch.no_grad()
+def decode_strips(
+    model: VQGAN, codes: Tensor, size: tuple[int, int] | None = None, tile: int = 64
+) -> Iterator[Tensor]:
+    """Pixels as of decode_tiled, in strips (B, 3, h, W) from top to bottom, `tile` codes each.
+
+    Of a tokenizer that is not local, which must see the whole image, it is one strip.
+    """
     config = model.config.autoencoder
     factor = config.downsample_factor
-    with torch.no_grad():
-        if not config.is_local:
-            return model.decode(codes, size).float().cpu()
-        count, rows, columns = codes.shape
-        pixels = torch.empty(count, config.image_channels, rows * factor, columns * factor)
-        for part in tiles(rows, columns, tile, decoder_halo(config)):
+    count, rows, columns = codes.shape
+    if not config.is_local:
+        yield model.decode(codes, size).float().cpu()
+        return
+    height, width = size or (rows * factor, columns * factor)
+    parts = tiles(rows, columns, tile, decoder_halo(config))
+    while beside := list(islice(parts, -(-columns // tile))):
+        top, bottom = beside[0].inner.row, beside[0].inner.row + beside[0].inner.rows
+        shape = (count, config.image_channels, (bottom - top) * factor, columns * factor)
+        strip = torch.empty(shape)
+        for part in beside:
             decoded = model.decode(codes[:, *part.outer.slices()])
             kept = decoded[:, :, *_scaled(part.inner_in_outer(), factor)]
-            pixels[:, :, *_scaled(part.inner, factor)] = kept.float().cpu()
-    return pixels if size is None else pixels[:, :, : size[0], : size[1]]
+            strip[..., _scaled(part.inner, factor)[1]] = kept.float().cpu()
+        yield strip[:, :, : max(0, height - top * factor), :width]
 
 
 def _scaled(window: Window, factor: int) -> tuple[slice, slice]:

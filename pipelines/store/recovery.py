@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ops import disk
-from ops.files import file_hash, json_hash
+from ops.files import atomic_path, file_hash, json_hash
 from pipelines.store.commit import committed_tasks, publish_task
 from pipelines.store.layout import (
     StoreError,
     checksums_path,
     says,
     staging_path,
+    tokenizer_path,
     write_if_changed,
 )
 
@@ -29,6 +30,19 @@ def remove_partials(root: Path) -> None:
     for pattern in (f"{folder}*" for folder in folders):
         for path in root.glob(f"{pattern}.partial"):
             shutil.rmtree(path) if path.is_dir() else disk.disk.unlink(path)
+
+
+def keep_tokenizer(root: Path, folder: Path, track: str = "image") -> None:
+    """Keep what decodes the store beside its codes: config.json and the weights that are used."""
+    copy = tokenizer_path(root, track)
+    if copy.exists():
+        return
+    averaged = folder / "ema.safetensors"
+    with atomic_path(copy) as partial:
+        partial.mkdir()
+        shutil.copyfile(folder / "config.json", partial / "config.json")
+        weights = averaged if averaged.is_file() else folder / "model.safetensors"
+        shutil.copyfile(weights, partial / "model.safetensors")
 
 
 def publish_committed(root: Path) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from prior import ClassLabel, StartOfSequence
 from tests.conftest import make_store
+from tests.paint_run import make_run
 from tokenizer import load_tokenizer
 
 
@@ -28,3 +30,16 @@ def rule_store(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path) -
     )
     shutil.copytree(tiny_tokenizer, path / "_tokenizer" / "image")
     return path
+
+
+@pytest.fixture(scope="session")
+def prior_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of a prior without classes; read only."""
+    return make_run(tmp_path_factory.mktemp("runs") / "plain", StartOfSequence())
+
+
+@pytest.fixture(scope="session")
+def labelled_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of a prior with the classes lake, town and wood; read only."""
+    classes = ClassLabel(num_classes=3, label_names=("lake", "town", "wood"))
+    return make_run(tmp_path_factory.mktemp("runs") / "labelled", classes)

@@ -1,70 +1,18 @@
+import hashlib
 import json
 import shutil
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
 
+from ops.files import exclusive_lock
 from ops.images import to_image
-from pipelines.generate import main
-from prior import GPT, ClassLabel, Conditions, GPTConfig, StartOfSequence, load_prior, save_prior
+from pipelines.store import CodeStore
+from prior import load_prior
+from tests.paint_run import LASTING, contents, everything, generate, picture
 from tokenizer import build_tokenizer, load_tokenizer, save_tokenizer
-
-CLASSES = ClassLabel(num_classes=3, label_names=("lake", "town", "wood"))
-
-
-def make_run(folder, condition):
-    """A run folder as train_prior leaves it, of random weights: window 4, the tiny tokenizer."""
-    save_tokenizer(folder / "tokenizer", build_tokenizer("tiny", seed=0))
-    tokenizer = load_tokenizer(folder / "tokenizer")
-    conditions = Conditions([condition], tokenizer.config.codebook_size)
-    torch.manual_seed(0)
-    model = GPT(
-        GPTConfig(
-            codebook_size=tokenizer.config.codebook_size,
-            condition_vocab_size=conditions.vocab_size,
-            condition_length=1,
-            window=4,
-            num_layers=1,
-            num_heads=2,
-            width=16,
-        )
-    )
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
-    info = {
-        "name": "made-up",
-        "fingerprint": tokenizer.fingerprint,
-        "codebook_size": tokenizer.config.codebook_size,
-        "downsample_factor": tokenizer.config.downsample_factor,
-    }
-    save_prior(folder / "step-00000007", model, conditions, info)
-    (folder / "step-00000007" / "train_state.pt").touch()
-    return folder
-
-
-@pytest.fixture(scope="module")
-def prior_run(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("runs") / "plain", StartOfSequence())
-
-
-@pytest.fixture(scope="module")
-def labelled_run(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("runs") / "labelled", CLASSES)
-
-
-def generate(run, out, *flags):
-    return main(["--prior", str(run), "--out", str(out), "--size", "24x16", *map(str, flags)])
-
-
-def picture(path):
-    with Image.open(path) as file:
-        return np.array(file)
-
-
-def contents(folder, pattern="sample-*"):
-    return {path.name: path.read_bytes() for path in sorted(folder.glob(pattern))}
 
 
 @pytest.fixture(scope="module")
@@ -75,23 +23,47 @@ def five(prior_run, tmp_path_factory):
     return out
 
 
-def test_every_sample_has_a_picture_and_its_codes(five):
-    assert sorted(path.name for path in five.iterdir()) == sorted(
-        ["generation.json", "grid.png"]
-        + [f"sample-0000{k}.{suffix}" for k in range(5) for suffix in ("npy", "png")]
-    )
+@pytest.fixture(scope="module")
+def all_saves(prior_run, tmp_path_factory):
+    """The same five, saved in every way, two a task; leave the folder as it is."""
+    out = tmp_path_factory.mktemp("all")
+    saves = ["--save", "images,codes", "tars", "--samples-per-task", 2]
+    assert generate(prior_run, out, "--count", 5, "--batch-size", 2, *saves) == 0
+    return out
+
+
+def index_of(out):
+    return pq.read_table(out / "index").sort_by("sample").to_pylist()
+
+
+def test_every_sample_has_a_picture_and_a_line(five):
+    assert everything(five).keys() == {
+        *LASTING, "generation.json", "grid.png", *(f"sample-0000{k}.png" for k in range(5)),
+        *(f"index/0000{task}.parquet" for task in range(3)),
+    }  # fmt: skip
     assert {picture(path).shape for path in five.glob("sample-*.png")} == {(16, 24, 3)}
-    assert len(set(contents(five).values())) == 10
+    assert len(set(contents(five).values())) == 5
 
 
 def test_pictures_are_what_prior_and_tokenizer_make_one_by_one(five, prior_run):
     prior, tokenizer = load_prior(prior_run), load_tokenizer(prior_run / "tokenizer")
     factor = tokenizer.config.downsample_factor
     codes = prior.paint(-(-16 // factor), -(-24 // factor), count=5, batch_size=2)
-    for k in range(5):
-        np.testing.assert_array_equal(np.load(five / f"sample-0000{k}.npy"), codes[k].numpy())
+    for k, line in enumerate(index_of(five)):
         expected = to_image(tokenizer.decode(codes[k][None], (16, 24)))[0]
         np.testing.assert_array_equal(picture(five / f"sample-0000{k}.png"), expected)
+        stored = codes[k].numpy().astype("<u2").tobytes()
+        assert line["codes_hash"] == hashlib.sha256(stored).hexdigest()
+
+
+def test_the_index_tells_of_every_sample(five):
+    for k, line in enumerate(index_of(five)):
+        data = (five / line["file"]).read_bytes()
+        assert line.pop("codes_hash")
+        assert line == {
+            "sample": k, "seed": 0, "label": None, "status": "ok", "error": None,
+            "file": f"sample-0000{k}.png", "checksum": hashlib.sha256(data).hexdigest(),
+        }  # fmt: skip
 
 
 def test_generation_json_holds_what_decides_a_picture(five, prior_run):
@@ -99,51 +71,97 @@ def test_generation_json_holds_what_decides_a_picture(five, prior_run):
     tokenizer = load_tokenizer(prior_run / "tokenizer")
     assert settings["tokenizer_fingerprint"] == tokenizer.fingerprint
     assert settings["torch"] == torch.__version__
-    expected = {"seed": 0, "width": 24, "height": 16, "stride": 2, "batch_size": 2, "threads": 1}
+    expected = {
+        "seed": 0, "width": 24, "height": 16, "stride": 2, "batch_size": 2, "threads": 1,
+        "count": 5, "save": ["images"], "samples_per_task": 2,
+    }  # fmt: skip
     assert {name: settings[name] for name in expected} == expected
 
 
-def test_running_again_does_nothing_and_says_so(five, prior_run, capsys):
-    before = {path.name: path.stat().st_mtime_ns for path in five.iterdir()}
-    assert generate(prior_run, five, "--count", 5, "--batch-size", 2) == 0
-    assert "nothing left to do" in capsys.readouterr().out
-    assert {path.name: path.stat().st_mtime_ns for path in five.iterdir()} == before
+def test_running_again_does_nothing_and_says_so(all_saves, prior_run, capsys):
+    before = {path: path.stat().st_mtime_ns for path in all_saves.rglob("*") if path.is_file()}
+    again = ["--count", 5, "--batch-size", 2, "--save", "tars,images,codes"]
+    assert generate(prior_run, all_saves, *again) == 0
+    assert "nothing left to do, 5 were there" in capsys.readouterr().out
+    after = {path: path.stat().st_mtime_ns for path in all_saves.rglob("*") if path.is_file()}
+    assert after == before
 
 
-def test_what_is_missing_is_painted_again_alike(five, prior_run, tmp_path):
-    out = shutil.copytree(five, tmp_path / "out")
-    (out / "sample-00001.png").unlink()
-    (out / "sample-00004.npy").unlink()
-    assert generate(prior_run, out, "--count", 5, "--batch-size", 2) == 0
-    assert contents(out) == contents(five)
+@pytest.mark.parametrize(
+    "gone",
+    [
+        "sample-00001.png",
+        "index/00001.parquet",
+        "tars/00002.tar",
+        "codes.zarr/_index/2x3/0.parquet",
+    ],
+)
+def test_what_is_gone_is_made_again_alike(gone, all_saves, prior_run, tmp_path):
+    out = shutil.copytree(all_saves, tmp_path / "out")
+    assert (out / gone).is_file()
+    (out / gone).unlink()
+    again = ["--count", 5, "--batch-size", 2, "--save", "images,codes,tars"]
+    assert generate(prior_run, out, *again) == 0
+    assert everything(out) == everything(all_saves)
 
 
-def test_one_sample_alone_is_the_same(five, prior_run, tmp_path):
-    assert generate(prior_run, tmp_path, "--count", 5, "--batch-size", 2, "--only", 3) == 0
-    alone = contents(tmp_path)
-    assert set(alone) == {"sample-00003.npy", "sample-00003.png"}
-    assert alone.items() <= contents(five).items()
+def test_one_sample_alone_is_the_same(five, all_saves, prior_run, tmp_path):
+    flags = ["--count", 5, "--batch-size", 2, "--save", "images,codes", "--only", 3]
+    assert generate(prior_run, tmp_path, *flags) == 0
+    assert contents(tmp_path).keys() == {"sample-00003.png"}
+    assert contents(tmp_path).items() <= contents(five).items()
+    store = CodeStore.open(tmp_path / "codes.zarr")
+    assert [row["status"] for row in index_of(tmp_path)] == ["not painted", "ok"]
+    (painted,) = [store[place] for place in range(len(store))]
+    np.testing.assert_array_equal(
+        painted["codes"], CodeStore.open(all_saves / "codes.zarr")[3]["codes"]
+    )
 
 
-def test_count_may_grow_and_keeps_the_recorded_batch_size(five, prior_run, tmp_path):
-    assert generate(prior_run, tmp_path, "--count", 2) == 0
-    assert generate(prior_run, tmp_path, "--count", 5) == 0
-    assert contents(tmp_path) == contents(five)
-    assert contents(tmp_path, "grid.png") == contents(five, "grid.png")
+def test_the_rest_joins_a_sample_painted_alone(all_saves, prior_run, tmp_path):
+    flags = ["--count", 5, "--batch-size", 2, "--save", "images,codes,tars"]
+    assert generate(prior_run, tmp_path, *flags, "--only", 3) == 0
+    assert generate(prior_run, tmp_path, *flags) == 0
+    assert everything(tmp_path) == everything(all_saves)
+
+
+@pytest.mark.parametrize("save", ["images", "codes", "tars", "images,codes,tars"])
+def test_count_may_grow_and_gives_what_it_would_have_given(save, prior_run, tmp_path):
+    flags = ["--save", save, "--samples-per-task", 4]
+    assert generate(prior_run, tmp_path / "grown", "--count", 2, *flags) == 0
+    assert generate(prior_run, tmp_path / "grown", "--count", 5, "--save", save) == 0
+    assert generate(prior_run, tmp_path / "whole", "--count", 5, "--batch-size", 2, *flags) == 0
+    assert everything(tmp_path / "grown") == everything(tmp_path / "whole")
+
+
+def test_a_smaller_count_asks_for_nothing_new(five, prior_run, capsys):
+    before = everything(five)
+    assert generate(prior_run, five, "--count", 2, "--batch-size", 2) == 0
+    assert "nothing left to do, 2 were there" in capsys.readouterr().out
+    assert everything(five) == before
 
 
 def test_other_settings_in_the_same_folder_are_refused(five, prior_run, capsys):
-    before = contents(five, "*")
-    assert generate(prior_run, five, "--count", 5, "--seed", 1, "--top-k", 9) == 2
+    before = everything(five)
+    flags = ["--seed", 1, "--top-k", 9, "--save", "codes"]
+    assert generate(prior_run, five, "--count", 5, *flags) == 2
     error = capsys.readouterr().err
     assert "seed was 0, is 1" in error
     assert "top_k was None, is 9" in error
-    assert contents(five, "*") == before
+    assert "save was ['images'], is ['codes']" in error
+    assert everything(five) == before
 
 
 def test_settings_without_pictures_bind_nobody(prior_run, tmp_path):
     assert generate(prior_run, tmp_path, "--stride", 3) == 2
     assert generate(prior_run, tmp_path, "--count", 1) == 0
+
+
+def test_a_second_driver_is_refused(prior_run, tmp_path, capsys):
+    with exclusive_lock(tmp_path / "_staging" / "driver.lock"):
+        assert generate(prior_run, tmp_path) == 2
+    assert "is held by another process" in capsys.readouterr().err
+    assert not (tmp_path / "generation.json").exists()
 
 
 @pytest.mark.parametrize("size", ["5x3", "8x8", "75x41"])
@@ -159,11 +177,16 @@ def test_large_pictures_are_shrunk_for_the_grid(prior_run, tmp_path):
     assert picture(tmp_path / "grid.png").shape == (32, 256 + 2 + 256, 3)
 
 
-def test_labels_are_dealt_out_in_turn(labelled_run, tmp_path):
-    assert generate(labelled_run, tmp_path, "--count", 3, "--labels", "wood", "0") == 0
+@pytest.mark.parametrize("words", [["wood", "0"], ["wood,lake"], ["2,0"], ["2,", "lake"]])
+def test_labels_are_dealt_out_in_turn(words, labelled_run, tmp_path):
+    flags = ["--count", 3, "--save", "codes", "--labels", *words]
+    assert generate(labelled_run, tmp_path, *flags) == 0
     codes = load_prior(labelled_run).paint(2, 3, count=3, labels=[2, 0, 2])
+    store = CodeStore.open(tmp_path / "codes.zarr")
     for k in range(3):
-        np.testing.assert_array_equal(np.load(tmp_path / f"sample-0000{k}.npy"), codes[k].numpy())
+        np.testing.assert_array_equal(store[k]["codes"], codes[k].numpy())
+        assert store.label_names[store[k]["label"]] == ("wood", "lake", "wood")[k]
+    assert [line["label"] for line in index_of(tmp_path)] == [2, 0, 2]
 
 
 @pytest.mark.parametrize(
@@ -176,6 +199,12 @@ def test_labels_are_dealt_out_in_turn(labelled_run, tmp_path):
         (["--stride", "3"], "stride must be from 1 to 2"),
         (["--labels", "sea"], "No label 'sea'"),
         (["--labels", "3"], "0 to 2"),
+        (["--labels", "lake,3"], "0 to 2"),
+        (["--save", "pictures"], "No thing to save 'pictures'; there are images, codes, tars"),
+        (["--save", ","], "names nothing"),
+        (["--samples-per-task", "3", "--batch-size", "2"], "multiple of the batch size of 2"),
+        (["--count", "70000", "--batch-size", "1", "--samples-per-task", "1"], "too many files"),
+        (["--address", "here"], "--address needs --workers"),
         (["--temperature", "-1"], "temperature"),
         (["--batch-size", "0"], "--batch-size"),
         (["--device", "toaster"], "toaster"),
@@ -205,7 +234,7 @@ def test_a_missing_tokenizer_is_refused(prior_run, tmp_path, capsys):
 
 
 @pytest.mark.ray
-def test_workers_paint_the_same_pictures(five, prior_run, tmp_path, ray_local):
-    flags = ["--count", 5, "--batch-size", 2, "--workers", 2]
+def test_workers_paint_the_same_pictures(all_saves, prior_run, tmp_path, ray_local):
+    flags = ["--count", 5, "--batch-size", 2, "--save", "images,codes,tars", "--workers", 2]
     assert generate(prior_run, tmp_path, *flags) == 0
-    assert contents(tmp_path, "*") == contents(five, "*")
+    assert everything(tmp_path) == everything(all_saves)

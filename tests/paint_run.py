@@ -1,0 +1,69 @@
+"""The generate command as many tests call it: a run folder of random weights, small pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pipelines.generate import main
+from prior import GPT, Conditions, GPTConfig, save_prior
+from prior.conditions import Condition
+from tokenizer import build_tokenizer, load_tokenizer, save_tokenizer
+
+#: What a folder holds beside its samples, whatever happened to it.
+LASTING = {"_staging/driver.lock"}
+
+
+def make_run(folder: Path, condition: Condition) -> Path:
+    """A run folder as train_prior leaves it, of random weights: window 4, the tiny tokenizer."""
+    save_tokenizer(folder / "tokenizer", build_tokenizer("tiny", seed=0))
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    conditions = Conditions([condition], tokenizer.config.codebook_size)
+    torch.manual_seed(0)
+    model = GPT(
+        GPTConfig(
+            codebook_size=tokenizer.config.codebook_size,
+            condition_vocab_size=conditions.vocab_size,
+            condition_length=1,
+            window=4,
+            num_layers=1,
+            num_heads=2,
+            width=16,
+        )
+    )
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    info = {
+        "name": "made-up",
+        "fingerprint": tokenizer.fingerprint,
+        "codebook_size": tokenizer.config.codebook_size,
+        "downsample_factor": tokenizer.config.downsample_factor,
+    }
+    save_prior(folder / "step-00000007", model, conditions, info)
+    (folder / "step-00000007" / "train_state.pt").touch()
+    return folder
+
+
+def words(run: Path, out: Path, *flags: object) -> list[str]:
+    return ["--prior", str(run), "--out", str(out), "--size", "24x16", *map(str, flags)]
+
+
+def generate(run: Path, out: Path, *flags: object) -> int:
+    return main(words(run, out, *flags))
+
+
+def picture(path: Path) -> np.ndarray:
+    with Image.open(path) as file:
+        return np.array(file)
+
+
+def contents(folder: Path, pattern: str = "sample-*") -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob(pattern))}
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder of samples, by path."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
