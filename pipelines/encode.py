@@ -109,6 +109,8 @@ def _plan(
 ) -> Plan:
     """The store's plan with the listing's new images in it; the store made if there is none."""
     older = read_plan(root)
+    if older is not None and "painted" in older.settings.track:
+        raise StoreError(f"{root} holds codes that generate painted. Name another --out.")
     num_rows = len(listing.table) * transform.views
     settings = plan_settings(
         flags, tokenizer, transform, num_rows, older.settings if older else None

@@ -28,6 +28,7 @@ from pipelines.store.shards import row_checksums
 from tokenizer import VQGAN
 
 TRACK = "image"
+PAINTED = "painted:"  # how the source of such a row begins: there is no image file
 
 
 def codes_path(out: Path) -> Path:
@@ -86,7 +87,7 @@ def plan_rows(request: PaintRequest, samples: range) -> pa.Table:
     columns = {
         "key": [sample_name(sample) for sample in samples],
         "view": [0] * len(samples),
-        "uri": [f"painted/{request.seed}/{sample}" for sample in samples],
+        "uri": [f"{PAINTED}{request.seed}/{sample}" for sample in samples],
         "offset": [None] * len(samples),
         "size": [0] * len(samples),
         "etag": [""] * len(samples),

@@ -18,7 +18,9 @@ import torch
 from ops.config import UserError, from_json
 from ops.images import ImageArray, ImageError, Transform, to_image, to_pixels
 from ops.metrics import codebook_usage, psnr
+from pipelines.painted_store import PAINTED
 from pipelines.report_pictures import curve_plot, file_uri, image_uri, usage_plot
+from pipelines.report_samples import index_facts, sample_pictures
 from pipelines.store import CodeStore, grid_shape
 from tokenizer import VQGAN, load_tokenizer
 
@@ -101,7 +103,9 @@ def store_section(path: Path) -> Section:
     section.tables.append(Table(_store_facts(store)))
     if len(store):
         section.text.append(
-            "Left the picture that was encoded, right what its codes alone give back."
+            "What some of the painted codes give."
+            if "painted" in provenance
+            else "Left the picture that was encoded, right what its codes alone give back."
         )
         section.figures += _reconstructions(store)
         section.figures.append(_usage_figure(store, size, factor))
@@ -167,6 +171,8 @@ def _pair(row: Mapping[str, Any], tokenizer: VQGAN, transform: Transform | None)
         pixels = tokenizer.decode(codes)
     decoded = image_uri(to_image(pixels)[0])
     name = f"{row['key']}: {codes.numel():,} codes"
+    if row["source"].startswith(PAINTED):
+        return Figure((decoded,), name)
     original = _original(row, transform, tokenizer.config.downsample_factor)
     if original is None:
         return Figure((decoded,), f"{name}; the original is no longer there")
@@ -256,14 +262,21 @@ def _newest_pictures(folder: Path) -> list[Path]:
 
 
 def samples_section(path: Path) -> Section:
-    """The pictures of a folder and the settings that made them."""
+    """The pictures of a folder, what its index tells, and the settings that made them."""
     section = Section(f"Samples: {path.name}")
-    # grid.png shows the same pictures once more, smaller.
-    pictures = sorted(p for p in path.glob("*.png") if p.name != "grid.png")
-    for picture in pictures[:PICTURES]:
-        section.figures.append(Figure((file_uri(picture),), picture.stem, wide=len(pictures) == 1))
-    if len(pictures) > PICTURES:
-        section.text.append(f"The first {PICTURES} of {len(pictures):,} pictures.")
+    pictures, total = sample_pictures(path, PICTURES)
+    for name, uri in pictures:
+        section.figures.append(Figure((uri,), name, wide=len(pictures) == 1))
+    if total > len(pictures):
+        section.text.append(f"The first {len(pictures)} of {total:,} pictures.")
+    statuses, failed = index_facts(path)
+    if statuses:
+        section.tables.append(Table(statuses))
+    if failed:
+        rows = failed[:LEDGER]
+        if len(failed) > LEDGER:
+            rows.append((f"and {len(failed) - LEDGER:,} more", "", ""))
+        section.tables.append(Table(rows, ("sample", "status", "reason")))
     settings = json.loads((path / "generation.json").read_text())
     section.tables.append(Table(list(_facts(settings))))
     return section
