@@ -21,7 +21,7 @@ Rows = np.ndarray[Any, np.dtype[np.uint8]]
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CHANNELS = 3
 LEVEL = 6  # zlib's own compromise
-CHUNK_BYTES = 1 << 16  # of one IDAT chunk, at least
+CHUNK_BYTES = 1 << 16  # of an IDAT chunk, but for the last: however the strips are cut
 FILTERED_BYTES = 1 << 20  # of rows filtered at a time: they stay in the processor's cache
 
 
@@ -48,13 +48,13 @@ def _write_chunk(file: BinaryIO, name: bytes, data: bytes) -> None:
 def _compressed(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """One zlib stream of all pieces, in parts fit for IDAT chunks."""
     compressor = zlib.compressobj(LEVEL)
-    waiting = b""
+    waiting = bytearray()
     for piece in pieces:
         waiting += compressor.compress(piece)
-        if len(waiting) >= CHUNK_BYTES:
-            yield waiting
-            waiting = b""
-    yield waiting + compressor.flush()
+        while len(waiting) >= CHUNK_BYTES:
+            yield bytes(waiting[:CHUNK_BYTES])
+            del waiting[:CHUNK_BYTES]
+    yield bytes(waiting) + compressor.flush()
 
 
 def _filtered(width: int, height: int, strips: Iterable[Rows]) -> Iterator[bytes]:
@@ -65,7 +65,7 @@ def _filtered(width: int, height: int, strips: Iterable[Rows]) -> Iterator[bytes
     for strip in strips:
         if strip.shape[1:] != (width, CHANNELS):
             raise ValueError(f"a strip of shape {strip.shape} in a picture {width} pixels wide")
-        rows = np.ascontiguousarray(strip).reshape(len(strip), -1)
+        rows = np.ascontiguousarray(strip).reshape(len(strip), width * CHANNELS)
         for first in range(0, len(rows), at_once):
             part = rows[first : first + at_once]
             yield _best_filters(part, above).tobytes()
@@ -82,6 +82,7 @@ def _best_filters(rows: Rows, above: Rows) -> Rows:
     candidates = {
         1: rows - left,
         2: rows - up,
+        3: rows - ((left.astype(np.uint16) + up) // 2).astype(np.uint8),
         4: rows - _paeth(left, up, upper_left),
     }
     # As signed bytes: the sum of their sizes guesses how well a row will pack.

@@ -57,7 +57,8 @@ from pipelines.sample_resume import (
     remove_partials,
 )
 from prior import Prior, load_prior
-from prior.paint_options import LARGEST_DEFAULT_BATCH
+from prior.paint_options import DEFAULT_CACHE_MEMORY, LARGEST_DEFAULT_BATCH
+from prior.sampling import SamplingSettings
 from tokenizer import VQGAN
 
 GRID_PICTURES = 64
@@ -103,8 +104,17 @@ class GenerateFlags:
     """draw from the k likeliest codes only"""
     top_p: float | None = None
     """draw from the likeliest codes that together have this probability"""
+    min_p: float | None = None
+    """draw from the codes that are at least this many times as probable as the likeliest"""
     guidance_scale: float = 1.0
     """above 1 exaggerates what the labels ask for; doubles the work"""
+    guidance_schedule: Literal["constant", "power-cosine"] = "constant"
+    """power-cosine: guidance rises from none at a window's first code to the whole at its last"""
+    guidance_power: float = 1.0
+    """of power-cosine: the higher, the later it rises"""
+    cache_memory: float = DEFAULT_CACHE_MEMORY / 2**30
+    """GiB that a worker may keep of what the prior has read; with less, more is read anew. Part of
+    what decides a picture's last bits"""
     preview: bool = False
     """keep preview.png at how far the sample being painted is, while it grows"""
     retry_failed: bool = False
@@ -175,9 +185,10 @@ def check_flags(flags: GenerateFlags) -> None:
     if flags.address and not flags.workers:
         raise ConfigError("--address needs --workers: how many actors shall paint there?")
     least = {"count": 1, "workers": 0, "threads": 1, "batch_size": 1, "cpus_per_worker": 1}
+    least |= {"gpus_per_worker": 0, "cache_memory": 0}
     for name, smallest in least.items():
         value = getattr(flags, name)
-        if value is not None and value < smallest:
+        if value not in (None, "auto") and value < smallest:
             flag = f"--{name.replace('_', '-')}"
             raise ConfigError(f"{flag} must be at least {smallest}, found {value}.")
     if flags.only is not None and not 0 <= flags.only < flags.count:
@@ -228,10 +239,16 @@ def make_request(
         samples_per_task=samples_per_task,
         save=saves_of(flags.save),
         labels=labels_of(flags.labels, prior),
-        temperature=flags.temperature,
-        top_k=flags.top_k,
-        top_p=flags.top_p,
-        guidance_scale=flags.guidance_scale,
+        sampling=SamplingSettings(
+            temperature=flags.temperature,
+            top_k=flags.top_k,
+            top_p=flags.top_p,
+            min_p=flags.min_p,
+            guidance_scale=flags.guidance_scale,
+            guidance_schedule=flags.guidance_schedule,
+            guidance_power=flags.guidance_power,
+        ),
+        cache_memory=int(flags.cache_memory * 2**30),
         device=flags.device,
         threads=flags.threads,
         preview=flags.preview,

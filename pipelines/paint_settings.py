@@ -16,6 +16,7 @@ from ops.config import ConfigError, Registry, to_json
 from ops.runtime import resolve_device
 from pipelines.store import code_dtype
 from prior import Prior
+from prior.sampling import SamplingSettings
 
 #: What may be saved of the samples, and as what.
 SAVES: Registry[str] = Registry("thing to save")
@@ -48,10 +49,8 @@ class PaintRequest:
     samples_per_task: int
     save: tuple[str, ...]  # names of SAVES
     labels: tuple[int, ...]  # sample k has labels[k % len]; none: no label
-    temperature: float
-    top_k: int | None
-    top_p: float | None
-    guidance_scale: float
+    sampling: SamplingSettings
+    cache_memory: int  # bytes
     device: str
     threads: int
     preview: bool
@@ -112,6 +111,7 @@ def deciding_settings(request: PaintRequest, prior: Prior) -> dict[str, Any]:
     return {
         "prior_fingerprint": fingerprint(to_json(prior.config), prior.model.state_dict()),
         "tokenizer_fingerprint": prior.tokenizer_info["fingerprint"],
+        **settings.pop("sampling"),
         **settings,
         "device": resolve_device(request.device).type,
         "torch": torch.__version__,

@@ -18,7 +18,7 @@ import pyarrow as pa
 import torch
 
 from ops.checkpoint import CheckpointError
-from ops.config import ConfigError, UserError
+from ops.config import ConfigError, UserError, to_json
 from ops.files import file_hash
 from ops.runtime import keep_freed_memory, resolve_device
 from pipelines.paint_settings import PaintRequest
@@ -156,13 +156,11 @@ class PaintWorker:
             samples=samples,
             seed=request.seed,
             labels=[labels[sample % len(labels)] for sample in samples] if labels else None,
-            temperature=request.temperature,
-            top_k=request.top_k,
-            top_p=request.top_p,
-            guidance_scale=request.guidance_scale,
             stride=request.stride,
             batch_size=request.batch_size,
+            cache_memory=request.cache_memory,
             progress=on_progress,
+            **to_json(request.sampling),
         )
         for sample, codes in zip(samples, painted.numpy().astype(request.dtype), strict=True):
             checksum = self._draw(sample, codes) if "images" in request.save else None

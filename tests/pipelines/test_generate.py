@@ -189,6 +189,22 @@ def test_labels_are_dealt_out_in_turn(words, labelled_run, tmp_path):
     assert [line["label"] for line in index_of(tmp_path)] == [2, 0, 2]
 
 
+def test_every_way_of_drawing_reaches_the_prior(labelled_run, tmp_path):
+    options = {
+        "top_k": 200, "top_p": 0.9, "min_p": 0.01, "temperature": 1.5, "guidance_scale": 2.0,
+        "guidance_schedule": "power-cosine", "guidance_power": 2.0,
+    }  # fmt: skip
+    flags = [word for k, v in options.items() for word in (f"--{k.replace('_', '-')}", v)]
+    more = ["--labels", 1, "--save", "codes", "--size", "64x48", "--cache-memory", 0, "--count", 1]
+    assert generate(labelled_run, tmp_path, *flags, *more) == 0
+    prior, codes = load_prior(labelled_run), CodeStore.open(tmp_path / "codes.zarr")[0]["codes"]
+    expected = prior.paint(6, 8, labels=[1], cache_memory=0, **options)[0]
+    np.testing.assert_array_equal(codes, expected.numpy())
+    assert (codes != prior.paint(6, 8, labels=[1])[0].numpy()).any()
+    settings = json.loads((tmp_path / "generation.json").read_text())
+    assert {name: settings[name] for name in options} == options
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
