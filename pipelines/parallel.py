@@ -24,6 +24,8 @@ class Execution:
     accumulate: int = 1
     """parts that a process goes through its share of a batch in"""
     compile: bool = False
+    recompute: bool = False
+    """compute activations again for the backward pass instead of keeping them: less memory"""
     shard: bool = False
     """part the weights among the processes, too: for models beyond one card"""
 

@@ -46,6 +46,8 @@ class TokenizerTrainee(Trainee[Tensor]):
             self.model = self.model.to(memory_format=torch.channels_last)
         self.objective = VQGANObjective(recipe.losses).to(device).train()
         self.held_out = held_out
+        for part in (self.model.encoder, self.model.decoder):
+            part.blocks.recompute = execution.recompute
         if execution.compile:  # these are nearly all of the work; the quantizer would break graphs
             self.model.encoder.compile()
             self.model.decoder.compile()

@@ -124,7 +124,8 @@ class VQGAN(nn.Module):
     def fingerprint(self) -> str:
         """16 hex digits of what decides the codes; a decoder tuned further keeps them valid."""
         config = to_json(self.config)
-        for name in ("decoder_res_blocks", "dropout"):
+        # Whether there is attention in the middle is to be seen by the tensors.
+        for name in ("decoder_res_blocks", "mid_attention", "dropout"):
             del config["autoencoder"][name]
         decides = ("kind", "codebook_size", "code_dim", "levels")
         config["quantizer"] = {name: config["quantizer"][name] for name in decides}
@@ -180,7 +181,42 @@ PRESETS: dict[str, VQGANConfig] = {
         ),
         quant_convs=False,
     ),
-    # The paper's f16 networks (Esser et al. 2021, table 5 and published configs).
+    # The paper's f16 networks for ImageNet (Esser et al. 2021, table 5; published configs).
     "imagenet-f16-1024": VQGANConfig(),
     "imagenet-f16-16384": VQGANConfig(quantizer=QuantizerConfig(codebook_size=16384)),
+    # FacesHQ, that is FFHQ and CelebA-HQ: the same network (published config).
+    "faces-f16": VQGANConfig(),
+    # The paper's comparison without critic and perceptual loss (van den Oord et al. 2017): the
+    # recipe of that name leaves them out, so that nothing else differs.
+    "vqvae-f16": VQGANConfig(),
+    # Open Images by Gumbel-softmax (published config): hardly any KL term, and a temperature that
+    # falls from 0.9 to next to nothing within a million steps.
+    "f8-8192-gumbel": VQGANConfig(
+        autoencoder=AutoencoderConfig(channel_mult=(1, 1, 2, 4), attention_levels=(3,)),
+        quantizer=QuantizerConfig(
+            kind="gumbel", codebook_size=8192, temperature=0.9, final_temperature=1e-6,
+            temperature_steps=1_000_001, kl_weight=1e-8, kl_steps=1,
+        ),
+    ),
+    # Few-dimensional codes for latent diffusion (Rombach et al. 2022, table 8, vq-f8 and vq-f4).
+    "f8-16384": VQGANConfig(
+        autoencoder=AutoencoderConfig(
+            channel_mult=(1, 2, 2, 4), attention_levels=(3,), latent_channels=4
+        ),
+        quantizer=QuantizerConfig(codebook_size=16384, code_dim=4),
+    ),
+    "f4-8192": VQGANConfig(
+        autoencoder=AutoencoderConfig(
+            channel_mult=(1, 2, 4), attention_levels=(), latent_channels=3
+        ),
+        quantizer=QuantizerConfig(codebook_size=8192, code_dim=3),
+    ),
+    # LlamaGen (Sun et al. 2024, section 2.1): l2-normalised codes of 8 dimensions.
+    "llamagen-f16": VQGANConfig(
+        quantizer=QuantizerConfig(kind="l2", codebook_size=16384, code_dim=8),
+    ),
+    "llamagen-f8": VQGANConfig(
+        autoencoder=AutoencoderConfig(channel_mult=(1, 2, 2, 4), attention_levels=(3,)),
+        quantizer=QuantizerConfig(kind="l2", codebook_size=16384, code_dim=8),
+    ),
 }  # fmt: skip

@@ -3,7 +3,14 @@ import torch
 
 from ops.config import ConfigError
 from tokenizer import PRESETS
-from tokenizer.autoencoder import AutoencoderConfig, Decoder, Encoder, decoder_halo, encoder_halo
+from tokenizer.autoencoder import (
+    AttnBlock,
+    AutoencoderConfig,
+    Decoder,
+    Encoder,
+    decoder_halo,
+    encoder_halo,
+)
 
 LOCAL = {
     name: preset.autoencoder for name, preset in PRESETS.items() if preset.autoencoder.is_local
@@ -27,7 +34,15 @@ def small(**changes):
 
 @pytest.mark.parametrize(
     ("patch_size", "channel_mult", "factor"),
-    [(1, (1, 2), 2), (1, (1, 1, 2, 2, 4), 16), (4, (1, 2), 8), (2, (1,), 2)],
+    [
+        (1, (1, 2), 2),
+        (1, (1, 1, 2), 4),
+        (1, (1, 2, 2, 4), 8),
+        (1, (1, 1, 2, 2, 4), 16),
+        (1, (1, 1, 1, 2, 2, 4), 32),
+        (4, (1, 2), 8),
+        (2, (1,), 2),
+    ],
 )
 def test_latents_are_smaller_by_the_downsample_factor(patch_size, channel_mult, factor):
     config = small(patch_size=patch_size, channel_mult=channel_mult)
@@ -48,8 +63,10 @@ def test_the_papers_f16_has_the_published_number_of_parameters():
 def test_attention_and_group_norm_are_not_local():
     assert not small().is_local
     assert not small(norm="channel").is_local
-    assert not small(attention_levels=()).is_local
-    assert small(norm="channel", attention_levels=()).is_local
+    assert not small(attention_levels=(), mid_attention=False).is_local
+    assert not small(norm="channel", attention_levels=()).is_local
+    assert small(norm="channel", attention_levels=(), mid_attention=False).is_local
+    assert small(norm="channel", attention_levels=(), mid_block=False).is_local
 
 
 @pytest.mark.parametrize("name", LOCAL)
@@ -82,6 +99,55 @@ def test_no_code_beyond_the_halo_reaches_a_pixel(name):
     decoder(latents)[..., middle * factor : (middle + 1) * factor].square().sum().backward()
     reached = latents.grad.abs().sum((0, 1, 2)).nonzero().flatten()
     assert halo - 1 <= max(middle - int(reached.min()), int(reached.max()) - middle) <= halo
+
+
+def slow_attention(block, x):
+    """Every position's weights and sum, one after the other."""
+    normed = block.norm(x)
+    q, k, v = (layer(normed).flatten(2)[0] for layer in (block.q, block.k, block.v))
+    out = torch.stack(
+        [v @ ((q[:, i] @ k) / q.shape[0] ** 0.5).softmax(0) for i in range(q.shape[1])], dim=1
+    )
+    return x + block.proj_out(out.view_as(x))
+
+
+def test_attention_is_the_papers_at_the_levels_that_are_named():
+    torch.manual_seed(0)
+    block = AttnBlock(small(), 8).double()
+    x = torch.randn(1, 8, 3, 5, dtype=torch.float64)
+    torch.testing.assert_close(block(x), slow_attention(block, x))
+
+    config = small(channel_mult=(1, 2, 2), attention_levels=(1,), mid_attention=False)
+    for network, blocks in ((Encoder(config), 1), (Decoder(config), 1)):
+        found = [m for m in network.modules() if isinstance(m, AttnBlock)]
+        assert len(found) == blocks
+    assert [m for m in Encoder(small(attention_levels=())).blocks if isinstance(m, AttnBlock)]
+
+
+def test_computing_again_for_the_gradient_gives_the_same_bits():
+    torch.manual_seed(0)
+    network = Encoder(small(dropout=0.5))
+    pixels = torch.randn(2, 3, 16, 16)
+    found = []
+    for recompute in (False, True):
+        network.blocks.recompute = recompute
+        network.zero_grad()
+        torch.manual_seed(1)  # for the dropout
+        kept = 0
+
+        def keep(tensor):
+            nonlocal kept
+            kept += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            latents = network(pixels)
+        latents.square().sum().backward()
+        found.append((latents, kept, [p.grad.clone() for p in network.parameters()]))
+    (plain, all_kept, gradients), (again, few_kept, same) = found
+    assert torch.equal(plain, again)
+    assert all(torch.equal(*pair) for pair in zip(gradients, same, strict=True))
+    assert few_kept < 0.4 * all_kept
 
 
 def test_widths_that_do_not_divide_into_groups_are_refused():

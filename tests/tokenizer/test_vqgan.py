@@ -135,3 +135,30 @@ def test_training_forward_passes_gradients_to_both_ends(tiny):
     (result.pixels.square().mean() + result.quantizer_loss).backward()
     for name in ("encoder.conv_in.weight", "decoder.conv_out.weight", "pre_quant.weight"):
         assert dict(model.named_parameters())[name].grad.abs().sum() > 0
+
+
+# Downsample factor, codes, and parameters: to the last one where a published model has been
+# counted, in millions where its paper says so.
+SIZES = {
+    "tiny": (8, 256, None),
+    "photo-f8": (8, 15360, None),
+    "imagenet-f16-1024": (16, 1024, 72_141_699),
+    "imagenet-f16-16384": (16, 16384, 72_141_699 + 15360 * 256),
+    "faces-f16": (16, 1024, 72_141_699),
+    "vqvae-f16": (16, 1024, 72_141_699),
+    "f8-8192-gumbel": (8, 8192, None),
+    "f8-16384": (8, 16384, None),
+    "f4-8192": (4, 8192, None),
+    "llamagen-f16": (16, 16384, 72),
+    "llamagen-f8": (8, 16384, 70),
+}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_have_the_published_sizes(preset):
+    config, (factor, codes, parameters) = PRESETS[preset], SIZES[preset]
+    assert (config.downsample_factor, config.codebook_size) == (factor, codes)
+    with torch.device("meta"):
+        count = sum(p.numel() for p in VQGAN(config).parameters())
+    if parameters:
+        assert parameters in (count, round(count / 1e6))
