@@ -1,0 +1,82 @@
+#!/usr/bin/env python3
+"""Published weights as a tokenizer of ours: python -m pipelines.import_tokenizer KIND FILE --out.
+
+The result is a model folder that encode, decode and train_prior take. Run again, it does nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+
+from ops.checkpoint import CheckpointError
+from ops.config import UserError
+from ops.files import atomic_path
+from ops.published import load_published
+from pipelines.command_line import run_command
+from tokenizer import VQGAN, load_tokenizer, save_tokenizer
+from tokenizer.importers import IMPORTERS
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportTokenizerFlags:
+    """Turn a published VQGAN into a model folder."""
+
+    kind: tyro.conf.Positional[
+        Annotated[Literal["compvis", "llamagen", "diffusers"], tyro.conf.arg()]
+    ]
+    """whose weights: taming-transformers and latent diffusion, LlamaGen, diffusers' VQModel"""
+    file: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="FILE")]]
+    """a .safetensors file, or a checkpoint of torch; nothing but its tensors is looked at"""
+    out: Path
+    """the model folder to write"""
+    norm_groups: int = 32
+    """groups of the group norms, which no weight shows; 32 in all that have been published"""
+
+
+def run(flags: ImportTokenizerFlags) -> int:
+    config, tensors = IMPORTERS[flags.kind](load_published(flags.file), flags.norm_groups)
+    with torch.device("meta"):
+        model = VQGAN(config, name=flags.out.name)
+    model = model.to_empty(device="cpu").eval()
+    model.load_state_dict(tensors)
+    if not _is_there(flags.out, model):
+        with atomic_path(flags.out) as partial:
+            save_tokenizer(partial, model)
+    print(
+        f"{flags.out}: f {config.downsample_factor}, {config.codebook_size} codes of "
+        f"{config.quantizer.kind}, fingerprint {model.fingerprint}; encode with "
+        f"python -m pipelines.encode --tokenizer {flags.out}"
+    )
+    return 0
+
+
+def _is_there(folder: Path, model: VQGAN) -> bool:
+    """Whether `folder` holds this very model; raises UserError where it holds anything else."""
+    if not folder.exists():
+        return False
+    try:
+        there = load_tokenizer(folder)
+    except CheckpointError:
+        there = None
+    if there is None or there.config != model.config or not _equal(there, model):
+        raise UserError(f"{folder} exists and is another thing. Name another --out, or remove it.")
+    return True
+
+
+def _equal(one: VQGAN, other: VQGAN) -> bool:
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return all(torch.equal(first, second) for first, second in pairs)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_command(ImportTokenizerFlags, run, argv, "pipelines.import_tokenizer")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
