@@ -71,6 +71,30 @@ def raster(rows: int, columns: int) -> Iterator[tuple[int, int]]:
     return ((row, column) for row in range(rows) for column in range(columns))
 
 
+NOWHERE = (-1, 0)
+
+
+def staggered_rows(
+    rows: int, columns: int, lag: int, at_once: int
+) -> Iterator[list[tuple[int, int]]]:
+    """The cells of a grid in steps of one cell in each of `at_once` rows; NOWHERE fills up.
+
+    Each row starts `lag` steps or more after the one above it, and a row's cells come one a step.
+    At most `at_once` rows, one below the other, are under way together.
+    """
+    period = max(columns, at_once * lag)  # after it a place among the rows is free again
+    starts = [row // at_once * period + row % at_once * lag for row in range(rows)]
+    first = 0  # the first row that is not done
+    for step in range(starts[-1] + columns):
+        cells = [NOWHERE] * at_once
+        while starts[first] + columns <= step:
+            first += 1
+        for row in range(first, min(first + at_once, rows)):
+            if step >= starts[row]:
+                cells[row % at_once] = (row, step - starts[row])
+        yield cells
+
+
 class Tile(NamedTuple):
     """A part of a grid, and the larger part that must be seen to make it."""
 

@@ -19,10 +19,9 @@ from ops.config import ConfigError
 from prior.attention import Block
 from prior.gpt_config import GPTConfig
 from prior.kv_cache import KVCache
-from prior.layers import NORMS
+from prior.layers import INITIAL_STD, NORMS, initialise_layer, scale_residual
 from prior.rotary import Rotation, places, rotation_at
 
-INITIAL_STD = 0.02
 LATENT_FREQUENCY = 1.57  # in standard deviations, over the root of D: tried, not tuned
 
 
@@ -129,13 +128,12 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def _initialise(self) -> None:
-        self.apply(_initialise_layer)
+        self.apply(initialise_layer)
         if self.position_embedding is not None:
             nn.init.zeros_(self.position_embedding.weight)
         if self.config.scaled_residual:
             blocks = [module for module in self.modules() if isinstance(module, Block)]
-            for weight in (weight for block in blocks for weight in block.residual_weights()):
-                weight /= (2 * self.config.num_layers) ** 0.5
+            scale_residual([weight for block in blocks for weight in block.residual_weights()])
 
 
 def surprise(logits: Tensor, codes: Tensor) -> Tensor:
@@ -167,10 +165,3 @@ def start_alike(model: GPT, latents: Tensor) -> None:
         phases = 2 * torch.pi * torch.rand(config.width)
         features = 2**0.5 * torch.cos(spread @ frequencies + phases)  # of variance 1
         weight[: config.codebook_size] = INITIAL_STD * features
-
-
-def _initialise_layer(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=INITIAL_STD)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,20 +13,16 @@ POSITIONS = ("learned", "rope2d")
 
 
 @dataclass(frozen=True, kw_only=True)
-class GPTConfig:
-    """Sizes and parts of a GPT; what is left out is as in the paper."""
+class BlockConfig:
+    """What every transformer over codes has: its vocabulary, its sizes, what its blocks are of."""
 
     codebook_size: int
     condition_vocab_size: int
     condition_length: int
-    window: int = 16
-    """the side, in codes, of the square it was trained on"""
     num_layers: int = 4
     num_heads: int = 4
     width: int = 256
     dropout: float = 0.0
-    positions: str = "learned"
-    """learned: an embedding of each place; rope2d: see prior.rotary"""
     norm: str = "layer"
     """a name of prior.layers.NORMS"""
     mlp: str = "gelu"
@@ -41,7 +37,7 @@ class GPTConfig:
     its variance does not grow with depth (Radford et al. 2019)"""
 
     def __post_init__(self) -> None:
-        for name in ("codebook_size", "condition_vocab_size", "condition_length", "window"):
+        for name in ("codebook_size", "condition_vocab_size", "condition_length"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, found {getattr(self, name)}.")
         if self.num_layers < 1 or self.num_heads < 1 or self.width < self.num_heads:
@@ -50,24 +46,40 @@ class GPTConfig:
             raise ConfigError(f"width {self.width} is not a multiple of {self.num_heads} heads.")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be in [0, 1), found {self.dropout}.")
-        self._check_parts()
+        self._check_choice("norm", NORMS)
+        self._check_choice("mlp", MLPS)
 
-    def _check_parts(self) -> None:
-        for name, known in (("positions", POSITIONS), ("norm", NORMS), ("mlp", MLPS)):
-            if getattr(self, name) not in known:
-                raise ConfigError(
-                    f"{name} must be one of {', '.join(known)}, found {getattr(self, name)!r}."
-                )
-        if self.positions == "rope2d" and self.head_dim % 4:
+    def _check_choice(self, name: str, known: Collection[str]) -> None:
+        if getattr(self, name) not in known:
             raise ConfigError(
-                f"rope2d turns pairs by row and by column, so width / num_heads must be a "
-                f"multiple of 4; found {self.head_dim}."
+                f"{name} must be one of {', '.join(known)}, found {getattr(self, name)!r}."
             )
 
     @property
     def head_dim(self) -> int:
         """Numbers in each head's queries, keys and values."""
         return self.width // self.num_heads
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPTConfig(BlockConfig):
+    """Sizes and parts of a GPT; what is left out is as in the paper."""
+
+    window: int = 16
+    """the side, in codes, of the square it was trained on"""
+    positions: str = "learned"
+    """learned: an embedding of each place; rope2d: see prior.rotary"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.window < 1:
+            raise ConfigError(f"window must be at least 1, found {self.window}.")
+        self._check_choice("positions", POSITIONS)
+        if self.positions == "rope2d" and self.head_dim % 4:
+            raise ConfigError(
+                f"rope2d turns pairs by row and by column, so width / num_heads must be a "
+                f"multiple of 4; found {self.head_dim}."
+            )
 
     @property
     def num_positions(self) -> int:

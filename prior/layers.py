@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ops.config import Registry
 
 EPSILON = 1e-5
+INITIAL_STD = 0.02
 HIDDEN_MULTIPLE = 64  # what tensor cores like their sizes to be a multiple of
 
 NORMS: Registry[Callable[[int, bool], nn.Module]] = Registry("norm")
@@ -66,3 +67,18 @@ class SwiGLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         gates, values = x.chunk(2, dim=-1)
         return torch.nn.functional.silu(gates) * values
+
+
+def initialise_layer(module: nn.Module) -> None:
+    """First weights of a linear layer or an embedding: normal, biases 0 (published GPTs')."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=INITIAL_STD)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+@torch.no_grad()
+def scale_residual(weights: Sequence[Tensor]) -> None:
+    """Divide what all blocks add to the residual stream by the root of its number of terms."""
+    for weight in weights:
+        weight /= len(weights) ** 0.5

@@ -4,7 +4,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ops.config import ConfigError
-from ops.windows import Window, check_stride, raster, tiles, window_of, window_start
+from ops.windows import (
+    NOWHERE,
+    Window,
+    check_stride,
+    raster,
+    staggered_rows,
+    tiles,
+    window_of,
+    window_start,
+)
 
 sizes = st.integers(1, 40)
 
@@ -103,3 +112,34 @@ def test_tiles_of_a_small_grid():
 def test_tiles_without_cells_are_refused(tile, halo):
     with pytest.raises(ConfigError, match="tile"):
         next(tiles(4, 4, tile, halo))
+
+
+@given(
+    rows=st.integers(1, 9), columns=st.integers(1, 9), lag=st.integers(1, 9),
+    at_once=st.integers(1, 5),
+)  # fmt: skip
+def test_staggered_rows_draw_each_cell_once_each_row_behind_the_one_above(
+    rows: int, columns: int, lag: int, at_once: int
+) -> None:
+    lag = min(lag, columns)
+    step_of = {}
+    for step, cells in enumerate(staggered_rows(rows, columns, lag, at_once)):
+        assert len(cells) == at_once
+        for slot, (row, column) in enumerate(cells):
+            if (row, column) != NOWHERE:
+                assert row % at_once == slot
+                assert (row, column) not in step_of
+                step_of[row, column] = step
+    assert len(step_of) == rows * columns
+    for (row, column), step in step_of.items():
+        if column:
+            assert step == step_of[row, column - 1] + 1
+        if row:
+            assert step_of[row - 1, min(column + lag, columns - 1)] <= step
+        if row >= at_once:  # its place among the rows under way was free
+            assert step_of[row - at_once, columns - 1] < step_of[row, 0]
+
+
+def test_staggered_rows_take_no_step_more_than_they_must() -> None:
+    assert len(list(staggered_rows(64, 64, 8, 8))) == 64 + 63 * 8
+    assert len(list(staggered_rows(64, 64, 8, 1))) == 64 * 64

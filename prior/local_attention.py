@@ -1,0 +1,190 @@
+"""A prior without windows: each code is foretold from those around it, on any canvas.
+
+Position (row, column) receives the code on its left and foretells the code that stands there; in
+column 0 it receives a border token. One more position closes each row: it receives the row's last
+code, so that the rows below can know of it, and foretells nothing.
+
+Attention reaches `radius` positions to the left in its own row, and as far to every side in as many
+rows above. What is further away is heard of through the layers between. Positions turn half of each
+head's numbers (prior.rotary); the other half compares content alone. The condition's tokens have no
+place and only that half, so they look the same from everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ops.config import ConfigError
+from prior.gpt import surprise
+from prior.gpt_config import BlockConfig
+from prior.layers import MLPS, NORMS, initialise_layer, scale_residual
+from prior.neighbourhood import Layout, attend_in_bands, attend_in_blocks, band_mask
+from prior.rotary import Rotation, rotate, rotation_at
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalConfig(BlockConfig):
+    """Sizes and parts of a LocalGPT."""
+
+    window: int = 32
+    """the side, in codes, of the squares it is trained on; it paints any size"""
+    radius: int = 8
+    """how far attention reaches, in codes"""
+    norm: str = "rms"
+    mlp: str = "swiglu"
+    qk_norm: bool = True
+    bias: bool = False
+    scaled_residual: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.window < 1 or self.radius < 1:
+            raise ConfigError(
+                f"window and radius must be at least 1, found {self.window} and {self.radius}."
+            )
+        if self.head_dim % 8:
+            raise ConfigError(
+                f"half of each head turns, pairs by row and by column, so width / num_heads must "
+                f"be a multiple of 8; found {self.head_dim}."
+            )
+
+    @property
+    def reach(self) -> int:
+        """How far away, in codes, a code can be that still weighs on another."""
+        return self.radius * self.num_layers
+
+    @property
+    def border_token(self) -> int:
+        """What stands left of column 0."""
+        return self.codebook_size + self.condition_vocab_size
+
+
+#: Queries, keys, values, each (B, T, heads, head_dim) -> what each query gathers, of that shape.
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class LocalAttention(nn.Module):
+    """Queries, keys and values of tokens, and what becomes of what they attend to."""
+
+    def __init__(self, config: LocalConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.qkv = nn.Linear(config.width, 3 * config.width, bias=config.bias)
+        self.proj = nn.Linear(config.width, config.width, bias=config.bias)
+        self.query_norm, self.key_norm = (
+            NORMS[config.norm](config.head_dim, config.bias) if config.qk_norm else nn.Identity()
+            for _ in range(2)
+        )
+
+    def project(self, latents: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each (B, T, heads, head_dim), of latents (B, T, width)."""
+        qkv = self.qkv(latents).unflatten(-1, (3, self.config.num_heads, self.config.head_dim))
+        queries, keys, values = qkv.unbind(2)
+        queries, keys = self.query_norm(queries), self.key_norm(keys)
+        queries, keys = turn_half(queries, rotation), turn_half(keys, rotation)
+        return queries.to(values.dtype), keys.to(values.dtype), values
+
+
+class LocalBlock(nn.Module):
+    """Attention, then an MLP, each behind its norm and added to its input."""
+
+    def __init__(self, config: LocalConfig) -> None:
+        super().__init__()
+        self.attention_norm = NORMS[config.norm](config.width, config.bias)
+        self.attention = LocalAttention(config)
+        self.mlp_norm = NORMS[config.norm](config.width, config.bias)
+        self.mlp = MLPS[config.mlp](config.width, config.bias)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, latents: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
+        """(B, T, width) -> (B, T, width); `attend` says who sees whom."""
+        attended = attend(*self.attention.project(self.attention_norm(latents), rotation))
+        latents = latents + self.dropout(self.attention.proj(attended.flatten(2)))
+        return latents + self.dropout(self.mlp(self.mlp_norm(latents)))
+
+    def residual_weights(self) -> list[Tensor]:
+        """Those of the layers whose outputs are added to the residual stream."""
+        return [self.attention.proj.weight, self.mlp[-1].get_parameter("weight")]
+
+
+class LocalGPT(nn.Module):
+    """Codes of a canvas in, logits over each of them out."""
+
+    def __init__(self, config: LocalConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.border_token + 1, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        blocks = [LocalBlock(config) for _ in range(config.num_layers)]
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = NORMS[config.norm](config.width, config.bias)
+        self.head = nn.Linear(config.width, config.codebook_size, bias=False)
+        self.recompute_activations = False
+        """in training, keep the blocks' inputs only and compute the rest again backwards: less
+        memory for a third more work"""
+        self.apply(initialise_layer)
+        if config.scaled_residual:
+            scale_residual([weight for block in blocks for weight in block.residual_weights()])
+
+    def code_logits(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
+        """Logits (B, h, w, K) of each of codes (B, h, w), from tokens (B, C) and codes before."""
+        batch, rows, columns = codes.shape
+        layout = Layout(condition_tokens.shape[1], rows, columns + 1)
+        border = codes.new_full((batch, rows, 1), self.config.border_token)
+        received = torch.cat([border, codes], dim=2)
+        tokens = torch.cat([condition_tokens, received.flatten(1)], dim=1)
+        latents = self.dropout(self.token_embedding(tokens))
+        rotation = self.rotation_of(layout, codes.device)
+        attend = self._attend(layout, codes.device)
+        for block in self.blocks:
+            latents = self._runner(block)(latents, rotation, attend)
+        cells = latents[:, layout.condition_length :].unflatten(1, (rows, columns + 1))
+        return self.head(self.norm(cells[:, :, :columns]))
+
+    def nats(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
+        """Surprise (B, h, w), in nats, at each of codes (B, h, w) after tokens (B, C)."""
+        return surprise(self.code_logits(condition_tokens, codes), codes)
+
+    def rotation_of(self, layout: Layout, device: torch.device) -> Rotation:
+        """How every token of a layout is turned; the condition's not by an angle, but away."""
+        cells = torch.arange(layout.rows * layout.columns, device=device)
+        return self.rotation(
+            cells.div(layout.columns, rounding_mode="floor"),
+            cells.remainder(layout.columns),
+            layout.condition_length,
+        )
+
+    def rotation(self, rows: Tensor, columns: Tensor, placeless: int = 0) -> Rotation:
+        """How `placeless` tokens of the condition, then positions at rows and columns, are turned.
+
+        Angles are found in float64: far down a canvas float32 would round them.
+        """
+        exact = rotation_at(rows, columns, self.config.head_dim // 2, torch.float64)
+        dtype = torch.promote_types(self.head.weight.dtype, torch.float32)
+        # Sine and cosine of nothing are zeros here: half of such a key or query is nothing.
+        nothing = exact.cosines.new_zeros(placeless, exact.cosines.shape[1])
+        return Rotation(*(torch.cat([nothing, part]).to(dtype)[:, None] for part in exact))
+
+    def _attend(self, layout: Layout, device: torch.device) -> Attend:
+        radius = self.config.radius
+        if device.type == "cuda":
+            return partial(attend_in_blocks, layout=layout, radius=radius)
+        mask = band_mask(layout, radius, device)
+        return partial(attend_in_bands, layout=layout, radius=radius, mask=mask)
+
+    def _runner(self, block: nn.Module) -> Callable[..., Tensor]:
+        if self.recompute_activations and self.training and torch.is_grad_enabled():
+            return partial(checkpoint, block, use_reentrant=False)
+        return block
+
+
+def turn_half(vectors: Tensor, rotation: Rotation) -> Tensor:
+    """Vectors (..., head_dim) with the first half of their numbers turned."""
+    turned, plain = vectors.chunk(2, dim=-1)
+    return torch.cat([rotate(turned, rotation), plain], dim=-1)

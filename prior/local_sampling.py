@@ -1,0 +1,161 @@
+"""Painting with a LocalGPT: one cached forward a code, whatever the canvas's size.
+
+Rows are drawn side by side, each so far behind the one above that all it can see is there: a
+wavefront. A forward takes the next position of every row under way, of all pictures. Keys and
+values are kept for the last rows only, so memory grows with the canvas's width and not its height.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ops.windows import staggered_rows
+from prior.local_attention import LocalGPT
+from prior.neighbourhood import Layout, offsets_seen
+from prior.sampling import SamplingSettings, draw, guided
+
+POSITIONS_AT_ONCE = 64  # in a forward, pictures times rows: more gain little on a CPU
+
+
+class RowRing:
+    """Keys and values of the condition and of the last rows of a canvas, layer by layer.
+
+    Place 0 is nobody's: what is not to be seen or kept goes there. The condition's tokens follow,
+    then `kept` rows of positions; row i lies in the ring's row i % kept.
+    """
+
+    def __init__(self, model: LocalGPT, prefixes: Tensor, columns: int, kept: int) -> None:
+        """An empty canvas, `columns` positions wide, after condition tokens `prefixes` (P, C)."""
+        config, weight = model.config, model.head.weight
+        self.model, self.columns, self.kept = model, columns, kept
+        self.first = 1 + prefixes.shape[1]
+        shape = (len(prefixes), self.first + kept * columns, config.num_heads, config.head_dim)
+        self.keys = [weight.new_zeros(shape) for _ in range(config.num_layers)]
+        self.values = [weight.new_zeros(shape) for _ in range(config.num_layers)]
+        self.offsets = offsets_seen(config.radius).to(weight.device)
+        self._read_condition(prefixes)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory it takes."""
+        return sum(tensor.nbytes for tensor in self.keys + self.values)
+
+    def _read_condition(self, prefixes: Tensor) -> None:
+        model, layout = self.model, Layout(prefixes.shape[1], 0, self.columns)
+        rotation = model.rotation_of(layout, prefixes.device)
+        latents = model.token_embedding(prefixes)
+        for layer, block in enumerate(model.blocks):
+            latents = block(latents, rotation, partial(self._attend_condition, layer))
+
+    def _attend_condition(
+        self, layer: int, queries: Tensor, keys: Tensor, values: Tensor
+    ) -> Tensor:
+        self.keys[layer][:, 1 : self.first] = keys
+        self.values[layer][:, 1 : self.first] = values
+        queries, keys, values = (t.transpose(1, 2) for t in (queries, keys, values))
+        return F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2)
+
+    def read(self, tokens: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """Logits (P, G, K) of the codes at G positions that receive tokens (P, G).
+
+        `rows` and `columns` (G,) say where; a row of -1 marks a position that is none. Positions
+        may see each other, as long as everything else they see was read before.
+        """
+        model = self.model
+        seen, mask = self._seen(rows, columns)
+        attend = partial(self._attend, self._place(rows, columns), seen, mask)
+        rotation = model.rotation(rows, columns)
+        latents = model.token_embedding(tokens)
+        for layer, block in enumerate(model.blocks):
+            latents = block(latents, rotation, partial(attend, layer))
+        return model.head(model.norm(latents))
+
+    def _place(self, rows: Tensor, columns: Tensor) -> Tensor:
+        places = self.first + rows.remainder(self.kept) * self.columns + columns
+        return torch.where(rows >= 0, places, 0)
+
+    def _seen(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """The places (G * M,) that G positions see, and a mask (G, 1, 1, M) of those that are."""
+        near_rows = rows[:, None] + self.offsets[:, 0]
+        near_columns = columns[:, None] + self.offsets[:, 1]
+        there = (near_rows >= 0) & (near_columns >= 0) & (near_columns < self.columns)
+        places = torch.where(there, self._place(near_rows, near_columns), 0)
+        told = torch.arange(1, self.first, device=rows.device).expand(len(rows), -1)
+        seen = torch.cat([told, places], dim=1)
+        return seen.flatten(), (seen > 0)[:, None, None]
+
+    def _attend(
+        self,
+        places: Tensor,
+        seen: Tensor,
+        mask: Tensor,
+        layer: int,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+    ) -> Tensor:
+        batch, count, *sizes = queries.shape
+        self.keys[layer][:, places] = keys
+        self.values[layer][:, places] = values
+        around = [
+            kept[layer].index_select(1, seen).view(batch * count, -1, *sizes)
+            for kept in (self.keys, self.values)
+        ]
+        queries, keys, values = (
+            t.transpose(1, 2) for t in (queries.flatten(0, 1)[:, None], *around)
+        )
+        attended = F.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=mask.repeat(batch, 1, 1, 1)
+        )
+        return attended.view(batch, count, *sizes)
+
+
+@torch.inference_mode()
+def paint_locally(
+    model: LocalGPT,
+    prefixes: Tensor,
+    uniforms: Tensor,
+    settings: SamplingSettings,
+    *,
+    null_prefixes: Tensor | None = None,
+    forced: Tensor | None = None,
+    on_cell: Callable[[], None] | None = None,
+) -> Tensor:
+    """Codes (B, rows, columns) int64, one drawn with each of `uniforms` (B, rows, columns).
+
+    `prefixes` (B, C) are the condition tokens. `null_prefixes`, the same when nothing is told, are
+    needed when settings.guidance_scale is not 1. `forced` (rows, columns) holds known codes, and
+    -1 where one is to be drawn. `on_cell` is called after every cell.
+    """
+    batch, rows, columns = uniforms.shape
+    radius, device = model.config.radius, prefixes.device
+    if settings.guidance_scale != 1:
+        assert null_prefixes is not None
+        prefixes = torch.cat([prefixes, null_prefixes])
+    if forced is None:
+        forced = torch.full((rows, columns), -1)
+    # Column c of a row is what position c receives: the border first, then the codes.
+    received = torch.full((batch, rows, columns + 1), model.config.border_token, device=device)
+    received[:, :, 1:] = forced
+    lag = min(radius, columns)
+    at_once = max(1, min(-(-(columns + 1) // lag), POSITIONS_AT_ONCE // len(prefixes)))
+    ring = RowRing(model, prefixes, columns + 1, at_once + radius)
+    for places in staggered_rows(rows, columns + 1, lag, at_once):
+        row, column = torch.tensor(places, device=device).T
+        tokens = received[:, row.clamp(min=0), column]
+        logits = ring.read(tokens.repeat(len(prefixes) // batch, 1), row, column)
+        if settings.guidance_scale != 1:
+            logits = guided(logits[:batch], logits[batch:], settings.guidance_scale)
+        for slot, (i, j) in enumerate(places):
+            if i < 0 or j == columns:
+                continue
+            if forced[i, j] < 0:
+                received[:, i, j + 1] = draw(logits[:, slot], uniforms[:, i, j], settings)
+            if on_cell is not None:
+                on_cell()
+    return received[:, :, 1:].contiguous()
