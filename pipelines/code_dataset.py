@@ -19,9 +19,10 @@ from pipelines.code_sources import (
     check_together,
     cut_windows,
     join_labels,
+    true_edges,
 )
 from pipelines.shuffle import IntArray, KeyedOrder, SourceTurns
-from pipelines.store import CodeStore
+from pipelines.store import CodeStore, grid_shape
 
 CodeBatch = dict[str, Tensor]
 # Samples that are worked out at a time: fewer, and numpy's calls cost more than what they do.
@@ -144,7 +145,8 @@ class CodeDataset:
         }
 
     def train_batch(self, step: int) -> CodeBatch:
-        """{"codes": (B, window, window) int64, "label": (B,) int64, -1 for none} of one step."""
+        """The samples of one step: "codes" (B, window, window) int64, "label" (B,) int64, -1 for
+        none, and "true_edges" (B, 3) bool: whether top, left and right are the whole grid's own."""
         first = step - step % self._steps_ahead
         ahead = self._ahead
         if ahead is None or ahead[0] != first:
@@ -236,7 +238,19 @@ class CodeDataset:
         return {
             "codes": torch.from_numpy(stored.astype(np.int64)),
             "label": torch.from_numpy(places.label.copy()),
+            "true_edges": torch.from_numpy(self._true_edges(places)),
         }
+
+    def _true_edges(self, places: Places) -> NDArray[np.bool_]:
+        """Whether top, left and right of the samples at `places` are their grids' own, (N, 3)."""
+
+        def edges(pool: int, chosen: IntArray) -> NDArray[np.bool_]:
+            grid = grid_shape(self._pools[pool][1])
+            if grid == (self.window, self.window):
+                return np.ones((len(chosen), 3), bool)
+            return true_edges(grid, self.window, places.cuts[chosen])
+
+        return by_group(places.pool, edges)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_ahead": None}  # worked out again sooner than carried along

@@ -113,14 +113,28 @@ class CodeSource:
         return by_group(self.grid[lines], of_grid)
 
 
+def window_corners(
+    grid: tuple[int, int], window: int, draws: NDArray[np.float64]
+) -> tuple[IntArray, IntArray]:
+    """First rows and columns, (n,) each, of windows in grids (h, w), by draws (n, 2) in [0, 1)."""
+    spare = np.array(grid) - window + 1
+    tops, lefts = (draws * spare).astype(np.int64).T
+    return tops, lefts
+
+
 def cut_windows(codes: NDArray[Any], window: int, draws: NDArray[np.float64]) -> NDArray[Any]:
     """Windows (n, window, window) of codes (n, h, w) placed by draws (n, 2) in [0, 1)."""
-    spare = np.array(codes.shape[1:]) - window + 1
-    tops, lefts = (draws * spare).astype(np.int64).T
+    tops, lefts = window_corners(codes.shape[1:], window, draws)
     steps = np.arange(window)
     rows = (tops[:, None] + steps)[:, :, None]
     columns = (lefts[:, None] + steps)[:, None, :]
     return codes[np.arange(len(codes))[:, None, None], rows, columns]
+
+
+def true_edges(grid: tuple[int, int], window: int, draws: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether the tops, lefts and rights (n, 3) of those windows are the grid's own."""
+    tops, lefts = window_corners(grid, window, draws)
+    return np.stack([tops == 0, lefts == 0, lefts + window == grid[1]], axis=1)
 
 
 def check_tokenizer(store: CodeStore, fingerprint: str, speaker: str) -> None:

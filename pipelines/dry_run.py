@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipelines.recipes import PriorRecipe, TokenizerRecipe
-from prior import GPT, GPTConfig
+from prior import PriorConfig, make_model
 from tokenizer import VQGAN, VQGANConfig
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -35,16 +35,16 @@ class Division:
 
 
 def prior_lines(
-    config: GPTConfig, recipe: PriorRecipe, images: int, held_out: int, division: Division
+    config: PriorConfig, recipe: PriorRecipe, images: int, held_out: int, division: Division
 ) -> list[str]:
     """A prior's run in words, for `images` to train on; a line each."""
     codes, size = config.window**2, recipe.batch_size
     tokens = torch.zeros(division.part(size), config.condition_length, dtype=torch.int64)
     grid = torch.zeros(len(tokens), config.window, config.window, dtype=torch.int64)
     model, activations = _without_values(
-        lambda: GPT(config), lambda model: model.loss(tokens, grid), division.half
+        lambda: make_model(config), lambda model: model.nats(tokens, grid).mean(), division.half
     )
-    sequence = config.num_positions - 1  # the last code is foretold, never read
+    sequence = config.sequence_length
     return [
         _parameter_line(model),
         f"a step      {size} windows of {config.window}x{config.window}: {size * codes:,} codes, "

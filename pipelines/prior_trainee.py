@@ -22,11 +22,12 @@ from pipelines.parallel import AS_IS, Execution, gradients_held_back, in_step, s
 from pipelines.recipes import PriorRecipe
 from pipelines.training import Evaluation, Trainee, step_seed
 from prior import (
-    GPT,
     Conditions,
     LossSettings,
     Objective,
     Prior,
+    PriorModel,
+    make_model,
     perturbed,
     save_prior,
     training_objective,
@@ -46,7 +47,7 @@ class PriorTrainee(Trainee[CodeBatch]):
 
     def __init__(
         self,
-        model: GPT,
+        model: PriorModel,
         conditions: Conditions,
         tokenizer: VQGAN,
         tokenizer_info: Mapping[str, Any],
@@ -169,7 +170,7 @@ class PriorTrainee(Trainee[CodeBatch]):
         return Evaluation(figures, pictures, figures.get("held_out_loss", math.inf))
 
     @contextmanager
-    def _averaged(self) -> Iterator[GPT]:
+    def _averaged(self) -> Iterator[PriorModel]:
         """The model with its averaged weights, for evaluation."""
         if not self.execution.shard:
             with evaluating(self.model, self.average.tensors):
@@ -177,12 +178,12 @@ class PriorTrainee(Trainee[CodeBatch]):
             return
         # A whole copy: painting goes token by token, and parts would travel for each. A model that
         # is too large to train on one card can still be looked through on one.
-        model = GPT(self.model.config)
+        model = make_model(self.model.config)
         model.load_state_dict(whole(self.average.tensors))
         with torch.no_grad():
             yield model.to(self.device).eval()
 
-    def _samples(self, model: GPT) -> np.ndarray:
+    def _samples(self, model: PriorModel) -> np.ndarray:
         prior = Prior(model, self.conditions, self.tokenizer_info)
         labels = self._labels() if self.conditions.can_guide else None
         side = model.config.window
@@ -198,7 +199,7 @@ class PriorTrainee(Trainee[CodeBatch]):
 class PriorObjective(nn.Module):
     """What training lowers, as a module: copies are kept in step where a module is called."""
 
-    def __init__(self, model: GPT, settings: LossSettings) -> None:
+    def __init__(self, model: PriorModel, settings: LossSettings) -> None:
         super().__init__()
         self.model, self.settings = model, settings
 
@@ -208,7 +209,7 @@ class PriorObjective(nn.Module):
 
 
 def held_out_nats(
-    model: GPT, conditions: Conditions, batches: list[CodeBatch], device: torch.device
+    model: PriorModel, conditions: Conditions, batches: list[CodeBatch], device: torch.device
 ) -> Tensor:
     """Mean negative log-likelihood (h, w), in nats, at each place of some batches' codes."""
     total, count = torch.zeros(()), 0

@@ -45,12 +45,13 @@ from pipelines.training_flags import (
 )
 from prior import (
     CONDITIONS,
-    GPT,
-    PRESETS,
     ClassLabel,
     Conditions,
-    GPTConfig,
+    PriorConfig,
+    PriorModel,
     StartOfSequence,
+    make_model,
+    preset_config,
     start_alike,
 )
 from tokenizer import VQGAN, load_tokenizer
@@ -130,22 +131,24 @@ def make_conditions(
     return Conditions(parts, codebook_size)
 
 
-def gpt_config(recipe: PriorRecipe, conditions: Conditions) -> GPTConfig:
+def prior_config(recipe: PriorRecipe, conditions: Conditions) -> PriorConfig:
     """The recipe's preset, sized for these codes and conditions."""
-    return GPTConfig(
+    return preset_config(
+        recipe.preset,
         codebook_size=conditions.codebook_size,
         condition_vocab_size=conditions.vocab_size,
         condition_length=conditions.length,
         window=recipe.window,
         dropout=recipe.dropout,
-        **PRESETS[recipe.preset],
     )
 
 
-def make_model(recipe: PriorRecipe, conditions: Conditions, tokenizer: VQGAN, seed: int) -> GPT:
-    """An untrained GPT of the recipe's preset for these codes and conditions."""
+def untrained_model(
+    recipe: PriorRecipe, conditions: Conditions, tokenizer: VQGAN, seed: int
+) -> PriorModel:
+    """An untrained model of the recipe's preset for these codes and conditions."""
     torch.manual_seed(seed)
-    model = GPT(gpt_config(recipe, conditions))
+    model = make_model(prior_config(recipe, conditions))
     if recipe.start_alike:
         every_code = torch.arange(conditions.codebook_size).view(1, 1, -1)
         start_alike(model, tokenizer.quantizer.lookup(every_code)[0, :, 0].T)
@@ -192,7 +195,7 @@ def sit(
     recipe, _, dataset, conditions = data or open_data(flags, ranks)
     tokenizer = load_tokenizer(flags.out / "tokenizer")
     trainee = PriorTrainee(
-        make_model(recipe, conditions, tokenizer, flags.seed),
+        untrained_model(recipe, conditions, tokenizer, flags.seed),
         conditions,
         tokenizer,
         tokenizer_info(tokenizer),
@@ -211,7 +214,7 @@ def sizes(flags: TrainPriorFlags, data: Data) -> list[str]:
     """What the run will be, in words."""
     sources = data.dataset.sources
     return prior_lines(
-        gpt_config(data.recipe, data.conditions),
+        prior_config(data.recipe, data.conditions),
         data.recipe,
         images=sum(len(source.train) for source in sources),
         held_out=sum(len(source.held_out) for source in sources),

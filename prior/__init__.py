@@ -1,13 +1,16 @@
 """Codes and conditions in, codes out. Never sees pixels."""
 
 from prior.conditions import CONDITIONS, ClassLabel, Conditions, StartOfSequence
-from prior.gpt import GPT, start_alike
+from prior.gpt import GPT
 from prior.gpt_config import PRESETS, GPTConfig
 from prior.kv_cache import KVCache
+from prior.local_attention import LocalConfig, LocalGPT
+from prior.models import PriorConfig, PriorModel, make_model, preset_config
 from prior.objective import LossSettings, Objective, perturbed, training_objective
 from prior.paint_options import PaintOptions
 from prior.painter import Prior, load_prior, save_prior
 from prior.sampling import Draw, SamplingSettings
+from prior.start_alike import start_alike
 
 __all__ = [
     "CONDITIONS",
@@ -18,14 +21,20 @@ __all__ = [
     "GPT",
     "GPTConfig",
     "KVCache",
+    "LocalConfig",
+    "LocalGPT",
     "LossSettings",
     "Objective",
     "PaintOptions",
     "Prior",
+    "PriorConfig",
+    "PriorModel",
     "SamplingSettings",
     "StartOfSequence",
     "load_prior",
+    "make_model",
     "perturbed",
+    "preset_config",
     "save_prior",
     "start_alike",
     "training_objective",

@@ -86,6 +86,11 @@ class GPTConfig(BlockConfig):
         """The longest sequence: the condition and a whole window."""
         return self.condition_length + self.window**2
 
+    @property
+    def sequence_length(self) -> int:
+        """Tokens read in training; the last code is foretold, never read."""
+        return self.num_positions - 1
+
 
 MODERN: Mapping[str, Any] = {
     "positions": "rope2d",
@@ -97,13 +102,14 @@ MODERN: Mapping[str, Any] = {
 }
 
 TINY = {"num_layers": 4, "num_heads": 4, "width": 256}
+SMALL = {"num_layers": 8, "num_heads": 8, "width": 512}
 BASE = {"num_layers": 12, "num_heads": 12, "width": 768}
 LARGE = {"num_layers": 24, "num_heads": 16, "width": 1024}
 
 # What a preset leaves open (codebook_size, the condition's sizes) follows from the codes.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "tiny": TINY,
-    "small": {"num_layers": 8, "num_heads": 8, "width": 512},
+    "small": SMALL,
     "base": BASE,
     # The published models for ImageNet from depth (drin) and for faces (faceshq).
     "large": LARGE,

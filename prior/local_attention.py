@@ -12,9 +12,10 @@ place and only that half, so they look the same from everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ops.config import ConfigError
 from prior.gpt import surprise
-from prior.gpt_config import BlockConfig
+from prior.gpt_config import BASE, LARGE, SMALL, TINY, BlockConfig
 from prior.layers import MLPS, NORMS, initialise_layer, scale_residual
 from prior.neighbourhood import Layout, attend_in_bands, attend_in_blocks, band_mask
 from prior.rotary import Rotation, rotate, rotation_at
@@ -58,6 +59,11 @@ class LocalConfig(BlockConfig):
     def reach(self) -> int:
         """How far away, in codes, a code can be that still weighs on another."""
         return self.radius * self.num_layers
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens read in training: the condition and each row's border and codes."""
+        return self.condition_length + self.window * (self.window + 1)
 
     @property
     def border_token(self) -> int:
@@ -151,6 +157,23 @@ class LocalGPT(nn.Module):
         """Surprise (B, h, w), in nats, at each of codes (B, h, w) after tokens (B, C)."""
         return surprise(self.code_logits(condition_tokens, codes), codes)
 
+    def uncut(self, true_edges: Tensor, rows: int, columns: int) -> Tensor:
+        """Which cells (B, rows, columns) of crops are foretold from what a whole canvas would tell.
+
+        `true_edges` (B, 3) says whether a crop's top, left and right are the canvas's own. Cells
+        that would hear of codes beyond an edge that is none learn what is not so.
+        """
+        config, reach, device = self.config, self.config.reach, true_edges.device
+        row, column = torch.arange(rows, device=device), torch.arange(columns, device=device)
+        top, left, right = true_edges[:, :, None, None].unbind(1)
+        # To the right a code is heard by way of the rows above, one more with each layer.
+        right_reach = config.radius * row.clamp(max=config.num_layers)[:, None]
+        return (
+            (top | (row >= reach)[:, None])
+            & (left | (column > reach))  # column 0 receives a border that would be a code
+            & (right | (column + right_reach <= columns))
+        )
+
     def rotation_of(self, layout: Layout, device: torch.device) -> Rotation:
         """How every token of a layout is turned; the condition's not by an angle, but away."""
         cells = torch.arange(layout.rows * layout.columns, device=device)
@@ -188,3 +211,12 @@ def turn_half(vectors: Tensor, rotation: Rotation) -> Tensor:
     """Vectors (..., head_dim) with the first half of their numbers turned."""
     turned, plain = vectors.chunk(2, dim=-1)
     return torch.cat([rotate(turned, rotation), plain], dim=-1)
+
+
+# Sizes as the windowed presets of these names have them.
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "tiny-local": {**TINY, "radius": 6},
+    "small-local": {**SMALL, "radius": 8},
+    "base-local": {**BASE, "radius": 8},
+    "large-local": {**LARGE, "radius": 8},
+}

@@ -17,7 +17,7 @@ from torch import Tensor
 from ops.windows import staggered_rows
 from prior.local_attention import LocalGPT
 from prior.neighbourhood import Layout, offsets_seen
-from prior.sampling import SamplingSettings, draw, guided
+from prior.sampling import Draw, SamplingSettings, draw, guided
 
 POSITIONS_AT_ONCE = 64  # in a forward, pictures times rows: more gain little on a CPU
 
@@ -89,6 +89,12 @@ class RowRing:
         seen = torch.cat([told, places], dim=1)
         return seen.flatten(), (seen > 0)[:, None, None]
 
+    def shares_seen(self, rows: Tensor, columns: Tensor) -> list[float]:
+        """The share of what a position can see at most that G positions see, below 1."""
+        _, mask = self._seen(rows, columns)
+        seen = mask.flatten(1).sum(1) - (self.first - 1)
+        return (seen / (len(self.offsets) + 1)).tolist()
+
     def _attend(
         self,
         places: Tensor,
@@ -125,37 +131,61 @@ def paint_locally(
     null_prefixes: Tensor | None = None,
     forced: Tensor | None = None,
     on_cell: Callable[[], None] | None = None,
-) -> Tensor:
-    """Codes (B, rows, columns) int64, one drawn with each of `uniforms` (B, rows, columns).
+) -> Draw:
+    """Codes (B, rows, columns), one drawn with each of `uniforms` (B, rows, columns).
 
     `prefixes` (B, C) are the condition tokens. `null_prefixes`, the same when nothing is told, are
-    needed when settings.guidance_scale is not 1. `forced` (rows, columns) holds known codes, and
-    -1 where one is to be drawn. `on_cell` is called after every cell.
+    needed when settings.guides; a guidance that rises does so with how much of what a code can see
+    is there. `forced` (rows, columns) holds known codes, and -1 where one is to be drawn. `on_cell`
+    is called after every cell.
     """
     batch, rows, columns = uniforms.shape
     radius, device = model.config.radius, prefixes.device
-    if settings.guidance_scale != 1:
+    if settings.guides:
         assert null_prefixes is not None
         prefixes = torch.cat([prefixes, null_prefixes])
     if forced is None:
         forced = torch.full((rows, columns), -1)
-    # Column c of a row is what position c receives: the border first, then the codes.
-    received = torch.full((batch, rows, columns + 1), model.config.border_token, device=device)
-    received[:, :, 1:] = forced
+    canvas = _Canvas(forced.to(device), batch, model.config.border_token)
     lag = min(radius, columns)
     at_once = max(1, min(-(-(columns + 1) // lag), POSITIONS_AT_ONCE // len(prefixes)))
     ring = RowRing(model, prefixes, columns + 1, at_once + radius)
     for places in staggered_rows(rows, columns + 1, lag, at_once):
         row, column = torch.tensor(places, device=device).T
-        tokens = received[:, row.clamp(min=0), column]
+        tokens = canvas.received[:, row.clamp(min=0), column]
         logits = ring.read(tokens.repeat(len(prefixes) // batch, 1), row, column)
-        if settings.guidance_scale != 1:
-            logits = guided(logits[:batch], logits[batch:], settings.guidance_scale)
-        for slot, (i, j) in enumerate(places):
-            if i < 0 or j == columns:
-                continue
-            if forced[i, j] < 0:
-                received[:, i, j + 1] = draw(logits[:, slot], uniforms[:, i, j], settings)
-            if on_cell is not None:
+        if settings.guides:
+            scales = [settings.guidance_at(share) for share in ring.shares_seen(row, column)]
+            by = torch.tensor(scales, device=device, dtype=logits.dtype)[:, None]
+            logits = guided(logits[:batch], logits[batch:], by)
+        numbers = uniforms[:, row.clamp(min=0), column.clamp(max=columns - 1)]
+        # All are drawn, so that each draw has one size; those that stand for a code are kept.
+        counted = canvas.keep(places, draw(logits.flatten(0, 1), numbers.flatten(), settings))
+        if on_cell is not None:
+            for _ in range(counted):
                 on_cell()
-    return received[:, :, 1:].contiguous()
+    return Draw(canvas.received[:, :, 1:].contiguous(), canvas.log_probabilities)
+
+
+class _Canvas:
+    """What each position receives, (B, rows, columns + 1): the border, then the codes of its row;
+    and the log-probabilities (B, rows, columns) of the codes."""
+
+    def __init__(self, forced: Tensor, batch: int, border_token: int) -> None:
+        self.columns = forced.shape[1]
+        self.open = (forced < 0).tolist()
+        self.received = F.pad(forced, (1, 0), value=border_token).repeat(batch, 1, 1)
+        self.log_probabilities = torch.zeros(batch, *forced.shape, device=forced.device)
+
+    def keep(self, places: list[tuple[int, int]], drawn: Draw) -> int:
+        """Put what was drawn at `places` where nothing is known; how many of them are cells."""
+        codes, logs = (part.view(len(self.received), -1) for part in drawn)
+        cells = 0
+        for slot, (row, column) in enumerate(places):
+            if row < 0 or column == self.columns:  # nobody's, or the position that closes a row
+                continue
+            cells += 1
+            if self.open[row][column]:
+                self.received[:, row, column + 1] = codes[:, slot]
+                self.log_probabilities[:, row, column] = logs[:, slot]
+        return cells

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ops.config import ConfigError
-from prior.gpt import GPT, surprise
+from prior.gpt import surprise
+from prior.models import PriorModel
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +43,7 @@ class Objective(NamedTuple):
 
 
 def training_objective(
-    model: GPT,
+    model: PriorModel,
     condition_tokens: Tensor,
     codes: Tensor,
     read: Tensor,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +22,26 @@ from ops.config import ConfigError, from_json, to_json
 from ops.noise import uniforms
 from ops.runtime import resolve_device
 from prior.conditions import Conditions
-from prior.gpt import GPT
-from prior.gpt_config import GPTConfig
+from prior.local_attention import LocalGPT
+from prior.local_sampling import paint_locally
+from prior.models import ARCHITECTURES, PriorConfig, PriorModel, architecture_name, make_model
 from prior.paint_options import PaintOptions
 from prior.rejection import Rejection, candidate_number
-from prior.sampling import Draw, SamplingSettings
+from prior.sampling import Draw
 from prior.sliding_window import paint_codes
 
 MODEL_KIND = "prior"
 
 
 class Prior:
-    """A GPT, its conditions, and which tokenizer's codes it speaks of.
+    """A model, its conditions, and which tokenizer's codes it speaks of.
 
     `tokenizer_info` holds at least fingerprint, codebook_size, downsample_factor and name.
     """
 
     def __init__(
         self,
-        model: GPT,
+        model: PriorModel,
         conditions: Conditions,
         tokenizer_info: Mapping[str, Any],
         folder: Path | None = None,
@@ -50,7 +52,7 @@ class Prior:
         self.folder = folder
 
     @property
-    def config(self) -> GPTConfig:
+    def config(self) -> PriorConfig:
         return self.model.config
 
     def sample(self, **options: Any) -> Tensor:
@@ -87,10 +89,8 @@ class Prior:
                     prefixes,
                     torch.from_numpy(uniforms(asked.seed, numbers, rows, columns)),
                     asked,
-                    stride=self._stride(asked.stride),
                     forced=forced,
                     on_cell=count_cell,
-                    cache_bytes=asked.cache_memory,
                 )
                 for sample in wanted:
                     place = sample % asked.width
@@ -100,9 +100,6 @@ class Prior:
                     break
         best = [rejection.best[sample] for sample in chosen]
         return Draw(*(torch.stack(each) for each in zip(*best, strict=True)))
-
-    def _stride(self, stride: int | None) -> int:
-        return max(1, self.config.window // 2) if stride is None else stride
 
     def _labels(self, labels: int | Sequence[int] | None, count: int) -> list[int]:
         if labels is None:
@@ -129,26 +126,33 @@ class Prior:
         return known
 
     def _paint_group(
-        self, prefixes: Tensor, numbers: Tensor, settings: SamplingSettings, **options: Any
+        self, prefixes: Tensor, numbers: Tensor, asked: PaintOptions, **options: Any
     ) -> Draw:
-        null_prefixes = None
-        if settings.guides:
+        if asked.guides:
             if not self.conditions.can_guide:
                 raise ConfigError("guidance_scale needs a prior with classes; leave it at 1.")
-            null_prefixes = self.conditions.null_tokens(len(prefixes)).to(self.device)
+            options["null_prefixes"] = self.conditions.null_tokens(len(prefixes)).to(self.device)
         was_training = self.model.training
         self.model.eval()
         try:
-            return paint_codes(
-                self.model,
-                prefixes.to(self.device),
-                numbers.to(self.device),
-                settings,
-                null_prefixes=null_prefixes,
+            return self._painter(asked)(
+                prefixes=prefixes.to(self.device),
+                uniforms=numbers.to(self.device),
+                settings=asked,
                 **options,
             )
         finally:
             self.model.train(was_training)
+
+    def _painter(self, asked: PaintOptions) -> Callable[..., Draw]:
+        """What paints with this kind of model."""
+        model, stride = self.model, asked.stride
+        if isinstance(model, LocalGPT):
+            if stride is not None:
+                raise ConfigError("This prior needs no windows; leave the stride out.")
+            return partial(paint_locally, model)
+        stride = max(1, model.config.window // 2) if stride is None else stride
+        return partial(paint_codes, model, stride=stride, cache_bytes=asked.cache_memory)
 
     @property
     def device(self) -> torch.device:
@@ -169,7 +173,7 @@ class _Counter:
 
 def save_prior(
     folder: Path,
-    model: GPT,
+    model: PriorModel,
     conditions: Conditions,
     tokenizer_info: Mapping[str, Any],
     tensors: Mapping[str, Tensor] | None = None,
@@ -178,7 +182,11 @@ def save_prior(
 
     `tensors` are written in place of the model's own, which are but parts where it is sharded.
     """
-    extra = {"conditions": conditions.to_json(), "tokenizer": dict(tokenizer_info)}
+    extra = {
+        "architecture": architecture_name(model.config),
+        "conditions": conditions.to_json(),
+        "tokenizer": dict(tokenizer_info),
+    }
     tensors = model.state_dict() if tensors is None else tensors
     save_model(folder, MODEL_KIND, to_json(model.config), tensors, extra)
 
@@ -193,8 +201,14 @@ def load_prior(path: str | Path, device: str | torch.device = "cpu") -> Prior:
     description, tensors = load_model(folder, MODEL_KIND)
     if (folder / "ema.safetensors").exists():
         tensors = load_tensors(folder / "ema.safetensors")
-    config = from_json(GPTConfig, description["config"])
-    model = GPT(config)
+    architecture = description.get("architecture")
+    if architecture not in ARCHITECTURES:
+        raise CheckpointError(
+            f"{folder} holds a prior of the architecture {architecture!r}; known are "
+            f"{', '.join(ARCHITECTURES)}. Upgrade smalti."
+        )
+    config: PriorConfig = from_json(ARCHITECTURES[architecture].config, description["config"])
+    model = make_model(config)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

@@ -82,7 +82,7 @@ class Draw(NamedTuple):
     all that keeps codes out; 0 for what was given or could not have been another"""
 
 
-def guided(logits: Tensor, null_logits: Tensor, scale: float) -> Tensor:
+def guided(logits: Tensor, null_logits: Tensor, scale: float | Tensor) -> Tensor:
     """Logits moved `scale` times as far from null_logits as they are."""
     return null_logits + scale * (logits - null_logits)
 

@@ -75,3 +75,19 @@ def test_a_window_larger_than_the_grid_is_refused(store):
 def test_a_store_with_nothing_left_is_refused(store):
     with pytest.raises(DatasetError, match="no row to train on"):
         CodeDataset(store, window=4, batch_size=1, held_out_share=1.0)
+
+
+def test_a_window_knows_which_of_its_edges_are_the_grids_own(tmp_path):
+    codes = np.arange(5 * 7).reshape(1, 5, 7).repeat(12, 0)  # a code tells its place
+    path = make_store(tmp_path / "codes.zarr", codes, codebook_size=64)
+    dataset, seen = CodeDataset(CodeStore.open(path), window=4, batch_size=6), set()
+    for step in range(12):
+        batch = dataset.train_batch(step)
+        for window, edges in zip(batch["codes"], batch["true_edges"].tolist(), strict=True):
+            top, left = divmod(int(window[0, 0]), 7)
+            assert edges == [top == 0, left == 0, left + 4 == 7]
+            seen.add(tuple(edges))
+    assert len(seen) >= 5
+    whole = CodeDataset(CodeStore.open(make_store(tmp_path / "whole.zarr", codes[:, :, :5])),
+                        window=5, batch_size=2)  # fmt: skip
+    assert whole.train_batch(0)["true_edges"].all()

@@ -83,6 +83,21 @@ def test_far_from_every_edge_only_neighbours_matter_not_the_place():
     assert not torch.allclose(there[:, 3:, 5:], here[:, : 14 - 3, : 20 - 5])
 
 
+@pytest.mark.parametrize("corner", [(0, 0), (0, 3), (0, 7), (5, 0), (5, 4), (5, 7)])
+def test_uncut_cells_of_a_crop_get_the_logits_they_have_in_the_whole(corner):
+    model, side, (rows, columns) = random_model(), 13, (18, 20)
+    codes, (top, left) = codes_for(rows, columns), corner
+    crop = codes[:, top : top + side, left : left + side]
+    edges = torch.tensor([[top == 0, left == 0, left + side == columns]])
+    uncut = model.uncut(edges, side, side)
+    with torch.no_grad():
+        whole = model.code_logits(TOLD, codes)[:, top : top + side, left : left + side]
+        cropped = model.code_logits(TOLD, crop)
+    equal = torch.isclose(whole, cropped, rtol=1e-9, atol=1e-9).all(-1)
+    assert uncut.any()
+    assert torch.equal(uncut, equal)
+
+
 def test_recomputed_activations_give_the_same_gradients():
     model, codes = random_model().train(), codes_for(4, 4)
     gradients = []

@@ -34,7 +34,7 @@ def paint_slowly(model, numbers, choice, forced=None):
             if choice.guidance_scale != 1:
                 nothing = model.code_logits(NOTHING, codes)[:, i, j]
                 logits = guided(logits, nothing, choice.guidance_scale)
-            codes[:, i, j] = draw(logits, numbers[:, i, j], choice)
+            codes[:, i, j] = draw(logits, numbers[:, i, j], choice).codes
     return codes
 
 
@@ -50,7 +50,7 @@ def test_painting_is_the_slow_loop_code_for_code(radius, rows, columns, at_once,
     numbers, choice = numbers_for(rows, columns, seed), SamplingSettings()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(local_sampling, "POSITIONS_AT_ONCE", 2 * at_once)
-        painted = paint_locally(MODELS[radius], PREFIXES, numbers, choice)
+        painted = paint_locally(MODELS[radius], PREFIXES, numbers, choice).codes
     assert torch.equal(painted, paint_slowly(MODELS[radius], numbers, choice))
 
 
@@ -59,7 +59,9 @@ def test_guidance_and_known_codes_are_the_slow_loops_too():
     choice = SamplingSettings(guidance_scale=1.5, top_k=5)
     forced = torch.full((6, 7), -1)
     forced[:2], forced[3, 2], forced[4, 6] = 3, 7, 1
-    painted = paint_locally(model, PREFIXES, numbers, choice, null_prefixes=NOTHING, forced=forced)
+    painted = paint_locally(
+        model, PREFIXES, numbers, choice, null_prefixes=NOTHING, forced=forced
+    ).codes
     assert torch.equal(painted, paint_slowly(model, numbers, choice, forced))
     assert torch.equal(painted.where(forced < 0, -1), torch.where(forced < 0, painted, -1))
 
