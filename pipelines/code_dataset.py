@@ -188,8 +188,11 @@ class CodeDataset:
         cuts = np.empty((len(positions), 0)) if draws is None else draws[:, :2]
         return Samples(sources, by_group(sources, lines), cuts)
 
-    def held_out_batches(self, most: int = 64) -> list[CodeBatch]:
-        """The middle windows of up to `most` held-out images, spread evenly over them."""
+    def held_out_batches(self, most: int = 64, cut: float = 0.5) -> list[CodeBatch]:
+        """A window of each of up to `most` held-out images, spread evenly over them.
+
+        `cut` says where in larger grids: 0.5 in the middle, 0 in the top left corner.
+        """
         sizes = np.array([len(source.held_out) for source in self.sources])
         total = int(sizes.sum())
         chosen = np.arange(min(most, total)) * total // max(1, min(most, total))
@@ -202,7 +205,7 @@ class CodeDataset:
             source = self.sources[number]
             return source.middle_lines(source.held_out[numbers[places]])
 
-        samples = Samples(sources, by_group(sources, lines), np.full((len(chosen), 2), 0.5))
+        samples = Samples(sources, by_group(sources, lines), np.full((len(chosen), 2), cut))
         places, size = self._places(samples), self.batch_size
         return [self._read(places.part(n, size)) for n in range(-(-len(chosen) // size))]
 

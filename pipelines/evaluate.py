@@ -23,7 +23,7 @@ from ops.images import image_grid, to_image, write_png
 from ops.runtime import resolve_device
 from pipelines.code_dataset import CodeDataset
 from pipelines.command_line import run_command
-from pipelines.prior_trainee import held_out_nats
+from pipelines.prior_trainee import held_out_cut, held_out_nats
 from pipelines.readers import list_input
 from pipelines.split import held_out
 from pipelines.store import CodeStore
@@ -128,11 +128,11 @@ def evaluate_prior(flags: EvaluateFlags) -> dict[str, Any]:
         held_out_share=min(flags.held_out, 1.0),
         may_be_all_held_out=True,
     )
-    batches = dataset.held_out_batches(flags.most)
+    batches = dataset.held_out_batches(flags.most, held_out_cut(prior.config))
     if not batches:
         raise UserError(f"{flags.data}: no row to measure on. Raise --held-out, 1 takes all.")
     with torch.no_grad():
-        nats = float(held_out_nats(prior.model, prior.conditions, batches, device).mean())
+        nats = held_out_nats(prior.model, prior.conditions, batches, device).mean
     return {
         "rows": sum(len(batch["codes"]) for batch in batches),
         "nats_per_code": nats,

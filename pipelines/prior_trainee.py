@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,9 +23,12 @@ from pipelines.recipes import PriorRecipe
 from pipelines.training import Evaluation, Trainee, step_seed
 from prior import (
     Conditions,
+    LocalConfig,
+    LocalGPT,
     LossSettings,
     Objective,
     Prior,
+    PriorConfig,
     PriorModel,
     make_model,
     perturbed,
@@ -103,6 +106,9 @@ class PriorTrainee(Trainee[CodeBatch]):
                 ]
             )
         prepared = {"tokens": tokens, "codes": codes, "read": read}
+        counted = counted_cells(self.model, batch)
+        if counted is not None:
+            prepared["counted"] = counted
         return {name: pinned(tensor, self.device) for name, tensor in prepared.items()}
 
     def _generators(self, step: int, count: int) -> list[torch.Generator]:
@@ -118,7 +124,8 @@ class PriorTrainee(Trainee[CodeBatch]):
         rate = config.rate_at(step, self.steps)
         norm = take_step(self.optimizer, self._losses(batch, nats), rate, config.max_gradient_norm)
         self.average.update(self.model, step)
-        mean = torch.stack(nats).mean()
+        total, cells = torch.stack(nats).sum(0)
+        mean = total / cells.clamp(min=1)
         return {
             "loss": mean,
             "bits_per_code": mean / math.log(2),
@@ -127,15 +134,16 @@ class PriorTrainee(Trainee[CodeBatch]):
         }
 
     def _losses(self, batch: CodeBatch, nats: list[Tensor]) -> Iterator[Tensor]:
-        """What each part of the batch adds to the loss; its mean nats go into `nats`."""
+        """What each part of the batch adds to the loss; into `nats` go its sum of nats and over
+        how many cells, (2,)."""
         moved = {name: t.to(self.device, non_blocking=True) for name, t in batch.items()}
         count = self.execution.accumulate
         for number in range(count):
             part = {name: tensor.chunk(count)[number] for name, tensor in moved.items()}
             with gradients_held_back(self.objective, held=number < count - 1):
                 with autocast(self.device):
-                    objective = self.objective(part["tokens"], part["codes"], part["read"])
-                nats.append(objective.nats.mean())
+                    objective = self.objective(**part)
+                nats.append(torch.stack(_sum_and_count(objective.nats, part.get("counted"))))
                 yield objective.loss / count
 
     def amounts(self) -> Mapping[str, int]:
@@ -163,9 +171,9 @@ class PriorTrainee(Trainee[CodeBatch]):
         pictures: dict[str, np.ndarray] = {}
         with self._averaged() as model:
             if self.held_out:
-                nats = held_out_nats(model, self.conditions, self.held_out, self.device)
-                figures["held_out_loss"] = float(nats.mean())
-                pictures["loss_map"] = loss_map_picture(nats.numpy())
+                found = held_out_nats(model, self.conditions, self.held_out, self.device)
+                figures["held_out_loss"] = found.mean
+                pictures["loss_map"] = loss_map_picture(found.places.numpy())
             pictures["samples"] = self._samples(model)
         return Evaluation(figures, pictures, figures.get("held_out_loss", math.inf))
 
@@ -203,19 +211,53 @@ class PriorObjective(nn.Module):
         super().__init__()
         self.model, self.settings = model, settings
 
-    def forward(self, condition_tokens: Tensor, codes: Tensor, read: Tensor) -> Objective:
+    def forward(
+        self, tokens: Tensor, codes: Tensor, read: Tensor, counted: Tensor | None = None
+    ) -> Objective:
         """See training_objective."""
-        return training_objective(self.model, condition_tokens, codes, read, self.settings)
+        return training_objective(self.model, tokens, codes, read, self.settings, counted)
+
+
+def counted_cells(model: PriorModel, batch: CodeBatch) -> Tensor | None:
+    """Which of a batch's cells (B, h, w) to learn from and to measure; None for all.
+
+    A prior with windows knows nothing beyond them. One without hears of everything around, so of
+    a crop it can be asked only for what the crop does not cut off.
+    """
+    if isinstance(model, LocalGPT) and not batch["true_edges"].all():
+        return model.uncut(batch["true_edges"], *batch["codes"].shape[1:])
+    return None
+
+
+def held_out_cut(config: PriorConfig) -> float:
+    """Where windows are cut from held-out grids that are larger, as CodeDataset takes it.
+
+    In the middle; for a prior that no window suits in a corner, where least is cut off.
+    """
+    return 0.0 if isinstance(config, LocalConfig) else 0.5
+
+
+def _sum_and_count(nats: Tensor, counted: Tensor | None, *dims: int) -> tuple[Tensor, Tensor]:
+    """Sums of nats (B, h, w) over counted cells, and their numbers; over `dims`, or over all."""
+    counted = torch.ones_like(nats) if counted is None else counted.to(nats.dtype)
+    return (nats * counted).sum(dims or None), counted.sum(dims or None)
+
+
+class HeldOutNats(NamedTuple):
+    """Negative log-likelihood, in nats a code."""
+
+    mean: float
+    places: Tensor  # (h, w) the mean at each place of the window; nan where none was measured
 
 
 def held_out_nats(
     model: PriorModel, conditions: Conditions, batches: list[CodeBatch], device: torch.device
-) -> Tensor:
-    """Mean negative log-likelihood (h, w), in nats, at each place of some batches' codes."""
-    total, count = torch.zeros(()), 0
+) -> HeldOutNats:
+    """The likelihood of some batches' codes."""
+    totals, counts = torch.zeros(()), torch.zeros(())
     for batch in batches:
         tokens = conditions.tokens(batch, len(batch["codes"]))
-        nats = model.nats(tokens.to(device), batch["codes"].to(device))
-        total = total + nats.double().sum(0).cpu()
-        count += len(tokens)
-    return total / count
+        nats = model.nats(tokens.to(device), batch["codes"].to(device)).double().cpu()
+        total, count = _sum_and_count(nats, counted_cells(model, batch), 0)
+        totals, counts = totals + total, counts + count
+    return HeldOutNats(float(totals.sum() / counts.sum()), totals / counts)

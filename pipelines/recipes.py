@@ -35,7 +35,7 @@ class TokenizerRecipe:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PriorRecipe:
-    """One prior run. `preset` names sizes of prior.PRESETS; `window` is in codes a side."""
+    """One prior run. `preset` is what prior.preset_config knows; `window` is in codes a side."""
 
     preset: str
     optimizer: OptimizerConfig
@@ -107,6 +107,17 @@ PRIOR_RECIPES: dict[str, PriorRecipe] = {
         save_every=100,
         sample_every=200,
     ),
+    # The same size without windows: every canvas in one cached forward a code. As long.
+    "tiny-local": PriorRecipe(
+        preset="tiny-local",
+        optimizer=OptimizerConfig(learning_rate=3e-3, weight_decay=0.01, warmup_steps=50),
+        window=32,
+        start_alike=True,
+        batch_size=2,
+        steps=400,
+        save_every=100,
+        sample_every=200,
+    ),
     # One GPU, a day: 12 layers of 768, the size most comparisons use.
     "base": PriorRecipe(
         preset="base",
@@ -125,6 +136,19 @@ PRIOR_RECIPES: dict[str, PriorRecipe] = {
         loss=LossSettings(z_loss_weight=1e-4),
         dropout=0.1,
         batch_size=64,
+        steps=200_000,
+        save_every=2000,
+        sample_every=5000,
+        log_every=50,
+    ),
+    # The base size without windows, for canvases of any size. Not run here.
+    "base-local": PriorRecipe(
+        preset="base-local",
+        optimizer=OptimizerConfig(learning_rate=3e-4, weight_decay=0.05, warmup_steps=1000),
+        loss=LossSettings(z_loss_weight=1e-4),
+        window=32,
+        dropout=0.1,
+        batch_size=16,
         steps=200_000,
         save_every=2000,
         sample_every=5000,

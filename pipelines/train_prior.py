@@ -27,7 +27,7 @@ from pipelines.code_sources import check_tokenizer
 from pipelines.command_line import run_command
 from pipelines.distributed import run_sitting
 from pipelines.dry_run import prior_lines
-from pipelines.prior_trainee import PriorTrainee
+from pipelines.prior_trainee import PriorTrainee, held_out_cut
 from pipelines.recipes import PRIOR_RECIPES, PriorRecipe
 from pipelines.store import CodeStore
 from pipelines.training import OnStep, Source, train
@@ -47,6 +47,7 @@ from prior import (
     CONDITIONS,
     ClassLabel,
     Conditions,
+    LocalConfig,
     PriorConfig,
     PriorModel,
     StartOfSequence,
@@ -62,7 +63,7 @@ class TrainPriorFlags(TrainingFlags):
     """Train a transformer prior on a code store, and resume where an earlier run stopped."""
 
     recipe: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE")]]
-    """tiny, base or large: see pipelines/recipes.py"""
+    """tiny, tiny-local, base, large, ...: see pipelines/recipes.py"""
     codes: tuple[Path, ...]
     """the stores that pipelines.encode wrote, by one tokenizer"""
     weights: tuple[float, ...] | None = None
@@ -108,7 +109,24 @@ def open_data(flags: TrainPriorFlags, ranks: Ranks = ALONE) -> Data:
         rank=ranks.rank,
         world=ranks.world,
     )
-    return Data(recipe, stores, dataset, make_conditions(flags.conditions, stores, dataset))
+    conditions = make_conditions(flags.conditions, stores, dataset)
+    check_reach(prior_config(recipe, conditions), stores)
+    return Data(recipe, stores, dataset, conditions)
+
+
+def check_reach(config: PriorConfig, stores: list[CodeStore]) -> None:
+    """Raise ConfigError where windows would cut off what each of their cells is told.
+
+    Only priors without windows mind, and only windows that are not whole grids.
+    """
+    whole = f"{config.window}x{config.window}"
+    cut = [grid for store in stores for grid in store.grids if grid != whole]
+    if cut and isinstance(config, LocalConfig) and config.window <= config.reach:
+        raise ConfigError(
+            f"This prior hears of codes up to {config.reach} away, and there is no cell so far "
+            f"from the edges of windows of {whole} in grids of {cut[0]}. Use --window "
+            f"{config.reach + 8} or more, or encode to grids of {whole}."
+        )
 
 
 def make_conditions(
@@ -194,15 +212,16 @@ def sit(
     device = resolve_device(flags.device)
     recipe, _, dataset, conditions = data or open_data(flags, ranks)
     tokenizer = load_tokenizer(flags.out / "tokenizer")
+    model = untrained_model(recipe, conditions, tokenizer, flags.seed)
     trainee = PriorTrainee(
-        untrained_model(recipe, conditions, tokenizer, flags.seed),
+        model,
         conditions,
         tokenizer,
         tokenizer_info(tokenizer),
         recipe,
         steps=recipe.steps,
         seed=flags.seed,
-        held_out=dataset.held_out_batches(),
+        held_out=dataset.held_out_batches(cut=held_out_cut(model.config)),
         device=device,
         execution=execution_of(flags, ranks, device, shard=flags.shard),
     )

@@ -48,15 +48,18 @@ def training_objective(
     codes: Tensor,
     read: Tensor,
     settings: LossSettings,
+    counted: Tensor | None = None,
 ) -> Objective:
     """The objective of codes (B, h, w) after tokens (B, C), of which the model reads `read`.
 
     Those are `codes` themselves, or what `perturbed` made of them; then the nats are those of a
-    model that reads noise.
+    model that reads noise. Cells that are not `counted` (B, h, w) add nothing to the loss, which
+    is still over all cells, so that parts of a batch add up.
     """
     logits = model.code_logits(condition_tokens, read)
     nats = surprise(logits, codes)
-    return Objective(nats.detach(), nats.mean() + extra_terms(logits, codes, nats, settings))
+    losses = nats + extra_terms(logits, codes, nats, settings)
+    return Objective(nats.detach(), (losses if counted is None else losses * counted).mean())
 
 
 def perturbed(
@@ -73,7 +76,7 @@ def perturbed(
 def extra_terms(
     logits: Tensor, codes: Tensor, nats: Tensor, settings: LossSettings
 ) -> Tensor | float:
-    """What the settings add to the mean of `nats`, the surprise at `codes` under `logits`."""
+    """What the settings add to `nats` (B, h, w), the surprise at `codes` under `logits`."""
     added: Tensor | float = 0.0
     if not settings.label_smoothing and not settings.z_loss_weight:
         return added
@@ -81,7 +84,7 @@ def extra_terms(
     log_totals = nats + logits.gather(-1, codes[..., None])[..., 0].float()
     if settings.label_smoothing:
         evenly = log_totals - logits.float().mean(dim=-1)  # the surprise at a code at random
-        added = added + settings.label_smoothing * (evenly - nats).mean()
+        added = added + settings.label_smoothing * (evenly - nats)
     if settings.z_loss_weight:
-        added = added + settings.z_loss_weight * log_totals.square().mean()
+        added = added + settings.z_loss_weight * log_totals.square()
     return added

@@ -66,7 +66,7 @@ def test_added_terms_are_those_of_their_definitions(label_smoothing, z_loss_weig
     targets = (1 - label_smoothing) * one_hot + label_smoothing / size
     expected = -(targets * log_shares).sum(-1).mean()
     expected += z_loss_weight * logits.logsumexp(-1).square().mean()
-    loss = nats.mean() + extra_terms(logits, codes, nats, settings)
+    loss = (nats + extra_terms(logits, codes, nats, settings)).mean()
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -76,6 +76,20 @@ def test_added_terms_change_what_is_lowered_and_not_what_is_reported():
     assert asked.loss > plain.loss
     gradients = [torch.autograd.grad(o.loss, MODEL.head.weight)[0] for o in (plain, asked)]
     assert not torch.allclose(*gradients)
+
+
+def test_cells_that_do_not_count_add_nothing_to_a_loss_over_all_cells():
+    counted = torch.rand(2, 3, 3, generator=torch.Generator().manual_seed(0)) < 0.5
+    settings = LossSettings(label_smoothing=0.1, z_loss_weight=0.01)
+    codes, other = some_codes(), some_codes().where(counted, 0)
+    losses = [
+        training_objective(MODEL, CONDITION, targets, codes, settings, counted).loss
+        for targets in (codes, other)
+    ]
+    assert torch.equal(*losses)
+    uncounted = training_objective(MODEL, CONDITION, codes, codes, settings, ~counted).loss
+    whole = training_objective(MODEL, CONDITION, codes, codes, settings).loss
+    torch.testing.assert_close(losses[0] + uncounted, whole)
 
 
 def test_codes_are_foretold_as_they_are_whatever_is_read():

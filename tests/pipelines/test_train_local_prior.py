@@ -1,0 +1,108 @@
+"""The prior without windows by the public commands: trained, measured, painted, resumed."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from ops.checkpoint import load_tensors, step_folder
+from pipelines import evaluate, generate, train_prior
+from pipelines.code_dataset import CodeDataset
+from pipelines.prior_trainee import held_out_cut, held_out_nats
+from pipelines.store import CodeStore
+from prior import (
+    Conditions,
+    LocalGPT,
+    StartOfSequence,
+    load_prior,
+    make_model,
+    preset_config,
+    save_prior,
+)
+from tests.conftest import make_store
+
+FLAGS = [
+    "--steps", "4", "--save-every", "2", "--sample-every", "4", "--log-every", "1",
+    "--batch-size", "2", "--window", "5", "--threads", "1",
+]  # fmt: skip
+
+
+def train(store, out, *more):
+    words = ["tiny-local", "--codes", str(store), "--out", str(out), *FLAGS, *more]
+    return train_prior.main(words)
+
+
+def losses_of(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def test_it_learns_the_rule_and_paints_canvases_of_any_size(rule_store, tmp_path, capsys):
+    run, out = tmp_path / "run", tmp_path / "out"
+    assert train(rule_store, run, "--steps", "30", "--batch-size", "4") == 0
+    assert losses_of(run)[0] > 5  # 256 codes, none better than another: 5.5 nats
+    assert losses_of(run)[-1] < 1.8  # knows the few codes that occur; two a row would be 0.69
+    prior = load_prior(run)
+    assert isinstance(prior.model, LocalGPT)
+    assert prior.paint(3, 11, count=2).shape == (2, 3, 11)
+    words = ["--prior", str(run), "--out", str(out), "--count", "2", "--size", "72x40"]
+    assert generate.main(words) == 0
+    assert {path.name for path in out.glob("*.png")} >= {"sample-00000.png", "sample-00001.png"}
+    capsys.readouterr()
+    assert generate.main([*words, "--stride", "2"]) == 2
+    assert "leave the stride out" in capsys.readouterr().err
+
+
+def test_stopping_and_going_on_gives_the_same_losses_and_weights(rule_store, tmp_path):
+    for name in ("whole", "parts"):
+        assert train(rule_store, tmp_path / name) == 0
+    shutil.rmtree(step_folder(tmp_path / "parts", 4))  # as if it had been killed in step 3
+    assert train(rule_store, tmp_path / "parts") == 0
+    assert losses_of(tmp_path / "parts") == losses_of(tmp_path / "whole")
+    whole, parts = (
+        load_tensors(step_folder(tmp_path / name, 4) / "model.safetensors")
+        for name in ("whole", "parts")
+    )
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+@pytest.fixture(scope="module")
+def large_store(tmp_path_factory):
+    """Grids larger than the windows cut from them."""
+    codes = np.random.default_rng(0).integers(0, 16, (5, 25, 27))
+    return make_store(tmp_path_factory.mktemp("large") / "codes.zarr", codes)
+
+
+def test_of_crops_only_what_they_do_not_cut_off_is_measured(large_store, tmp_path):
+    conditions = Conditions([StartOfSequence()], 16)
+    sizes = {"codebook_size": 16, "condition_vocab_size": 1, "condition_length": 1}
+    torch.manual_seed(0)
+    model = make_model(preset_config("tiny-local", window=25, **sizes))
+    info = CodeStore.open(large_store).provenance["image"]
+    save_prior(tmp_path / "prior", model, conditions, info)
+    dataset = CodeDataset(
+        CodeStore.open(large_store), window=25, batch_size=5, held_out_share=1.0,
+        may_be_all_held_out=True,
+    )  # fmt: skip
+    (batch,) = dataset.held_out_batches(cut=held_out_cut(model.config))
+    assert batch["true_edges"].tolist() == [[True, True, False]] * 5
+    with torch.no_grad():
+        nats = model.nats(conditions.tokens({}, 5), batch["codes"]).mean(0)
+        found = held_out_nats(model, conditions, [batch], torch.device("cpu"))
+    measured = model.uncut(batch["true_edges"][:1], 25, 25)[0]
+    assert 0 < measured.sum() < 25 * 25
+    assert torch.equal(~found.places.isnan(), measured)
+    assert found.mean == pytest.approx(float(nats[measured].mean()), rel=1e-5)
+    out = tmp_path / "metrics.json"
+    words = ["prior", str(tmp_path / "prior"), "--data", str(large_store), "--held-out", "1"]
+    assert evaluate.main([*words, "--out", str(out)]) == 0
+    assert json.loads(out.read_text())["figures"]["nats_per_code"] == pytest.approx(found.mean, rel=1e-5)
+
+
+def test_windows_that_cut_off_everything_are_refused(large_store, tmp_path, capsys):
+    assert train(large_store, tmp_path / "run", "--window", "24") == 2
+    message = capsys.readouterr().err
+    assert "codes up to 24 away" in message
+    assert "--window 32" in message
