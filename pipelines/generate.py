@@ -88,7 +88,8 @@ class GenerateFlags:
     """what is kept of them, as images,codes: images (sample-00000.png, ... and grid.png), codes (a
     code store, codes.zarr, whose row k is sample k), tars (WebDataset tars)"""
     stride: int | None = None
-    """how far the window slides, in codes; 1 is slowest and most exact (default: half a window)"""
+    """how far the window slides, in codes; 1 is slowest and most exact (default: half a window);
+    not for priors that need no window"""
     batch_size: int | None = None
     """samples painted at once (default: count, at most 8); part of what decides a picture"""
     samples_per_task: int | Literal["auto"] = "auto"
@@ -234,7 +235,7 @@ def make_request(
         codebook_size=prior.config.codebook_size,
         count=count,
         seed=flags.seed,
-        stride=max(1, prior.config.window // 2) if flags.stride is None else flags.stride,
+        stride=prior.config.default_stride if flags.stride is None else flags.stride,
         batch_size=batch_size,
         samples_per_task=samples_per_task,
         save=saves_of(flags.save),

@@ -44,7 +44,7 @@ class PaintRequest:
     codebook_size: int
     count: int
     seed: int
-    stride: int
+    stride: int | None  # None where there is no window to slide
     batch_size: int
     samples_per_task: int
     save: tuple[str, ...]  # names of SAVES

@@ -87,6 +87,11 @@ class GPTConfig(BlockConfig):
         return self.condition_length + self.window**2
 
     @property
+    def default_stride(self) -> int:
+        """How far the window slides where nothing is said: half of it."""
+        return max(1, self.window // 2)
+
+    @property
     def sequence_length(self) -> int:
         """Tokens read in training; the last code is foretold, never read."""
         return self.num_positions - 1

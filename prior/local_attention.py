@@ -61,6 +61,10 @@ class LocalConfig(BlockConfig):
         return self.radius * self.num_layers
 
     @property
+    def default_stride(self) -> None:
+        """There is no window to slide."""
+
+    @property
     def sequence_length(self) -> int:
         """Tokens read in training: the condition and each row's border and codes."""
         return self.condition_length + self.window * (self.window + 1)

@@ -151,7 +151,7 @@ class Prior:
             if stride is not None:
                 raise ConfigError("This prior needs no windows; leave the stride out.")
             return partial(paint_locally, model)
-        stride = max(1, model.config.window // 2) if stride is None else stride
+        stride = model.config.default_stride if stride is None else stride
         return partial(paint_codes, model, stride=stride, cache_bytes=asked.cache_memory)
 
     @property

@@ -51,6 +51,7 @@ def test_it_learns_the_rule_and_paints_canvases_of_any_size(rule_store, tmp_path
     assert generate.main(words) == 0
     assert {path.name for path in out.glob("*.png")} >= {"sample-00000.png", "sample-00001.png"}
     capsys.readouterr()
+    words[3] = str(tmp_path / "other")
     assert generate.main([*words, "--stride", "2"]) == 2
     assert "leave the stride out" in capsys.readouterr().err
 
@@ -98,7 +99,9 @@ def test_of_crops_only_what_they_do_not_cut_off_is_measured(large_store, tmp_pat
     out = tmp_path / "metrics.json"
     words = ["prior", str(tmp_path / "prior"), "--data", str(large_store), "--held-out", "1"]
     assert evaluate.main([*words, "--out", str(out)]) == 0
-    assert json.loads(out.read_text())["figures"]["nats_per_code"] == pytest.approx(found.mean, rel=1e-5)
+    assert json.loads(out.read_text())["figures"]["nats_per_code"] == pytest.approx(
+        found.mean, rel=1e-5
+    )
 
 
 def test_windows_that_cut_off_everything_are_refused(large_store, tmp_path, capsys):
