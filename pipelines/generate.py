@@ -156,17 +156,14 @@ def run(flags: GenerateFlags) -> int:
         tasks = folder.unfinished(wanted)
         new = 0
         if tasks:
+            grid_path(request.out).unlink(missing_ok=True)  # it shows what there was
             write_json(record_path(request.out), {**settings, "count": request.count})
             if "codes" in request.save:
                 prepare_store(request, tokenizer, label_names(prior), settings)
             for task in tasks:
                 folder.reopen(task)
             new = paint(request, tasks, flags, proven=bool(folder.parts))
-            empty_staging(request.out)
-            if "codes" in request.save:
-                finish_store(request.out)
-        if "images" in request.save and (tasks or not (request.out / "grid.png").exists()):
-            write_grid(request)
+        finish(request)
         return report(flags, request, wanted, new)
 
 
@@ -340,6 +337,19 @@ def gpus_per_worker(flags: GenerateFlags) -> float:
 # --- after
 
 
+def finish(request: PaintRequest) -> None:
+    """What remains when all tasks are done, each time: an earlier run may not have come to it."""
+    empty_staging(request.out)
+    if "codes" in request.save:
+        finish_store(request.out)
+    if "images" in request.save and not grid_path(request.out).exists():
+        write_grid(request)
+
+
+def grid_path(out: Path) -> Path:
+    return out / "grid.png"
+
+
 def write_grid(request: PaintRequest) -> None:
     """Write grid.png of the first samples; nothing where there are below two."""
     width, height = request.width, request.height
@@ -352,7 +362,7 @@ def write_grid(request: PaintRequest) -> None:
     size = max(1, round(height * scale)), max(1, round(width * scale))
     pictures = (decode_image(path.read_bytes()) for path in found)
     small = np.stack([resize_and_crop(picture, size) for picture in pictures])
-    write_png(request.out / "grid.png", image_grid(small, columns=math.ceil(math.sqrt(len(found)))))
+    write_png(grid_path(request.out), image_grid(small, columns=math.ceil(math.sqrt(len(found)))))
 
 
 def report(flags: GenerateFlags, request: PaintRequest, wanted: range, new: int) -> int:

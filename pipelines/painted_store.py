@@ -146,6 +146,7 @@ def stored_codes(request: PaintRequest, number: int) -> dict[str, Codes]:
 
 
 def finish_store(out: Path) -> None:
-    """What remains when every task of a run is committed."""
+    """What remains when every task of a run is committed; done again, it changes nothing."""
+    remove_partials(codes_path(out))
     empty_staging(codes_path(out))
     write_checksums(codes_path(out))

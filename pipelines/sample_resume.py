@@ -25,6 +25,7 @@ from pipelines.sample_outputs import codes_in_tar, picture_path, tar_path
 from pipelines.store.layout import staging_path
 
 LOCK = "driver.lock"
+SUBPART = re.compile(r"\d+x\d+-(\d+)-.*\.subpart")
 PICTURE = re.compile(r"sample-(\d+)\.png")
 
 
@@ -40,9 +41,10 @@ def remove_partials(out: Path) -> None:
 
 
 def empty_staging(out: Path) -> None:
-    """Remove what dead attempts left of tasks that are finished."""
+    """Remove what dead attempts left, but not samples kept for tasks that are still to be done."""
     for path in staging_path(out).iterdir():
-        if path.name != LOCK:
+        kept = SUBPART.fullmatch(path.name)
+        if path.name != LOCK and not (kept and not part_path(out, int(kept[1])).exists()):
             disk.disk.unlink(path)
 
 
@@ -139,7 +141,8 @@ class Folder:
 
 def kept_samples(request: PaintRequest, tasks: list[PaintTask]) -> int:
     """How many of the samples that these tasks want are painted and kept already."""
-    begun = {int(path.name.split("-")[1]) for path in staging_path(request.out).glob("*.subpart")}
+    names = os.listdir(staging_path(request.out))
+    begun = {int(found[1]) for name in names if (found := SUBPART.fullmatch(name))}
     kept = 0
     for task in tasks:
         if task.number in begun:

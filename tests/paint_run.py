@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from pipelines.generate import main
-from prior import GPT, Conditions, GPTConfig, save_prior
+from pipelines.generate import GenerateFlags, main, make_request
+from pipelines.paint_settings import PaintRequest
+from pipelines.paint_worker import find_tokenizer
+from pipelines.store.layout import staging_path
+from prior import GPT, Conditions, GPTConfig, load_prior, save_prior
 from prior.conditions import Condition
 from tokenizer import build_tokenizer, load_tokenizer, save_tokenizer
 
@@ -67,3 +71,13 @@ def contents(folder: Path, pattern: str = "sample-*") -> dict[str, bytes]:
 def everything(folder: Path) -> dict[str, bytes]:
     """Every file of a folder of samples, by path."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def request_of(run: Path, out: Path, **changed: Any) -> PaintRequest:
+    """What the command makes of these flags: by default six samples in one task, two at once."""
+    flags = {"count": 6, "batch_size": 2, "samples_per_task": 6, "size": "24x16", **changed}
+    prior = load_prior(run)
+    tokenizer = find_tokenizer(run, prior, torch.device("cpu"))
+    request = make_request(GenerateFlags(prior=run, out=out, **flags), prior, tokenizer, None)
+    staging_path(out).mkdir(parents=True, exist_ok=True)
+    return request

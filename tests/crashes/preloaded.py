@@ -11,9 +11,11 @@ from PIL import Image
 
 import pipelines.encode
 import pipelines.encode_settings
+import pipelines.generate
 import tests.crashes.scenes
 
 __all__ = ["numpy", "pipelines", "tests"]
 
 Image.init()  # imports every format
 tyro.cli(pipelines.encode_settings.EncodeFlags, args=["--in", ".", "--out", "."])
+tyro.cli(pipelines.generate.GenerateFlags, args=["--prior", ".", "--out", "."])

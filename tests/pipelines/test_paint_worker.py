@@ -15,32 +15,17 @@ import pytest
 import torch
 
 from pipelines import generate as command
-from pipelines.generate import GenerateFlags, make_request
-from pipelines.paint_settings import PaintRequest
 from pipelines.paint_worker import (
     Done,
     PaintTask,
     PaintWorker,
     condemn,
     draft_of,
-    find_tokenizer,
     split_work,
 )
 from pipelines.sample_index import read_lines
 from pipelines.store import CodeStore
-from pipelines.store.layout import staging_path
-from prior import load_prior
-from tests.paint_run import contents, everything, generate
-
-
-def request_of(run: Path, out: Path, **changed: Any) -> PaintRequest:
-    """Six samples in one task, two at once."""
-    flags = {"count": 6, "batch_size": 2, "samples_per_task": 6, "size": "24x16", **changed}
-    prior = load_prior(run)
-    tokenizer = find_tokenizer(run, prior, torch.device("cpu"))
-    request = make_request(GenerateFlags(prior=run, out=out, **flags), prior, tokenizer, None)
-    staging_path(out).mkdir(parents=True)
-    return request
+from tests.paint_run import contents, everything, generate, request_of
 
 
 def test_a_piece_is_kept_for_the_task_and_not_painted_again(
@@ -126,7 +111,9 @@ class Poisoned(PaintWorker):
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_local")
+@pytest.mark.parametrize("at_once", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_sample_that_kills_its_workers_is_given_up_alone(
+    at_once: int,
     prior_run: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -135,7 +122,8 @@ def test_a_sample_that_kills_its_workers_is_given_up_alone(
     cloudpickle = pytest.importorskip("ray.cloudpickle")
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray cannot import this file
     whole, out = tmp_path / "whole", tmp_path / "out"
-    flags = ["--count", 6, "--batch-size", 2, "--samples-per-task", 4, "--save", "images,codes"]
+    flags = ["--count", 6, "--batch-size", at_once, "--samples-per-task", at_once**2]
+    flags += ["--save", "images,codes"]
     assert generate(prior_run, whole, *flags) == 0
     with monkeypatch.context() as patched:
         patched.setattr(command, "PaintWorker", Poisoned)
