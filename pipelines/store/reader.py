@@ -168,7 +168,7 @@ class CodeStore:
         starts = np.flatnonzero(np.diff(tasks, prepend=-(2**62)))
         touched = tasks[starts].tolist()
         self._check_rows(grid, rows, touched, starts)
-        ends = [*starts[1:].tolist(), len(rows)]
+        ends = [*starts.tolist(), len(rows)][1:]
         for task, start, end in zip(touched, starts.tolist(), ends, strict=True):
             shard = self._shards.rows(grid, track, task)
             within = rows[start:end] - task * self.rows_per_task

@@ -168,3 +168,10 @@ def test_codes_and_the_fill_fit_their_type() -> None:
     assert code_dtype(65535) == np.uint16
     assert code_dtype(65536) == np.uint32
     assert fill_value(code_dtype(65535)) >= 65535
+
+
+def test_no_rows_are_read_as_none_whatever_the_shards(tmp_path: Path) -> None:
+    codes = np.arange(12).reshape(3, 2, 2)
+    for compress in (False, True):
+        store = CodeStore.open(make_store(tmp_path / f"{compress}.zarr", codes, compress=compress))
+        assert store.read("2x2", np.array([], np.int64)).shape == (0, 2, 2)
