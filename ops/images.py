@@ -28,6 +28,7 @@ from ops.config import ConfigError, Registry, UserError
 from ops.png import write_png_strips
 
 ImageArray = np.ndarray[Any, np.dtype[np.uint8]]
+Raster = np.ndarray[Any, Any]  # what Pillow can resize: uint8 (H, W, 3), any grey (H, W)
 
 MAX_PIXELS = 120_000_000  # larger ones are bombs more often than photographs
 # No others: Pillow would hand PostScript to an interpreter, for one.
@@ -91,7 +92,7 @@ def read_picture(data: bytes, at_least: int | None = None) -> Picture:
     """
     if not data:
         raise ImageError("empty", "the file has no bytes")
-    with _opened(io.BytesIO(data)) as file:
+    with opened_image(io.BytesIO(data)) as file:
         if file.format in ("JPEG", "MPO") and not _jpeg_ends(data):
             raise ImageError("truncated", "the JPEG has no end: the file was cut short")
         width, height = file.size
@@ -99,7 +100,7 @@ def read_picture(data: bytes, at_least: int | None = None) -> Picture:
             scale = at_least / min(width, height)
             file.draft("RGB", (int(width * scale), int(height * scale)))
         file.load()
-        orientation = _orientation(file)
+        orientation = orientation_of(file)
         image = _to_rgb(file)
     if orientation in TRANSPOSITIONS:
         image = image.transpose(TRANSPOSITIONS[orientation])
@@ -110,15 +111,15 @@ def read_picture(data: bytes, at_least: int | None = None) -> Picture:
 
 def image_size(source: BinaryIO) -> tuple[int, int]:
     """(width, height) of the upright picture, from the file's header; ImageError if unreadable."""
-    with _opened(source) as file:
+    with opened_image(source) as file:
         # Pillow turns TIFF by itself, and seeks a PNG's EXIF behind its pixels, decoding them.
         asked = file.format != "TIFF" and (file.format != "PNG" or "exif" in file.info)
-        sideways = asked and _orientation(file) in SIDEWAYS
+        sideways = asked and orientation_of(file) in SIDEWAYS
         return (file.height, file.width) if sideways else (file.width, file.height)
 
 
 @contextlib.contextmanager
-def _opened(source: BinaryIO) -> Iterator[ImageFile.ImageFile]:
+def opened_image(source: BinaryIO) -> Iterator[ImageFile.ImageFile]:
     """The file opened by Pillow; whatever it raises, here or in the body, becomes ImageError."""
     try:
         with _pillow_quiet, Image.open(source, formats=_formats()) as file:
@@ -161,7 +162,8 @@ def _jpeg_ends(data: bytes) -> bool:
     return data.find(b"\xff\xd9", place) >= 0
 
 
-def _orientation(file: ImageFile.ImageFile) -> int:
+def orientation_of(file: ImageFile.ImageFile) -> int:
+    """The EXIF orientation; 1, upright, where there is none or it cannot be read."""
     try:
         return int(file.getexif().get(ORIENTATION_TAG, 1))
     except Exception:  # broken EXIF is common in good pictures
@@ -288,15 +290,16 @@ def _nearest(value: float, multiple: int) -> int:
 
 
 def resize_and_crop(
-    image: ImageArray,
+    image: Raster,
     size: int | tuple[int, int],
     crop: str = "center",
     *,
     view: int = 0,
     seed: int = 0,
     key: str = "",
-) -> ImageArray:
-    """One crop of `size` (a side, or (height, width)) from a resized image, uint8 (H, W, 3).
+    resampling: Image.Resampling = Image.Resampling.BICUBIC,
+) -> Raster:
+    """One crop of `size` (a side, or (height, width)) from a resized image, (H, W, 3) or (H, W).
 
     The image is scaled to cover `size` (times CROP_MARGIN for random and ten), then cut; see
     Transform for the ways. `random` depends on (seed, key, view) alone.
@@ -311,14 +314,14 @@ def resize_and_crop(
     top, left = down * (image.shape[0] - seen[0]), across * (image.shape[1] - seen[1])
     resized = Image.fromarray(image).resize(
         (width, height),
-        Image.Resampling.BICUBIC,
+        resampling,
         box=(left, top, min(left + seen[1], image.shape[1]), min(top + seen[0], image.shape[0])),
     )
     cut = np.asarray(resized)
     return _mirrored(cut) if crop == "ten" and view >= 5 else cut
 
 
-def _mirrored(image: ImageArray) -> ImageArray:
+def _mirrored(image: Raster) -> Raster:
     return np.ascontiguousarray(image[:, ::-1])
 
 

@@ -52,3 +52,24 @@ def codebook_usage(counts: Tensor) -> Usage:
 def code_counts(codes: Tensor, codebook_size: int) -> Tensor:
     """How often each code occurs in codes of any shape: (K,) int64."""
     return torch.bincount(codes.flatten(), minlength=codebook_size)
+
+
+class Agreement(NamedTuple):
+    """How well label maps are told."""
+
+    accuracy: float  # share of the labelled places that are right
+    mean_iou: float  # intersection over union, mean over the classes that occur or are told
+
+
+def label_agreement(labels: Tensor, told: Tensor, num_classes: int) -> Agreement:
+    """Agreement of labels told with the true ones, both of one shape, 0 .. num_classes - 1.
+
+    Places where the true label is negative, void, are left out; not a number where none is left.
+    """
+    labelled = labels >= 0
+    labels, told = labels[labelled], told[labelled]
+    right = code_counts(labels[labels == told], num_classes)
+    union = code_counts(labels, num_classes) + code_counts(told, num_classes) - right
+    occurs = union > 0
+    iou = right[occurs].double() / union[occurs]
+    return Agreement(float((labels == told).double().mean()), float(iou.mean()))

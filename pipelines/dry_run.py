@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipelines.recipes import PriorRecipe, TokenizerRecipe
 from prior import PriorConfig, make_model
-from tokenizer import VQGAN, VQGANConfig
+from tokenizer import VQGAN
 
 Model = TypeVar("Model", bound=nn.Module)
 FLOAT32 = 4  # bytes; weights, gradients and what is kept of them are never smaller
@@ -55,11 +55,12 @@ def prior_lines(
 
 
 def tokenizer_lines(
-    config: VQGANConfig, recipe: TokenizerRecipe, images: int, held_out: int, division: Division
+    recipe: TokenizerRecipe, images: int, held_out: int, division: Division
 ) -> list[str]:
     """A tokenizer's run in words, for `images` to train on; a line each."""
-    side, size = recipe.crop_size, recipe.batch_size
-    pixels = torch.zeros(division.part(size), 3, side, side)
+    config, side, size = recipe.config, recipe.crop_size, recipe.batch_size
+    channels = config.autoencoder.image_channels
+    pixels = torch.zeros(division.part(size), channels, side, side)
 
     def loss(model: VQGAN) -> Tensor:
         result = model.eval()(pixels)  # in training the codebook would look at values

@@ -56,6 +56,11 @@ def encode(flags: EncodeFlags) -> int:
     _check_output(root)
     _check_flags(flags)
     tokenizer = load_tokenizer(flags.tokenizer)
+    if tokenizer.config.content.kind != "image":
+        raise ConfigError(
+            f"{flags.tokenizer} is a tokenizer of {tokenizer.content.noun}, not of photographs. "
+            "Name one of those, for instance photo-f8."
+        )
     transform = Transform(
         image_size=flags.image_size,
         crop=flags.crop,

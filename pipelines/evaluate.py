@@ -13,26 +13,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import torch
 import tyro
 
 from ops.config import UserError
 from ops.files import write_json
-from ops.images import image_grid, to_image, write_png
+from ops.images import write_png
 from ops.runtime import resolve_device
 from pipelines.code_dataset import CodeDataset
 from pipelines.command_line import run_command
 from pipelines.prior_trainee import held_out_cut, held_out_nats
-from pipelines.readers import list_input
-from pipelines.split import held_out
 from pipelines.store import CodeStore
-from pipelines.tokenizer_trainee import reconstruction_figures
-from pipelines.train_tokenizer import evaluation_pixels
+from pipelines.tokenizer_data import evaluation_samples, list_data
+from pipelines.tokenizer_trainee import reconstruction_figures, reconstruction_pictures
 from prior import load_prior
 from tokenizer import load_tokenizer
-
-SHOWN = 8  # originals above their reconstructions, in the picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +39,9 @@ class EvaluateFlags:
     model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
     """a bundled tokenizer's name, a model folder or a run folder"""
     data: Path
-    """images for a tokenizer, a code store for a prior"""
+    """images for a tokenizer (or label maps, or depth maps), a code store for a prior"""
+    targets: Path | None = None
+    """for a tokenizer of label maps or depth maps: those that have the names of --data's images"""
     out: Path
     """the JSON file to write, for instance metrics.json"""
     held_out: float = 0.1
@@ -82,25 +79,32 @@ def _shown(value: float | str | dict[str, str]) -> str:
 
 
 def evaluate_tokenizer(flags: EvaluateFlags) -> dict[str, Any]:
-    """PSNR, SSIM and usage over held-out images, and how fast they were encoded."""
+    """Quality and usage over held-out images (PSNR and SSIM; of label maps pixel accuracy and mean
+    intersection over union), and how fast they were encoded."""
     device = resolve_device(flags.device)
     tokenizer = load_tokenizer(flags.model, device)
-    entries = [e for e in list_input(flags.data).entries if held_out(e.key, flags.held_out)]
-    unreadable: dict[str, str] = {}
-    pixels = evaluation_pixels(entries[: flags.most], flags.image_size, unreadable.__setitem__)
-    if not len(pixels):
-        raise UserError(f"{flags.data}: no image to measure on. Raise --held-out, 1 takes all.")
-    figures, rebuilt = reconstruction_figures(tokenizer, pixels, device)
+    content = tokenizer.content
+    files = list_data(flags.data, flags.targets, flags.held_out)
+    unreadable = dict(files.lost)
+    samples = evaluation_samples(
+        content, files.measured[: flags.most], flags.image_size, unreadable.__setitem__
+    )
+    if not len(samples):
+        raise UserError(
+            f"{flags.data}: nothing to measure on ({len(unreadable)} of {content.noun} could not "
+            "be read). Raise --held-out, 1 takes all."
+        )
+    figures, rebuilt, _ = reconstruction_figures(tokenizer, samples, device)
     started = time.perf_counter()
-    for part in pixels.split(4):
-        tokenizer.encode(part.to(device)).cpu()
-    rate = len(pixels) / (time.perf_counter() - started)
+    for part in samples.split(4):
+        tokenizer.encode(content.pixels(part.to(device))).cpu()
+    rate = len(samples) / (time.perf_counter() - started)
     if flags.picture is not None:
-        pairs = np.concatenate([to_image(pixels[:SHOWN]), to_image(rebuilt[:SHOWN])])
-        write_png(flags.picture, image_grid(pairs, columns=min(SHOWN, len(pixels))))
+        shown = reconstruction_pictures(content, samples, rebuilt)
+        write_png(flags.picture, shown["reconstructions"])
     size = tokenizer.config.codebook_size
     return {
-        "images": len(pixels),
+        "images": len(samples),
         "unreadable": unreadable,
         **figures,
         "codebook_size": size,

@@ -1,4 +1,4 @@
-"""Random crops of photographs for training a tokenizer, named by (seed, step, place)."""
+"""Random crops of images for training a tokenizer, named by (seed, step, place)."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from PIL import Image
 from torch import Tensor
 
 from ops.config import UserError
-from ops.images import ImageArray, ImageError, decode_image, to_pixels
+from ops.images import ImageError, Raster
 from ops.noise import uniforms
 from ops.permutation import KeyedPermutation
 from ops.ranks import ALONE, Ranks
 from pipelines.ledger import Ledger
+from tokenizer.contents import Content, ContentConfig, make_content
 
 CACHE_BYTES = 2 << 30
+PHOTOGRAPHS = make_content(ContentConfig())
 
 
 class ImageCrops:
-    """`crops.batch(step, ranks)` -> pixels (B, 3, crop_size, crop_size) in [-1, 1].
+    """`crops.batch(step, ranks)` -> samples (B, ., crop_size, crop_size) of a content.
 
     Each image comes once an epoch, in a keyed order. A crop is a square of the image scaled so that
     its short side lies, evenly in its logarithm, between the two of `scale_range` (pixels), and
@@ -39,6 +41,7 @@ class ImageCrops:
         scale_range: tuple[int, int],
         seed: int,
         ledger: Ledger,
+        content: Content = PHOTOGRAPHS,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         if not read:
@@ -46,13 +49,14 @@ class ImageCrops:
         self.read = read
         self.batch_size, self.crop_size, self.seed = batch_size, crop_size, seed
         self.scale_range = scale_range
-        self.ledger = ledger
+        self.ledger, self.content = ledger, content
         self._cache = ImageCache(cache_bytes)
         self._bad: set[int] = set()
 
     def batch(self, step: int, ranks: Ranks = ALONE) -> Tensor:
         """The crops of a step; of several processes, rank r's at positions r, r + world, ..."""
-        return to_pixels(np.stack([self._crop(p) for p in self._positions(step, ranks)]))
+        crops = [self._crop(position) for position in self._positions(step, ranks)]
+        return self.content.samples(np.stack(crops))
 
     def keys(self, step: int, ranks: Ranks = ALONE) -> list[str]:
         """The keys of the images that a step's crops are cut from, where all can be read."""
@@ -61,7 +65,7 @@ class ImageCrops:
     def _positions(self, step: int, ranks: Ranks) -> range:
         return range(step * self.batch_size + ranks.rank, (step + 1) * self.batch_size, ranks.world)
 
-    def _crop(self, position: int) -> ImageArray:
+    def _crop(self, position: int) -> Raster:
         image = self._image_at(position)
         scale_draw, top_draw, left_draw, mirror_draw = uniforms(self.seed, [position], 1, 4).flat
         low, high = (math.log(max(side, self.crop_size)) for side in self.scale_range)
@@ -70,12 +74,12 @@ class ImageCrops:
         top, left = top_draw * (image.shape[0] - side), left_draw * (image.shape[1] - side)
         crop = Image.fromarray(image).resize(
             (self.crop_size, self.crop_size),
-            Image.Resampling.BICUBIC,
+            self.content.resampling,
             box=(left, top, left + side, top + side),
         )
         return np.asarray(crop)[:, :: -1 if mirror_draw < 0.5 else 1]
 
-    def _image_at(self, position: int) -> ImageArray:
+    def _image_at(self, position: int) -> Raster:
         """The image of a position in the endless shuffled stream; a bad one's successor."""
         first = self._number_at(position)
         for offset in range(len(self.read)):
@@ -89,14 +93,14 @@ class ImageCrops:
         epoch, place = divmod(position, len(self.read))
         return int(KeyedPermutation(len(self.read), self.seed, epoch)(np.array([place]))[0])
 
-    def _decode(self, number: int) -> ImageArray | None:
+    def _decode(self, number: int) -> Raster | None:
         """The image, no larger than crops need, from memory where it fits; None when it is bad."""
         cached = self._cache.get(number)
         if cached is not None:
             return cached
         key, read = self.read[number]
         try:
-            image = _shrink(decode_image(read()), 2 * max(*self.scale_range, self.crop_size))
+            image = self._shrink(self.content.decode(read()))
         except (ImageError, OSError) as error:
             self._bad.add(number)
             self.ledger.add(key, str(error))
@@ -104,14 +108,13 @@ class ImageCrops:
         self._cache.put(number, image)
         return image
 
-
-def _shrink(image: ImageArray, short_side: int) -> ImageArray:
-    """The image reduced so that its short side is at most `short_side`: it is cropped smaller."""
-    scale = short_side / min(image.shape[:2])
-    if scale >= 1:
-        return image
-    size = round(image.shape[1] * scale), round(image.shape[0] * scale)
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+    def _shrink(self, image: Raster) -> Raster:
+        """The image reduced to twice the size that its largest crops show of it."""
+        scale = 2 * max(*self.scale_range, self.crop_size) / min(image.shape[:2])
+        if scale >= 1:
+            return image
+        size = round(image.shape[1] * scale), round(image.shape[0] * scale)
+        return np.asarray(Image.fromarray(image).resize(size, self.content.shrinking))
 
 
 class ImageCache:
@@ -119,16 +122,16 @@ class ImageCache:
 
     def __init__(self, limit: int) -> None:
         self.limit, self._bytes = limit, 0
-        self._images: OrderedDict[int, ImageArray] = OrderedDict()
+        self._images: OrderedDict[int, Raster] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, number: int) -> ImageArray | None:
+    def get(self, number: int) -> Raster | None:
         with self._lock:
             if number in self._images:
                 self._images.move_to_end(number)
             return self._images.get(number)
 
-    def put(self, number: int, image: ImageArray) -> None:
+    def put(self, number: int, image: Raster) -> None:
         with self._lock:
             if number in self._images or image.nbytes > self.limit:
                 return

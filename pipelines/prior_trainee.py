@@ -16,10 +16,10 @@ from ops.checkpoint import load_model, load_tensors, save_tensors
 from ops.images import image_grid, to_image
 from ops.runtime import autocast, pinned
 from ops.sharding import parted_like, parted_state, whole
-from pipelines.loss_map import loss_map_picture
 from pipelines.optimization import WeightAverage, evaluating, make_optimizer, take_step
 from pipelines.parallel import AS_IS, Execution, gradients_held_back, in_step, shard
 from pipelines.recipes import PriorRecipe
+from pipelines.run_pictures import loss_map_picture
 from pipelines.training import Evaluation, Trainee, step_seed
 from prior import (
     Conditions,

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ops.config import ConfigError
 from pipelines.optimization import OptimizerConfig
 from prior import LossSettings
+from tokenizer import PRESETS, VQGANConfig
+from tokenizer.contents import ContentConfig
 from tokenizer.losses import LossConfig
 
 
@@ -18,6 +21,8 @@ class TokenizerRecipe:
     """One tokenizer run. `preset` names a network of tokenizer.PRESETS; sizes are in pixels."""
 
     preset: str
+    content: ContentConfig = field(default_factory=ContentConfig)
+    """what it is shown; a num_classes of 0 is found in the data"""
     losses: LossConfig
     optimizer: OptimizerConfig
     discriminator_optimizer: OptimizerConfig = field(
@@ -31,6 +36,21 @@ class TokenizerRecipe:
     save_every: int = 250
     sample_every: int = 250
     log_every: int = 10
+
+    def __post_init__(self) -> None:
+        kind, losses = self.content.kind, self.losses
+        if kind != "image" and (losses.perceptual, losses.adversarial) != ("none", "none"):
+            raise ConfigError(
+                f"{kind}: the perceptual loss and the discriminator are for photographs alone. "
+                "Leave both at none."
+            )
+        if (kind == "segmentation") != (losses.reconstruction != "pixels"):
+            raise ConfigError(f"{kind} cannot be measured by {losses.reconstruction}.")
+
+    @property
+    def config(self) -> VQGANConfig:
+        """The network, with as many channels as the content has."""
+        return PRESETS[self.preset].of_content(self.content)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,6 +111,56 @@ TOKENIZER_RECIPES: dict[str, TokenizerRecipe] = {
         crop_size=256,
         scale_range=(256, 256),
         steps=1_000_000,
+        save_every=5000,
+        sample_every=5000,
+        log_every=100,
+    ),
+    # Label maps at the smallest size: one-hot in, logits out, no critic. Minutes on 2 cores.
+    "tiny-segmentation": TokenizerRecipe(
+        preset="tiny",
+        content=ContentConfig(kind="segmentation"),
+        losses=LossConfig(reconstruction="cross_entropy", perceptual="none", adversarial="none"),
+        optimizer=OptimizerConfig(learning_rate=1e-3, betas=(0.5, 0.9)),
+        batch_size=8,
+        steps=400,
+        save_every=100,
+        sample_every=100,
+    ),
+    # Depth at the smallest size: one channel, no critic. Minutes on 2 cores.
+    "tiny-depth": TokenizerRecipe(
+        preset="tiny",
+        content=ContentConfig(kind="depth"),
+        losses=LossConfig(l2_weight=2.0, perceptual="none", adversarial="none"),
+        optimizer=OptimizerConfig(learning_rate=1e-3, betas=(0.5, 0.9)),
+        batch_size=8,
+        steps=400,
+        save_every=100,
+        sample_every=100,
+    ),
+    # The paper's label-map and depth tokenizers (appendix, and published configs): the ImageNet
+    # network of 1,024 codes, each class's own yes or no, constant rate. One GPU; not run here.
+    "segmentation-f16": TokenizerRecipe(
+        preset="imagenet-f16-1024",
+        content=ContentConfig(kind="segmentation"),
+        losses=LossConfig(reconstruction="bce", perceptual="none", adversarial="none"),
+        optimizer=OptimizerConfig(learning_rate=4.5e-6 * 12, betas=(0.5, 0.9), schedule="constant"),
+        batch_size=12,
+        crop_size=256,
+        scale_range=(256, 296),
+        steps=250_000,
+        save_every=5000,
+        sample_every=5000,
+        log_every=100,
+    ),
+    "depth-f16": TokenizerRecipe(
+        preset="imagenet-f16-1024",
+        content=ContentConfig(kind="depth"),
+        losses=LossConfig(perceptual="none", adversarial="none"),
+        optimizer=OptimizerConfig(learning_rate=4.5e-6 * 12, betas=(0.5, 0.9), schedule="constant"),
+        batch_size=12,
+        crop_size=256,
+        scale_range=(256, 256),
+        steps=250_000,
         save_every=5000,
         sample_every=5000,
         log_every=100,

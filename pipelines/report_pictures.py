@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ops.images import ImageArray
+from pipelines.run_pictures import draw_usage
 
 # Transparent plots drawn in these read on a white page and on a dark one.
 INK, GRID, LINE = "#7d8590", "#7d859040", "#3b82f6"
@@ -39,10 +40,8 @@ def file_uri(path: Path) -> str:
 
 def usage_plot(counts: np.ndarray) -> str:
     """How often each code occurs, most frequent first, from counts (K,)."""
-    used = np.sort(counts[counts > 0])[::-1]
     figure, axes = _axes()
-    axes.plot(np.arange(1, len(used) + 1), used, color=LINE)
-    axes.set(xscale="log", yscale="log", xlabel="code, by rank", ylabel="times used")
+    draw_usage(axes, counts, LINE)
     return _plot_uri(figure)
 
 

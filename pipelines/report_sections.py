@@ -18,6 +18,7 @@ import torch
 from ops.config import UserError, from_json
 from ops.images import ImageArray, ImageError, Transform, to_image, to_pixels
 from ops.metrics import codebook_usage, psnr
+from ops.runtime import read_metrics
 from pipelines.painted_store import PAINTED
 from pipelines.report_pictures import curve_plot, file_uri, image_uri, usage_plot
 from pipelines.report_samples import index_facts, sample_pictures
@@ -231,17 +232,6 @@ def run_section(path: Path) -> Section:
     if (path / "run.json").is_file():
         section.tables.append(Table(list(_facts(json.loads((path / "run.json").read_text())))))
     return section
-
-
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a metrics.jsonl; one that a kill cut short is left out."""
-    lines = []
-    for text in path.read_text().splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
-    return lines
 
 
 def _figure_names(lines: Sequence[Mapping[str, float]]) -> list[str]:

@@ -10,14 +10,17 @@ import torch
 from torch import Tensor
 
 from ops.checkpoint import load_model, load_tensors, save_tensors
-from ops.images import image_grid, to_image
-from ops.metrics import code_counts, codebook_usage, psnr, ssim
+from ops.colours import amount_colours
+from ops.images import ImageArray, image_grid
+from ops.metrics import code_counts, codebook_usage
 from ops.runtime import autocast, pinned
 from pipelines.optimization import WeightAverage, evaluating, make_optimizer, take_step
 from pipelines.parallel import AS_IS, Execution, gradients_held_back, in_step
 from pipelines.recipes import TokenizerRecipe
+from pipelines.run_pictures import usage_picture
 from pipelines.training import Evaluation, Trainee
 from tokenizer import VQGAN, save_tokenizer
+from tokenizer.contents import Content
 from tokenizer.losses import Losses, VQGANObjective
 from tokenizer.model_folder import KIND
 
@@ -25,7 +28,8 @@ PICTURES = 8  # originals above their reconstructions
 
 
 class TokenizerTrainee(Trainee[Tensor]):
-    """Trains on pixels (B, 3, H, W); `held_out` (N, 3, S, S) is what figures are taken on.
+    """Trains on samples (B, ., H, W) of the model's content; figures are taken on those in
+    `held_out` (N, ., S, S).
 
     B is this process's share of the recipe's batch. What looks at a batch as a whole, the critic's
     normalisation and its weight, looks at those parts of it that all processes go through at once.
@@ -83,17 +87,18 @@ class TokenizerTrainee(Trainee[Tensor]):
         quantizer = self.model.quantizer
         if len(parts) > 1 and quantizer.needs_start:
             with torch.no_grad(), autocast(self.device):
-                latents = [self.model.pre_quant(self.model.encoder(part)) for part in parts]
+                pixels = (self.model.content.pixels(part) for part in parts)
+                latents = [self.model.pre_quant(self.model.encoder(part)) for part in pixels]
             quantizer.prepare(torch.cat(latents).float())
 
     def _losses(
         self, parts: tuple[Tensor, ...], step: int, found: list[Losses]
     ) -> Iterator[Tensor]:
         """What each part of the batch adds to the loss; details, without graphs, go to `found`."""
-        for number, pixels in enumerate(parts, 1):
+        for number, samples in enumerate(parts, 1):
             with gradients_held_back(self.spread, held=number < len(parts)):
                 with autocast(self.device):
-                    losses = self.objective.autoencoder_loss(self.model, pixels, step, self.spread)
+                    losses = self.objective.autoencoder_loss(self.model, samples, step, self.spread)
                 found.append(
                     losses._replace(total=losses.total.detach(), pixels=losses.pixels.detach())
                 )
@@ -160,13 +165,29 @@ class TokenizerTrainee(Trainee[Tensor]):
         if not len(self.held_out):
             return Evaluation({}, {})
         with evaluating(self.model, self.average.tensors):
-            figures, shown = reconstruction_figures(self.model, self.held_out, self.device)
-        pairs = np.concatenate([to_image(self.held_out[:PICTURES]), to_image(shown[:PICTURES])])
+            figures, shown, counts = reconstruction_figures(self.model, self.held_out, self.device)
         return Evaluation(
             {f"held_out_{name}": value for name, value in figures.items()},
-            {"reconstructions": image_grid(pairs, columns=min(PICTURES, len(self.held_out)))},
-            loss=-figures["psnr"],
+            {
+                **reconstruction_pictures(self.model.content, self.held_out, shown),
+                "code_usage": usage_picture(counts.numpy()),
+            },
+            loss=-figures[self.model.content.headline],
         )
+
+
+def reconstruction_pictures(
+    content: Content, samples: Tensor, rebuilt: Tensor, most: int = PICTURES
+) -> dict[str, ImageArray]:
+    """The first samples above what came back, and where that is wrong: bright is a quarter of the
+    whole range, or another label."""
+    samples, rebuilt = samples[:most], rebuilt[:most]
+    pairs = np.concatenate([content.pictures(samples), content.pictures(rebuilt)])
+    errors = amount_colours(4 * content.errors(samples, rebuilt).numpy())
+    return {
+        "reconstructions": image_grid(pairs, columns=len(samples)),
+        "errors": image_grid(errors, columns=len(samples)),
+    }
 
 
 def _means(figures: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -176,20 +197,20 @@ def _means(figures: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def reconstruction_figures(
-    model: VQGAN, pixels: Tensor, device: torch.device
-) -> tuple[dict[str, float], Tensor]:
-    """PSNR (dB), SSIM and codebook usage over pixels (N, 3, S, S), and the reconstructions."""
+    model: VQGAN, samples: Tensor, device: torch.device
+) -> tuple[dict[str, float], Tensor, Tensor]:
+    """What content says of rebuilt samples (N, ., S, S), and codebook usage; the samples that came
+    back; how often each code occurred (K,)."""
     rebuilt, counts = [], torch.zeros(model.config.codebook_size, dtype=torch.int64)
-    for part in pixels.split(4):
-        codes = model.encode(part.to(device))
+    for part in samples.split(4):
+        codes = model.encode(model.content.pixels(part.to(device)))
         counts += code_counts(codes.cpu(), model.config.codebook_size)
-        rebuilt.append(model.decode(codes).float().cpu())
+        rebuilt.append(model.content.rebuilt(model.decode(codes).float()).cpu())
     shown = torch.cat(rebuilt)
     usage = codebook_usage(counts)
     figures = {
-        "psnr": float(psnr(shown, pixels).mean()),
-        "ssim": float(ssim(shown, pixels).mean()),
+        **model.content.figures(samples, shown),
         "codes_used": float(usage.used),
         "perplexity": usage.perplexity,
     }
-    return figures, shown
+    return figures, shown, counts

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Train a VQGAN on a folder of images: python -m pipelines.train_tokenizer RECIPE --data --out.
+"""Train a VQGAN: python -m pipelines.train_tokenizer RECIPE --data --out.
 
-Run again, it goes on from the newest whole checkpoint.
+On images, label maps or depth maps. Run again, it goes on from the newest whole checkpoint.
 """
 
 from __future__ import annotations
@@ -9,18 +9,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-import numpy as np
 import torch
 import tyro
-from torch import Tensor
 
 from ops.config import ConfigError, UserError
-from ops.images import ImageError, decode_image, resize_and_crop, to_pixels
 from ops.ranks import Ranks
 from ops.runtime import resolve_device
 from pipelines.cluster_paths import check_absolute
@@ -29,9 +25,14 @@ from pipelines.distributed import run_sitting
 from pipelines.dry_run import tokenizer_lines
 from pipelines.image_crops import ImageCrops
 from pipelines.ledger import Ledger
-from pipelines.readers import Entry, list_input, read_bytes
 from pipelines.recipes import TOKENIZER_RECIPES, TokenizerRecipe
-from pipelines.split import held_out
+from pipelines.tokenizer_data import (
+    TokenizerData,
+    evaluation_samples,
+    list_data,
+    read_entry,
+    with_classes,
+)
 from pipelines.tokenizer_trainee import TokenizerTrainee
 from pipelines.training import OnStep, Source, train
 from pipelines.training_flags import (
@@ -47,6 +48,7 @@ from pipelines.training_flags import (
     use_threads,
 )
 from tokenizer import PRESETS, build_tokenizer
+from tokenizer.contents import ContentConfig, make_content
 
 MOST_HELD_OUT = 64
 BAD_IMAGES = "bad_images.jsonl"
@@ -58,12 +60,19 @@ LOSS_FLAGS = (
 
 @dataclass(frozen=True, kw_only=True)
 class TrainTokenizerFlags(TrainingFlags):
-    """Train a VQGAN on photographs, and resume where an earlier run stopped."""
+    """Train a VQGAN on photographs, label maps or depth maps; run again, it goes on."""
 
     recipe: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE")]]
-    """tiny, photo-f8 or imagenet-f16: see pipelines/recipes.py"""
+    """tiny, tiny-segmentation, tiny-depth, photo-f8 or another of pipelines/recipes.py"""
     data: Path
     """a folder of images, searched with all its sub-folders"""
+    targets: Path | None = None
+    """a folder of label maps or depth maps that have the names of --data's images, to train on in
+    their place; what is held out stays the same"""
+    num_classes: int | None = None
+    """of label maps: labels are 0 to one less than this (default: as many as the data has)"""
+    void_label: int | None = None
+    """of label maps: the label that stands for none (default 255); -1: there is no such label"""
     crop_size: int | None = None
     """pixels a side of a training crop"""
     perceptual: str | None = None
@@ -94,52 +103,47 @@ def resolve_recipe(flags: TrainTokenizerFlags) -> TokenizerRecipe:
     given = {name: getattr(flags, name) for name in LOSS_FLAGS if getattr(flags, name) is not None}
     if flags.adaptive is not None:
         given["adaptive"] = flags.adaptive == "yes"
-    recipe = dataclasses.replace(recipe, losses=dataclasses.replace(recipe.losses, **given))
+    recipe = dataclasses.replace(
+        recipe,
+        losses=dataclasses.replace(recipe.losses, **given),
+        content=resolve_content(flags, recipe.content),
+    )
     factor = PRESETS[recipe.preset].downsample_factor
     if recipe.crop_size % factor:
         raise ConfigError(f"--crop-size {recipe.crop_size} is not a multiple of {factor}.")
     return recipe
 
 
-def read_entry(entry: Entry) -> Callable[[], bytes]:
-    """A function that reads an image's bytes when they are wanted."""
-    return functools.partial(read_bytes, entry.uri, entry.offset, entry.size)
-
-
-def evaluation_pixels(
-    entries: list[Entry], size: int, on_bad: Callable[[str, str], None]
-) -> Tensor:
-    """Middle squares (N, 3, size, size) of the images; on_bad(key, reason) for the unreadable."""
-    images = []
-    for entry in entries:
-        try:
-            image = decode_image(read_entry(entry)())
-        except ImageError as error:
-            on_bad(entry.key, str(error))
-            continue
-        images.append(resize_and_crop(image, size))
-    return to_pixels(np.stack(images)) if images else torch.empty(0, 3, size, size)
+def resolve_content(flags: TrainTokenizerFlags, content: ContentConfig) -> ContentConfig:
+    """The recipe's content with the flags about label maps laid over it."""
+    names = ("num_classes", "void_label")
+    given = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
+    if given and content.kind != "segmentation":
+        raise ConfigError(
+            f"{flags.recipe} is for {make_content(content).noun}; --num-classes and --void-label "
+            "are about label maps."
+        )
+    return dataclasses.replace(content, **given)
 
 
 class Data(NamedTuple):
     """What the flags name."""
 
     recipe: TokenizerRecipe
-    learned: list[Entry]  # to train on
-    measured: list[Entry]  # held out
+    files: TokenizerData
 
 
 def open_data(flags: TrainTokenizerFlags) -> Data:
     """What the flags name, checked."""
     recipe = resolve_recipe(flags)
-    entries = list_input(flags.data).entries
-    learned = [entry for entry in entries if not held_out(entry.key, flags.held_out)]
-    if not learned:
+    files = list_data(flags.data, flags.targets, flags.held_out)
+    if not files.learned:
         raise UserError(
-            f"{flags.data} has no image to train on: of {len(entries)} listed, --held-out "
+            f"{flags.data} has no image to train on: of {len(files.measured)} listed, --held-out "
             f"{flags.held_out} leaves none."
         )
-    return Data(recipe, learned, [e for e in entries if held_out(e.key, flags.held_out)])
+    content = with_classes(recipe.content, [*files.learned, *files.measured])
+    return Data(dataclasses.replace(recipe, content=content), files)
 
 
 def sit(
@@ -148,23 +152,28 @@ def sit(
     """One process's part of a run; the steps it took."""
     use_threads(flags.threads)
     device = resolve_device(flags.device)
-    recipe, learned, measured = data or open_data(flags)
+    recipe, files = data or open_data(flags)
+    content = make_content(recipe.content)
     # Of several processes each keeps its own list: two cannot append to one file safely.
     ledger = Ledger(flags.out / (f"bad_images-{ranks.rank}.jsonl" if ranks.rank else BAD_IMAGES))
+    for lost in files.lost if ranks.is_first else []:
+        ledger.add(*lost)
     crops = ImageCrops(
-        [(entry.key, read_entry(entry)) for entry in learned],
+        [(entry.key, read_entry(entry)) for entry in files.learned],
         batch_size=recipe.batch_size,
         crop_size=recipe.crop_size,
         scale_range=recipe.scale_range,
         seed=flags.seed,
         ledger=ledger,
+        content=content,
     )
+    measured = files.measured[:MOST_HELD_OUT]
     torch.manual_seed(flags.seed)  # for the discriminator's first weights
     trainee = TokenizerTrainee(
-        build_tokenizer(recipe.preset, flags.seed),
+        build_tokenizer(recipe.preset, flags.seed, recipe.content),
         recipe,
         steps=recipe.steps,
-        held_out=evaluation_pixels(measured[:MOST_HELD_OUT], recipe.evaluation_size, ledger.add),
+        held_out=evaluation_samples(content, measured, recipe.evaluation_size, ledger.add),
         device=device,
         execution=dataclasses.replace(
             execution_of(flags, ranks, device), recompute=flags.recompute
@@ -179,19 +188,27 @@ def sit(
 def sizes(flags: TrainTokenizerFlags, data: Data) -> list[str]:
     """What the run will be, in words."""
     return tokenizer_lines(
-        PRESETS[data.recipe.preset],
         data.recipe,
-        images=len(data.learned),
-        held_out=len(data.measured),
+        images=len(data.files.learned),
+        held_out=len(data.files.measured),
         division=division_of(flags),
     )
 
 
 def run(flags: TrainTokenizerFlags) -> int:
     reads = {"--data": flags.data}
+    if flags.targets is not None:
+        reads["--targets"] = flags.targets
     check_absolute({"--out": flags.out, **reads})
-    flags = dataclasses.replace(flags, out=flags.out.absolute(), data=flags.data.absolute())
+    flags = dataclasses.replace(
+        flags,
+        out=flags.out.absolute(),
+        data=flags.data.absolute(),
+        targets=flags.targets and flags.targets.absolute(),
+    )
     data = open_data(flags)
+    # Workers need not look for the classes again.
+    flags = dataclasses.replace(flags, num_classes=data.recipe.content.num_classes or None)
     if flags.dry_run:
         print("\n".join(sizes(flags, data)))
         return 0
@@ -200,9 +217,14 @@ def run(flags: TrainTokenizerFlags) -> int:
     mine = None if flags.workers else data  # workers list their own
     sitting = functools.partial(sit, flags, data=mine)
     taken = run_sitting(flags.out, data.recipe.steps, sitting, team_of(flags), reads)
-    encode = f"encode with python -m pipelines.encode --tokenizer {flags.out}"
-    print(outcome(flags.out, taken, data.recipe.steps, encode))
+    print(outcome(flags.out, taken, data.recipe.steps, _what_next(flags, data.recipe)))
     return 0
+
+
+def _what_next(flags: TrainTokenizerFlags, recipe: TokenizerRecipe) -> str:
+    if recipe.content.kind == "image":
+        return f"encode with python -m pipelines.encode --tokenizer {flags.out}"
+    return f"measure with python -m pipelines.evaluate tokenizer {flags.out}"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -35,9 +35,10 @@ from ops.config import UserError
 from ops.files import atomic_path
 from ops.images import write_png
 from ops.ranks import ALONE, Ranks
-from ops.runtime import MetricsLog
+from ops.runtime import MetricsLog, read_metrics
 from pipelines.interrupts import interrupts_noted
 from pipelines.progress import progress_bar
+from pipelines.run_pictures import curves_picture
 
 Batch = TypeVar("Batch")
 OnStep = Callable[[int, str], None]  # told how many steps are done, and a note about them
@@ -263,8 +264,14 @@ class _Loop(Generic[Batch]):
                 folder.mkdir(exist_ok=True)
                 write_png(folder / f"{name}-{done:08d}.png", image)
                 self.log.image(done, name, image)
+            self._draw_curves(self.log.path)
         self.since = time.perf_counter()
         return self.ranks.first_says(evaluation.loss)
+
+    def _draw_curves(self, metrics: Path) -> None:
+        picture = curves_picture(read_metrics(metrics))
+        if picture is not None:
+            write_png(self.run / "curves.png", picture)
 
     def _save(self, done: int, held_out: float = math.inf) -> None:
         if done == self.saved:

@@ -20,6 +20,7 @@ from tokenizer.discriminator import (
     generator_loss,
     r1_penalty,
 )
+from tokenizer.label_maps import LABEL_LOSSES
 from tokenizer.perceptual import make_perceptual_loss
 from tokenizer.vqgan import VQGAN
 
@@ -30,6 +31,8 @@ SMALLEST_NORM = 1e-6  # delta of eq. 7; the published code has 1e-4
 class LossConfig:
     """Terms of the objective and their weights; the defaults are the paper's."""
 
+    reconstruction: str = "pixels"
+    """pixels (L1, L2 and the perceptual term); of label maps cross_entropy, or bce as the paper"""
     l1_weight: float = 1.0
     """weight of the mean absolute error"""
     l2_weight: float = 0.0
@@ -64,6 +67,11 @@ class LossConfig:
                 f"adversarial must be {', '.join(DISCRIMINATOR_LOSSES)} or none, "
                 f"found {self.adversarial!r}."
             )
+        if self.reconstruction not in ("pixels", *LABEL_LOSSES):
+            raise ConfigError(
+                f"reconstruction must be pixels, {' or '.join(LABEL_LOSSES)}, "
+                f"found {self.reconstruction!r}."
+            )
         for name in ("adversarial_ramp", "r1_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, found {getattr(self, name)}.")
@@ -74,7 +82,7 @@ class Losses(NamedTuple):
 
     total: Tensor  # scalar to minimise
     figures: dict[str, Tensor]  # each term, detached
-    pixels: Tensor  # (B, 3, H, W) the reconstruction, with its graph
+    pixels: Tensor  # (B, C, H, W) the reconstruction, with its graph
     codes: Tensor  # (B, h, w)
 
 
@@ -108,15 +116,15 @@ class VQGANObjective(nn.Module):
         return min(1.0, since / self.config.adversarial_ramp)
 
     def autoencoder_loss(
-        self, model: VQGAN, pixels: Tensor, step: int, spread: nn.Module | None = None
+        self, model: VQGAN, samples: Tensor, step: int, spread: nn.Module | None = None
     ) -> Losses:
-        """The autoencoder's side for pixels (B, 3, H, W): all terms, weighted.
+        """The autoencoder's side for samples of the model's content: all terms, weighted.
 
         `spread` is called in place of the model it wraps, where several processes train.
         """
-        result = (spread or model)(pixels)
-        terms = self._reconstruction_terms(pixels, result.pixels.float())
-        reconstruction = sum(terms.values(), pixels.new_zeros(()))
+        result = (spread or model)(model.content.pixels(samples))
+        terms = self._reconstruction_terms(samples, result.pixels.float())
+        reconstruction = sum(terms.values(), result.quantizer_loss.new_zeros(()))
         total = reconstruction + result.quantizer_loss
         figures = {**terms, "quantizer_loss": result.quantizer_loss}
         strength = self.adversarial_strength(step)
@@ -145,14 +153,17 @@ class VQGANObjective(nn.Module):
         figures["discriminator_loss"] = total
         return CriticLosses(total, {name: value.detach() for name, value in figures.items()})
 
-    def _reconstruction_terms(self, pixels: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
+    def _reconstruction_terms(self, samples: Tensor, output: Tensor) -> dict[str, Tensor]:
         """Each reconstruction term, weighted."""
-        config, error = self.config, reconstruction - pixels
+        config = self.config
+        if config.reconstruction in LABEL_LOSSES:
+            return {"reconstruction_loss": LABEL_LOSSES[config.reconstruction](output, samples)}
+        error = output - samples
         terms = {"reconstruction_loss": config.l1_weight * error.abs().mean()}
         if config.l2_weight:
             terms["reconstruction_loss"] += config.l2_weight * error.square().mean()
         if self.perceptual is not None:
-            distance = self.perceptual(pixels, reconstruction)
+            distance = self.perceptual(samples, output)
             terms["perceptual_loss"] = config.perceptual_weight * distance
         return terms
 

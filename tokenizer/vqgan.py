@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -12,12 +13,14 @@ from torch import Tensor, nn
 
 from ops.checkpoint import fingerprint
 from ops.config import ConfigError, to_json
-from tokenizer import (  # noqa: F401 - they register their quantizers
+from tokenizer import (  # noqa: F401 - they register their quantizers and contents
     gumbel_quantizer,
+    label_maps,
     lookup_free,
     vector_quantizers,
 )
 from tokenizer.autoencoder import AutoencoderConfig, Decoder, Encoder
+from tokenizer.contents import ContentConfig, check_channels, make_content
 from tokenizer.quantizers import QUANTIZERS, QuantizerConfig
 
 
@@ -27,11 +30,13 @@ class VQGANConfig:
 
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+    content: ContentConfig = field(default_factory=ContentConfig)
     quant_convs: bool = True
     """1x1 convolutions between latents and codes, as published weights have them; without them
     latent_channels must be code_dim"""
 
     def __post_init__(self) -> None:
+        check_channels(self.content, self.autoencoder.image_channels)
         if self.quantizer.kind not in QUANTIZERS:
             raise ConfigError(
                 f"No quantizer {self.quantizer.kind!r}; there are {', '.join(QUANTIZERS)}."
@@ -42,6 +47,12 @@ class VQGANConfig:
                 f"Without quant_convs latent_channels ({latent_channels}) must be code_dim "
                 f"({code_dim})."
             )
+
+    def of_content(self, content: ContentConfig) -> VQGANConfig:
+        """The same network for another content, with as many channels as that has."""
+        channels = make_content(content).channels
+        autoencoder = dataclasses.replace(self.autoencoder, image_channels=channels)
+        return dataclasses.replace(self, autoencoder=autoencoder, content=content)
 
     @property
     def codebook_size(self) -> int:
@@ -66,6 +77,7 @@ class VQGAN(nn.Module):
     def __init__(self, config: VQGANConfig, name: str = "") -> None:
         super().__init__()
         self.config = config
+        self.content = make_content(config.content)
         self.name = name
         self.folder: Path | None = None
         self.encoder = Encoder(config.autoencoder)
@@ -124,6 +136,8 @@ class VQGAN(nn.Module):
     def fingerprint(self) -> str:
         """16 hex digits of what decides the codes; a decoder tuned further keeps them valid."""
         config = to_json(self.config)
+        if self.config.content == ContentConfig():  # codes were of photographs alone at first
+            del config["content"]
         # Whether there is attention in the middle is to be seen by the tensors.
         for name in ("decoder_res_blocks", "mid_attention", "dropout"):
             del config["autoencoder"][name]

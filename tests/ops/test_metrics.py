@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio
 
-from ops.metrics import code_counts, codebook_usage, psnr, ssim
+from ops.metrics import code_counts, codebook_usage, label_agreement, psnr, ssim
 
 
 def pictures():
@@ -61,3 +61,21 @@ def test_usage_counts_codes_and_their_perplexity():
     assert usage.bits == pytest.approx(1.0)
     even = codebook_usage(torch.ones(16, dtype=torch.int64))
     assert even.perplexity == pytest.approx(16.0)
+
+
+def test_label_agreement_is_what_counting_finds():
+    random = np.random.default_rng(0)
+    labels = random.integers(-1, 4, (3, 1, 8, 8))  # class 5 never occurs
+    told = np.where(random.random(labels.shape) < 0.6, labels, random.integers(0, 5, labels.shape))
+    told = told.clip(0)
+    right, ious = 0, []
+    for number in range(6):
+        is_true = (labels == number) & (labels >= 0)
+        is_told = (told == number) & (labels >= 0)
+        right += (is_true & is_told).sum()
+        if (is_true | is_told).any():
+            ious.append((is_true & is_told).sum() / (is_true | is_told).sum())
+    found = label_agreement(torch.from_numpy(labels), torch.from_numpy(told), 6)
+    assert found.accuracy == pytest.approx(right / (labels >= 0).sum())
+    assert found.mean_iou == pytest.approx(np.mean(ious))
+    assert len(ious) == 5

@@ -7,7 +7,6 @@ from pipelines import train_prior, train_tokenizer
 from pipelines.dry_run import Division, prior_lines, tokenizer_lines
 from pipelines.recipes import PRIOR_RECIPES, TOKENIZER_RECIPES
 from prior import GPT, PRESETS, GPTConfig
-from tokenizer import PRESETS as TOKENIZERS
 from tokenizer import build_tokenizer
 
 ONE = Division(workers=1, accumulate=1, shard=False, half=False)
@@ -67,7 +66,7 @@ def test_parts_processes_and_half_precision_need_less_memory():
 
 def test_the_sizes_of_a_tokenizer_are_those_of_the_model():
     recipe = TOKENIZER_RECIPES["tiny"]
-    told = "\n".join(tokenizer_lines(TOKENIZERS["tiny"], recipe, 100, 5, ONE))
+    told = "\n".join(tokenizer_lines(recipe, 100, 5, ONE))
     parameters = sum(p.numel() for p in build_tokenizer("tiny", 0).parameters())
     assert f"parameters  {parameters:,}: encoder" in told
     assert "8 crops of 64x64 pixels: 512 codes" in told

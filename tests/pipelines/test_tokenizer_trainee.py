@@ -12,6 +12,7 @@ from pipelines.tokenizer_trainee import TokenizerTrainee
 from pipelines.training import step_seed
 from tests.conftest import photograph
 from tokenizer import build_tokenizer
+from tokenizer.contents import ContentConfig
 from tokenizer.discriminator import DiscriminatorConfig
 
 CPU = torch.device("cpu")
@@ -113,3 +114,30 @@ def test_a_run_cut_at_any_step_goes_on_to_the_very_same_figures(tmp_path, critic
     assert {"lecam_loss", "r1_loss"} <= set(whole[4])
     assert "r1_loss" not in whole[5]
     assert whole[4]["lecam_loss"] > 0
+
+
+def test_a_cut_run_of_label_maps_goes_on_to_the_very_same_figures(tmp_path):
+    def trainee():
+        torch.manual_seed(0)
+        content = ContentConfig(kind="segmentation", num_classes=5)
+        recipe = dataclasses.replace(TOKENIZER_RECIPES["tiny-segmentation"], content=content)
+        model = build_tokenizer(recipe.preset, seed=0, content=content)
+        return TokenizerTrainee(model, recipe, STEPS, torch.empty(0), CPU)
+
+    def steps(trainee, numbers):
+        found = []
+        for step in numbers:
+            random = torch.Generator().manual_seed(step)
+            labels = torch.randint(-1, 5, (2, 1, SIDE, SIDE), generator=random)
+            found.append(trainee.train_step(labels, step))
+        return found
+
+    whole = steps(trainee(), range(4))
+    first, second = trainee(), trainee()
+    parts = steps(first, range(2))
+    first.save(tmp_path / "half")
+    second.load(tmp_path / "half")
+    parts += steps(second, range(2, 4))
+    for one, other in zip(parts, whole, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    assert whole[0]["reconstruction_loss"] > 1

@@ -70,6 +70,7 @@ def test_a_run_leaves_checkpoints_figures_and_pictures(tmp_path):
         "dots-00000005.png",
         "dots-00000010.png",
     ]
+    assert (tmp_path / "curves.png").is_file()
 
 
 def test_a_finished_run_does_nothing_the_second_time(tmp_path):

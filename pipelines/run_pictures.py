@@ -1,0 +1,79 @@
+"""Plots that a training run leaves behind: hard places, use of the codebook, curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from ops.images import ImageArray
+
+COLUMNS = 3  # curves side by side
+NO_CURVES = ("step", "learning_rate")  # and what ends like the next, says how fast, not how well
+RATES = "_per_second"
+
+
+def loss_map_picture(nats: np.ndarray) -> ImageArray:
+    """A heat picture, uint8 (H, W, 3), of the mean nats at each place (h, w), with its scale.
+
+    A place that is nan stays white.
+    """
+    figure = Figure(figsize=(4.8, 4.0), dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    drawn = axes.imshow(nats, cmap="viridis", interpolation="nearest")
+    axes.set(title=f"nats a code, mean {np.nanmean(nats):.3f}", xlabel="column", ylabel="row")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
+    figure.colorbar(drawn, ax=axes)
+    return _picture(figure)
+
+
+def usage_picture(counts: np.ndarray) -> ImageArray:
+    """How often each code occurred, most frequent first, uint8 (H, W, 3), from counts (K,)."""
+    figure = Figure(figsize=(4.8, 3.0), dpi=100)
+    axes = figure.add_axes((0.15, 0.17, 0.8, 0.7))
+    draw_usage(axes, counts)
+    axes.set(title=f"{int((counts > 0).sum()):,} of {len(counts):,} codes occur")
+    return _picture(figure)
+
+
+def draw_usage(axes: Axes, counts: np.ndarray, colour: str = "C0") -> None:
+    """Times each code that occurs was used, over its rank, from counts (K,)."""
+    used = np.sort(counts[counts > 0])[::-1]
+    axes.plot(np.arange(1, len(used) + 1), used, color=colour)
+    axes.set(xscale="log", yscale="log", xlabel="code, by rank", ylabel="times used")
+
+
+def curves_picture(lines: Sequence[Mapping[str, float]]) -> ImageArray | None:
+    """The figures of a metrics.jsonl over the steps, uint8 (H, W, 3); None where there are none.
+
+    Values that are not finite leave a gap.
+    """
+    found = dict.fromkeys(name for line in lines for name in line)
+    names = [name for name in found if name not in NO_CURVES and not name.endswith(RATES)]
+    if not names:
+        return None
+    rows = -(-len(names) // COLUMNS)
+    figure = Figure(figsize=(3.4 * COLUMNS, 1.9 * rows), dpi=80)
+    figure.subplots_adjust(0.05, 0.12 / rows, 0.99, 1 - 0.15 / rows, wspace=0.2, hspace=0.45)
+    for number, name in enumerate(names):
+        points = [(line["step"], line[name]) for line in lines if name in line]
+        steps, values = zip(*points, strict=True)
+        axes = figure.add_subplot(rows, COLUMNS, number + 1)
+        axes.plot(steps, [value if math.isfinite(value) else math.nan for value in values])
+        axes.set_title(name, fontsize=9)
+        axes.tick_params(labelsize=7)
+    return _picture(figure)
+
+
+def _picture(figure: Figure) -> ImageArray:
+    """What is drawn on a Figure of our own, by Agg: pyplot would keep each one for ever."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    picture: ImageArray = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return picture

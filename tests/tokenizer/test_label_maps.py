@@ -1,0 +1,164 @@
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from ops.config import ConfigError
+from ops.images import ImageError, resize_and_crop
+from tests.conftest import photograph
+from tokenizer import PRESETS, build_tokenizer, load_tokenizer, save_tokenizer
+from tokenizer.contents import CONTENTS, ContentConfig, make_content
+from tokenizer.label_maps import VOID, binary_loss, cross_entropy_loss, one_hot
+
+CONFIGS = {
+    "image": ContentConfig(),
+    "segmentation": ContentConfig(kind="segmentation", num_classes=7, void_label=255),
+    "depth": ContentConfig(kind="depth"),
+}
+
+
+def file_of(array):
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def example(kind, seed, height=40, width=56):
+    """A file of the content, as bytes."""
+    picture = photograph(seed, height, width)
+    if kind == "image":
+        return file_of(picture)
+    grey = picture[..., 0]
+    if kind == "depth":
+        return file_of(grey.astype(np.uint16) * 256 + picture[..., 1])
+    return file_of(np.where(grey > 200, 255, grey // 37).astype(np.uint8))
+
+
+def samples_of(kind, side=32):
+    content = make_content(CONFIGS[kind])
+    rasters = [content.decode(example(kind, seed)) for seed in range(2)]
+    squares = [resize_and_crop(r, side, resampling=content.resampling) for r in rasters]
+    return content, content.samples(np.stack(squares))
+
+
+@pytest.mark.parametrize("kind", CONTENTS)
+def test_every_content_goes_through_a_tokenizer_and_back(kind, tmp_path):
+    content, samples = samples_of(kind)
+    model = build_tokenizer("tiny", seed=0, content=CONFIGS[kind]).eval()
+    pixels = content.pixels(samples)
+    assert pixels.shape == (2, content.channels, 32, 32)
+    save_tokenizer(tmp_path, model)
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.config.content == CONFIGS[kind]
+    assert loaded.fingerprint == model.fingerprint
+    codes = loaded.encode(pixels)
+    assert torch.equal(codes, model.encode(pixels))
+    rebuilt = loaded.content.rebuilt(loaded.decode(codes))
+    assert rebuilt.shape == samples.shape
+    figures = content.figures(samples, rebuilt)
+    assert content.headline in figures
+    perfect = content.figures(samples, samples.clone())
+    assert all(perfect[name] >= figures[name] for name in figures)
+    for shown in (samples, rebuilt):
+        pictures = content.pictures(shown)
+        assert pictures.dtype == np.uint8
+        assert pictures.shape == (2, 32, 32, 3)
+    errors = content.errors(samples, rebuilt)
+    assert errors.shape == (2, 32, 32)
+    assert 0 < errors.max() <= 1
+    assert content.errors(samples, samples).max() == 0
+
+
+@pytest.mark.parametrize("kind", CONTENTS)
+def test_pixels_of_perfect_output_are_rebuilt_as_they_were(kind):
+    content, samples = samples_of(kind)
+    known = samples != VOID if kind == "segmentation" else torch.ones_like(samples, dtype=bool)
+    assert torch.equal(content.rebuilt(content.pixels(samples))[known], samples[known])
+
+
+def test_labels_are_never_mixed_by_resizing():
+    content = make_content(CONFIGS["segmentation"])
+    labels = np.where(np.arange(90)[:, None] + np.arange(120) < 100, 0, 6).astype(np.uint8)
+    for size in (17, 64, 200):
+        cropped = resize_and_crop(labels, size, "random", resampling=content.resampling)
+        assert set(np.unique(cropped)) <= {0, 6}
+
+
+def test_depth_keeps_more_than_eight_bits():
+    content = make_content(CONFIGS["depth"])
+    samples = content.samples(np.array([[[0, 1, 2, 32768, 65535]]], np.float32))
+    assert samples.min() == -1
+    assert samples.max() == 1
+    assert (samples.diff(dim=-1) > 0).all()
+    assert samples[0, 0, 0, 1] == pytest.approx(-1 + 2 / 65535, abs=1e-7)
+
+
+def test_void_is_shown_to_nobody_and_judged_by_nothing():
+    content = make_content(CONFIGS["segmentation"])
+    samples = content.samples(np.array([[[0, 255, 6]]], np.uint8))
+    assert samples.tolist() == [[[[0, VOID, 6]]]]
+    pixels = content.pixels(samples)
+    assert pixels.sum(1).tolist() == [[[1, 0, 1]]]
+    told = torch.tensor([[[[0, 3, 6]]]])
+    assert content.figures(samples, told) == {"accuracy": 1.0, "mean_iou": 1.0}
+    assert content.errors(samples, told).sum() == 0
+    logits = torch.randn(1, 7, 1, 3, requires_grad=True)
+    for loss in (cross_entropy_loss, binary_loss):
+        (gradient,) = torch.autograd.grad(loss(logits, samples), logits)
+        assert gradient[..., 1].abs().sum() == 0
+        assert gradient[..., 0].abs().sum() > 0
+
+
+def test_label_losses_are_torchs_means_where_nothing_is_void():
+    labels = torch.randint(0, 7, (2, 1, 4, 4))
+    logits = torch.randn(2, 7, 4, 4)
+    assert torch.allclose(cross_entropy_loss(logits, labels), F.cross_entropy(logits, labels[:, 0]))
+    targets = F.one_hot(labels[:, 0], 7).movedim(-1, 1).float()
+    assert torch.equal(one_hot(labels, 7), targets)
+    expected = F.binary_cross_entropy_with_logits(logits, targets)
+    assert torch.allclose(binary_loss(logits, labels), expected)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy_loss, binary_loss])
+def test_the_loss_of_a_batch_is_the_mean_of_its_parts_however_void_they_are(loss):
+    labels = torch.randint(0, 7, (4, 1, 4, 4))
+    labels[0, 0, :3] = VOID
+    labels[1] = VOID
+    logits = torch.randn(4, 7, 4, 4)
+    parts = [loss(logits[i : i + 2], labels[i : i + 2]) for i in (0, 2)]
+    assert torch.allclose(loss(logits, labels), sum(parts) / 2)
+    assert loss(logits[1:2], labels[1:2]) == 0
+
+
+def test_a_label_beyond_the_classes_is_a_reason():
+    content = make_content(CONFIGS["segmentation"])
+    with pytest.raises(ImageError, match="label 7, where the highest of 7 classes is 6") as caught:
+        content.decode(file_of(np.array([[0, 7]], np.uint8)))
+    assert caught.value.reason == "unknown label"
+
+
+def test_contents_that_fit_no_network_are_refused():
+    with pytest.raises(ConfigError, match="No content 'sound'"):
+        make_content(ContentConfig(kind="sound"))
+    with pytest.raises(ConfigError, match="at least 2 classes, found 0"):
+        build_tokenizer("tiny", content=ContentConfig(kind="segmentation"))
+    with pytest.raises(ConfigError, match="depth has 1 channels, but image_channels is 3"):
+        dataclasses.replace(PRESETS["tiny"], content=CONFIGS["depth"])
+
+
+def test_content_is_part_of_what_decides_codes_but_for_photographs():
+    # A tokenizer of photographs keeps the fingerprint it had before there were other contents.
+    models = [
+        build_tokenizer("tiny", content=ContentConfig(kind="segmentation", num_classes=3)),
+        build_tokenizer(
+            "tiny", content=ContentConfig(kind="segmentation", num_classes=3, void_label=0)
+        ),
+        build_tokenizer("tiny"),
+    ]
+    for model in models:
+        model.load_state_dict(models[0].state_dict())
+    assert len({model.fingerprint for model in models}) == 3
