@@ -24,14 +24,14 @@ from bench_encode import make_images
 from torch import Tensor
 
 from ops.runtime import keep_freed_memory
-from pipelines.image_crops import ImageCrops
+from pipelines.image_crops import PHOTOGRAPHS, ImageCrops
 from pipelines.ledger import Ledger
 from pipelines.optimization import OptimizerConfig
 from pipelines.readers import list_input
 from pipelines.recipes import TokenizerRecipe
 from pipelines.split import held_out
+from pipelines.tokenizer_data import evaluation_samples, read_entry
 from pipelines.tokenizer_trainee import TokenizerTrainee
-from pipelines.train_tokenizer import evaluation_pixels, read_entry
 from pipelines.training import step_seed
 from tokenizer import VQGAN, VQGANConfig
 from tokenizer.autoencoder import AutoencoderConfig
@@ -120,7 +120,7 @@ def main() -> None:
             scale_range=RECIPE.scale_range, seed=0, ledger=ledger,
         )  # fmt: skip
         others = [entry for entry in entries if held_out(entry.key, 0.1)]
-        measured = evaluation_pixels(others, RECIPE.evaluation_size, ledger.add)
+        measured = evaluation_samples(PHOTOGRAPHS, others, RECIPE.evaluation_size, ledger.add)
         print(f"{len(crops.read)} images to train on, {len(measured)} to measure on")
         print(f"{flags.steps} steps of {RECIPE.batch_size} crops, {flags.threads} threads")
         print_row(COLUMNS)
