@@ -48,4 +48,3 @@ def test_usage_falls_with_the_rank_and_counts_the_codes_that_occur():
     assert left[0] < right[0]
     assert np.array_equal(usage_picture(counts[::-1]), usage_picture(counts))
     assert not np.array_equal(usage_picture(counts[1:]), usage_picture(counts))  # of 5, not of 6
-    usage_picture(np.zeros(4, int))  # an untrained model's
