@@ -20,7 +20,7 @@ import tyro
 from ops.config import ConfigError
 from ops.files import atomic_path
 from ops.ranks import ALONE, Ranks
-from ops.runtime import resolve_device
+from ops.runtime import keep_freed_memory, resolve_device
 from pipelines.cluster_paths import check_absolute
 from pipelines.code_dataset import CodeDataset
 from pipelines.code_sources import check_tokenizer
@@ -209,6 +209,7 @@ def sit(
 ) -> int:
     """One process's part of a run that was started; the steps it took."""
     use_threads(flags.threads)
+    keep_freed_memory()
     device = resolve_device(flags.device)
     recipe, _, dataset, conditions = data or open_data(flags, ranks)
     tokenizer = load_tokenizer(flags.out / "tokenizer")

@@ -18,7 +18,7 @@ import tyro
 
 from ops.config import ConfigError, UserError
 from ops.ranks import Ranks
-from ops.runtime import resolve_device
+from ops.runtime import keep_freed_memory, resolve_device
 from pipelines.cluster_paths import check_absolute
 from pipelines.command_line import run_command
 from pipelines.distributed import run_sitting
@@ -151,6 +151,7 @@ def sit(
 ) -> int:
     """One process's part of a run; the steps it took."""
     use_threads(flags.threads)
+    keep_freed_memory()
     device = resolve_device(flags.device)
     recipe, files = data or open_data(flags)
     content = make_content(recipe.content)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from prior.gpt_config import GPTConfig
 from prior.kv_cache import KVCache
 from prior.layers import MLPS, NORMS
+from prior.linear import Linear
 from prior.rotary import Rotation, rotate
 
 
@@ -20,8 +21,8 @@ class Attention(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
-        self.qkv = nn.Linear(config.width, 3 * config.width, bias=config.bias)
-        self.proj = nn.Linear(config.width, config.width, bias=config.bias)
+        self.qkv = Linear(config.width, 3 * config.width, bias=config.bias)
+        self.proj = Linear(config.width, config.width, bias=config.bias)
         self.query_norm, self.key_norm = (
             NORMS[config.norm](config.head_dim, config.bias) if config.qk_norm else nn.Identity()
             for _ in range(2)

@@ -20,6 +20,7 @@ from prior.attention import Block
 from prior.gpt_config import GPTConfig
 from prior.kv_cache import KVCache
 from prior.layers import NORMS, initialise_layer, scale_residual
+from prior.linear import Linear
 from prior.rotary import Rotation, places, rotation_at
 
 
@@ -39,7 +40,7 @@ class GPT(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = NORMS[config.norm](config.width, config.bias)
-        self.head = nn.Linear(config.width, config.codebook_size, bias=False)
+        self.head = Linear(config.width, config.codebook_size, bias=False)
         self.recompute_activations = False
         """in training, keep the blocks' inputs only and compute the rest again backwards: less
         memory for a third more work"""

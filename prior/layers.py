@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ops.config import Registry
+from prior.linear import Linear
 
 EPSILON = 1e-5
 INITIAL_STD = 0.02
@@ -43,7 +44,7 @@ def gelu_mlp(width: int, bias: bool) -> nn.Sequential:
     """The paper's: four times the width, exact (erf) GELU."""
     hidden = 4 * width
     return nn.Sequential(
-        nn.Linear(width, hidden, bias=bias), nn.GELU(), nn.Linear(hidden, width, bias=bias)
+        Linear(width, hidden, bias=bias), nn.GELU(), Linear(hidden, width, bias=bias)
     )
 
 
@@ -52,7 +53,7 @@ def swiglu_mlp(width: int, bias: bool) -> nn.Sequential:
     """SwiGLU (Shazeer 2020): its three matrices take about the room of the paper's two."""
     hidden = swiglu_hidden(width)
     return nn.Sequential(
-        nn.Linear(width, 2 * hidden, bias=bias), SwiGLU(), nn.Linear(hidden, width, bias=bias)
+        Linear(width, 2 * hidden, bias=bias), SwiGLU(), Linear(hidden, width, bias=bias)
     )
 
 

@@ -25,6 +25,7 @@ from ops.config import ConfigError
 from prior.gpt import surprise
 from prior.gpt_config import BASE, LARGE, SMALL, TINY, BlockConfig
 from prior.layers import MLPS, NORMS, initialise_layer, scale_residual
+from prior.linear import Linear
 from prior.neighbourhood import Layout, attend_in_bands, attend_in_blocks, band_mask
 from prior.rotary import Rotation, rotate, rotation_at
 
@@ -85,8 +86,8 @@ class LocalAttention(nn.Module):
     def __init__(self, config: LocalConfig) -> None:
         super().__init__()
         self.config = config
-        self.qkv = nn.Linear(config.width, 3 * config.width, bias=config.bias)
-        self.proj = nn.Linear(config.width, config.width, bias=config.bias)
+        self.qkv = Linear(config.width, 3 * config.width, bias=config.bias)
+        self.proj = Linear(config.width, config.width, bias=config.bias)
         self.query_norm, self.key_norm = (
             NORMS[config.norm](config.head_dim, config.bias) if config.qk_norm else nn.Identity()
             for _ in range(2)
@@ -134,7 +135,7 @@ class LocalGPT(nn.Module):
         blocks = [LocalBlock(config) for _ in range(config.num_layers)]
         self.blocks = nn.ModuleList(blocks)
         self.norm = NORMS[config.norm](config.width, config.bias)
-        self.head = nn.Linear(config.width, config.codebook_size, bias=False)
+        self.head = Linear(config.width, config.codebook_size, bias=False)
         self.recompute_activations = False
         """in training, keep the blocks' inputs only and compute the rest again backwards: less
         memory for a third more work"""
