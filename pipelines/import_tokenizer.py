@@ -7,12 +7,14 @@ The result is a model folder that encode, decode and train_prior take. Run again
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 import tyro
+from torch import Tensor
 
 from ops.checkpoint import CheckpointError
 from ops.config import UserError
@@ -40,11 +42,9 @@ class ImportTokenizerFlags:
 
 
 def run(flags: ImportTokenizerFlags) -> int:
-    config, tensors = IMPORTERS[flags.kind](load_published(flags.file), flags.norm_groups)
-    with torch.device("meta"):
-        model = VQGAN(config, name=flags.out.name)
-    model = model.to_empty(device="cpu").eval()
-    model.load_state_dict(tensors)
+    tensors = load_published(flags.file)
+    model = published_tokenizer(flags.kind, tensors, flags.norm_groups, flags.out.name)
+    config = model.config
     if not _is_there(flags.out, model):
         with atomic_path(flags.out) as partial:
             save_tokenizer(partial, model)
@@ -54,6 +54,21 @@ def run(flags: ImportTokenizerFlags) -> int:
         f"python -m pipelines.encode --tokenizer {flags.out}"
     )
     return 0
+
+
+def published_tokenizer(
+    kind: str, tensors: Mapping[str, Tensor], norm_groups: int, name: str
+) -> VQGAN:
+    """The tokenizer called `name` that a family's published tensors are, ready to encode.
+
+    Raises CheckpointError where they are none.
+    """
+    config, weights = IMPORTERS[kind](tensors, norm_groups)
+    with torch.device("meta"):
+        model = VQGAN(config, name=name)
+    model = model.to_empty(device="cpu").eval()
+    model.load_state_dict(weights)
+    return model
 
 
 def _is_there(folder: Path, model: VQGAN) -> bool:
