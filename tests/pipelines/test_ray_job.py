@@ -1,4 +1,4 @@
-"""Training as a Ray job, on a real head of this test's own, with token authentication."""
+"""The commands as Ray jobs, on a real head of this test's own, with token authentication."""
 
 import json
 import os
@@ -8,6 +8,8 @@ import time
 import pytest
 
 from ops.checkpoint import newest_step
+from tests import paint_run
+from tests.encode_run import everything
 from tests.ray_head import descendants, running_head
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
@@ -32,8 +34,15 @@ def losses(run):
     return [(line["step"], line["loss"]) for line in lines if "loss" in line]
 
 
-def test_a_relative_output_is_refused_with_the_reason(head, rule_store):
-    code, printed = head.run("python", "pipelines/train_prior.py", *train_prior(rule_store, "r", 2))
+@pytest.mark.parametrize("command", ["encode", "train_prior", "generate"])
+def test_a_relative_output_is_refused_with_the_reason(head, rule_store, prior_run, run, command):
+    run.out = "r"
+    arguments = {
+        "encode": run.flags(rule_store),
+        "train_prior": train_prior(rule_store, "r", 2),
+        "generate": paint_run.words(prior_run, "r"),
+    }
+    code, printed = head.run("python", f"pipelines/{command}.py", *arguments[command])
     assert code != 0
     assert "error: --out r is relative, but a Ray job runs in a copy" in printed
     assert "Traceback" not in printed
@@ -64,3 +73,25 @@ def test_a_job_with_a_killed_worker_goes_on_from_the_newest_checkpoint(head, rul
     assert [step for step, _ in losses(run)] == list(range(1, 61))
     for (_, loss), (_, expected) in zip(losses(run), losses(alone), strict=True):
         assert loss == pytest.approx(expected, rel=0.02)  # rounding grows over the steps
+
+
+@pytest.mark.parametrize("form", [["python", "pipelines/encode.py"], ["pipelines/encode.py"]])
+def test_encode_is_a_job_and_its_store_that_of_one_process(head, photographs, run, form):
+    assert run(photographs, convolution="direct") == 0
+    alone, run.out = run.out, run.out.with_name("job.zarr")
+    arguments = run.flags(photographs, convolution="direct", workers=2)
+    code, printed = head.run(*form, *arguments)
+    assert code == 0, printed
+    assert "10 encoded, 0 failed" in printed
+    assert everything(run.out) == everything(alone)
+
+
+@pytest.mark.parametrize("form", [["python", "pipelines/generate.py"], ["pipelines/generate.py"]])
+def test_generate_is_a_job_and_its_pictures_those_of_one_process(head, prior_run, tmp_path, form):
+    flags = ["--count", 6, "--batch-size", 2, "--samples-per-task", 2]
+    assert paint_run.generate(prior_run, tmp_path / "alone", *flags) == 0
+    arguments = paint_run.words(prior_run, tmp_path / "job", *flags, "--workers", 2)
+    code, printed = head.run(*form, *arguments)
+    assert code == 0, printed
+    assert "6 painted" in printed
+    assert everything(tmp_path / "job") == everything(tmp_path / "alone")
