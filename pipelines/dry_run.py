@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipelines.recipes import PriorRecipe, TokenizerRecipe
-from prior import PriorConfig, make_model
+from prior import PriorConfig, PriorModel, make_model
 from tokenizer import VQGAN
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -26,6 +26,7 @@ class Division:
     workers: int
     accumulate: int
     shard: bool
+    recompute: bool
     half: bool
     """activations in bfloat16, as on GPUs"""
 
@@ -41,9 +42,12 @@ def prior_lines(
     codes, size = config.window**2, recipe.batch_size
     tokens = torch.zeros(division.part(size), config.condition_length, dtype=torch.int64)
     grid = torch.zeros(len(tokens), config.window, config.window, dtype=torch.int64)
-    model, activations = _without_values(
-        lambda: make_model(config), lambda model: model.nats(tokens, grid).mean(), division.half
-    )
+
+    def loss(model: PriorModel) -> Tensor:
+        model.recompute_activations = division.recompute
+        return model.nats(tokens, grid).mean()
+
+    model, activations = _without_values(lambda: make_model(config), loss, division.half)
     sequence = config.sequence_length
     return [
         _parameter_line(model),
@@ -63,6 +67,8 @@ def tokenizer_lines(
     pixels = torch.zeros(division.part(size), channels, side, side)
 
     def loss(model: VQGAN) -> Tensor:
+        for part in (model.encoder, model.decoder):
+            part.blocks.recompute = division.recompute
         result = model.eval()(pixels)  # in training the codebook would look at values
         return result.pixels.abs().mean() + result.quantizer_loss
 

@@ -66,6 +66,7 @@ class PriorTrainee(Trainee[CodeBatch]):
         self.execution = execution
         # Parts of a sharded model go to the device by themselves: as a whole it may not fit.
         self.model = (model if execution.shard else model.to(device)).train()
+        self.model.recompute_activations = execution.recompute
         self.conditions, self.tokenizer_info = conditions, dict(tokenizer_info)
         self.tokenizer, self.held_out = tokenizer, held_out
         self.objective = self._spread()

@@ -91,8 +91,6 @@ class TrainTokenizerFlags(TrainingFlags):
     """keep it from learning a small data set by heart (LeCAM): 0.001 to 0.1"""
     r1_weight: float | None = None
     """penalty on its slope at real images (R1)"""
-    recompute: bool = False
-    """keep less of each block and compute it again for its gradient: less memory, a third slower"""
     held_out: float = 0.1
     """share of the images, by key, that measure instead of train"""
 
@@ -176,9 +174,7 @@ def sit(
         steps=recipe.steps,
         held_out=evaluation_samples(content, measured, recipe.evaluation_size, ledger.add),
         device=device,
-        execution=dataclasses.replace(
-            execution_of(flags, ranks, device), recompute=flags.recompute
-        ),
+        execution=execution_of(flags, ranks, device),
     )
     source = Source(
         functools.partial(crops.batch, ranks=ranks), functools.partial(crops.keys, ranks=ranks)

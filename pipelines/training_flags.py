@@ -52,6 +52,8 @@ class TrainingFlags:
     """parts to go through a batch in, one after the other: less memory, the same losses"""
     compile: Literal["auto", "yes", "no"] = "auto"
     """compile the model with torch.compile; auto does so on GPUs"""
+    recompute: bool = False
+    """keep less of each block and compute it again for its gradient: less memory, a third slower"""
     dry_run: bool = False
     """print sizes, memory and steps an epoch, and leave everything as it is"""
     workers: int = 0
@@ -116,6 +118,7 @@ def execution_of(
         ranks=ranks,
         accumulate=flags.accumulate,
         compile=compiles if flags.compile == "auto" else flags.compile == "yes",
+        recompute=flags.recompute,
         shard=shard,
     )
 
@@ -124,7 +127,11 @@ def division_of(flags: TrainingFlags, shard: bool = False) -> Division:
     """How a batch will be divided, as far as it can be known here."""
     gpu = flags.device.startswith("cuda") or (flags.device == "auto" and torch.cuda.is_available())
     return Division(
-        workers=max(1, flags.workers), accumulate=flags.accumulate, shard=shard, half=gpu
+        workers=max(1, flags.workers),
+        accumulate=flags.accumulate,
+        recompute=flags.recompute,
+        shard=shard,
+        half=gpu,
     )
 
 

@@ -9,7 +9,7 @@ from pipelines.recipes import PRIOR_RECIPES, TOKENIZER_RECIPES
 from prior import GPT, PRESETS, GPTConfig
 from tokenizer import build_tokenizer
 
-ONE = Division(workers=1, accumulate=1, shard=False, half=False)
+DIVISION = {"workers": 1, "accumulate": 1, "recompute": False, "shard": False, "half": False}
 CONFIG = GPTConfig(
     codebook_size=256, condition_vocab_size=1, condition_length=1, window=16, **PRESETS["tiny"]
 )
@@ -17,7 +17,7 @@ CONFIG = GPTConfig(
 
 def lines(**division):
     recipe = PRIOR_RECIPES["tiny"]
-    changed = Division(**{"workers": 1, "accumulate": 1, "shard": False, "half": False, **division})
+    changed = Division(**{**DIVISION, **division})
     return "\n".join(prior_lines(CONFIG, recipe, images=100, held_out=5, division=changed))
 
 
@@ -58,6 +58,7 @@ def test_parts_processes_and_half_precision_need_less_memory():
     assert mebibytes(lines(accumulate=4), "roughly") == pytest.approx(whole / 4, rel=0.1)
     assert mebibytes(lines(workers=4), "roughly") == pytest.approx(whole / 4, rel=0.1)
     assert mebibytes(lines(half=True), "roughly") < 0.8 * whole
+    assert mebibytes(lines(recompute=True), "roughly") < 0.4 * whole
     assert "2 processes go through 2 parts of 2 each" in lines(workers=2, accumulate=2)
     assert mebibytes(lines(workers=2, shard=True), "weights") == pytest.approx(
         mebibytes(lines(), "weights") / 2, abs=0.6
@@ -66,11 +67,17 @@ def test_parts_processes_and_half_precision_need_less_memory():
 
 def test_the_sizes_of_a_tokenizer_are_those_of_the_model():
     recipe = TOKENIZER_RECIPES["tiny"]
-    told = "\n".join(tokenizer_lines(recipe, 100, 5, ONE))
+
+    def lines(**division):
+        changed = Division(**{**DIVISION, **division})
+        return "\n".join(tokenizer_lines(recipe, 100, 5, changed))
+
+    told = lines()
     parameters = sum(p.numel() for p in build_tokenizer("tiny", 0).parameters())
     assert f"parameters  {parameters:,}: encoder" in told
     assert "8 crops of 64x64 pixels: 512 codes" in told
     assert mebibytes(told, "roughly") > 1
+    assert mebibytes(lines(recompute=True), "roughly") < 0.7 * mebibytes(told, "roughly")
 
 
 def test_a_dry_run_prints_and_leaves_nothing(rule_store, photographs, tmp_path, capsys):

@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 import torch
 
+from pipelines.parallel import AS_IS, Execution
 from pipelines.prior_trainee import PriorTrainee
 from pipelines.recipes import PRIOR_RECIPES
 from prior import GPT, Conditions, GPTConfig, LossSettings, StartOfSequence
@@ -11,7 +12,7 @@ from tokenizer import build_tokenizer
 CODES = {"codes": torch.randint(9, (2, 4, 4), generator=torch.Generator().manual_seed(0))}
 
 
-def trainee(**loss):
+def trainee(execution=AS_IS, **loss):
     """One at the start of its run, over 9 codes."""
     torch.manual_seed(0)
     conditions = Conditions([StartOfSequence()], 9)
@@ -29,6 +30,7 @@ def trainee(**loss):
         seed=0,
         held_out=[],
         device=torch.device("cpu"),
+        execution=execution,
     )
 
 
@@ -51,3 +53,12 @@ def test_noise_in_what_is_read_is_the_steps_own():
     losses = {step: take(trainee(pkeep=0.5), step)["loss"].item() for step in range(3)}
     assert len(set(losses.values())) == 3
     assert take(trainee(pkeep=0.5), 1)["loss"].item() == losses[1]
+
+
+def test_computing_activations_again_changes_no_step():
+    plain, again = trainee(), trainee(Execution(recompute=True))
+    for step in range(2):
+        assert take(plain, step)["loss"] == take(again, step)["loss"]
+    assert again.model.recompute_activations
+    for one, other in zip(plain.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(one, other)
