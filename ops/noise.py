@@ -37,11 +37,16 @@ def philox4x32(counter: NDArray[np.uint32], key: NDArray[np.uint32]) -> NDArray[
 
 
 def uniforms(
-    seed: int, samples: Sequence[int] | NDArray[np.integer[Any]], rows: int, columns: int
+    seed: int,
+    samples: Sequence[int] | NDArray[np.integer[Any]],
+    rows: int,
+    columns: int,
+    first_row: int = 0,
 ) -> NDArray[np.float64]:
     """Numbers in [0, 1), (len(samples), rows, columns), 53 random bits each.
 
-    A larger grid holds the smaller one in its top left corner. Raises ConfigError when the seed
+    A larger grid holds the smaller one in its top left corner; `first_row` cuts it from further
+    down. Raises ConfigError when the seed
     or a sample's number is not in 0 .. 2**64 - 1.
     """
     # Of an array, which has millions, the lowest and the highest speak for all.
@@ -52,7 +57,7 @@ def uniforms(
     numbers = np.array(samples, np.uint64).reshape(-1, 1, 1)
     counter = np.empty((len(samples), rows, columns, 4), np.uint32)
     counter[..., 0] = np.arange(columns, dtype=np.uint32)
-    counter[..., 1] = np.arange(rows, dtype=np.uint32)[:, None]
+    counter[..., 1] = np.arange(first_row, first_row + rows, dtype=np.uint32)[:, None]
     counter[..., 2] = numbers & LOW_32_BITS
     counter[..., 3] = numbers >> np.uint64(32)
     words = philox4x32(counter, np.array([seed & 0xFFFFFFFF, seed >> 32], np.uint32))

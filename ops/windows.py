@@ -5,7 +5,8 @@ A window is what a prior reads at once; a tile is what a tokenizer encodes or de
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ops.config import ConfigError
@@ -93,6 +94,92 @@ def staggered_rows(
             if step >= starts[row]:
                 cells[row % at_once] = (row, step - starts[row])
         yield cells
+
+
+class Grid(NamedTuple):
+    """A grid of cells and the windows in which they are drawn: see window_of."""
+
+    rows: int
+    columns: int
+    window: int
+    stride: int
+
+    def window_of(self, row: int, column: int) -> Window:
+        """The window in which a cell is drawn."""
+        return window_of(row, column, *self)
+
+
+class Wavefront:
+    """An order of drawing a grid's cells in which many may be drawn at once.
+
+    Iterating gives lists of at most `lanes` cells, each of another row. All the cells that come
+    before one of them in its window are in earlier lists or `known`; cells that are known are in
+    none. A row's cells come from left to right, those of a list from top to bottom. Each row
+    follows the one above as closely as windows allow: at the left border a whole window behind.
+    With one lane this is the raster.
+    """
+
+    def __init__(
+        self, grid: Grid, lanes: int, known: Sequence[Sequence[bool]] | None = None
+    ) -> None:
+        self.first = 0  # the first row of which cells are left
+        self._grid, self._lanes, self._known = grid, lanes, known
+        self._drawn: deque[int] = deque()  # how many cells of row first + k are drawn
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        while self._advance():
+            cells = [
+                (self.first + k, self._drawn[k])
+                for k in range(len(self._drawn))
+                if self._is_ready(k)
+            ]
+            yield cells
+            for row, _ in cells:
+                self._drawn[row - self.first] += 1
+
+    def wait(self, window: Window) -> int | None:
+        """About how many cells a row draws before it comes to `window`; None if none will come.
+
+        Of the rows that draw in it the nearest counts, and one that has not begun is the grid's
+        width further away.
+        """
+        rows, columns, size, stride = self._grid
+        waits = []
+        for k, drawn in enumerate([*self._drawn, 0]):
+            row = self.first + k
+            if row < rows and window_start(row, rows, size, stride) == window.row:
+                away = window.column - window_start(drawn, columns, size, stride)
+                if drawn < columns and away >= 0:
+                    waits.append(away if k < len(self._drawn) else away + columns)
+        return min(waits, default=None)
+
+    def _advance(self) -> bool:
+        """Pass what is known, leave rows that are drawn, begin others; whether cells are left."""
+        while True:
+            self._pass_known()
+            if self._drawn and self._drawn[0] == self._grid.columns:
+                self._drawn.popleft()
+                self.first += 1
+            elif len(self._drawn) < min(self._lanes, self._grid.rows - self.first):
+                self._drawn.append(0)
+            else:
+                return bool(self._drawn)
+
+    def _pass_known(self) -> None:
+        if self._known is not None:
+            for k in range(len(self._drawn)):
+                while self._is_ready(k) and self._known[self.first + k][self._drawn[k]]:
+                    self._drawn[k] += 1
+
+    def _is_ready(self, k: int) -> bool:
+        """Whether all is drawn that lies before the next cell of row first + k in its window.
+
+        The row above is asked alone: it had to wait for the one above it likewise.
+        """
+        if self._drawn[k] == self._grid.columns:
+            return False
+        window = self._grid.window_of(self.first + k, self._drawn[k])
+        return k == 0 or self._drawn[k - 1] >= window.column + window.columns
 
 
 class Tile(NamedTuple):

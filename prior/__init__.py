@@ -3,7 +3,6 @@
 from prior.conditions import CONDITIONS, ClassLabel, Conditions, StartOfSequence
 from prior.gpt import GPT
 from prior.gpt_config import PRESETS, GPTConfig
-from prior.kv_cache import KVCache
 from prior.local_attention import LocalConfig, LocalGPT
 from prior.models import PriorConfig, PriorModel, make_model, preset_config
 from prior.objective import LossSettings, Objective, perturbed, training_objective

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prior.gpt_config import GPTConfig
-from prior.kv_cache import KVCache
 from prior.layers import MLPS, NORMS
 from prior.linear import Linear
 from prior.rotary import Rotation, rotate
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""What queries, keys and values (B, heads, T, head_dim) come to, (B, heads, T', head_dim)."""
 
 
 class Attention(nn.Module):
@@ -29,10 +30,10 @@ class Attention(nn.Module):
         )
 
     def forward(
-        self, latents: Tensor, rotation: Rotation | None, cache: KVCache | None, layer: int
+        self, latents: Tensor, rotation: Rotation | None, attend: Attend | None = None
     ) -> Tensor:
-        """(B, T, width) -> (B, T, width), seeing what `layer` of the cache holds too."""
-        (batch, length, width), config = latents.shape, self.config
+        """(B, T, width) -> (B, T, width), or as many tokens as `attend` answers."""
+        (batch, length, _), config = latents.shape, self.config
         qkv = self.qkv(latents).view(batch, length, 3, config.num_heads, config.head_dim)
         queries, keys, values = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, T, head_dim)
         queries, keys = self.query_norm(queries), self.key_norm(keys)
@@ -40,26 +41,14 @@ class Attention(nn.Module):
             queries, keys = rotate(queries, rotation), rotate(keys, rotation)
         # Norms and rotations work in float32 under autocast; the products need one dtype.
         queries, keys = queries.to(values.dtype), keys.to(values.dtype)
-        if cache is not None:
-            keys, values = cache.extend(layer, keys, values)
-        attended = F.scaled_dot_product_attention(
-            queries,
-            keys,
-            values,
-            dropout_p=config.dropout if self.training else 0.0,
-            **causal_mask(length, keys.shape[2], latents.device),
+        attended = (attend or self._attend)(queries, keys, values)
+        return self.proj(attended.transpose(1, 2).flatten(2))
+
+    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        dropout = self.config.dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(
+            queries, keys, values, dropout_p=dropout, is_causal=True
         )
-        return self.proj(attended.transpose(1, 2).reshape(batch, length, width))
-
-
-def causal_mask(length: int, total: int, device: torch.device) -> dict[str, Any]:
-    """SDPA arguments: each of the last `length` of `total` tokens sees itself and those before."""
-    if length == 1:
-        return {}
-    if length == total:
-        return {"is_causal": True}
-    mask = torch.ones(length, total, dtype=torch.bool, device=device)
-    return {"attn_mask": mask.tril(total - length)}
 
 
 class Block(nn.Module):
@@ -74,10 +63,19 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, latents: Tensor, rotation: Rotation | None, cache: KVCache | None, layer: int
+        self,
+        latents: Tensor,
+        rotation: Rotation | None,
+        attend: Attend | None = None,
+        kept: Tensor | None = None,
     ) -> Tensor:
-        """(B, T, width) -> (B, T, width); see Attention."""
-        attended = self.attention(self.attention_norm(latents), rotation, cache, layer)
+        """(B, T, width) -> (B, T, width); see Attention.
+
+        `kept` (T',) are the places of the tokens that `attend` answers, where those are not all.
+        """
+        attended = self.attention(self.attention_norm(latents), rotation, attend)
+        if kept is not None:
+            latents = latents[:, kept]
         latents = latents + self.dropout(attended)
         return latents + self.dropout(self.mlp(self.mlp_norm(latents)))
 

@@ -18,7 +18,6 @@ from torch.utils.checkpoint import checkpoint
 from ops.config import ConfigError
 from prior.attention import Block
 from prior.gpt_config import GPTConfig
-from prior.kv_cache import KVCache
 from prior.layers import NORMS, initialise_layer, scale_residual
 from prior.linear import Linear
 from prior.rotary import Rotation, places, rotation_at
@@ -60,43 +59,34 @@ class GPT(nn.Module):
                 f"A grid of {rows}x{columns} codes does not fit the prior's window of "
                 f"{window}x{window}: cut windows from it."
             )
-        device = self.head.weight.device
+        device = self.token_embedding.weight.device
         place = torch.arange(columns, device=device)
         place[-1] = window - 1
         cells = start + torch.arange(rows, device=device)[:, None] * window + place
         return torch.cat([torch.arange(start, device=device), cells.flatten()])
 
-    def features(self, tokens: Tensor, positions: Tensor, cache: KVCache | None = None) -> Tensor:
-        """What the head reads, (B, T, width), of tokens (B, T) at positions (T,).
-
-        With a cache, `tokens` follow those the cache holds, and join them.
-        """
+    def embedded(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """What the first block reads, (B, T, width), of tokens (B, T) at positions (T,)."""
         latents = self.token_embedding(tokens)
         if self.position_embedding is not None:
             latents = latents + self.position_embedding(positions)
-        latents = self.dropout(latents)
-        rotation = self._rotation(positions)
-        for layer, block in enumerate(self.blocks):
-            latents = self._runner(block)(latents, rotation, cache, layer)
-        if cache is not None:
-            cache.length += tokens.shape[1]
+        return self.dropout(latents)
+
+    def features(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """What the head reads, (B, T, width), of tokens (B, T) at positions (T,)."""
+        latents, rotation = self.embedded(tokens, positions), self.rotation(positions)
+        for block in self.blocks:
+            latents = self._runner(block)(latents, rotation)
         return self.norm(latents)
 
-    def forward(
-        self, tokens: Tensor, positions: Tensor | None = None, *, cache: KVCache | None = None
-    ) -> Tensor:
+    def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
         """Logits (B, T, K) of the code that follows each of tokens (B, T) int64.
 
-        Positions (T,) default to those of a full-width window, going on where the cache ends.
+        Positions (T,) default to those of a full-width window.
         """
         if positions is None:
-            first = 0 if cache is None else cache.length
-            positions = torch.arange(first, first + tokens.shape[1], device=tokens.device)
-        return self.head(self.features(tokens, positions, cache))
-
-    def next_logits(self, tokens: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
-        """Logits (B, K) of the code after the last of tokens (B, T): the head runs once."""
-        return self.head(self.features(tokens, positions, cache)[:, -1])
+            positions = torch.arange(tokens.shape[1], device=tokens.device)
+        return self.head(self.features(tokens, positions))
 
     def code_logits(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
         """Logits (B, h, w, K) of each of codes (B, h, w), from tokens (B, C) and codes before."""
@@ -113,12 +103,13 @@ class GPT(nn.Module):
         """Mean cross-entropy, in nats a code, of codes (B, h, w) after tokens (B, C)."""
         return self.nats(condition_tokens, codes).mean()
 
-    def _rotation(self, positions: Tensor) -> Rotation | None:
+    def rotation(self, positions: Tensor) -> Rotation | None:
+        """By what the blocks turn tokens at positions (T,), where places are told that way."""
         config = self.config
         if config.positions != "rope2d":
             return None
         rows, columns = places(positions, config.condition_length, config.window)
-        return rotation_at(rows, columns, config.head_dim, self.head.weight.dtype)
+        return rotation_at(rows, columns, config.head_dim, self.token_embedding.weight.dtype)
 
     def _runner(self, block: nn.Module) -> Callable[..., Tensor]:
         if self.recompute_activations and self.training and torch.is_grad_enabled():

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from prior.gpt import GPT
+from prior.gpt_config import GPTConfig
 
 
 class KVCache:
-    """Keys and values of the tokens a model has read, so that it reads each of them once."""
+    """Keys and values of the tokens that were read, so that each is read once."""
 
-    def __init__(self, model: GPT, batch: int, length: int) -> None:
-        """Room for `length` tokens of `batch` sequences, on the model's device."""
-        config, weight = model.config, model.head.weight
+    def __init__(self, config: GPTConfig, like: Tensor, batch: int, length: int) -> None:
+        """Room for `length` tokens of `batch` sequences, with the dtype and device of `like`."""
         shape = (batch, config.num_heads, length, config.head_dim)
-        self.keys = [weight.new_empty(shape) for _ in range(config.num_layers)]
-        self.values = [weight.new_empty(shape) for _ in range(config.num_layers)]
+        self.keys = [like.new_empty(shape) for _ in range(config.num_layers)]
+        self.values = [like.new_empty(shape) for _ in range(config.num_layers)]
         self.length = 0  # tokens read so far; set it back to read others
-
-    @property
-    def nbytes(self) -> int:
-        """Memory it takes."""
-        return sum(tensor.nbytes for tensor in self.keys + self.values)
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Append (B, heads, T, head_dim) to one layer; returns all it holds, old and new.
@@ -35,3 +26,8 @@ class KVCache:
         self.keys[layer][:, :, self.length : end] = keys
         self.values[layer][:, :, self.length : end] = values
         return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+
+
+def cache_bytes(config: GPTConfig, like: Tensor, batch: int, length: int) -> int:
+    """Memory that a KVCache takes."""
+    return 2 * config.num_layers * batch * length * config.width * like.element_size()

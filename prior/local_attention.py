@@ -194,7 +194,7 @@ class LocalGPT(nn.Module):
         Angles are found in float64: far down a canvas float32 would round them.
         """
         exact = rotation_at(rows, columns, self.config.head_dim // 2, torch.float64)
-        dtype = torch.promote_types(self.head.weight.dtype, torch.float32)
+        dtype = torch.promote_types(self.token_embedding.weight.dtype, torch.float32)
         # Sine and cosine of nothing are zeros here: half of such a key or query is nothing.
         nothing = exact.cosines.new_zeros(placeless, exact.cosines.shape[1])
         return Rotation(*(torch.cat([nothing, part]).to(dtype)[:, None] for part in exact))

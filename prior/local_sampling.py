@@ -31,7 +31,7 @@ class RowRing:
 
     def __init__(self, model: LocalGPT, prefixes: Tensor, columns: int, kept: int) -> None:
         """An empty canvas, `columns` positions wide, after condition tokens `prefixes` (P, C)."""
-        config, weight = model.config, model.head.weight
+        config, weight = model.config, model.token_embedding.weight
         self.model, self.columns, self.kept = model, columns, kept
         self.first = 1 + prefixes.shape[1]
         shape = (len(prefixes), self.first + kept * columns, config.num_heads, config.head_dim)
@@ -130,14 +130,15 @@ def paint_locally(
     *,
     null_prefixes: Tensor | None = None,
     forced: Tensor | None = None,
-    on_cell: Callable[[], None] | None = None,
+    on_cells: Callable[[int, Tensor], None] | None = None,
 ) -> Draw:
     """Codes (B, rows, columns), one drawn with each of `uniforms` (B, rows, columns).
 
     `prefixes` (B, C) are the condition tokens. `null_prefixes`, the same when nothing is told, are
     needed when settings.guides; a guidance that rises does so with how much of what a code can see
-    is there. `forced` (rows, columns) holds known codes, and -1 where one is to be drawn. `on_cell`
-    is called after every cell.
+    is there. `forced` (rows, columns) holds known codes, and -1 where one is to be drawn.
+    on_cells(n, codes) is called with the codes so far, -1 where none is drawn, whenever n more
+    cells are.
     """
     batch, rows, columns = uniforms.shape
     radius, device = model.config.radius, prefixes.device
@@ -161,9 +162,8 @@ def paint_locally(
         numbers = uniforms[:, row.clamp(min=0), column.clamp(max=columns - 1)]
         # All are drawn, so that each draw has one size; those that stand for a code are kept.
         counted = canvas.keep(places, draw(logits.flatten(0, 1), numbers.flatten(), settings))
-        if on_cell is not None:
-            for _ in range(counted):
-                on_cell()
+        if on_cells is not None:
+            on_cells(counted, canvas.received[:, :, 1:])
     return Draw(canvas.received[:, :, 1:].contiguous(), canvas.log_probabilities)
 
 

@@ -46,6 +46,9 @@ class PaintOptions(SamplingSettings):
     progress: Callable[[int, int], None] | None = None
     """progress(done, total) counts cells, of the whole batch at once; where candidates are
     accepted early, it ends early"""
+    preview: Callable[[int, Tensor], None] | None = None
+    """preview(sample, codes), about once for each row of codes: codes (rows, columns) so far, -1
+    where none is drawn yet; to be read at once, since painting goes on in it"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,11 @@ from ops.config import ConfigError, from_json, to_json
 from ops.noise import uniforms
 from ops.runtime import resolve_device
 from prior.conditions import Conditions
+from prior.decoder import Decoder
 from prior.local_attention import LocalGPT
 from prior.local_sampling import paint_locally
 from prior.models import ARCHITECTURES, PriorConfig, PriorModel, architecture_name, make_model
+from prior.packed_linear import inference_copy
 from prior.paint_options import PaintOptions
 from prior.rejection import Rejection, candidate_number
 from prior.sampling import Draw
@@ -76,27 +78,27 @@ class Prior:
             raise ConfigError(f"Nothing to paint: {len(chosen)} grids of {rows}x{columns} codes.")
         label_of = dict(zip(chosen, self._labels(asked.labels, len(chosen)), strict=True))
         forced = None if asked.forced is None else self._known(asked.forced, rows, columns)
-        rejection = Rejection(asked.score, asked.accept_score)
+        if asked.guides and not self.conditions.can_guide:
+            raise ConfigError("guidance_scale needs a prior with classes; leave it at 1.")
+        paint_batch, rejection = self._painter(asked), Rejection(asked.score, asked.accept_score)
         groups = sorted({sample // asked.width for sample in chosen})
-        count_cell = _Counter(asked.progress, len(groups) * asked.candidates * rows * columns)
+        report = _Report(asked, len(groups) * asked.candidates * rows * columns)
         for group in groups:
             together = range(group * asked.width, (group + 1) * asked.width)
-            wanted = [sample for sample in together if sample in label_of]
-            prefixes = self._prefixes([label_of.get(sample, -1) for sample in together])
+            report.wanted = [sample for sample in together if sample in label_of]
+            prefixes = self._prefixes(label_of.get(sample, -1) for sample in together)
             for candidate in range(asked.candidates):
-                numbers = [candidate_number(sample, candidate) for sample in together]
-                drawn = self._paint_group(
-                    prefixes,
-                    torch.from_numpy(uniforms(asked.seed, numbers, rows, columns)),
-                    asked,
+                drawn = paint_batch(
+                    prefixes=prefixes,
+                    uniforms=self._uniforms(asked.seed, together, candidate, columns),
+                    shape=(asked.width, rows, columns),
                     forced=forced,
-                    on_cell=count_cell,
+                    on_cells=report,
                 )
-                for sample in wanted:
-                    place = sample % asked.width
-                    own = Draw(drawn.codes[place].cpu(), drawn.log_probabilities[place].cpu())
+                for sample in report.wanted:
+                    own = Draw(*(each[sample % asked.width].cpu() for each in drawn))
                     rejection.offer(sample, own)
-                if rejection.settled(wanted):
+                if rejection.settled(report.wanted):
                     break
         best = [rejection.best[sample] for sample in chosen]
         return Draw(*(torch.stack(each) for each in zip(*best, strict=True)))
@@ -111,8 +113,21 @@ class Prior:
             raise ConfigError(f"{len(each)} labels for {count} samples: give one, or one each.")
         return each
 
-    def _prefixes(self, labels: Sequence[int]) -> Tensor:
-        return self.conditions.tokens({"label": torch.tensor(labels)}, len(labels))
+    def _prefixes(self, labels: Iterable[int]) -> Tensor:
+        each = list(labels)
+        return self.conditions.tokens({"label": torch.tensor(each)}, len(each)).to(self.device)
+
+    def _uniforms(
+        self, seed: int, samples: Sequence[int], candidate: int, columns: int
+    ) -> Callable[[int], Tensor]:
+        """The uniforms (B, columns) of a canvas's row: row by row, since canvases are large."""
+        keys = [candidate_number(sample, candidate) for sample in samples]
+
+        def of_row(row: int) -> Tensor:
+            numbers = uniforms(seed, keys, 1, columns, first_row=row)[:, 0]
+            return torch.from_numpy(numbers).to(self.device)
+
+        return of_row
 
     def _known(self, forced: np.ndarray | Tensor, rows: int, columns: int) -> Tensor:
         known = torch.as_tensor(forced).to(torch.int64)
@@ -125,50 +140,76 @@ class Prior:
             )
         return known
 
-    def _paint_group(
-        self, prefixes: Tensor, numbers: Tensor, asked: PaintOptions, **options: Any
-    ) -> Draw:
-        if asked.guides:
-            if not self.conditions.can_guide:
-                raise ConfigError("guidance_scale needs a prior with classes; leave it at 1.")
-            options["null_prefixes"] = self.conditions.null_tokens(len(prefixes)).to(self.device)
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            return self._painter(asked)(
-                prefixes=prefixes.to(self.device),
-                uniforms=numbers.to(self.device),
-                settings=asked,
-                **options,
-            )
-        finally:
-            self.model.train(was_training)
-
     def _painter(self, asked: PaintOptions) -> Callable[..., Draw]:
-        """What paints with this kind of model."""
-        model, stride = self.model, asked.stride
+        """What paints a batch with this kind of model."""
+        model, stride = inference_copy(self.model), asked.stride
         if isinstance(model, LocalGPT):
             if stride is not None:
                 raise ConfigError("This prior needs no windows; leave the stride out.")
-            return partial(paint_locally, model)
+            return partial(self._paint_locally, model, asked)
         stride = model.config.default_stride if stride is None else stride
-        return partial(paint_codes, model, stride=stride, cache_bytes=asked.cache_memory)
+        return partial(self._paint_by_windows, Decoder(model), asked, stride)
+
+    def _paint_locally(
+        self,
+        model: LocalGPT,
+        asked: PaintOptions,
+        prefixes: Tensor,
+        uniforms: Callable[[int], Tensor],
+        shape: tuple[int, int, int],
+        **options: Any,
+    ) -> Draw:
+        numbers = torch.stack([uniforms(row) for row in range(shape[1])], dim=1)
+        nothing = self._null_prefixes(len(prefixes)) if asked.guides else None
+        return paint_locally(model, prefixes, numbers, asked, null_prefixes=nothing, **options)
+
+    def _paint_by_windows(
+        self,
+        decoder: Decoder,
+        asked: PaintOptions,
+        stride: int,
+        prefixes: Tensor,
+        uniforms: Callable[[int], Tensor],
+        shape: tuple[int, int, int],
+        **options: Any,
+    ) -> Draw:
+        if asked.guides:
+            prefixes = torch.cat([prefixes, self._null_prefixes(len(prefixes))])
+        return paint_codes(
+            decoder,
+            lambda window: prefixes,
+            uniforms,
+            asked,
+            shape,
+            stride=stride,
+            cache_memory=asked.cache_memory,
+            **options,
+        )
+
+    def _null_prefixes(self, count: int) -> Tensor:
+        return self.conditions.null_tokens(count).to(self.device)
 
     @property
     def device(self) -> torch.device:
         return self.model.head.weight.device
 
 
-class _Counter:
-    """Calls progress(done, total), once for every cell."""
+class _Report:
+    """Tells the caller how far painting is."""
 
-    def __init__(self, progress: Callable[[int, int], None] | None, total: int) -> None:
-        self.progress, self.total, self.done = progress, total, 0
+    def __init__(self, asked: PaintOptions, total: int) -> None:
+        self.wanted: Sequence[int] = ()  # samples of the batch that is being painted
+        self._asked, self._total, self._done = asked, total, 0
 
-    def __call__(self) -> None:
-        self.done += 1
-        if self.progress is not None:
-            self.progress(self.done, self.total)
+    def __call__(self, count: int, codes: Tensor) -> None:
+        """`count` more cells of codes (B, rows, columns) are drawn."""
+        columns, before = codes.shape[2], self._done
+        self._done += count
+        if self._asked.progress is not None:
+            self._asked.progress(self._done, self._total)
+        if self._asked.preview is not None and self._done // columns > before // columns:
+            for sample in self.wanted:
+                self._asked.preview(sample, codes[sample % len(codes)].cpu())
 
 
 def save_prior(

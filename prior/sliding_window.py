@@ -1,130 +1,165 @@
 """Drawing grids of codes of any size, cell by cell, through windows that slide over the canvas.
 
-One loop serves all: a grid no larger than the window is one window that never moves. Every window
-of the row band being drawn keeps a KV cache. When the raster comes back to a window, it first
-reads the codes that its neighbours drew since; so what a cell is drawn from is always its whole
-prefix in the window, and no cell is read before it is drawn.
+One loop serves all: a grid no larger than the window is one window that never moves. Each cell is
+drawn from its whole prefix in its window, the condition and the codes before it, and no cell is
+read before it is drawn. Every window keeps a KV cache; when a row comes back to a window, it first
+reads the codes that were drawn beside and above it since. Rows are drawn side by side, each a
+window behind the one above (ops.windows.Wavefront), so that the cells of several rows, and of all
+images, are one forward.
+
+Which cells share a forward follows from the canvas, its known cells, the batch and the device type
+alone. So every forward of a sample has the same rows in the same places, whoever its neighbours in
+the batch are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from ops.windows import Window, check_stride, raster, window_of, window_start
-from prior.gpt import GPT
+from ops.windows import Grid, Wavefront, Window, check_stride
+from prior.decoder import Decoder, Run
 from prior.kv_cache import KVCache
+from prior.paint_options import DEFAULT_CACHE_MEMORY
 from prior.sampling import Draw, SamplingSettings, draw, guided
+from prior.window_caches import WindowCaches
 
-CACHE_BYTES = 4 << 30
+# Sequences that are read together, at most: beyond, a forward takes as many times longer.
+SEQUENCES_AT_ONCE = {"cpu": 64, "cuda": 256}
 
-
-class WindowCaches:
-    """The KV caches of one row band's windows: made once, then handed on from band to band."""
-
-    def __init__(self, make: Callable[[], KVCache], memory: int) -> None:
-        self._make = make
-        self._memory = memory
-        self._kept: dict[Window, KVCache] = {}
-        self._spare: list[KVCache] = []
-        self._window: Window | None = None
-        self._cache = make()
-        self._needed_again = False
-
-    def enter(self, window: Window, needed_again: bool) -> KVCache:
-        """The cache of `window`: as it was left in this row band, or empty.
-
-        `needed_again` tells whether a later row of the canvas is drawn in the same window.
-        """
-        if window != self._window:
-            self._leave(window)
-            self._window = window
-        self._needed_again = needed_again
-        return self._cache
-
-    def _leave(self, following: Window) -> None:
-        if self._window is not None and self._window.row != following.row:
-            self._spare += self._kept.values()
-            self._kept.clear()
-        elif self._window is not None and self._needed_again and self._has_room():
-            self._kept[self._window] = self._cache
-            self._cache = self._spare.pop() if self._spare else self._make()
-        if following in self._kept:
-            self._spare.append(self._cache)
-            self._cache = self._kept.pop(following)
-        else:
-            self._cache.length = 0
-
-    def _has_room(self) -> bool:
-        return (len(self._kept) + 2) * self._cache.nbytes <= self._memory
+Prefix = Callable[[Window], Tensor]
+"""The condition's tokens (P, C) before a window of the canvas; see paint_codes."""
 
 
 @torch.inference_mode()
 def paint_codes(
-    model: GPT,
-    prefixes: Tensor,
-    uniforms: Tensor,
+    decoder: Decoder,
+    prefix: Prefix,
+    uniforms: Callable[[int], Tensor],
     settings: SamplingSettings,
+    shape: tuple[int, int, int],
     *,
     stride: int,
-    null_prefixes: Tensor | None = None,
     forced: Tensor | None = None,
-    on_cell: Callable[[], None] | None = None,
-    cache_bytes: int = CACHE_BYTES,
+    on_cells: Callable[[int, Tensor], None] | None = None,
+    cache_memory: int = DEFAULT_CACHE_MEMORY,
 ) -> Draw:
-    """Codes (B, rows, columns), one drawn with each of `uniforms` (B, rows, columns).
+    """Codes of `shape` (B, rows, columns), one drawn with each of uniforms(row) (B, columns).
 
     With stride 1, the paper's rule: each cell is drawn in the middle of a window of its own, or
-    nearer its edge at the canvas's border. With stride s, windows start at multiples of s, and
-    one window draws up to s x s cells; at most model.config.window / 2.
+    nearer its edge at the canvas's border, where cells share windows. With stride s, windows start
+    at multiples of s, and one window draws up to s x s cells; at most config.window / 2.
 
-    `prefixes` (B, C) are the condition tokens before every window. `null_prefixes`, the same when
-    nothing is told, are needed when settings.guides. `forced` (rows, columns)
-    holds known codes, and -1 where one is to be drawn. `on_cell` is called after every cell.
-    `cache_bytes` bounds the KV caches; with less, more is read anew.
+    prefix(window) is (P, C) with P = B; where settings.guides, P = 2B, and the second B tell
+    nothing. A condition that is a grid gives each window its own part: see grid_prefix. `forced`
+    (rows, columns) holds known codes, and -1 where one is to be drawn. on_cells(n, codes) is
+    called with the codes so far, -1 where none is drawn, whenever n more cells are. `cache_memory`
+    bounds the bytes of KV caches, but there is one for each row that is drawn in.
     Raises ConfigError when the stride does not suit the window.
     """
-    size, (batch, rows, columns) = model.config.window, uniforms.shape
-    check_stride(stride, size)
-    if forced is None:
-        forced = torch.full((rows, columns), -1)
-    codes = forced.to(prefixes.device).expand(batch, rows, columns).contiguous()
-    log_probabilities = torch.zeros(codes.shape, device=codes.device)
-    known = (forced >= 0).tolist()
-    if settings.guides:
-        assert null_prefixes is not None
-        prefixes = torch.cat([prefixes, null_prefixes])
-    positions = model.positions(min(size, rows), min(size, columns))
-    # The window's last code is never read: nothing in the window comes after it.
-    caches = WindowCaches(lambda: KVCache(model, len(prefixes), len(positions) - 1), cache_bytes)
-    for row, column in raster(rows, columns):
-        if not known[row][column]:
-            window = window_of(row, column, rows, columns, size, stride)
-            needed_again = (
-                row + 1 < rows and window_start(row + 1, rows, size, stride) == window.row
-            )
-            cache = caches.enter(window, needed_again)
-            inside = codes[:, *window.slices()].flatten(1)[:, : window.offset_of(row, column)]
-            logits = read_on(model, cache, prefixes, inside, positions)
-            if settings.guides:
-                scale = settings.guidance_at(inside.shape[1] / (window.rows * window.columns))
-                logits = guided(logits[:batch], logits[batch:], scale)
-            drawn = draw(logits, uniforms[:, row, column], settings)
-            codes[:, row, column], log_probabilities[:, row, column] = drawn
-        if on_cell is not None:
-            on_cell()
-    return Draw(codes, log_probabilities)
+    _, rows, columns = shape
+    grid = Grid(rows, columns, decoder.config.window, stride)
+    check_stride(stride, grid.window)
+    canvas = Canvas(decoder, prefix, settings, shape, forced)
+    lanes = lanes_for(decoder.device, canvas.sequences)
+    front = Wavefront(grid, lanes, None if forced is None else (forced >= 0).tolist())
+    caches = WindowCaches(canvas.new_cache, max(lanes, cache_memory // canvas.cache_bytes), front)
+    numbers: dict[int, Tensor] = {}
+    if on_cells is not None and forced is not None:
+        on_cells(int((forced >= 0).sum()), canvas.codes)
+    for cells in front:
+        numbers |= {row: uniforms(row) for row, _ in cells if row not in numbers}
+        windows = [grid.window_of(*cell) for cell in cells]
+        runs = list(map(canvas.run, cells, windows, caches.enter(windows)))
+        here = torch.stack([numbers[row][:, column] for row, column in cells])
+        canvas.draw(cells, windows, decoder.read(runs), here)
+        for row in [row for row in numbers if row < front.first]:
+            del numbers[row]
+        if on_cells is not None:
+            on_cells(len(cells), canvas.codes)
+    return Draw(canvas.codes, canvas.log_probabilities)
 
 
-def read_on(
-    model: GPT, cache: KVCache, prefixes: Tensor, codes: Tensor, positions: Tensor
-) -> Tensor:
-    """Logits (P, K) of the code after `codes` (B, T); reads only what the cache has not.
+def lanes_for(device: torch.device, sequences: int) -> int:
+    """How many rows of a canvas are drawn side by side, with so many sequences in each."""
+    return max(1, SEQUENCES_AT_ONCE.get(device.type, 1) // sequences)
 
-    `prefixes` (P, C) with P = B, or P = 2B where guidance reads the same codes behind two prefixes.
+
+class Canvas:
+    """Codes that are being drawn, and how they are read and put."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        prefix: Prefix,
+        settings: SamplingSettings,
+        shape: tuple[int, int, int],
+        forced: Tensor | None,
+    ) -> None:
+        (batch, rows, columns), size = shape, decoder.config.window
+        self._decoder, self._prefix, self._settings = decoder, prefix, settings
+        self.codes = torch.full(shape, -1, device=decoder.device)
+        self.log_probabilities = torch.zeros(shape, device=decoder.device)
+        if forced is not None:
+            self.codes[:] = forced
+        self._positions = decoder.positions(min(size, rows), min(size, columns))
+        self._copies = 2 if settings.guides else 1
+        self.sequences = batch * self._copies
+        # The window's last code is never read: nothing in the window comes after it.
+        self._cache_size = self.sequences, len(self._positions) - 1
+        self.cache_bytes = decoder.cache_bytes(*self._cache_size)
+
+    def new_cache(self) -> KVCache:
+        """An empty cache for one window of all sequences."""
+        return self._decoder.new_cache(*self._cache_size)
+
+    def run(self, cell: tuple[int, int], window: Window, cache: KVCache) -> Run:
+        """What is to be read to foretell a cell: all that lies before it and is not yet cached."""
+        before = self.codes[:, *window.slices()].flatten(1)[:, : window.offset_of(*cell)]
+        before = before.repeat(self._copies, 1)
+        length = self._decoder.config.condition_length
+        end = length + before.shape[1]
+        if cache.length:  # then it holds the condition at least
+            tokens = before[:, cache.length - length :]
+        else:
+            tokens = torch.cat([self._prefix(window), before], dim=1)
+        return Run(tokens, self._positions[cache.length : end], cache)
+
+    def draw(
+        self,
+        cells: Sequence[tuple[int, int]],
+        windows: Sequence[Window],
+        logits: Tensor,
+        uniforms: Tensor,
+    ) -> None:
+        """Draw R cells from logits (R, P, K) by uniforms (R, B), and put them down."""
+        if self._settings.guides:
+            told, not_told = logits.chunk(2, dim=1)
+            scales = [
+                self._settings.guidance_at(window.offset_of(*cell) / (window.rows * window.columns))
+                for cell, window in zip(cells, windows, strict=True)
+            ]
+            logits = guided(told, not_told, logits.new_tensor(scales)[:, None, None])
+        drawn = draw(logits.flatten(0, 1), uniforms.flatten(), self._settings)
+        rows, columns = zip(*cells, strict=True)
+        self.codes[:, rows, columns] = drawn.codes.view_as(uniforms).T
+        self.log_probabilities[:, rows, columns] = drawn.log_probabilities.view_as(uniforms).T
+
+
+def grid_prefix(tokens: Tensor, window: int) -> Prefix:
+    """The prefix of a condition that is a grid itself, tokens (P, rows, columns): its window.
+
+    Where the canvas is smaller than window x window, the last row and column are repeated, so
+    that the prefix has the length that the prior was trained on.
     """
-    tokens = torch.cat([prefixes, codes.repeat(len(prefixes) // len(codes), 1)], dim=1)
-    unread = slice(cache.length, tokens.shape[1])
-    return model.next_logits(tokens[:, unread], positions[unread], cache)
+    last_row, last_column = tokens.shape[1] - 1, tokens.shape[2] - 1
+
+    def of_window(place: Window) -> Tensor:
+        side = torch.arange(window, device=tokens.device)
+        rows = (place.row + side).clamp(max=last_row)
+        columns = (place.column + side).clamp(max=last_column)
+        return tokens[:, rows[:, None], columns].flatten(1)
+
+    return of_window

@@ -54,6 +54,8 @@ def test_a_number_depends_on_its_place_alone(seed, sample, rows, columns):
     small = uniforms(seed, [sample], rows, columns)
     large = uniforms(seed, [5, sample], rows + 3, columns + 2)
     np.testing.assert_array_equal(small[0], large[1, :rows, :columns])
+    below = uniforms(seed, [sample], rows, columns, first_row=3)
+    np.testing.assert_array_equal(below[0], large[1, 3:, :columns])
     assert small.dtype == np.float64
     assert small.min() >= 0
     assert small.max() < 1

@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 from ops.config import ConfigError
 from ops.windows import (
     NOWHERE,
+    Grid,
+    Wavefront,
     Window,
     check_stride,
     raster,
@@ -69,6 +71,60 @@ def test_half_a_window_lies_before_a_cell_unless_the_grid_ends(placement):
 @given(rows=sizes, columns=sizes)
 def test_raster_visits_every_cell_in_order(rows, columns):
     assert list(raster(rows, columns)) == list(np.ndindex(rows, columns))
+
+
+@st.composite
+def fronts(draw):
+    window = draw(st.integers(1, 9))
+    stride = draw(st.integers(1, window - window // 2))
+    rows, columns = draw(st.integers(1, 14)), draw(st.integers(1, 14))
+    random = np.random.default_rng(draw(st.integers(0, 99)))
+    known = random.random((rows, columns)) < draw(st.sampled_from([0, 0.3, 0.9, 1]))
+    return Grid(rows, columns, window, stride), draw(st.integers(1, 6)), known
+
+
+@given(fronts())
+def test_a_cell_is_drawn_once_and_after_what_comes_before_it_in_its_window(front):
+    grid, lanes, known = front
+    drawn = known.copy()
+    for cells in Wavefront(grid, lanes, known.tolist()):
+        assert 1 <= len(cells) <= lanes
+        assert cells == sorted(cells)
+        for cell in cells:
+            assert not drawn[cell]
+            window = grid.window_of(*cell)
+            assert drawn[window.slices()].ravel()[: window.offset_of(*cell)].all()
+        for cell in cells:  # together: none of them could have seen another
+            drawn[cell] = True
+    assert drawn.all()
+
+
+def test_one_lane_is_the_raster():
+    cells = [cell for (cell,) in Wavefront(Grid(5, 7, 4, 2), 1)]
+    assert cells == list(raster(5, 7))
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "steps"), [(64, 64, 1072), (42, 64, 720), (16, 16, 256), (9, 30, 158)]
+)
+@pytest.mark.parametrize("stride", [1, 4, 8])
+def test_dependent_steps(rows, columns, steps, stride):
+    # A row begins when 16 cells of the one above are drawn: 16 * (rows - 1) + columns.
+    assert len(list(Wavefront(Grid(rows, columns, 16, stride), 99))) == steps
+
+
+def test_the_front_tells_how_long_a_window_waits():
+    front = Wavefront(Grid(8, 12, 4, 2), 2)
+    for cells in front:
+        if cells == [(0, 8), (1, 4)]:
+            assert front.wait(Window(0, 6, 4, 4)) == 0  # row 0 draws in it
+            assert front.wait(Window(0, 2, 4, 4)) == 0  # row 1 draws in it
+            assert front.wait(Window(0, 4, 4, 4)) == 2  # row 1 is two cells before it
+            assert front.wait(Window(0, 8, 4, 4)) == 2
+            assert front.wait(Window(0, 0, 4, 4)) == 12  # rows 2 and 3 have not begun
+            assert front.wait(Window(2, 0, 4, 4)) is None  # no row in sight draws in it
+        if cells == [(2, 8), (3, 4)]:
+            assert front.wait(Window(0, 0, 4, 4)) is None  # all its rows are past
 
 
 @pytest.mark.parametrize("stride", [0, -1, 9])

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from ops.config import ConfigError
-from prior import GPT, GPTConfig, KVCache, start_alike
+from prior import GPT, GPTConfig, start_alike
 from prior.gpt_config import MODERN
 
 SIZES = {"codebook_size": 11, "condition_vocab_size": 3, "condition_length": 2}
@@ -138,28 +138,6 @@ def test_weights_start_as_the_paper_says(options):
 
 @torch.inference_mode()
 @pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("cuts", [[1] * 18, [18], [7, 1, 1, 6, 3]])
-def test_reading_in_pieces_with_a_cache_is_reading_at_once(cuts, options):
-    model = small_gpt(**options)
-    tokens = random_tokens(model, 2, 18)
-    cache = KVCache(model, 2, 18)
-    pieces = [model(piece, cache=cache) for piece in tokens.split(cuts, dim=1)]
-    torch.testing.assert_close(torch.cat(pieces, dim=1), model(tokens))
-    assert cache.length == 18
-
-
-@torch.inference_mode()
-def test_a_cache_set_back_reads_others():
-    model = small_gpt()
-    first, second = random_tokens(model, 2, 10), random_tokens(model, 2, 10)
-    cache = KVCache(model, 2, 10)
-    model(first, cache=cache)
-    cache.length = 0
-    torch.testing.assert_close(model(second, cache=cache), model(second))
-
-
-@torch.inference_mode()
-@pytest.mark.parametrize("options", OPTIONS)
 def test_a_logit_does_not_see_what_comes_after_it(options):
     model = small_gpt(**options)
     tokens = random_tokens(model, 1, 12)
@@ -261,15 +239,6 @@ def note_size(sizes, tensor):
     """What autograd keeps for the way back, counted."""
     sizes.append(tensor.numel())
     return tensor
-
-
-@torch.inference_mode()
-def test_a_model_that_recomputes_paints_as_ever():
-    model = small_gpt().train()
-    tokens = random_tokens(model, 2, 10)
-    expected = model(tokens)
-    model.recompute_activations = True
-    assert torch.equal(model(tokens, cache=KVCache(model, 2, 10)), expected)
 
 
 def test_dropout_acts_in_training_only():

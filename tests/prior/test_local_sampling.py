@@ -101,6 +101,10 @@ def test_every_cell_is_counted_once():
     counted = []
     numbers = numbers_for(5, 4)
     paint_locally(
-        MODELS[2], PREFIXES, numbers, SamplingSettings(), on_cell=lambda: counted.append(1)
+        MODELS[2],
+        PREFIXES,
+        numbers,
+        SamplingSettings(),
+        on_cells=lambda n, _: counted.append(n),
     )
-    assert len(counted) == 20
+    assert sum(counted) == 20
