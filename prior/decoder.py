@@ -7,7 +7,7 @@ over the run's own cache.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -49,54 +49,68 @@ class Decoder:
     @torch.inference_mode()
     def read(self, runs: Sequence[Run]) -> Tensor:
         """Logits (R, P, K) of the code after each of R runs of P sequences each."""
-        model, counts = self._model, [run.tokens.numel() for run in runs]
+        model, attention = self._model, RunAttention(runs)
         tokens = torch.cat([run.tokens.flatten() for run in runs])
         positions = torch.cat([run.positions.repeat(len(run.tokens)) for run in runs])
         latents, rotation = model.embedded(tokens, positions)[None], model.rotation(positions)
-        masks = [_mask(run) for run in runs]
         for layer, block in enumerate(model.blocks[:-1]):
-            attend = partial(self._attend, runs, counts, masks, layer, False)
-            latents = block(latents, rotation, attend)
-        # Of the last block nothing but the last token's output is read.
-        attend = partial(self._attend, runs, counts, masks, len(model.blocks) - 1, True)
-        latents = model.blocks[-1](latents, rotation, attend, self._last_tokens(runs))
+            latents = block(latents, rotation, partial(attention.all_tokens, layer))
+        # Of the last block nothing but the last tokens' output is read.
+        attend = partial(attention.last_tokens, len(model.blocks) - 1)
+        latents = model.blocks[-1](latents, rotation, attend, attention.places_of_last())
         for run in runs:
             run.cache.length += run.tokens.shape[1]
         return model.head(model.norm(latents)[0]).unflatten(0, (len(runs), -1))
 
-    def _last_tokens(self, runs: Sequence[Run]) -> Tensor:
-        """Which of all runs' tokens are the last of a sequence, (R * P,)."""
-        lengths = [run.tokens.shape[1] for run in runs for _ in run.tokens]
-        return torch.tensor(lengths, device=self.device).cumsum(0) - 1
 
-    @staticmethod
-    def _attend(
-        runs: Sequence[Run],
-        counts: Sequence[int],
-        masks: Sequence[Tensor | None],
-        layer: int,
-        last_only: bool,
-        queries: Tensor,
-        keys: Tensor,
-        values: Tensor,
-    ) -> Tensor:
-        """Attention of (1, heads, N, head_dim), each run's tokens over its own cache."""
-        parts = []
-        rows = (each[0].transpose(0, 1).split(counts) for each in (queries, keys, values))
-        for run, mask, *qkv in zip(runs, masks, *rows, strict=True):
-            # (P * T, heads, head_dim) -> (P, heads, T, head_dim)
-            query, key, value = (x.unflatten(0, run.tokens.shape).transpose(1, 2) for x in qkv)
-            key, value = run.cache.extend(layer, key, value)
-            if last_only:
-                query, mask = query[:, :, -1:], None
-            attended = F.scaled_dot_product_attention(
-                query, key, value, attn_mask=mask, is_causal=_is_whole(run) and not last_only
+class RunAttention:
+    """Attention of runs whose N tokens lie one after another, each run over its own cache."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self._runs = runs
+        self._counts = [run.tokens.numel() for run in runs]
+        self._masks = [_mask(run) for run in runs]
+
+    def places_of_last(self) -> Tensor:
+        """Which of the N tokens are the last of a sequence, (R * P,)."""
+        lengths = [run.tokens.shape[1] for run in self._runs for _ in run.tokens]
+        return torch.tensor(lengths, device=self._runs[0].tokens.device).cumsum(0) - 1
+
+    def all_tokens(self, layer: int, *qkv: Tensor) -> Tensor:
+        """Attention (1, heads, N, head_dim) of queries, keys and values of that shape."""
+        return self._joined(
+            F.scaled_dot_product_attention(
+                queries, keys, values, attn_mask=mask, is_causal=_is_whole(run)
             )
-            parts.append(attended.transpose(1, 2).flatten(0, 1))
-        return torch.cat(parts).transpose(0, 1)[None]
+            for run, mask, queries, keys, values in self._parted(layer, qkv)
+        )
+
+    def last_tokens(self, layer: int, *qkv: Tensor) -> Tensor:
+        """The same of each sequence's last token alone, (1, heads, R * P, head_dim)."""
+        return self._joined(
+            F.scaled_dot_product_attention(queries[:, :, -1:], keys, values)
+            for _, _, queries, keys, values in self._parted(layer, qkv)
+        )
+
+    def _parted(
+        self, layer: int, qkv: Sequence[Tensor]
+    ) -> Iterator[tuple[Run, Tensor | None, Tensor, Tensor, Tensor]]:
+        """For each run its queries (P, heads, T, head_dim), and all keys and values it sees."""
+        parts = zip(*(each[0].transpose(0, 1).split(self._counts) for each in qkv), strict=True)
+        for run, mask, own in zip(self._runs, self._masks, parts, strict=True):
+            queries, keys, values = (
+                part.unflatten(0, run.tokens.shape).transpose(1, 2) for part in own
+            )
+            yield run, mask, queries, *run.cache.extend(layer, keys, values)
+
+    def _joined(self, attended: Iterable[Tensor]) -> Tensor:
+        """What runs (P, heads, T, head_dim) have come to as one, (1, heads, N, head_dim)."""
+        tokens = torch.cat([part.transpose(1, 2).flatten(0, 1) for part in attended])
+        return tokens.transpose(0, 1)[None]
 
 
 def _is_whole(run: Run) -> bool:
+    """Whether a run is all there is: then it sees what causal attention sees."""
     return run.cache.length == 0 and run.tokens.shape[1] > 1
 
 
