@@ -35,6 +35,7 @@ from ops.windows import Grid, Wavefront, window_start
 from prior import GPT, GPTConfig, SamplingSettings
 from prior.decoder import Decoder
 from prior.kv_cache import KVCache
+from prior.packed_linear import inference_copy
 from prior.sampling import draw
 from prior.sliding_window import grid_prefix, lanes_for, paint_codes
 
@@ -76,7 +77,7 @@ class Painting:
 
     def __init__(self, model: GPT, told: Tensor) -> None:
         """`told` are the condition's tokens, (images, rows, columns) or (images, 1)."""
-        self.decoder, self.images = Decoder(model), len(told)
+        self.decoder, self.images = Decoder(inference_copy(model)), len(told)
         self.cache_bytes = 0
         self._prefix = (lambda _: told) if told.ndim == 2 else grid_prefix(told, WINDOW)
         self._new_cache = self.decoder.new_cache
