@@ -6,6 +6,7 @@ fields. `python -m pipelines.train_tokenizer RECIPE`, `python -m pipelines.train
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 from ops.config import ConfigError
@@ -73,6 +74,22 @@ class PriorRecipe:
     log_every: int = 10
 
 
+PAPER_OPTIMIZER = OptimizerConfig(learning_rate=4.5e-6 * 96, betas=(0.5, 0.9), schedule="constant")
+PAPER = TokenizerRecipe(
+    preset="imagenet-f16-1024",
+    losses=LossConfig(adversarial_start=250_001),
+    optimizer=PAPER_OPTIMIZER,
+    discriminator_optimizer=PAPER_OPTIMIZER,
+    batch_size=96,
+    crop_size=256,
+    scale_range=(256, 256),
+    steps=1_000_000,
+    save_every=5000,
+    sample_every=5000,
+    log_every=100,
+)
+LLAMAGEN_OPTIMIZER = OptimizerConfig(learning_rate=1e-4, betas=(0.9, 0.95), schedule="constant")
+
 TOKENIZER_RECIPES: dict[str, TokenizerRecipe] = {
     # The whole objective at the smallest size: every loss, the discriminator from step 200 on.
     # A few minutes on 2 cores; needs no download.
@@ -100,20 +117,37 @@ TOKENIZER_RECIPES: dict[str, TokenizerRecipe] = {
     ),
     # The paper's ImageNet tokenizers (appendix, and published configs): constant rate, hinge
     # critic from step 250,001. Eight GPUs of 16 GB or more; not run here.
-    "imagenet-f16": TokenizerRecipe(
-        preset="imagenet-f16-1024",
-        losses=LossConfig(adversarial_start=250_001),
-        optimizer=OptimizerConfig(learning_rate=4.5e-6 * 96, betas=(0.5, 0.9), schedule="constant"),
-        discriminator_optimizer=OptimizerConfig(
-            learning_rate=4.5e-6 * 96, betas=(0.5, 0.9), schedule="constant"
+    "imagenet-f16": PAPER,
+    "imagenet-f16-16384": dataclasses.replace(PAPER, preset="imagenet-f16-16384"),
+    # FFHQ and CelebA-HQ (published config): the critic joins at step 30,001. Not run here.
+    "faces-f16": dataclasses.replace(
+        PAPER, preset="faces-f16", losses=LossConfig(adversarial_start=30_001), steps=300_000
+    ),
+    # What the paper compares with, VQ-VAE (van den Oord et al. 2017): the same network, data and
+    # steps by squared error alone. Not run here.
+    "vqvae-f16": dataclasses.replace(
+        PAPER,
+        preset="vqvae-f16",
+        losses=LossConfig(l1_weight=0.0, l2_weight=1.0, perceptual="none", adversarial="none"),
+    ),
+    # Open Images by Gumbel-softmax, four times the codes of f16 (published config). Not run here.
+    "f8-8192-gumbel": dataclasses.replace(PAPER, preset="f8-8192-gumbel"),
+    # LlamaGen (Sun et al. 2024, section 3.1, and its training script): squared error, a fixed and
+    # small adversarial weight from step 20,001, 40 epochs of ImageNet. Not run here.
+    "llamagen-f16": dataclasses.replace(
+        PAPER,
+        preset="llamagen-f16",
+        losses=LossConfig(
+            l1_weight=0.0,
+            l2_weight=1.0,
+            adaptive=False,
+            adversarial_weight=0.5,
+            adversarial_start=20_001,
         ),
-        batch_size=96,
-        crop_size=256,
-        scale_range=(256, 256),
-        steps=1_000_000,
-        save_every=5000,
-        sample_every=5000,
-        log_every=100,
+        optimizer=LLAMAGEN_OPTIMIZER,
+        discriminator_optimizer=LLAMAGEN_OPTIMIZER,
+        batch_size=128,
+        steps=400_000,
     ),
     # Label maps at the smallest size: one-hot in, logits out, no critic. Minutes on 2 cores.
     "tiny-segmentation": TokenizerRecipe(

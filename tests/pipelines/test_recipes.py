@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 import prior
@@ -23,7 +25,17 @@ def test_prior_recipes_name_networks_there_are(name):
 
 def test_only_recipes_of_real_size_ask_for_lpips():
     perceptual = {name: recipe.losses.perceptual for name, recipe in TOKENIZER_RECIPES.items()}
-    assert [name for name, kind in perceptual.items() if kind == "lpips"] == ["imagenet-f16"]
+    assert {name for name, kind in perceptual.items() if kind == "lpips"} == {
+        "imagenet-f16", "imagenet-f16-16384", "faces-f16", "f8-8192-gumbel", "llamagen-f16",
+    }  # fmt: skip
+
+
+def test_vqvae_differs_from_the_papers_tokenizer_in_its_losses_alone():
+    vqvae, vqgan = (TOKENIZER_RECIPES[name] for name in ("vqvae-f16", "imagenet-f16"))
+    assert tokenizer.PRESETS[vqvae.preset] == tokenizer.PRESETS[vqgan.preset]
+    assert (vqvae.losses.perceptual, vqvae.losses.adversarial) == ("none", "none")
+    alike = dataclasses.replace(vqvae, preset=vqgan.preset, losses=vqgan.losses)
+    assert alike == vqgan
 
 
 def test_tiny_has_every_term_of_the_papers_objective_but_lpips():
