@@ -116,14 +116,19 @@ class Wavefront:
     before one of them in its window are in earlier lists or `known`; cells that are known are in
     none. A row's cells come from left to right, those of a list from top to bottom. Each row
     follows the one above as closely as windows allow: at the left border a whole window behind.
-    With one lane this is the raster.
+    With one lane this is the raster. With `rest`, each row that is a multiple of it begins when all
+    above are done.
     """
 
     def __init__(
-        self, grid: Grid, lanes: int, known: Sequence[Sequence[bool]] | None = None
+        self,
+        grid: Grid,
+        lanes: int,
+        known: Sequence[Sequence[bool]] | None = None,
+        rest: int | None = None,
     ) -> None:
         self.first = 0  # the first row of which cells are left
-        self._grid, self._lanes, self._known = grid, lanes, known
+        self._grid, self._lanes, self._known, self._rest = grid, lanes, known, rest
         self._drawn: deque[int] = deque()  # how many cells of row first + k are drawn
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -160,10 +165,17 @@ class Wavefront:
             if self._drawn and self._drawn[0] == self._grid.columns:
                 self._drawn.popleft()
                 self.first += 1
-            elif len(self._drawn) < min(self._lanes, self._grid.rows - self.first):
+            elif self._may_begin():
                 self._drawn.append(0)
             else:
                 return bool(self._drawn)
+
+    def _may_begin(self) -> bool:
+        """Whether the next row may be begun beside those that are."""
+        row = self.first + len(self._drawn)
+        if self._rest is not None and row % self._rest == 0 and self._drawn:
+            return False
+        return len(self._drawn) < self._lanes and row < self._grid.rows
 
     def _pass_known(self) -> None:
         if self._known is not None:

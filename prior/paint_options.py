@@ -36,7 +36,12 @@ class PaintOptions(SamplingSettings):
     cache_memory: int = DEFAULT_CACHE_MEMORY
     """most bytes of KV caches; with less, more is read anew. It decides last bits as well"""
     forced: np.ndarray | Tensor | None = None
-    """known codes (rows, columns), -1 where one is to be painted"""
+    """known codes (rows, columns), -1 where one is to be painted; or (N, rows, columns), one each
+    of the samples, known in the same places"""
+    rest: int | None = None
+    """rows of codes after which all is finished before more is begun, again and again: painting
+    can go on there from forced codes, to the same codes bit for bit. It decides last bits as well;
+    not for priors that need no window"""
     candidates: int = 1
     """draw each sample that many times and keep the one with the highest score"""
     score: Score | None = None
@@ -52,7 +57,7 @@ class PaintOptions(SamplingSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("batch_size", "candidates"):
+        for name in ("batch_size", "candidates", "rest"):
             number = getattr(self, name)
             if number is not None and number < 1:
                 raise ConfigError(f"{name} must be at least 1, found {number}.")

@@ -77,7 +77,7 @@ class Prior:
         if rows < 1 or columns < 1 or not chosen:
             raise ConfigError(f"Nothing to paint: {len(chosen)} grids of {rows}x{columns} codes.")
         label_of = dict(zip(chosen, self._labels(asked.labels, len(chosen)), strict=True))
-        forced = None if asked.forced is None else self._known(asked.forced, rows, columns)
+        known = self._known(asked.forced, rows, columns, len(chosen))
         if asked.guides and not self.conditions.can_guide:
             raise ConfigError("guidance_scale needs a prior with classes; leave it at 1.")
         paint_batch, rejection = self._painter(asked), Rejection(asked.score, asked.accept_score)
@@ -87,6 +87,7 @@ class Prior:
             together = range(group * asked.width, (group + 1) * asked.width)
             report.wanted = [sample for sample in together if sample in label_of]
             prefixes = self._prefixes(label_of.get(sample, -1) for sample in together)
+            forced = _of_batch(known, chosen, together)
             for candidate in range(asked.candidates):
                 drawn = paint_batch(
                     prefixes=prefixes,
@@ -129,23 +130,32 @@ class Prior:
 
         return of_row
 
-    def _known(self, forced: np.ndarray | Tensor, rows: int, columns: int) -> Tensor:
+    def _known(
+        self, forced: np.ndarray | Tensor | None, rows: int, columns: int, count: int
+    ) -> Tensor | None:
+        """Known codes (rows, columns) or (N, rows, columns), checked."""
+        if forced is None:
+            return None
         known = torch.as_tensor(forced).to(torch.int64)
-        if tuple(known.shape) != (rows, columns):
+        if tuple(known.shape) not in ((rows, columns), (count, rows, columns)):
             raise ConfigError(f"forced is {tuple(known.shape)}, the canvas ({rows}, {columns}).")
         if known.min() < -1 or known.max() >= self.config.codebook_size:
             raise ConfigError(
                 f"forced must be -1 or a code below {self.config.codebook_size}, found "
                 f"{int(known.min())} to {int(known.max())}."
             )
+        if known.ndim == 3 and ((known >= 0) != (known[0] >= 0)).any():
+            raise ConfigError("forced codes of several samples must be known in the same places.")
+        if known.ndim == 3 and isinstance(self.model, LocalGPT):
+            raise ConfigError("This prior takes the same forced codes for all samples.")
         return known
 
     def _painter(self, asked: PaintOptions) -> Callable[..., Draw]:
         """What paints a batch with this kind of model."""
         model, stride = inference_copy(self.model), asked.stride
         if isinstance(model, LocalGPT):
-            if stride is not None:
-                raise ConfigError("This prior needs no windows; leave the stride out.")
+            if stride is not None or asked.rest is not None:
+                raise ConfigError("This prior needs no windows; leave stride and rest out.")
             return partial(self._paint_locally, model, asked)
         stride = model.config.default_stride if stride is None else stride
         return partial(self._paint_by_windows, Decoder(model), asked, stride)
@@ -183,6 +193,7 @@ class Prior:
             shape,
             stride=stride,
             cache_memory=asked.cache_memory,
+            rest=asked.rest,
             **options,
         )
 
@@ -192,6 +203,20 @@ class Prior:
     @property
     def device(self) -> torch.device:
         return self.model.head.weight.device
+
+
+def _of_batch(
+    known: Tensor | None, chosen: Sequence[int], together: Sequence[int]
+) -> Tensor | None:
+    """Of known codes (N, rows, columns) of the chosen samples, those of a whole batch.
+
+    Places of the batch that nobody asked for get somebody's.
+    """
+    if known is None or known.ndim == 2:
+        return known
+    places = [chosen.index(sample) for sample in together if sample in chosen]
+    own = {chosen[place]: place for place in places}
+    return known[[own.get(sample, places[0]) for sample in together]]
 
 
 class _Report:

@@ -45,6 +45,7 @@ def paint_codes(
     forced: Tensor | None = None,
     on_cells: Callable[[int, Tensor], None] | None = None,
     cache_memory: int = DEFAULT_CACHE_MEMORY,
+    rest: int | None = None,
 ) -> Draw:
     """Codes of `shape` (B, rows, columns), one drawn with each of uniforms(row) (B, columns).
 
@@ -54,9 +55,12 @@ def paint_codes(
 
     prefix(window) is (P, C) with P = B; where settings.guides, P = 2B, and the second B tell
     nothing. A condition that is a grid gives each window its own part: see grid_prefix. `forced`
-    (rows, columns) holds known codes, and -1 where one is to be drawn. on_cells(n, codes) is
+    (rows, columns), or one each (B, rows, columns) with the same cells known, holds known codes,
+    and -1 where one is to be drawn. on_cells(n, codes) is
     called with the codes so far, -1 where none is drawn, whenever n more cells are. `cache_memory`
-    bounds the bytes of KV caches, but there is one for each row that is drawn in.
+    bounds the bytes of KV caches, but there is one for each row that is drawn in. At each row that
+    is a multiple of `rest`, all above is finished before and nothing but codes is carried on: with
+    the rows above it forced, the rest comes out bit for bit as it did.
     Raises ConfigError when the stride does not suit the window.
     """
     _, rows, columns = shape
@@ -64,12 +68,15 @@ def paint_codes(
     check_stride(stride, grid.window)
     canvas = Canvas(decoder, prefix, settings, shape, forced)
     lanes = lanes_for(decoder.device, canvas.sequences)
-    front = Wavefront(grid, lanes, None if forced is None else (forced >= 0).tolist())
+    known = None if forced is None else (forced.reshape(-1, rows, columns)[0] >= 0).tolist()
+    front = Wavefront(grid, lanes, known, rest)
     caches = WindowCaches(canvas.new_cache, max(lanes, cache_memory // canvas.cache_bytes), front)
     numbers: dict[int, Tensor] = {}
     if on_cells is not None and forced is not None:
-        on_cells(int((forced >= 0).sum()), canvas.codes)
+        on_cells(int((canvas.codes[0] >= 0).sum()), canvas.codes)
     for cells in front:
+        if rest is not None and cells[0][0] % rest == 0 and cells[0][1] == 0:
+            caches.forget()
         numbers |= {row: uniforms(row) for row, _ in cells if row not in numbers}
         windows = [grid.window_of(*cell) for cell in cells]
         runs = list(map(canvas.run, cells, windows, caches.enter(windows)))

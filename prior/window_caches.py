@@ -24,6 +24,10 @@ class WindowCaches:
         """The caches of `windows`, all different, in which the front draws now."""
         return [self._kept.get(window) or self._take(window, windows) for window in windows]
 
+    def forget(self) -> None:
+        """Empty every cache: what is drawn from here on follows from the codes alone."""
+        self._kept.clear()
+
     def _take(self, window: Window, busy: Collection[Window]) -> KVCache:
         waits = {
             kept: math.inf if (wait := self._front.wait(kept)) is None else wait

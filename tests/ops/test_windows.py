@@ -99,6 +99,15 @@ def test_a_cell_is_drawn_once_and_after_what_comes_before_it_in_its_window(front
     assert drawn.all()
 
 
+def test_at_a_rest_all_above_is_drawn_before_a_row_begins():
+    drawn = set()
+    for cells in Wavefront(Grid(11, 9, 4, 2), 3, rest=4):
+        for row, _ in cells:
+            assert drawn >= {(r, c) for r in range(row // 4 * 4) for c in range(9)}
+        drawn |= set(cells)
+    assert len(drawn) == 99
+
+
 def test_one_lane_is_the_raster():
     cells = [cell for (cell,) in Wavefront(Grid(5, 7, 4, 2), 1)]
     assert cells == list(raster(5, 7))

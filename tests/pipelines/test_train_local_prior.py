@@ -53,7 +53,7 @@ def test_it_learns_the_rule_and_paints_canvases_of_any_size(rule_store, tmp_path
     capsys.readouterr()
     words[3] = str(tmp_path / "other")
     assert generate.main([*words, "--stride", "2"]) == 2
-    assert "leave the stride out" in capsys.readouterr().err
+    assert "leave stride and rest out" in capsys.readouterr().err
 
 
 def test_stopping_and_going_on_gives_the_same_losses_and_weights(rule_store, tmp_path):

@@ -199,6 +199,23 @@ def test_known_codes_stay():
     assert painted.min() >= 0
 
 
+def test_each_sample_goes_on_from_codes_of_its_own():
+    options = {"batch_size": 4, "rest": 3}
+    whole = UNCONDITIONAL.paint(8, 7, count=8, **options)
+    for samples in ([1, 2], [2, 5, 7], [6]):
+        forced = whole[samples].clone()
+        forced[:, 6:] = -1
+        again = UNCONDITIONAL.paint(8, 7, samples=samples, forced=forced, **options)
+        assert torch.equal(again, whole[samples])
+
+
+def test_samples_known_in_different_places_are_refused():
+    forced = torch.full((2, 5, 5), -1)
+    forced[0, 0, 0] = 1
+    with pytest.raises(ConfigError, match="the same places"):
+        UNCONDITIONAL.paint(5, 5, count=2, forced=forced)
+
+
 def test_progress_reaches_its_total():
     calls = []
     UNCONDITIONAL.paint(3, 4, count=3, batch_size=2, progress=lambda *call: calls.append(call))

@@ -136,6 +136,32 @@ def test_a_condition_that_is_a_grid_slides_with_the_window(canvas):
     )
 
 
+@given(canvas=canvases(), rest=st.integers(1, 6))
+@settings(max_examples=25, deadline=None)
+def test_rests_change_nothing_but_rounding(canvas, rest):
+    window, stride, rows, columns, seed = canvas
+    model, decoder = PAPER[window]
+    arguments = labelled(0, 2), numbers_for(2, rows, columns, seed), SamplingSettings()
+    painted = paint(decoder, *arguments, stride=stride, rest=rest)
+    assert_alike(painted, paint_slowly(model, *arguments, stride=stride))
+
+
+@given(canvas=canvases(), rest=st.integers(1, 6), memory=st.sampled_from([0, 4 << 30]))
+@settings(max_examples=25, deadline=None)
+def test_painting_goes_on_at_a_rest_bit_for_bit(canvas, rest, memory):
+    window, stride, rows, columns, seed = canvas
+    decoder = Decoder(random_gpt(window).float())
+    arguments = labelled(0, 2), numbers_for(2, rows, columns, seed), SamplingSettings()
+    options = {"stride": stride, "rest": rest, "cache_memory": memory}
+    whole = paint(decoder, *arguments, **options)
+    for done in range(0, rows, rest):
+        forced = whole.codes.clone()
+        forced[:, done:] = -1
+        again = paint(decoder, *arguments, forced=forced, **options)
+        assert torch.equal(again.codes, whole.codes)
+        assert torch.equal(again.log_probabilities[:, done:], whole.log_probabilities[:, done:])
+
+
 @FAMILIES
 @given(canvas=canvases())
 @settings(max_examples=20, deadline=None)
