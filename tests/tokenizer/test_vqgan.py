@@ -162,3 +162,13 @@ def test_presets_have_the_published_sizes(preset):
         count = sum(p.numel() for p in VQGAN(config).parameters())
     if parameters:
         assert parameters in (count, round(count / 1e6))
+
+
+def test_quantization_and_codes_stay_in_full_precision_under_autocast(tiny):
+    seen, pixels = [], pixels_of(32, 32)
+    tiny.quantizer.register_forward_pre_hook(lambda module, args: seen.append(args[0].dtype))
+    expected = tiny.encode(pixels)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(tiny.encode(pixels), expected)
+        assert tiny(pixels).pixels.dtype == torch.bfloat16
+    assert seen == [torch.float32]

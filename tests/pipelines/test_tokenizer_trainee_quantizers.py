@@ -1,0 +1,73 @@
+"""Training steps with every quantizer: what they log, and resuming to the bit."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from pipelines.parallel import Execution
+from pipelines.recipes import TOKENIZER_RECIPES
+from pipelines.tokenizer_trainee import TokenizerTrainee
+from pipelines.training import step_seed
+from tests.tokenizer.test_quantizers import CONFIGS
+from tokenizer import VQGAN, VQGANConfig
+from tokenizer.autoencoder import AutoencoderConfig
+from tokenizer.quantizers import QUANTIZERS
+
+STEPS = 4
+AUTOENCODER = AutoencoderConfig(
+    channels=8, channel_mult=(1, 2), num_res_blocks=1, decoder_res_blocks=1, attention_levels=(),
+    mid_block=False, latent_channels=6, norm_groups=4, patch_size=4,
+)  # fmt: skip
+
+
+def trainee(kind, **execution):
+    torch.manual_seed(0)
+    quantizer = dataclasses.replace(CONFIGS[kind], restart_after=2, temperature_steps=4)
+    model = VQGAN(VQGANConfig(autoencoder=AUTOENCODER, quantizer=quantizer))
+    recipe = TOKENIZER_RECIPES["tiny"]
+    losses = dataclasses.replace(recipe.losses, adversarial="none")
+    recipe = dataclasses.replace(recipe, losses=losses)
+    held_out = torch.rand(2, 3, 32, 32) * 2 - 1
+    device = torch.device("cpu")
+    return TokenizerTrainee(model, recipe, STEPS, held_out, device, Execution(**execution))
+
+
+def take(made, steps):
+    """The figures of these steps, each on its own batch and its own randomness."""
+    found = []
+    for step in steps:
+        batch = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(step)) * 2 - 1
+        torch.manual_seed(step_seed(0, step))
+        found.append({name: float(value) for name, value in made.train_step(batch, step).items()})
+    return found
+
+
+@pytest.mark.parametrize("kind", QUANTIZERS)
+def test_usage_is_logged_and_a_resumed_run_goes_on_to_the_bit(kind, tmp_path):
+    whole, first, second = (trainee(kind) for _ in range(3))
+    expected = take(whole, range(STEPS))
+    take(first, range(2))
+    first.save(tmp_path)
+    second.load(tmp_path)
+    assert take(second, range(2, STEPS)) == expected[2:]
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(second.model.state_dict()[name], tensor), name
+    for figures in expected:
+        assert 0 < figures["codebook_usage"] <= 1
+        assert 1 <= figures["perplexity"] <= CONFIGS[kind].codebook_size
+        assert figures["dead_codes"] >= 0
+    assert set(whole.evaluate(STEPS).figures) >= {"held_out_psnr", "held_out_perplexity"}
+
+
+def test_schedules_follow_the_loops_step():
+    made = trainee("gumbel")
+    temperatures = [figures["temperature"] for figures in take(made, (0, 2, 3))]
+    assert temperatures == sorted(temperatures, reverse=True)
+    assert temperatures[0] == 1
+
+
+def test_activations_computed_again_change_no_figure():
+    plain, again = trainee("vq"), trainee("vq", recompute=True)
+    assert again.model.encoder.blocks.recompute
+    assert take(again, range(2)) == take(plain, range(2))
