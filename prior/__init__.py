@@ -19,7 +19,6 @@ __all__ = [
     "Draw",
     "GPT",
     "GPTConfig",
-    "KVCache",
     "LocalConfig",
     "LocalGPT",
     "LossSettings",
