@@ -33,7 +33,8 @@ class EncodeFlags:
     """
 
     in_: Annotated[Path, tyro.conf.arg(name="in")]
-    """Folder of images, searched to the bottom, or one image."""
+    """Folder of images, tar files (WebDataset) or Parquet tables, searched to the bottom; or one
+    such file."""
     out: Path
     """The code store to make or to go on with, for instance codes.zarr."""
     tokenizer: str = "photo-f8"

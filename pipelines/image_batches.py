@@ -98,7 +98,7 @@ class BatchEncoder:
             return Line(None, None, "duplicate key", "another image has the same key", None)
         content = None
         try:
-            data = read_bytes(row["uri"], row["offset"], row["size"])
+            data = read_bytes(row["uri"], row["offset"], row["size"], row["etag"])
             content = content_hash(data)
             picture = self.transform.read(data, size, row["view"], row["key"])
             target[:] = picture.image

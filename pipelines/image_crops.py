@@ -14,22 +14,24 @@ from torch import Tensor
 from ops.config import UserError
 from ops.images import ImageError, Raster
 from ops.noise import uniforms
-from ops.permutation import KeyedPermutation
 from ops.ranks import ALONE, Ranks
 from pipelines.ledger import Ledger
+from pipelines.shuffle import KeyedOrder
 from tokenizer.contents import Content, ContentConfig, make_content
 
 CACHE_BYTES = 2 << 30
+SHARDS_TOGETHER = 4  # half of what pipelines/parquet_images.py keeps: others are read ahead
 PHOTOGRAPHS = make_content(ContentConfig())
 
 
 class ImageCrops:
     """`crops.batch(step, ranks)` -> samples (B, ., crop_size, crop_size) of a content.
 
-    Each image comes once an epoch, in a keyed order. A crop is a square of the image scaled so that
-    its short side lies, evenly in its logarithm, between the two of `scale_range` (pixels), and
-    mirrored half the time. An image that cannot be read is listed in `ledger` with its reason, and
-    the next one takes its place.
+    Each image comes once an epoch, in a keyed order: among all, or with `shard_sizes`, numbers of
+    neighbours in `read` that are read together, among SHARDS_TOGETHER of these. A crop is a square
+    of the image scaled so that its short side lies, evenly in its logarithm, between the two of
+    `scale_range` (pixels), and mirrored half the time. An image that cannot be read is listed in
+    `ledger` with its reason, and the next one takes its place.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class ImageCrops:
         seed: int,
         ledger: Ledger,
         content: Content = PHOTOGRAPHS,
+        shard_sizes: Sequence[int] | None = None,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         if not read:
@@ -50,6 +53,8 @@ class ImageCrops:
         self.batch_size, self.crop_size, self.seed = batch_size, crop_size, seed
         self.scale_range = scale_range
         self.ledger, self.content = ledger, content
+        sizes = np.array([len(read)] if shard_sizes is None else shard_sizes, np.int64)
+        self._order = KeyedOrder(sizes, seed, SHARDS_TOGETHER)
         self._cache = ImageCache(cache_bytes)
         self._bad: set[int] = set()
 
@@ -90,8 +95,7 @@ class ImageCrops:
         raise UserError(f"Not one image can be read; the reasons are in {self.ledger.path}.")
 
     def _number_at(self, position: int) -> int:
-        epoch, place = divmod(position, len(self.read))
-        return int(KeyedPermutation(len(self.read), self.seed, epoch)(np.array([place]))[0])
+        return int(self._order(np.array([position]))[0])
 
     def _decode(self, number: int) -> Raster | None:
         """The image, no larger than crops need, from memory where it fits; None when it is bad."""

@@ -14,6 +14,16 @@ import pyarrow as pa
 
 from ops.config import Registry, UserError
 from ops.images import MAGIC_LENGTH, SUFFIXES, ImageError, looks_like_image
+from pipelines.archives import (
+    ArchiveError,
+    NoImagesError,
+    address,
+    archive_etag,
+    archive_members,
+    is_archive,
+    parse_address,
+    read_member,
+)
 
 CHUNK = 65536  # entries that exist as Python objects at a time
 MAX_BYTES = 1 << 30  # MAX_PIXELS uncompressed, twice over; larger files would only fill the memory
@@ -41,9 +51,9 @@ class Entry:
     """One image of an input: its stable name and where its bytes lie."""
 
     key: str  # the path below the input, with "/" between folders
-    uri: str  # the file to open
-    offset: int | None  # where in the file the bytes start; None: the whole file
-    size: int  # bytes; 0 when the file could not be found
+    uri: str  # the file to open; in an archive, that and the place: see pipelines/archives.py
+    offset: int | None  # the place in an archive; None: the whole file
+    size: int  # bytes; 0 when the file could not be found, or a table must be read to know
     etag: str  # changes when the content does
     label_name: str | None  # the class, see LABELS
 
@@ -124,14 +134,11 @@ READERS: Registry[Callable[[Path, str], Listing]] = Registry("reader")
 def list_folder(root: Path, labels: str = "none") -> Listing:
     """The images in a folder and all below it, or the one file `root`; links are followed.
 
-    An image is a file with an image's name or an image's first bytes; others are skipped, and so
-    is what starts with a dot. Raises InputError where `root` does not exist or cannot be read.
+    An image is a file with an image's name or an image's first bytes, or what a tar file or a
+    Parquet table holds; others are skipped, and so is what starts with a dot. Raises InputError
+    where `root` does not exist or cannot be read.
     """
-    root = Path(os.path.abspath(root))
-    if not root.exists():
-        raise InputError(f"{root} does not exist. Name a folder of images, or one image.")
-    if not _is_utf8(str(root)):
-        raise InputError(f"{_printable(str(root))}: this path is not UTF-8. Rename it.")
+    root = _existing(root)
     gathering = Gathering()
     if root.is_dir():
         _walk(root, LABELS[labels], gathering)
@@ -140,11 +147,38 @@ def list_folder(root: Path, labels: str = "none") -> Listing:
     return gathering.listing()
 
 
+@READERS.register("archive")
+def list_archive(path: Path, labels: str = "none") -> Listing:
+    """The images in one tar file or Parquet table, under their names in there.
+
+    Raises InputError where it does not exist.
+    """
+    path = _existing(path)
+    gathering = Gathering()
+    _take_archive(str(path), "", LABELS[labels], gathering)
+    return gathering.listing()
+
+
+def _existing(path: Path) -> Path:
+    """An input's absolute path, checked."""
+    path = Path(os.path.abspath(path))
+    if not path.exists():
+        raise InputError(
+            f"{path} does not exist. Name a folder of images, one image, a tar file of images or a "
+            "Parquet table with them."
+        )
+    if not _is_utf8(str(path)):
+        raise InputError(f"{_printable(str(path))}: this path is not UTF-8. Rename it.")
+    return path
+
+
 def list_input(path: Path, labels: str = "none") -> Listing:
     """The listing of an input, by the reader that fits; raises InputError when it has no images."""
-    listing = READERS["folder"](path, labels)
+    one_archive = is_archive(path.name) and not path.is_dir()
+    listing = READERS["archive" if one_archive else "folder"](path, labels)
     if not len(listing.table):
-        raise InputError(f"{path} holds no images: none of its files looks like one.")
+        why = "".join(f" {key}: {reason}." for key, reason in listing.skipped[:1])
+        raise InputError(f"{path} holds no images: none of its files looks like one.{why}")
     return listing
 
 
@@ -163,16 +197,43 @@ def open_regular(uri: str) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
-def read_bytes(uri: str, offset: int | None, size: int) -> bytes:
-    """The bytes of one planned image; ImageError where they are gone, unreadable or changed."""
+def read_bytes(uri: str, offset: int | None, size: int, etag: str | None = None) -> bytes:
+    """The bytes of one planned image; ImageError where they are gone, unreadable or changed.
+
+    Of an archive only `etag` tells that another file has taken its place.
+    """
     if size > MAX_BYTES:
         raise ImageError("too large", f"{size:,} bytes; the limit is {MAX_BYTES:,}")
+    place = None if offset is None else parse_address(uri)
+    if place is not None:
+        data = _read_member(place, etag)
+        return _checked(data, size) if size else data
     with open_regular(uri) as file:
         try:
             file.seek(offset or 0)
             data = file.read(size + 1 if offset is None else size)  # 1 more shows that it grew
         except OSError as error:
             raise ImageError("unreadable", str(error.strerror or error)) from None
+    return _checked(data, size)
+
+
+def read_source(uri: str) -> bytes:
+    """The bytes that lie at an entry's uri now, wherever that is; ImageError where none do."""
+    place = parse_address(uri)
+    if place is not None and not os.path.lexists(uri):
+        return read_member(*place)
+    with open_regular(uri) as file:
+        return file.read(MAX_BYTES)
+
+
+def _read_member(place: tuple[str, int], etag: str | None) -> bytes:
+    data = read_member(*place)
+    if etag is not None and archive_etag(place[0]) != etag:
+        raise ImageError("changed", f"{place[0]} is another file now; run again to plan anew")
+    return data
+
+
+def _checked(data: bytes, size: int) -> bytes:
     if len(data) != size:
         found = f"{len(data)} bytes" if len(data) < size else "more bytes"
         raise ImageError("changed", f"{found}, planned with {size}; run encode again to plan anew")
@@ -206,6 +267,8 @@ def _walk(root: Path, label_of: Callable[[str], str | None], gathering: Gatherin
                     below = f"{key}/{entry.name}" if key else entry.name
                     if _is_folder(entry):
                         waiting.append((entry.path, below, inside))
+                    elif is_archive(entry.name) and _is_fit_file(entry, below):
+                        _take_archive(entry.path, below, label_of, gathering)
                     else:
                         _take(entry, below, label_of, gathering)
         except OSError as error:
@@ -213,6 +276,35 @@ def _walk(root: Path, label_of: Callable[[str], str | None], gathering: Gatherin
                 raise InputError(f"{root} cannot be read: {error.strerror}.") from None
             gathering.unread.append(_printable(key))
             gathering.skip(key, f"a folder that cannot be read ({error.strerror})")
+
+
+def _take_archive(
+    path: str, key: str, label_of: Callable[[str], str | None], gathering: Gathering
+) -> None:
+    """Gather what an archive holds; classes are those of the folders it and its members lie in."""
+    folder = key.rpartition("/")[0]
+    try:
+        etag = archive_etag(path)
+        for member in archive_members(path):
+            if not _is_utf8(member.name):
+                gathering.skip(f"{key}/{member.name}", "its name is not UTF-8: rename it")
+                continue
+            label = label_of(f"{folder}/{member.name}".removeprefix("/"))
+            member_key = f"{key}/{member.name}".removeprefix("/")
+            uri = address(path, member.place)
+            gathering.add(Entry(member_key, uri, member.place, member.size, etag, label))
+    except NoImagesError as error:
+        gathering.skip(key or path, str(error))
+    except (ArchiveError, OSError) as error:
+        gathering.unread.append(_printable(key or path))
+        gathering.skip(key or path, f"cannot be read to its end: {error}")
+
+
+def _is_fit_file(entry: os.DirEntry[str], key: str) -> bool:
+    try:
+        return entry.is_file() and _why_unfit(entry.name, key) is None
+    except OSError:
+        return False
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

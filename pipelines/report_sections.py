@@ -20,6 +20,7 @@ from ops.images import ImageArray, ImageError, Transform, to_image, to_pixels
 from ops.metrics import codebook_usage, psnr
 from ops.runtime import read_metrics
 from pipelines.painted_store import PAINTED
+from pipelines.readers import read_source
 from pipelines.report_pictures import curve_plot, file_uri, image_uri, usage_plot
 from pipelines.report_samples import index_facts, sample_pictures
 from pipelines.store import CodeStore, grid_shape
@@ -189,7 +190,7 @@ def _original(
         return None
     rows, columns = grid_shape(row["grid"])
     try:
-        data = Path(row["source"]).read_bytes()
+        data = read_source(row["source"])
         size = (rows * factor, columns * factor)
         return transform.read(data, size, view=row["view"], key=row["key"]).image
     except (OSError, ImageError):

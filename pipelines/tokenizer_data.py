@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,9 @@ from torch import Tensor
 from ops.config import UserError
 from ops.grey_images import decode_labels
 from ops.images import ImageError, resize_and_crop
+from pipelines.archives import parse_address
 from pipelines.pairs import Lost, paired
+from pipelines.parquet_images import group_of, is_table
 from pipelines.readers import Entry, list_input, read_bytes
 from pipelines.split import held_out
 from pipelines.sweep import sweep
@@ -58,7 +61,26 @@ def list_data(data: Path, targets: Path | None, held_out_share: float) -> Tokeni
 
 def read_entry(entry: Entry) -> Callable[[], bytes]:
     """A function that reads an image's bytes when they are wanted."""
-    return functools.partial(read_bytes, entry.uri, entry.offset, entry.size)
+    return functools.partial(read_bytes, entry.uri, entry.offset, entry.size, entry.etag)
+
+
+def in_groups(entries: list[Entry]) -> tuple[list[Entry], list[int] | None]:
+    """The entries and how many neighbours are read together, where they lie in Parquet tables.
+
+    A table gives up a row group at a time, so a shuffle of all its rows would read it over and
+    over. Files and tar files can be read anywhere.
+    """
+    places = [parse_address(entry.uri) for entry in entries]
+    if not any(place and is_table(place[0]) for place in places):
+        return entries, None
+
+    def group(place: tuple[str, int] | None) -> tuple[str, int]:
+        return (place[0], group_of(*place)) if place and is_table(place[0]) else ("", 0)
+
+    groups = [group(place) for place in places]
+    order = sorted(range(len(entries)), key=lambda number: (groups[number], number))
+    sizes = [len(list(together)) for _, together in groupby(groups[number] for number in order)]
+    return [entries[number] for number in order], sizes
 
 
 def with_classes(config: ContentConfig, entries: Sequence[Entry]) -> ContentConfig:

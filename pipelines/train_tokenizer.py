@@ -29,6 +29,7 @@ from pipelines.recipes import TOKENIZER_RECIPES, TokenizerRecipe
 from pipelines.tokenizer_data import (
     TokenizerData,
     evaluation_samples,
+    in_groups,
     list_data,
     read_entry,
     with_classes,
@@ -65,7 +66,8 @@ class TrainTokenizerFlags(TrainingFlags):
     recipe: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE")]]
     """tiny, tiny-segmentation, tiny-depth, photo-f8 or another of pipelines/recipes.py"""
     data: Path
-    """a folder of images, searched with all its sub-folders"""
+    """a folder of images, tar files (WebDataset) or Parquet tables, searched with all its
+    sub-folders; or one such file"""
     targets: Path | None = None
     """a folder of label maps or depth maps that have the names of --data's images, to train on in
     their place; what is held out stays the same"""
@@ -157,14 +159,16 @@ def sit(
     ledger = Ledger(flags.out / (f"bad_images-{ranks.rank}.jsonl" if ranks.rank else BAD_IMAGES))
     for lost in files.lost if ranks.is_first else []:
         ledger.add(*lost)
+    learned, shard_sizes = in_groups(files.learned)
     crops = ImageCrops(
-        [(entry.key, read_entry(entry)) for entry in files.learned],
+        [(entry.key, read_entry(entry)) for entry in learned],
         batch_size=recipe.batch_size,
         crop_size=recipe.crop_size,
         scale_range=recipe.scale_range,
         seed=flags.seed,
         ledger=ledger,
         content=content,
+        shard_sizes=shard_sizes,
     )
     measured = files.measured[:MOST_HELD_OUT]
     torch.manual_seed(flags.seed)  # for the discriminator's first weights

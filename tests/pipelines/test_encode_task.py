@@ -79,7 +79,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the image files that are read from here on."""
     names: list[str] = []
 
-    def read(uri: str, offset: int | None, size: int) -> bytes:
+    def read(uri: str, offset: int | None, size: int, etag: str | None = None) -> bytes:
         names.append(Path(uri).name)
         return read_bytes(uri, offset, size)
 
@@ -196,7 +196,7 @@ class Poisoned(EncodeWorker):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
 
-        def read(uri: str, offset: int | None, size: int) -> bytes:
+        def read(uri: str, offset: int | None, size: int, etag: str | None = None) -> bytes:
             if "poison" in uri:
                 os.kill(os.getpid(), signal.SIGKILL)
             return read_bytes(uri, offset, size)
