@@ -35,6 +35,7 @@ from pipelines.store.shards import row_checksums
 from tests.crashes.disk_doubles import installed
 from tests.crashes.scenes import differing
 from tests.encode_run import everything
+from tokenizer.contents import ContentConfig
 
 CODEBOOK_SIZE = 1000
 BROKEN = b"broken"
@@ -95,7 +96,9 @@ def make_tokenizer(folder: Path) -> SimpleNamespace:
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(b"weights")
-    config = SimpleNamespace(codebook_size=CODEBOOK_SIZE, downsample_factor=4)
+    config = SimpleNamespace(
+        codebook_size=CODEBOOK_SIZE, downsample_factor=4, content=ContentConfig()
+    )
     return SimpleNamespace(name="null", fingerprint="0" * 16, config=config, folder=folder)
 
 
