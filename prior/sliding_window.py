@@ -56,21 +56,22 @@ def paint_codes(
     prefix(window) is (P, C) with P = B; where settings.guides, P = 2B, and the second B tell
     nothing. A condition that is a grid gives each window its own part: see grid_prefix. `forced`
     (rows, columns), or one each (B, rows, columns) with the same cells known, holds known codes,
-    and -1 where one is to be drawn. on_cells(n, codes) is
-    called with the codes so far, -1 where none is drawn, whenever n more cells are. `cache_memory`
-    bounds the bytes of KV caches, but there is one for each row that is drawn in. At each row that
-    is a multiple of `rest`, all above is finished before and nothing but codes is carried on: with
-    the rows above it forced, the rest comes out bit for bit as it did.
+    and -1 where one is to be drawn. on_cells(n, codes) is called with the codes so far, -1 where
+    none is drawn, whenever n more cells are. `cache_memory` bounds the bytes of KV caches, but
+    there is one at least. At each row that is a multiple of `rest`, all above is finished before
+    and nothing but codes is carried on: with the rows above it forced, the rest comes out bit for
+    bit as it did.
     Raises ConfigError when the stride does not suit the window.
     """
     _, rows, columns = shape
     grid = Grid(rows, columns, decoder.config.window, stride)
     check_stride(stride, grid.window)
     canvas = Canvas(decoder, prefix, settings, shape, forced)
-    lanes = lanes_for(decoder.device, canvas.sequences)
+    most = max(1, cache_memory // canvas.cache_bytes)
+    lanes = lanes_for(decoder.device, canvas.sequences, grid, most)
     known = None if forced is None else (forced.reshape(-1, rows, columns)[0] >= 0).tolist()
     front = Wavefront(grid, lanes, known, rest)
-    caches = WindowCaches(canvas.new_cache, max(lanes, cache_memory // canvas.cache_bytes), front)
+    caches = WindowCaches(canvas.new_cache, most, front)
     numbers: dict[int, Tensor] = {}
     if on_cells is not None and forced is not None:
         on_cells(int((canvas.codes[0] >= 0).sum()), canvas.codes)
@@ -89,9 +90,14 @@ def paint_codes(
     return Draw(canvas.codes, canvas.log_probabilities)
 
 
-def lanes_for(device: torch.device, sequences: int) -> int:
-    """How many rows of a canvas are drawn side by side, with so many sequences in each."""
-    return max(1, SEQUENCES_AT_ONCE.get(device.type, 1) // sequences)
+def lanes_for(device: torch.device, sequences: int, grid: Grid, most_caches: int) -> int:
+    """How many rows are drawn side by side, with so many sequences in each, and room for so many
+    caches."""
+    # Behind each row a window's width of windows waits for the next one, unless bands are one row
+    # high: more rows than can keep those would read whole windows again and again.
+    caches_a_row = 1 if grid.stride == 1 else -(-grid.window // grid.stride)
+    wanted = SEQUENCES_AT_ONCE.get(device.type, 1) // sequences
+    return max(1, min(wanted, most_caches // caches_a_row))
 
 
 class Canvas:

@@ -36,6 +36,7 @@ from prior import GPT, GPTConfig, SamplingSettings
 from prior.decoder import Decoder
 from prior.kv_cache import KVCache
 from prior.packed_linear import inference_copy
+from prior.paint_options import DEFAULT_CACHE_MEMORY
 from prior.sampling import draw
 from prior.sliding_window import grid_prefix, lanes_for, paint_codes
 
@@ -86,6 +87,12 @@ class Painting:
     def _count_cache(self, *size: int) -> KVCache:
         self.cache_bytes += self.decoder.cache_bytes(*size)
         return self._new_cache(*size)
+
+    def lanes(self, grid: Grid) -> int:
+        """How many rows of the grid are drawn side by side."""
+        length = self.decoder.config.condition_length + WINDOW**2 - 1
+        most = DEFAULT_CACHE_MEMORY // self.decoder.cache_bytes(self.images, length)
+        return lanes_for(self.decoder.device, self.images, grid, most)
 
     def paint(self, stride: int, forced: Tensor, on_cells: Callable | None = None) -> Tensor:
         """Codes (images, rows, columns), drawn where `forced` (rows, columns) is -1."""
@@ -208,7 +215,6 @@ def main() -> int:
     ours = Painting(model, told + CODEBOOK_SIZE)
     alone = Painting(model, told[:1] + CODEBOOK_SIZE)
     grid = Grid(side, side, WINDOW, options.stride)
-    lanes = lanes_for(torch.device("cpu"), images)
     alone.paint(1, codes.where(codes != codes[0, 0], -1))  # warm up
     drawn = alone.paint(1, forced)[0]
     seconds = time_by_turns(ours, grid, codes, turns)
@@ -216,7 +222,7 @@ def main() -> int:
     same = sum(bool(drawn[hole] == loop.codes[hole]) for hole in holes)
     theirs = median(loop.seconds)
     share = seconds / (side**2 * images)
-    steps = sum(1 for _ in Wavefront(grid, lanes))
+    steps = sum(1 for _ in Wavefront(grid, ours.lanes(grid)))
     print(f"stride 1: {same} of {len(holes)} sampled cells are the loop's code")
     print(f"the loop: {theirs * 1000:.0f} ms a code, median of {len(holes)} of {side**2} cells")
     print(

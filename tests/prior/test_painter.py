@@ -222,6 +222,22 @@ def test_progress_reaches_its_total():
     assert calls == [(done, 24) for done in range(1, 25)]
 
 
+def test_a_preview_shows_each_sample_as_it_grows():
+    seen = {0: [], 1: []}
+
+    def preview(sample, codes):
+        assert codes.shape == (6, 7)
+        seen[sample].append(codes.clone())
+
+    painted = UNCONDITIONAL.paint(6, 7, count=2, preview=preview)
+    for sample, pictures in seen.items():
+        drawn = [int((codes >= 0).sum()) for codes in pictures]
+        assert drawn == sorted(drawn)
+        assert 5 <= len(pictures) <= 7  # about one for each row
+        assert torch.equal(pictures[-1], painted[sample])
+        assert all(((codes == painted[sample]) | (codes < 0)).all() for codes in pictures)
+
+
 def test_a_model_in_training_paints_without_dropout_and_goes_on_training():
     prior = random_prior()
     expected = prior.paint(4, 4)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from ops.config import ConfigError
 from ops.noise import uniforms
-from ops.windows import Window
+from ops.windows import Grid, Window
 from prior import GPT, ClassLabel, Conditions, GPTConfig, sliding_window
 from prior.decoder import Decoder
 from prior.gpt_config import MODERN
@@ -302,8 +302,11 @@ def test_every_cell_is_reported_with_the_codes_so_far():
 
 
 def test_as_many_sequences_are_read_together_as_the_device_gains_by():
-    cpu = torch.device("cpu")
-    assert [lanes_for(cpu, sequences) for sequences in (1, 8, 100)] == [64, 8, 1]
+    cpu, grid = torch.device("cpu"), Grid(64, 64, 16, 8)
+    assert [lanes_for(cpu, sequences, grid, 1000) for sequences in (1, 8, 100)] == [64, 8, 1]
+    # Where memory is short, no more rows than have room for the windows between them.
+    assert [lanes_for(cpu, 1, grid, most) for most in (1, 7, 100)] == [1, 3, 50]
+    assert lanes_for(cpu, 1, Grid(64, 64, 16, 1), 7) == 7
 
 
 def test_a_stride_beyond_half_the_window_is_refused():
