@@ -75,13 +75,21 @@ def verify(flags: VerifyFlags) -> int:
     with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1), "verify") as threads:
         problems, plan = _check(root, threads)
     for problem in problems:
-        print(problem)
+        print(_told_of(plan, problem))
     counts = f"{plan.num_rows} rows in {len(plan.tasks)} shards" if plan else "a store"
     if problems:
         print(f"{root}: {len(problems)} problem{'s' * (len(problems) > 1)} in {counts}")
         return 1
     print(f"{root}: {counts}, all as they should be")
     return 0
+
+
+def _told_of(plan: Plan | None, problem: str) -> str:
+    """A problem with the remedy that helps: codes that were painted are painted again."""
+    if plan is not None and "painted" in plan.settings.track:
+        problem = problem.replace("If its images are still there, remove", "Remove")
+        problem = problem.replace("un encode again", "un generate again")
+    return problem
 
 
 def _check(root: Path, threads: ThreadPoolExecutor) -> tuple[list[str], Plan | None]:

@@ -14,19 +14,21 @@ from ops.images import to_image
 from pipelines import encode, report, train_prior, verify
 from pipelines.store import CodeStore
 from prior import load_prior
-from tests.paint_run import generate, picture
+from tests.paint_run import everything, generate, picture
 from tokenizer import load_tokenizer
 
 COUNT = 7
+FLAGS = [
+    "--batch-size", 2, "--samples-per-task", 4, "--labels", "lake,wood", "--save", "codes,images",
+    "--size", "48x32", "--count", COUNT,
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def samples(labelled_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Seven samples with classes as codes and pictures, four a task; leave them as they are."""
     out = tmp_path_factory.mktemp("samples")
-    flags = ["--batch-size", 2, "--samples-per-task", 4, "--labels", "lake,wood"]
-    flags += ["--save", "codes,images", "--size", "48x32", "--count", COUNT]
-    assert generate(labelled_run, out, *flags) == 0
+    assert generate(labelled_run, out, *FLAGS) == 0
     return out
 
 
@@ -64,7 +66,22 @@ def test_the_store_is_verified_and_damage_is_found(
     data[0] ^= 1
     shard.write_bytes(data)
     assert verify.main([str(store)]) == 1
-    assert "damaged in row 4" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "damaged in row 4" in told
+    assert f"Remove {store}/_index/4x6/1.parquet and run generate again" in told
+
+
+def test_what_verify_advises_mends_the_store(
+    samples: Path, labelled_run: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(samples, tmp_path / "out")
+    store = out / "codes.zarr"
+    (store / "g4x6/image/c/1/0/0").write_bytes(b"not codes")
+    assert verify.main([str(store)]) == 1
+    (store / "_index/4x6/1.parquet").unlink()
+    assert generate(labelled_run, out, *FLAGS) == 0
+    assert verify.main([str(store)]) == 0
+    assert everything(out) == everything(samples)
 
 
 def test_a_prior_trains_on_painted_codes(samples: Path, tmp_path: Path) -> None:
