@@ -8,14 +8,11 @@ paints the same one. Run again, it paints what is missing.
 from __future__ import annotations
 
 import math
-import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,17 +22,15 @@ from ops.files import exclusive_lock, write_json
 from ops.images import MAX_PIXELS, decode_image, image_grid, resize_and_crop, write_png
 from pipelines.cluster_paths import check_absolute
 from pipelines.command_line import run_command
+from pipelines.generate_flags import GenerateFlags, check_flags, make_request
 from pipelines.jobs import run_tasks
+from pipelines.paint_preview import preview_path
 from pipelines.paint_settings import (
-    MOST_TASKS,
     PaintRequest,
     check_record,
     deciding_settings,
-    good_samples_per_task,
-    labels_of,
     read_record,
     record_path,
-    saves_of,
 )
 from pipelines.paint_worker import (
     Done,
@@ -57,81 +52,10 @@ from pipelines.sample_resume import (
     remove_partials,
 )
 from prior import Prior, load_prior
-from prior.paint_options import DEFAULT_CACHE_MEMORY, LARGEST_DEFAULT_BATCH
-from prior.sampling import SamplingSettings
-from tokenizer import VQGAN
 
 GRID_PICTURES = 64
 GRID_SIDE = 256  # pixels; larger pictures are shrunk for the grid
 LISTED = 20  # failed samples named at the end; the index names all
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerateFlags:
-    """Paint samples with a prior; as many as you like, by as many workers as you have.
-
-    Run it again to resume, or with a larger --count for more. The folder `index` has a line for
-    each sample, to be read by pyarrow.parquet; generation.json says what decided them.
-    """
-
-    prior: Path
-    """the run folder that pipelines.train_prior wrote; it holds the tokenizer too"""
-    out: Path
-    """the folder of samples to make or to go on with"""
-    count: int = 4
-    """how many samples the folder shall hold"""
-    size: str = "256x256"
-    """WIDTHxHEIGHT in pixels; any size, larger ones are painted through a sliding window"""
-    seed: int = 0
-    """another seed, other pictures"""
-    save: tuple[str, ...] = ("images",)
-    """what is kept of them, as images,codes: images (sample-00000.png, ... and grid.png), codes (a
-    code store, codes.zarr, whose row k is sample k), tars (WebDataset tars)"""
-    stride: int | None = None
-    """how far the window slides, in codes; 1 is slowest and most exact (default: half a window);
-    not for priors that need no window"""
-    batch_size: int | None = None
-    """samples painted at once (default: count, at most 8); part of what decides a picture"""
-    samples_per_task: int | Literal["auto"] = "auto"
-    """samples that one worker paints and one tar, one shard of codes, one file of the index holds:
-    whole batches; recorded in the folder"""
-    only: int | None = None
-    """paint this one sample of the count, 0 for the first"""
-    labels: tuple[str, ...] = ()
-    """classes, by name or number, as 3,7 or as lake wood, dealt out to the samples in turn"""
-    temperature: float = 1.0
-    """below 1 likelier codes, above 1 stranger ones; 0 always takes the likeliest"""
-    top_k: int | None = None
-    """draw from the k likeliest codes only"""
-    top_p: float | None = None
-    """draw from the likeliest codes that together have this probability"""
-    min_p: float | None = None
-    """draw from the codes that are at least this many times as probable as the likeliest"""
-    guidance_scale: float = 1.0
-    """above 1 exaggerates what the labels ask for; doubles the work"""
-    guidance_schedule: Literal["constant", "power-cosine"] = "constant"
-    """power-cosine: guidance rises from none at a window's first code to the whole at its last"""
-    guidance_power: float = 1.0
-    """of power-cosine: the higher, the later it rises"""
-    cache_memory: float = DEFAULT_CACHE_MEMORY / 2**30
-    """GiB that a worker may keep of what the prior has read; with less, more is read anew. Part of
-    what decides a picture's last bits"""
-    preview: bool = False
-    """keep preview.png at how far the sample being painted is, while it grows"""
-    retry_failed: bool = False
-    """try the samples once more that were given up because they killed their workers"""
-    workers: int = 0
-    """Ray actors that paint side by side; 0 paints in this process. Both give the same bytes"""
-    cpus_per_worker: int | None = None
-    """CPU cores each actor is given (default: --threads)"""
-    gpus_per_worker: float | Literal["auto"] = "auto"
-    """share of a GPU each actor is given; with auto 1 on a GPU, else 0"""
-    address: str | None = None
-    """address of a running Ray cluster; --prior and --out must be visible to all its nodes"""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N"""
-    threads: int = 1
-    """CPU threads a worker paints with; part of what decides a picture's last bits"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -167,90 +91,7 @@ def run(flags: GenerateFlags) -> int:
         return report(flags, request, wanted, new)
 
 
-# --- before
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """(width, height) of "WIDTHxHEIGHT"; raises ConfigError for anything else."""
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
-    if not match or not int(match[1]) or not int(match[2]):
-        raise ConfigError(f"--size must be WIDTHxHEIGHT in pixels, as 1024x768; found {text!r}.")
-    return int(match[1]), int(match[2])
-
-
-def check_flags(flags: GenerateFlags) -> None:
-    """Raise ConfigError for what cannot be, whatever the prior."""
-    if flags.address and not flags.workers:
-        raise ConfigError("--address needs --workers: how many actors shall paint there?")
-    least = {"count": 1, "workers": 0, "threads": 1, "batch_size": 1, "cpus_per_worker": 1}
-    least |= {"gpus_per_worker": 0, "cache_memory": 0}
-    for name, smallest in least.items():
-        value = getattr(flags, name)
-        if value not in (None, "auto") and value < smallest:
-            flag = f"--{name.replace('_', '-')}"
-            raise ConfigError(f"{flag} must be at least {smallest}, found {value}.")
-    if flags.only is not None and not 0 <= flags.only < flags.count:
-        raise ConfigError(
-            f"--only must be from 0 to {flags.count - 1}, --count less 1; found {flags.only}."
-        )
-
-
-def make_request(
-    flags: GenerateFlags, prior: Prior, tokenizer: VQGAN, record: Mapping[str, Any] | None
-) -> PaintRequest:
-    """The flags with their defaults filled in; raises ConfigError for what cannot be.
-
-    What is recorded stands where nothing is asked for, so that --count may grow.
-    """
-    width, height = parse_size(flags.size)
-    factor = tokenizer.config.downsample_factor
-    known = record or {}
-    count = max(flags.count, known.get("count", 0))
-    batch_size = flags.batch_size
-    if batch_size is None:
-        batch_size = known.get("batch_size", min(flags.count, LARGEST_DEFAULT_BATCH))
-    samples_per_task = flags.samples_per_task
-    if samples_per_task == "auto":
-        samples_per_task = known.get("samples_per_task", good_samples_per_task(count, batch_size))
-    if samples_per_task < 1 or samples_per_task % batch_size:
-        raise ConfigError(
-            f"--samples-per-task must be a multiple of the batch size of {batch_size}, "
-            f"found {samples_per_task}."
-        )
-    if count > MOST_TASKS * samples_per_task:
-        raise ConfigError(
-            f"{count:,} samples, {samples_per_task} a task, would be too many files. Name another "
-            "--out, or a larger --samples-per-task there."
-        )
-    return PaintRequest(
-        prior=flags.prior.absolute(),
-        out=flags.out.absolute(),
-        width=width,
-        height=height,
-        rows=-(-height // factor),  # what is too much is cut off
-        columns=-(-width // factor),
-        codebook_size=prior.config.codebook_size,
-        count=count,
-        seed=flags.seed,
-        stride=prior.config.default_stride if flags.stride is None else flags.stride,
-        batch_size=batch_size,
-        samples_per_task=samples_per_task,
-        save=saves_of(flags.save),
-        labels=labels_of(flags.labels, prior),
-        sampling=SamplingSettings(
-            temperature=flags.temperature,
-            top_k=flags.top_k,
-            top_p=flags.top_p,
-            min_p=flags.min_p,
-            guidance_scale=flags.guidance_scale,
-            guidance_schedule=flags.guidance_schedule,
-            guidance_power=flags.guidance_power,
-        ),
-        cache_memory=int(flags.cache_memory * 2**30),
-        device=flags.device,
-        threads=flags.threads,
-        preview=flags.preview,
-    )
+# --- painting
 
 
 def label_names(prior: Prior) -> tuple[str, ...]:
@@ -259,9 +100,6 @@ def label_names(prior: Prior) -> tuple[str, ...]:
     for part in prior.conditions.parts:
         names = getattr(part, "label_names", names)
     return names
-
-
-# --- painting
 
 
 def paint(request: PaintRequest, tasks: list[PaintTask], flags: GenerateFlags, proven: bool) -> int:
@@ -340,6 +178,7 @@ def gpus_per_worker(flags: GenerateFlags) -> float:
 def finish(request: PaintRequest) -> None:
     """What remains when all tasks are done, each time: an earlier run may not have come to it."""
     empty_staging(request.out)
+    preview_path(request.out).unlink(missing_ok=True)  # the samples are there
     if "codes" in request.save:
         finish_store(request.out)
     if "images" in request.save and not grid_path(request.out).exists():

@@ -28,15 +28,14 @@ class Preview:
     """Rewrites a folder's preview.png now and then; call it as often as you like."""
 
     def __init__(self, out: Path, tokenizer: VQGAN, width: int, height: int) -> None:
-        self.sample = 0  # the only one that is shown
         self._path, self._tokenizer = preview_path(out), tokenizer
         self._width, self._height = width, height
         self._due = time.monotonic() + SECONDS
 
-    def __call__(self, sample: int, codes: Tensor) -> None:
-        """Codes (rows, columns) so far of a sample, -1 where none is drawn yet."""
+    def __call__(self, codes: Tensor) -> None:
+        """Codes (rows, columns) so far, -1 where none is drawn yet."""
         began = time.monotonic()
-        if sample == self.sample and began >= self._due:
+        if began >= self._due:
             strips = preview_strips(self._tokenizer, codes, self._width, self._height)
             write_png_strips(self._path, self._width, self._height, strips)
             now = time.monotonic()

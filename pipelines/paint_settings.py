@@ -27,6 +27,8 @@ SAVES.register("tars")("WebDataset tars of PNG, codes and facts, one a task")
 NUM_TASKS = 256  # about so many: short enough to share among workers and to do again
 SAMPLES_PER_TASK = 1024  # at most: of pictures of a megapixel, a tar of a gigabyte
 MOST_TASKS = 1 << 16  # each has a file of the index
+LARGE_CANVAS = 1 << 14  # codes; a megapixel where each stands for 8x8
+LEAST_REST = 64
 #: Of a request, what does not decide what is in the folder.
 NOT_DECIDING = ("prior", "out", "device", "count", "rows", "columns", "codebook_size", "preview")
 
@@ -51,6 +53,7 @@ class PaintRequest:
     labels: tuple[int, ...]  # sample k has labels[k % len]; none: no label
     sampling: SamplingSettings
     cache_memory: int  # bytes
+    rest: int | None  # rows of codes that are kept when they are finished; None: whole samples are
     device: str
     threads: int
     preview: bool
@@ -103,6 +106,18 @@ def good_samples_per_task(count: int, batch_size: int) -> int:
     """Whole batches, so many that there are about NUM_TASKS tasks."""
     batches = -(-count // (NUM_TASKS * batch_size))
     return batch_size * max(1, min(batches, SAMPLES_PER_TASK // batch_size))
+
+
+def good_rest(rows: int, columns: int, window: int) -> int | None:
+    """Rows of a large canvas after which painting rests and what is done is kept: whole windows.
+
+    Rows are painted side by side, each a window behind the one above, so a rest costs about the
+    time of columns / window rows: four times as many lie between two.
+    """
+    if rows * columns < LARGE_CANVAS:
+        return None
+    rest = -(-max(LEAST_REST, 4 * columns // window) // window) * window
+    return rest if rest < rows else None
 
 
 def deciding_settings(request: PaintRequest, prior: Prior) -> dict[str, Any]:

@@ -7,7 +7,8 @@ painted it, nor on what was killed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -19,11 +20,19 @@ import torch
 
 from ops.checkpoint import CheckpointError
 from ops.config import ConfigError, UserError, to_json
-from ops.files import file_hash
+from ops.files import LockedError, exclusive_lock, file_hash
 from ops.runtime import keep_freed_memory, resolve_device
+from pipelines.paint_preview import Preview
 from pipelines.paint_settings import PaintRequest
 from pipelines.painted_store import commit_codes
-from pipelines.sample_draft import Line, SampleDraft, codes_hash, keep, read_draft
+from pipelines.sample_draft import (
+    Line,
+    SampleDraft,
+    codes_hash,
+    keep,
+    keep_partial,
+    read_draft,
+)
 from pipelines.sample_index import (
     CRASHED,
     OK,
@@ -106,6 +115,17 @@ class PaintWorker:
         self.tokenizer = find_tokenizer(request.prior, self.prior, device)
         self._stopped = False
         self._inside = Done(0, 0, 0)
+        self._held = ExitStack()
+        self._preview = self._first_preview() if request.preview else None
+
+    def _first_preview(self) -> Preview | None:
+        """A preview, unless another worker makes one already: two would overwrite each other."""
+        request = self.request
+        try:
+            self._held.enter_context(exclusive_lock(staging_path(request.out) / "preview.lock"))
+        except LockedError:
+            return None
+        return Preview(request.out, self.tokenizer, request.width, request.height)
 
     def run(self, work: PaintTask, /) -> Done:
         """Paint the samples that are missing; whoever runs it again changes nothing."""
@@ -130,6 +150,7 @@ class PaintWorker:
     def stop(self) -> None:
         """Make run() end soon, with an exception."""
         self._stopped = True
+        self._held.close()
 
     def _committed(self, work: PaintTask) -> Done:
         lines = read_lines(self.request.out, work.number)
@@ -159,13 +180,44 @@ class PaintWorker:
             stride=request.stride,
             batch_size=request.batch_size,
             cache_memory=request.cache_memory,
+            rest=request.rest,
+            forced=self._finished(draft, samples),
             progress=on_progress,
+            preview=self._look_on(draft, samples[0]),
             **to_json(request.sampling),
         )
         for sample, codes in zip(samples, painted.numpy().astype(request.dtype), strict=True):
             checksum = self._draw(sample, codes) if "images" in request.save else None
             draft.put(sample, Line(OK, None, codes_hash(codes), checksum), codes)
             self._inside = self._inside._replace(samples=self._inside.samples + 1)
+
+    def _finished(self, draft: SampleDraft, samples: list[int]) -> np.ndarray[Any, Any] | None:
+        """Codes (N, rows, columns) of the first rows that all have kept, then -1; or None."""
+        rows = min(map(draft.finished_rows, samples))
+        if not rows:
+            return None
+        forced = np.stack([draft.partial[sample] for sample in samples]).astype(np.int64)
+        forced[:, rows:] = -1
+        return forced
+
+    def _look_on(self, draft: SampleDraft, shown: int) -> Callable[[int, torch.Tensor], None]:
+        """What is done while samples are painted: one is previewed, finished rows are kept."""
+        request, rest = self.request, self.request.rest
+        kept = {sample: draft.finished_rows(sample) for sample in draft.samples}
+
+        def look(sample: int, codes: torch.Tensor) -> None:
+            if self._preview is not None and sample == shown:
+                self._preview(codes)
+            if rest is None:
+                return
+            rows = kept[sample] + rest
+            if rows < request.rows and bool((codes[kept[sample] : rows] >= 0).all()):
+                finished = np.full(request.shape, draft.fill, request.dtype)
+                finished[:rows] = codes[:rows].numpy()
+                keep_partial(request.out, draft, sample, finished)
+                kept[sample] = rows
+
+        return look
 
     def _draw(self, sample: int, codes: np.ndarray[Any, Any], folder: Path | None = None) -> str:
         """Write a sample's PNG, among the samples or in another folder; its hash."""

@@ -35,9 +35,11 @@ class SampleDraft:
         self, number: int, samples: range, shape: tuple[int, int], codebook_size: int
     ) -> None:
         dtype = code_dtype(codebook_size)
+        self.fill = fill_value(dtype)
         self.number, self.samples, self.shape = number, samples, shape
-        self.codes = np.full((len(samples), *shape), fill_value(dtype), dtype)
+        self.codes = np.full((len(samples), *shape), self.fill, dtype)
         self.lines = [Line(NOT_PAINTED)] * len(samples)
+        self.partial: dict[int, Codes] = {}  # (h, w) by sample: the first rows of it, then fill
 
     def put(self, sample: int, line: Line, codes: Codes | None = None) -> None:
         """What became of a sample: its line and its codes (h, w)."""
@@ -53,6 +55,11 @@ class SampleDraft:
         """(h, w), as stored."""
         codes: Codes = self.codes[self.samples.index(sample)]
         return codes
+
+    def finished_rows(self, sample: int) -> int:
+        """How many of the first rows of a sample are known, though not all are."""
+        codes = self.partial.get(sample)
+        return 0 if codes is None else int((codes[:, 0] != self.fill).sum())
 
     def painted(self) -> list[int]:
         """The samples that are whole."""
@@ -72,10 +79,11 @@ def read_draft(
     for subpart in read_subparts(out, grid_name(*shape), number):
         columns = [subpart.index[name].to_pylist() for name in Line._fields]
         for place, values in enumerate(zip(*columns, strict=True), subpart.first):
-            line = Line(*values)
-            if line.status != NOT_PAINTED and place < len(samples):
-                codes = subpart.codes["image"][place - subpart.first]
+            line, codes = Line(*values), subpart.codes["image"][place - subpart.first]
+            if place < len(samples) and line.status != NOT_PAINTED:
                 draft.put(samples[place], line, codes)
+            elif place < len(samples) and codes[0, 0] != draft.fill:
+                draft.partial[samples[place]] = codes
     return draft
 
 
@@ -87,6 +95,14 @@ def keep(out: Path, draft: SampleDraft, first: int, end: int) -> None:
     )
     codes = {"image": draft.codes[begin:stop]}
     write_subpart(out, grid_name(*draft.shape), draft.number, begin, codes, lines)
+
+
+def keep_partial(out: Path, draft: SampleDraft, sample: int, codes: Codes) -> None:
+    """Make the first rows of a sample's codes (h, w), then fill, outlast this process."""
+    place = draft.samples.index(sample)
+    lines = pa.Table.from_pylist([Line(NOT_PAINTED)._asdict()], schema=LINE_SCHEMA)
+    # Under the name that the sample by itself would have: whatever is known next takes its place.
+    write_subpart(out, grid_name(*draft.shape), draft.number, place, {"image": codes[None]}, lines)
 
 
 def codes_hash(codes: Codes) -> str:

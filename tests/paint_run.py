@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipelines.generate import GenerateFlags, main, make_request
+from pipelines.generate import main
+from pipelines.generate_flags import GenerateFlags, make_request
 from pipelines.paint_settings import PaintRequest
 from pipelines.paint_worker import find_tokenizer
 from pipelines.store.layout import staging_path

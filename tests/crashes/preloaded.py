@@ -12,10 +12,11 @@ from PIL import Image
 import pipelines.encode
 import pipelines.encode_settings
 import pipelines.generate
+import pipelines.generate_flags
 import tests.crashes.scenes
 
 __all__ = ["numpy", "pipelines", "tests"]
 
 Image.init()  # imports every format
 tyro.cli(pipelines.encode_settings.EncodeFlags, args=["--in", ".", "--out", "."])
-tyro.cli(pipelines.generate.GenerateFlags, args=["--prior", ".", "--out", "."])
+tyro.cli(pipelines.generate_flags.GenerateFlags, args=["--prior", ".", "--out", "."])

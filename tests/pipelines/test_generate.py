@@ -9,6 +9,7 @@ import torch
 
 from ops.files import exclusive_lock
 from ops.images import to_image
+from pipelines.paint_settings import good_rest
 from pipelines.store import CodeStore
 from prior import load_prior
 from tests.paint_run import LASTING, contents, everything, generate, picture
@@ -205,6 +206,21 @@ def test_every_way_of_drawing_reaches_the_prior(labelled_run, tmp_path):
     assert {name: settings[name] for name in options} == options
 
 
+def test_a_preview_is_there_while_it_paints_only(five, prior_run, tmp_path):
+    assert generate(prior_run, tmp_path, "--count", 5, "--batch-size", 2, "--preview") == 0
+    assert everything(tmp_path) == everything(five)
+
+
+def test_large_canvases_rest_and_say_so(prior_run, tmp_path):
+    assert good_rest(127, 128, 16) is None
+    assert good_rest(128, 128, 16) == 64
+    assert good_rest(1250, 1250, 16) == 320
+    assert good_rest(64, 2000, 16) is None  # a band that is over before it could be kept
+    flags = ["--count", 1, "--size", "48x80", "--keep-rows", 4]
+    assert generate(prior_run, tmp_path, *flags) == 0
+    assert json.loads((tmp_path / "generation.json").read_text())["rest"] == 4
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -221,6 +237,7 @@ def test_every_way_of_drawing_reaches_the_prior(labelled_run, tmp_path):
         (["--samples-per-task", "3", "--batch-size", "2"], "multiple of the batch size of 2"),
         (["--count", "70000", "--batch-size", "1", "--samples-per-task", "1"], "too many files"),
         (["--address", "here"], "--address needs --workers"),
+        (["--keep-rows", "0"], "--keep-rows must be at least 1"),
         (["--temperature", "-1"], "temperature"),
         (["--batch-size", "0"], "--batch-size"),
         (["--device", "toaster"], "toaster"),

@@ -49,22 +49,20 @@ def test_large_canvases_are_previewed_strip_by_strip(tokenizer: VQGAN) -> None:
     assert max(heights) <= 512
 
 
-def test_it_is_rewritten_when_it_is_due_and_for_one_sample(
+def test_it_is_rewritten_when_it_is_due(
     tokenizer: VQGAN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
     monkeypatch.setattr(paint_preview.time, "monotonic", lambda: now[0])
     preview = Preview(tmp_path, tokenizer, 48, 32)
-    preview.sample = 3
-    preview(3, codes_so_far(4, 6, 6))
+    preview(codes_so_far(4, 6, 6))
     now[0] += paint_preview.SECONDS
-    preview(2, codes_so_far(4, 6, 6))
     assert not list(tmp_path.iterdir())
-    preview(3, codes_so_far(4, 6, 6))
+    preview(codes_so_far(4, 6, 6))
     first = picture(tmp_path / "preview.png")
-    preview(3, codes_so_far(4, 6, 12))
+    preview(codes_so_far(4, 6, 12))
     np.testing.assert_array_equal(picture(tmp_path / "preview.png"), first)
     now[0] += paint_preview.SECONDS
-    preview(3, codes_so_far(4, 6, 12))
+    preview(codes_so_far(4, 6, 12))
     assert (picture(tmp_path / "preview.png")[8:16] != first[8:16]).any()
     assert [path.name for path in tmp_path.iterdir()] == ["preview.png"]

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from pipelines import generate as command
+from pipelines import paint_preview
 from pipelines.paint_worker import (
     Done,
     PaintTask,
@@ -25,7 +26,8 @@ from pipelines.paint_worker import (
 )
 from pipelines.sample_index import read_lines
 from pipelines.store import CodeStore
-from tests.paint_run import contents, everything, generate, request_of
+from pipelines.store.layout import staging_path
+from tests.paint_run import contents, everything, generate, picture, request_of
 
 
 def test_a_piece_is_kept_for_the_task_and_not_painted_again(
@@ -76,6 +78,66 @@ def test_a_stopped_worker_ends_within_a_sample(prior_run: Path, tmp_path: Path) 
     with pytest.raises(Exception, match="told to end"):
         worker.run(PaintTask(number=0, first=0, end=6))
     assert not contents(tmp_path / "out")
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_finished_rows_of_a_canvas_outlast_the_worker(
+    stride: int, prior_run: Path, tmp_path: Path
+) -> None:
+    options = {"count": 3, "size": "56x96", "keep_rows": 4, "stride": stride, "batch_size": 3}
+    options |= {"samples_per_task": 3, "save": ("tars",)}
+    request, task = (
+        request_of(prior_run, tmp_path / "out", **options),
+        PaintTask(number=0, first=0, end=3),
+    )
+    worker = PaintWorker(request)
+    look_on = worker._look_on
+
+    def stopping(draft: Any, shown: int) -> Any:
+        look = look_on(draft, shown)
+
+        def looking(sample: int, codes: torch.Tensor) -> None:
+            look(sample, codes)
+            if len(list(staging_path(request.out).glob("*.subpart"))) == 3:
+                worker.stop()
+
+        return looking
+
+    worker._look_on = stopping  # type: ignore[method-assign]
+    with pytest.raises(Exception, match="told to end"):
+        worker.run(task)
+
+    again = PaintWorker(request)
+    paint = again.prior.paint
+    known: list[np.ndarray] = []
+
+    def noting(*arguments: Any, forced: np.ndarray, **options: Any) -> torch.Tensor:
+        known.append(forced >= 0)
+        return paint(*arguments, forced=forced, **options)
+
+    again.prior.paint = noting  # type: ignore[method-assign]
+    assert again.run(task) == Done(3, 0, 3 * 12 * 7)
+    assert known[0][:, :4].all()
+    assert not known[0][:, 4:].any()
+    undisturbed = request_of(prior_run, tmp_path / "undisturbed", **options)
+    PaintWorker(undisturbed).run(task)
+    assert everything(request.out) == everything(undisturbed.out)
+
+
+def test_the_first_worker_alone_previews(
+    prior_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paint_preview, "SECONDS", 0.0)
+    monkeypatch.setattr(paint_preview, "SHARE", 1e9)
+    request = request_of(prior_run, tmp_path / "out", preview=True)
+    first, second = PaintWorker(request), PaintWorker(request)
+    second.run(PaintTask(number=0, first=4, end=6, whole=False))
+    assert not (request.out / "preview.png").exists()
+    first.run(PaintTask(number=0, first=0, end=2, whole=False))
+    shown = picture(request.out / "preview.png")
+    np.testing.assert_array_equal(shown, picture(request.out / "sample-00000.png"))
+    first.stop()
+    second.stop()
 
 
 def test_halving_ends_at_single_samples() -> None:
