@@ -43,7 +43,8 @@ def list_data(data: Path, targets: Path | None, held_out_share: float) -> Tokeni
 
     So what a photograph's tokenizer never saw, its label map's tokenizer never saw either.
     """
-    entries, lost = list_input(data).entries, list[Lost]()
+    entries = list_input(data).entries
+    lost: list[Lost] = []
     if targets is not None:
         entries, lost = paired(entries, list_input(targets).entries)
         if not entries:
