@@ -121,6 +121,13 @@ class RowRing:
         return attended.view(batch, count, *sizes)
 
 
+def rows_at_once(columns: int, radius: int, sequences: int) -> int:
+    """How many rows of a canvas, `columns` codes wide, are under way together: as many as can be,
+    within what a forward is to hold."""
+    possible = -(-(columns + 1) // min(radius, columns))
+    return max(1, min(possible, POSITIONS_AT_ONCE // sequences))
+
+
 @torch.inference_mode()
 def paint_locally(
     model: LocalGPT,
@@ -149,7 +156,7 @@ def paint_locally(
         forced = torch.full((rows, columns), -1)
     canvas = _Canvas(forced.to(device), batch, model.config.border_token)
     lag = min(radius, columns)
-    at_once = max(1, min(-(-(columns + 1) // lag), POSITIONS_AT_ONCE // len(prefixes)))
+    at_once = rows_at_once(columns, radius, len(prefixes))
     ring = RowRing(model, prefixes, columns + 1, at_once + radius)
     for places in staggered_rows(rows, columns + 1, lag, at_once):
         row, column = torch.tensor(places, device=device).T
