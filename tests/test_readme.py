@@ -120,6 +120,8 @@ def look_at_shell_line(words: list[str]) -> None:
         run_shell_line(words)
     elif words[:3] == ["ray", "job", "submit"]:
         parse_command(words[words.index("--") + 1 :])
+    elif words[0] == "python":
+        parse_command(words)
     else:
         assert words[0] in ("export", "ray")
 
