@@ -247,10 +247,10 @@ def test_a_quarter_of_a_million_codes_never_meet_all_positions(kind):
     config = QuantizerConfig(kind=kind, codebook_size=size, code_dim=dim)
     torch.manual_seed(0)
     quantizer = QUANTIZERS[kind](config).train()
-    latents = torch.randn(2, dim, 8, 16).requires_grad_()
+    latents = torch.randn(2, dim, 6, 8).requires_grad_()
     results = []
     largest = largest_tensor(lambda: results.append(quantizer(latents)))
-    assert largest <= quantizers.VALUES_AT_ONCE < 256 * size
+    assert largest <= quantizers.VALUES_AT_ONCE < 96 * size
     results[0].loss.backward()
     assert latents.grad.isfinite().all()
     if kind != "lfq":
