@@ -70,7 +70,7 @@ def main() -> None:
     theirs, ours = median(loop.seconds), seconds / (side**2 * images)
     print(f"the loop: {theirs * 1000:.0f} ms a code, median of {len(holes)} of {side**2} cells")
     print(f"ours, {images} of {side}x{side} at once: {seconds:.1f} s, {1 / ours:.1f} codes/s")
-    at_once = rows_at_once(side, options.radius, images)
+    at_once = rows_at_once(side, options.radius, images, prefixes.device)
     ring = RowRing(model, prefixes, side + 1, at_once + options.radius)
     print(
         f"keeps {ring.nbytes / 2**20:.0f} MiB of {at_once + options.radius} rows, however many "
