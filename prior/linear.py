@@ -17,8 +17,8 @@ ONEDNN_IS_FASTER = (
 class Linear(nn.Linear):
     """nn.Linear; a step of training on such a CPU takes it as the 1x1 convolution that it is.
 
-    Not so where no gradient is wanted: painting has few rows at a time, and its last bits should
-    hang on as little as may be.
+    Not so where no gradient is wanted: painting has few rows at a time, and ways of its own
+    (prior.packed_linear).
     """
 
     def forward(self, input: Tensor) -> Tensor:
