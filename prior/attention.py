@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prior.gpt_config import GPTConfig
+from prior.gpt_config import BlockConfig
 from prior.layers import MLPS, NORMS
 from prior.linear import Linear
 from prior.rotary import Rotation, rotate
@@ -19,7 +19,7 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 class Attention(nn.Module):
     """Causal self-attention, many heads."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: BlockConfig) -> None:
         super().__init__()
         self.config = config
         self.qkv = Linear(config.width, 3 * config.width, bias=config.bias)
@@ -54,10 +54,10 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Attention, then an MLP, each behind its norm and added to its input."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: BlockConfig, attention: type[Attention] = Attention) -> None:
         super().__init__()
         self.attention_norm = NORMS[config.norm](config.width, config.bias)
-        self.attention = Attention(config)
+        self.attention = attention(config)
         self.mlp_norm = NORMS[config.norm](config.width, config.bias)
         self.mlp = MLPS[config.mlp](config.width, config.bias)
         self.dropout = nn.Dropout(config.dropout)

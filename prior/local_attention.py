@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ops.config import ConfigError
+from prior.attention import Attend, Attention, Block
 from prior.gpt import surprise
 from prior.gpt_config import BASE, LARGE, SMALL, TINY, BlockConfig
-from prior.layers import MLPS, NORMS, initialise_layer, scale_residual
+from prior.layers import NORMS, initialise_layer, scale_residual
 from prior.linear import Linear
 from prior.neighbourhood import Layout, attend_in_bands, attend_in_blocks, band_mask
 from prior.rotary import Rotation, rotate, rotation_at
@@ -76,52 +77,26 @@ class LocalConfig(BlockConfig):
         return self.codebook_size + self.condition_vocab_size
 
 
-#: Queries, keys, values, each (B, T, heads, head_dim) -> what each query gathers, of that shape.
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+class LocalAttention(Attention):
+    """Attention whose vectors turn by half; `attend` says who sees whom.
 
+    It takes and gives (B, T, heads, head_dim): tokens are gathered whole, all heads of one beside
+    each other.
+    """
 
-class LocalAttention(nn.Module):
-    """Queries, keys and values of tokens, and what becomes of what they attend to."""
-
-    def __init__(self, config: LocalConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.qkv = Linear(config.width, 3 * config.width, bias=config.bias)
-        self.proj = Linear(config.width, config.width, bias=config.bias)
-        self.query_norm, self.key_norm = (
-            NORMS[config.norm](config.head_dim, config.bias) if config.qk_norm else nn.Identity()
-            for _ in range(2)
-        )
-
-    def project(self, latents: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each (B, T, heads, head_dim), of latents (B, T, width)."""
+    def forward(
+        self, latents: Tensor, rotation: Rotation | None, attend: Attend | None = None
+    ) -> Tensor:
+        """(B, T, width) -> (B, T, width)"""
+        assert rotation is not None
+        assert attend is not None
         qkv = self.qkv(latents).unflatten(-1, (3, self.config.num_heads, self.config.head_dim))
         queries, keys, values = qkv.unbind(2)
         queries, keys = self.query_norm(queries), self.key_norm(keys)
         queries, keys = turn_half(queries, rotation), turn_half(keys, rotation)
-        return queries.to(values.dtype), keys.to(values.dtype), values
-
-
-class LocalBlock(nn.Module):
-    """Attention, then an MLP, each behind its norm and added to its input."""
-
-    def __init__(self, config: LocalConfig) -> None:
-        super().__init__()
-        self.attention_norm = NORMS[config.norm](config.width, config.bias)
-        self.attention = LocalAttention(config)
-        self.mlp_norm = NORMS[config.norm](config.width, config.bias)
-        self.mlp = MLPS[config.mlp](config.width, config.bias)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, latents: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
-        """(B, T, width) -> (B, T, width); `attend` says who sees whom."""
-        attended = attend(*self.attention.project(self.attention_norm(latents), rotation))
-        latents = latents + self.dropout(self.attention.proj(attended.flatten(2)))
-        return latents + self.dropout(self.mlp(self.mlp_norm(latents)))
-
-    def residual_weights(self) -> list[Tensor]:
-        """Those of the layers whose outputs are added to the residual stream."""
-        return [self.attention.proj.weight, self.mlp[-1].get_parameter("weight")]
+        # Norms and rotations work in float32 under autocast; the products need one dtype.
+        attended = attend(queries.to(values.dtype), keys.to(values.dtype), values)
+        return self.proj(attended.flatten(2))
 
 
 class LocalGPT(nn.Module):
@@ -132,7 +107,7 @@ class LocalGPT(nn.Module):
         self.config = config
         self.token_embedding = nn.Embedding(config.border_token + 1, config.width)
         self.dropout = nn.Dropout(config.dropout)
-        blocks = [LocalBlock(config) for _ in range(config.num_layers)]
+        blocks = [Block(config, LocalAttention) for _ in range(config.num_layers)]
         self.blocks = nn.ModuleList(blocks)
         self.norm = NORMS[config.norm](config.width, config.bias)
         self.head = Linear(config.width, config.codebook_size, bias=False)
