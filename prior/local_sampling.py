@@ -146,7 +146,8 @@ def paint_locally(
 
     `prefixes` (B, C) are the condition tokens. `null_prefixes`, the same when nothing is told, are
     needed when settings.guides; a guidance that rises does so with how much of what a code can see
-    is there. `forced` (rows, columns) holds known codes, and -1 where one is to be drawn.
+    is there. `forced` (rows, columns), or (B, rows, columns) with codes of each sample in the
+    same places, holds known codes, and -1 where one is to be drawn.
     on_cells(n, codes) is called with the codes so far, -1 where none is drawn, whenever n more
     cells are.
     """
@@ -157,7 +158,7 @@ def paint_locally(
         prefixes = torch.cat([prefixes, null_prefixes])
     if forced is None:
         forced = torch.full((rows, columns), -1)
-    canvas = _Canvas(forced.to(device), batch, model.config.border_token)
+    canvas = _Canvas(forced.to(device).expand(batch, -1, -1), model.config.border_token)
     lag = min(radius, columns)
     at_once = rows_at_once(columns, radius, len(prefixes), device)
     ring = RowRing(model, prefixes, columns + 1, at_once + radius)
@@ -181,11 +182,11 @@ class _Canvas:
     """What each position receives, (B, rows, columns + 1): the border, then the codes of its row;
     and the log-probabilities (B, rows, columns) of the codes."""
 
-    def __init__(self, forced: Tensor, batch: int, border_token: int) -> None:
-        self.columns = forced.shape[1]
-        self.open = (forced < 0).tolist()
-        self.received = F.pad(forced, (1, 0), value=border_token).repeat(batch, 1, 1)
-        self.log_probabilities = torch.zeros(batch, *forced.shape, device=forced.device)
+    def __init__(self, forced: Tensor, border_token: int) -> None:
+        self.columns = forced.shape[2]
+        self.open = (forced[0] < 0).tolist()
+        self.received = F.pad(forced, (1, 0), value=border_token)
+        self.log_probabilities = torch.zeros(forced.shape, device=forced.device)
 
     def keep(self, places: list[tuple[int, int]], drawn: Draw) -> int:
         """Put what was drawn at `places` where nothing is known; how many of them are cells."""

@@ -146,8 +146,6 @@ class Prior:
             )
         if known.ndim == 3 and ((known >= 0) != (known[0] >= 0)).any():
             raise ConfigError("forced codes of several samples must be known in the same places.")
-        if known.ndim == 3 and isinstance(self.model, LocalGPT):
-            raise ConfigError("This prior takes the same forced codes for all samples.")
         return known
 
     def _painter(self, asked: PaintOptions) -> Callable[..., Draw]:

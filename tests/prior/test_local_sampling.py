@@ -63,7 +63,17 @@ def test_guidance_and_known_codes_are_the_slow_loops_too():
         model, PREFIXES, numbers, choice, null_prefixes=NOTHING, forced=forced
     ).codes
     assert torch.equal(painted, paint_slowly(model, numbers, choice, forced))
-    assert torch.equal(painted.where(forced < 0, -1), torch.where(forced < 0, painted, -1))
+
+
+def test_each_sample_goes_on_from_codes_of_its_own():
+    """What a whole canvas has in its upper rows leads to what it has in the lower ones."""
+    model, numbers, choice = MODELS[2], numbers_for(6, 7), SamplingSettings()
+    whole = paint_locally(model, PREFIXES, numbers, choice).codes
+    assert not torch.equal(whole[0, :3], whole[1, :3])
+    forced = whole.clone()
+    forced[:, 3:] = -1
+    again = paint_locally(model, PREFIXES, numbers, choice, forced=forced).codes
+    assert torch.equal(again, whole)
 
 
 @torch.no_grad()
