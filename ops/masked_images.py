@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +52,7 @@ def resize_masked(masked: MaskedImage, size: tuple[int, int]) -> MaskedImage:
     return MaskedImage(resize_and_crop(masked.image, size), known >= WHOLLY)
 
 
-def known_cells(known: NDArray[np.bool_], factor: int) -> NDArray[Any]:
+def known_cells(known: NDArray[np.bool_], factor: int) -> NDArray[np.bool_]:
     """Which cells (h, w) of factor x factor pixels are known, of pixels (H, W).
 
     All their pixels are and all cells' around them: a code is made of more than its own pixels.
@@ -63,5 +63,4 @@ def known_cells(known: NDArray[np.bool_], factor: int) -> NDArray[Any]:
     rows, columns = padded.shape[0] // factor, padded.shape[1] // factor
     whole = padded.reshape(rows, factor, columns, factor).all((1, 3))
     around = np.lib.stride_tricks.sliding_window_view(np.pad(whole, 1, mode="edge"), (3, 3))
-    cells: NDArray[Any] = around.all((2, 3))
-    return cells
+    return np.asarray(around.all((2, 3)))
