@@ -1,4 +1,4 @@
-"""How good reconstructions and codebooks are: PSNR, SSIM, codebook usage and perplexity."""
+"""How good reconstructions and codebooks are: PSNR, SSIM, sharpness, codebook usage."""
 
 from __future__ import annotations
 
@@ -29,6 +29,17 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
         a.clamp(-1, 1), b.clamp(-1, 1), data_range=PIXEL_RANGE, reduction="none"
     )
     return values if isinstance(values, Tensor) else values[0]
+
+
+def gradient_energy(pixels: Tensor) -> Tensor:
+    """How much neighbouring pixels differ, one per image (B,), of pixels (B, C, H, W) in [-1, 1].
+
+    The mean squared difference down plus that across, after clamping. Against the original's own
+    it tells blur (below 1) from grain (above).
+    """
+    clamped = pixels.clamp(-1, 1)
+    down, across = clamped.diff(dim=-2), clamped.diff(dim=-1)
+    return down.square().flatten(1).mean(dim=1) + across.square().flatten(1).mean(dim=1)
 
 
 class Usage(NamedTuple):

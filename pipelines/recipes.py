@@ -14,6 +14,7 @@ from pipelines.optimization import OptimizerConfig
 from prior import LossSettings
 from tokenizer import PRESETS, VQGANConfig
 from tokenizer.contents import ContentConfig
+from tokenizer.discriminator import DiscriminatorConfig
 from tokenizer.losses import LossConfig
 
 
@@ -90,6 +91,19 @@ PAPER = TokenizerRecipe(
 )
 LLAMAGEN_OPTIMIZER = OptimizerConfig(learning_rate=1e-4, betas=(0.9, 0.95), schedule="constant")
 
+# What pipelines/studies train: minutes a run on one core, with all steps a study needs.
+STUDY = TokenizerRecipe(
+    preset="study-f8",
+    losses=LossConfig(l2_weight=2.0, perceptual="none", adversarial="none"),
+    optimizer=OptimizerConfig(learning_rate=1e-3, betas=(0.5, 0.9)),
+    batch_size=8,
+    crop_size=96,
+    steps=1200,
+    save_every=300,
+    sample_every=600,
+    log_every=20,
+)
+
 TOKENIZER_RECIPES: dict[str, TokenizerRecipe] = {
     # The whole objective at the smallest size: every loss, the discriminator from step 200 on.
     # A few minutes on 2 cores; needs no download.
@@ -114,6 +128,25 @@ TOKENIZER_RECIPES: dict[str, TokenizerRecipe] = {
         steps=4500,
         save_every=250,
         sample_every=500,
+    ),
+    # The study `downsampling`: the same steps over the same pixels for each f.
+    "study-f4": dataclasses.replace(STUDY, preset="study-f4"),
+    "study-f8": STUDY,
+    "study-f16": dataclasses.replace(STUDY, preset="study-f16"),
+    # The study `vqvae_vqgan`: squared error alone, and the paper's critic with its adaptive
+    # weight. The critic is half as wide as the paper's, and joins after a quarter of the steps.
+    "study-vqvae": dataclasses.replace(
+        STUDY,
+        losses=LossConfig(l1_weight=0.0, l2_weight=1.0, perceptual="none", adversarial="none"),
+    ),
+    "study-vqgan": dataclasses.replace(
+        STUDY,
+        losses=LossConfig(
+            perceptual="none",
+            adversarial_start=300,
+            adversarial_ramp=100,
+            discriminator=DiscriminatorConfig(channels=32),
+        ),
     ),
     # The paper's ImageNet tokenizers (appendix, and published configs): constant rate, hinge
     # critic from step 250,001. Eight GPUs of 16 GB or more; not run here.
@@ -210,6 +243,16 @@ PRIOR_RECIPES: dict[str, PriorRecipe] = {
         steps=400,
         save_every=100,
         sample_every=200,
+    ),
+    # One of a study's many: a quarter of tiny's weights.
+    "study": PriorRecipe(
+        preset="study",
+        optimizer=OptimizerConfig(learning_rate=3e-3, weight_decay=0.01, warmup_steps=50),
+        start_alike=True,
+        steps=600,
+        save_every=200,
+        sample_every=600,
+        log_every=20,
     ),
     # The same size without windows: every canvas in one cached forward a code. As long.
     "tiny-local": PriorRecipe(

@@ -113,6 +113,8 @@ LARGE = {"num_layers": 24, "num_heads": 16, "width": 1024}
 
 # What a preset leaves open (codebook_size, the condition's sizes) follows from the codes.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
+    # A quarter of tiny's weights: many trainings side by side, as pipelines/studies needs them.
+    "study": {"num_layers": 4, "num_heads": 4, "width": 128},
     "tiny": TINY,
     "small": SMALL,
     "base": BASE,

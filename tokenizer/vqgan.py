@@ -183,6 +183,19 @@ PRESETS: dict[str, VQGANConfig] = {
         ),
         quantizer=QuantizerConfig(kind="vq", codebook_size=256, code_dim=8),
     ),
+    # One design at f = 4, 8 and 16, as pipelines/studies compares them: each factor of two more is
+    # a level more, as in the paper.
+    **{
+        f"study-f{2 ** len(mult)}": VQGANConfig(
+            autoencoder=AutoencoderConfig(
+                channels=32, channel_mult=mult, num_res_blocks=1, decoder_res_blocks=1,
+                attention_levels=(), mid_block=False, latent_channels=64, norm="channel",
+                patch_size=2,
+            ),
+            quantizer=QuantizerConfig(kind="vq", codebook_size=512, code_dim=8),
+        )
+        for mult in ((1, 2), (1, 2, 2), (1, 2, 2, 2))
+    },
     # The bundled tokenizer: local (exact tiles), width spent where resolution is low, FSQ levels
     # of the FSQ paper's table for about 2**14 codes.
     "photo-f8": VQGANConfig(

@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio
 
-from ops.metrics import code_counts, codebook_usage, label_agreement, psnr, ssim
+from ops.metrics import code_counts, codebook_usage, gradient_energy, label_agreement, psnr, ssim
 
 
 def pictures():
@@ -79,3 +79,17 @@ def test_label_agreement_is_what_counting_finds():
     assert found.accuracy == pytest.approx(right / (labels >= 0).sum())
     assert found.mean_iou == pytest.approx(np.mean(ious))
     assert len(ious) == 5
+
+
+def test_gradient_energy_is_the_mean_squared_step_down_plus_that_across():
+    pixels = 1.5 * torch.rand(2, 3, 5, 7, generator=torch.Generator().manual_seed(0)) - 0.6
+    for image, energy in zip(pixels.numpy(), gradient_energy(pixels), strict=True):
+        image = image.clip(-1, 1)
+        down, across = [], []
+        for channel, row, column in np.ndindex(image.shape):
+            here = image[channel, row, column]
+            if row < 4:
+                down.append((image[channel, row + 1, column] - here) ** 2)
+            if column < 6:
+                across.append((image[channel, row, column + 1] - here) ** 2)
+        assert float(energy) == pytest.approx(sum(down) / len(down) + sum(across) / len(across))

@@ -1,0 +1,10 @@
+"""The paper's studies in miniature, by name; `python -m pipelines.study NAME` repeats one."""
+
+from ops.config import Registry
+from pipelines.studies.downsampling import Downsampling
+from pipelines.studies.study import Study
+from pipelines.studies.vqvae_vqgan import Losses
+
+STUDIES: Registry[Study] = Registry("study")
+STUDIES.register("downsampling")(Downsampling())
+STUDIES.register("vqvae_vqgan")(Losses())

@@ -1,0 +1,99 @@
+"""What a study leaves to read: results.json, table.md, plot.png, pictures.png and report.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ops.files import write_bytes, write_json
+from pipelines.studies.bench import Bench
+from pipelines.studies.plots import figures_plot, picture_sheet
+from pipelines.studies.runs import Run
+from pipelines.studies.study import Study
+from pipelines.studies.summary import summarise, table
+
+PICTURES = "pictures.png"
+
+
+def write_report(study: Study, bench: Bench, runs: Sequence[Run], command: str) -> Path:
+    """Write everything that is told of the runs into the study's folder; the report's path.
+
+    `command` is what a reader would type to have the same; no path of this machine is in any file.
+    """
+    settings = json.loads((bench.out / "run.json").read_text())
+    machine = describe_machine()
+    cells = summarise(study, runs)
+    results = {
+        "command": command,
+        "machine": machine,
+        "settings": settings,
+        "runs": [run._asdict() for run in runs],
+        "summary": {v: {name: cell._asdict() for name, cell in cells[v].items()} for v in cells},
+    }
+    write_json(bench.out / "results.json", results)
+    write_bytes(bench.out / "table.md", table(study, runs).encode())
+    write_bytes(bench.out / "plot.png", figures_plot(study, runs))
+    rows = study.pictures(bench, runs[0].seed)
+    if rows:
+        write_bytes(bench.out / PICTURES, picture_sheet(rows))
+    report = bench.out / "report.md"
+    text = _report(study, runs, command, machine, settings, bool(rows))
+    write_bytes(report, text.encode())
+    return report
+
+
+def _report(
+    study: Study,
+    runs: Sequence[Run],
+    command: str,
+    machine: str,
+    settings: dict[str, Any],
+    has_pictures: bool,
+) -> str:
+    seeds = ", ".join(str(seed) for seed in dict.fromkeys(run.seed for run in runs))
+    dates = sorted({run.date for run in runs})
+    minutes = sum(run.seconds for run in runs) / 60
+    parts = [
+        f"# {study.title}",
+        study.paper,
+        table(study, runs).rstrip(),
+        f"Mean and standard deviation over seeds {seeds}. In the plot each point is a seed and "
+        "each bar their mean.",
+        "![The table's figures, a point a seed](plot.png)",
+    ]
+    if has_pictures:
+        parts.append(f"![What the variants give, side by side]({PICTURES})")
+    parts += [
+        f"    {command}",
+        f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}, {machine}; the runs took "
+        f"{minutes:.0f} minutes together, what they share aside.",
+        "Settings:",
+        "".join(f"- {name}: {_setting(value)}\n" for name, value in settings.items()).rstrip(),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _setting(value: Any) -> str:
+    return value if isinstance(value, str) else f"`{json.dumps(value)}`"
+
+
+def describe_machine() -> str:
+    """The processor, how many threads torch computes with, and torch's version."""
+    threads = torch.get_num_threads()
+    return (
+        f"{_processor()}, {os.cpu_count()} cores, {threads} thread{'s' * (threads > 1)}, "
+        f"PyTorch {torch.__version__}"
+    )
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

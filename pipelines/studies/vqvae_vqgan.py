@@ -1,0 +1,136 @@
+"""What the critic is for: one network trained by squared error, and by the paper's objective."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ops.images import ImageArray, to_image
+from ops.metrics import gradient_energy
+from pipelines.demo import gather_photographs
+from pipelines.image_crops import PHOTOGRAPHS
+from pipelines.recipes import TOKENIZER_RECIPES
+from pipelines.studies.bench import HELD_OUT, IMAGE_SIZE, Bench
+from pipelines.studies.patch_distance import patch_distance
+from pipelines.studies.study import Column, PictureRow, Study, StudyError
+from pipelines.tokenizer_data import evaluation_samples, list_data
+from pipelines.tokenizer_trainee import reconstruction_figures
+from tokenizer import load_tokenizer
+from tokenizer.perceptual import make_perceptual_loss
+
+RECIPES = {"VQ-VAE": "study-vqvae", "VQGAN": "study-vqgan"}
+SHOWN = ("astronaut.png", "chelsea.png", "coffee.png", "china.jpg")  # of the demo's photographs
+MOST_SHOWN = 4
+SHOWN_SIDE = 128  # pixels: the middle of what was rebuilt, pixel for pixel
+
+
+class Losses(Study):
+    """The same network, photographs and steps under two objectives."""
+
+    title = "VQ-VAE against VQGAN"
+    paper = (
+        "The paper (Esser et al. 2021, sections 3.1 and 4.4) replaces the squared error of VQ-VAE "
+        "by an absolute and a perceptual error and a patch-wise critic with an adaptive weight, "
+        "and finds reconstructions sharp where VQ-VAE's blur, at some cost in squared error. Here "
+        "both train one network for the same steps. Sharpness is the energy of the gradients of "
+        "held-out reconstructions over that of the photographs: 1 is as sharp, less is blur, more "
+        "is grain. The patch distance is a Fréchet distance between 32x32 patches in features of "
+        "photo-f8's encoder, since Inception's weights do not come with the package: it compares "
+        "these variants, and is no FID."
+    )
+    variants = tuple(RECIPES)
+    columns = (
+        Column("psnr", "PSNR, dB"),
+        Column("ssim", "SSIM", 3),
+        Column("sharpness", "sharpness"),
+        Column("patch_distance", "patch distance", 3),
+        Column("lpips", "LPIPS", 3),
+        Column("codes_used", "codes seen, of 512", 0, plotted=False),
+    )
+
+    def settings(self, bench: Bench) -> dict[str, Any]:
+        vqgan = TOKENIZER_RECIPES["study-vqgan"]
+        return {
+            "tokenizers": list(RECIPES.values()),
+            "steps": bench.capped(vqgan.steps),
+            "batch": f"{vqgan.batch_size} crops of {vqgan.crop_size} pixels",
+            "critic_joins_at": vqgan.losses.adversarial_start,
+            "perceptual": Path(bench.perceptual).name,
+            "image_size": IMAGE_SIZE,
+        }
+
+    def measure(self, bench: Bench, variant: str, seed: int) -> dict[str, float]:
+        flags = {} if variant == "VQ-VAE" else {"perceptual": bench.perceptual}
+        run = bench.tokenizer(RECIPES[variant], folder_of(variant, seed), seed, **flags)
+        originals = held_out_photographs(bench)
+        figures, rebuilt, _ = reconstruction_figures(
+            load_tokenizer(run), originals, torch.device("cpu")
+        )
+        energies = gradient_energy(rebuilt).sum() / gradient_energy(originals).sum()
+        figures |= {
+            "sharpness": float(energies),
+            "patch_distance": patch_distance(originals, rebuilt),
+        }
+        if bench.perceptual != "none":
+            figures["lpips"] = perceptual_distance(bench.perceptual, originals, rebuilt)
+        return figures
+
+    def pictures(self, bench: Bench, seed: int) -> list[PictureRow]:
+        originals = shown_photographs(bench)
+        rows = [PictureRow("photographs", middles(originals))]
+        for variant in self.variants:
+            tokenizer = load_tokenizer(bench.out / folder_of(variant, seed))
+            rebuilt = torch.cat([tokenizer.decode(tokenizer.encode(o[None])) for o in originals])
+            rows.append(PictureRow(variant, middles(rebuilt)))
+        return rows
+
+
+def folder_of(variant: str, seed: int) -> str:
+    """The name of a run's folder."""
+    return f"{RECIPES[variant]}-{seed}"
+
+
+def held_out_photographs(bench: Bench) -> Tensor:
+    """Middle squares (N, 3, S, S) of the photographs that never train."""
+    entries = list_data(bench.data, None, HELD_OUT).measured
+    return _squares(bench.data, entries)
+
+
+def shown_photographs(bench: Bench) -> Tensor:
+    """Middle squares (N, 3, S, S) of the photographs to show."""
+    folder = bench.shown or bench.out / "shown"
+    if bench.shown is None:
+        gather_photographs(folder)
+    entries = list_data(folder, None, 1.0).measured
+    known = [entry for entry in entries if entry.key in SHOWN]
+    return _squares(folder, (entries if bench.shown else known)[:MOST_SHOWN])
+
+
+def _squares(folder: Path, entries: list[Any]) -> Tensor:
+    bad: list[str] = []
+    squares = evaluation_samples(PHOTOGRAPHS, entries, IMAGE_SIZE, lambda key, _: bad.append(key))
+    if not len(squares):
+        raise StudyError(
+            f"{folder}: of {len(entries)} photographs to measure on or to show, {len(bad)} could "
+            "not be read, and none is left. Are there more?"
+        )
+    return squares
+
+
+def middles(pixels: Tensor) -> list[ImageArray]:
+    """The middles of pixels (N, 3, S, S), as pictures of SHOWN_SIDE."""
+    first = (pixels.shape[-1] - SHOWN_SIDE) // 2
+    cut = slice(first, first + SHOWN_SIDE)
+    return list(to_image(pixels[:, :, cut, cut]))
+
+
+def perceptual_distance(name: str, originals: Tensor, rebuilt: Tensor) -> float:
+    """Mean LPIPS of pixels (N, 3, S, S), with the backbone that `name` stands for."""
+    distance = make_perceptual_loss(name)
+    assert distance is not None
+    pairs = zip(originals.split(1), rebuilt.clamp(-1, 1).split(1), strict=True)
+    with torch.no_grad():
+        return sum(float(distance(a, b)) for a, b in pairs) / len(originals)

@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+"""One of the paper's studies in miniature: python -m pipelines.study NAME --data --out.
+
+Each (variant, seed) is a run that is done once; run again, the command does what is missing and
+tells the whole anew: results.json, table.md, plot.png and report.md.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ops.config import ConfigError
+from pipelines.command_line import run_command
+from pipelines.studies import STUDIES
+from pipelines.studies.bench import Bench
+from pipelines.studies.runs import do_runs
+from pipelines.studies.study_report import write_report
+from pipelines.training_flags import use_threads
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyFlags:
+    """Repeat one of the paper's studies in miniature, on photographs of your own."""
+
+    name: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="NAME")]]
+    """a study of pipelines/studies: downsampling, vqvae_vqgan, ..."""
+    data: Path
+    """photographs: a folder, tar files or Parquet tables, as for train_tokenizer; some hundreds"""
+    out: Path
+    """the study's folder: runs, codes, results.json, table.md, plot.png, report.md"""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """a run of each variant for each of these"""
+    threads: int | None = None
+    """CPU threads (default: torch's own choice)"""
+    steps: int | None = None
+    """no training takes more steps than these: 20 shows that all works, and nothing else"""
+    perceptual: str = "none"
+    """for studies of the VQGAN's losses: lpips (fetches torchvision's VGG16), none, or the path of
+    that file"""
+    show: Path | None = None
+    """photographs to show reconstructions of (default: those of the demo)"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_command(StudyFlags, run, argv, "pipelines.study")
+
+
+def run(flags: StudyFlags) -> int:
+    """Do what is missing, tell the whole, print the table; the exit code."""
+    study = STUDIES[flags.name]
+    for name in ("threads", "steps"):
+        value = getattr(flags, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name} must be at least 1, found {value}.")
+    use_threads(flags.threads)
+    bench = Bench(
+        data=flags.data,
+        out=flags.out,
+        threads=flags.threads,
+        steps=flags.steps,
+        perceptual=flags.perceptual,
+        shown=flags.show,
+    )
+    runs = do_runs(flags.name, study, bench, flags.seeds, say)
+    report = write_report(study, bench, runs, command_of(flags))
+    print((flags.out / "table.md").read_text(), end="")
+    print(f"{report}: {len(runs)} runs")
+    return 0
+
+
+def say(what: str) -> None:
+    print(f"\n[{what}]", flush=True)
+
+
+def command_of(flags: StudyFlags) -> str:
+    """What a reader types to repeat it, with folders of his own."""
+    words = [f"python -m pipelines.study {flags.name} --data photographs/"]
+    words.append(f"--out runs/studies/{flags.name}")
+    words.append(f"--seeds {' '.join(str(seed) for seed in flags.seeds)}")
+    for name in ("threads", "steps"):
+        if getattr(flags, name) is not None:
+            words.append(f"--{name} {getattr(flags, name)}")
+    if flags.perceptual != "none":
+        known = flags.perceptual in ("lpips", "random-backbone")
+        words.append(f"--perceptual {flags.perceptual if known else 'vgg16-397923af.pth'}")
+    return " ".join(words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
