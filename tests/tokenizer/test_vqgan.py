@@ -141,6 +141,9 @@ def test_training_forward_passes_gradients_to_both_ends(tiny):
 SIZES = {
     "tiny": (8, 256, None),
     "photo-f8": (8, 15360, None),
+    "study-f4": (4, 512, None),
+    "study-f8": (8, 512, None),
+    "study-f16": (16, 512, None),
     "imagenet-f16-1024": (16, 1024, 72_141_699),
     "imagenet-f16-16384": (16, 16384, 72_141_699 + 15360 * 256),
     "faces-f16": (16, 1024, 72_141_699),
