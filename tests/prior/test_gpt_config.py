@@ -51,7 +51,8 @@ def test_modern_presets_are_as_large_as_the_papers(name):
 def test_every_preset_is_a_config_that_survives_json(name):
     config = GPTConfig(**SIZES, **PRESETS[name])
     assert from_json(GPTConfig, json.loads(json.dumps(to_json(config)))) == config
-    assert num_parameters(**SIZES, **PRESETS[name]) > 1e6
+    in_blocks = 12 * config.num_layers * config.width**2  # 4 of attention, 8 of the MLP
+    assert num_parameters(**SIZES, **PRESETS[name]) == pytest.approx(in_blocks, rel=0.1)
 
 
 def test_a_prior_saved_before_there_were_modern_parts_is_the_papers(tmp_path):
