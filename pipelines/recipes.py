@@ -254,6 +254,27 @@ PRIOR_RECIPES: dict[str, PriorRecipe] = {
         sample_every=600,
         log_every=20,
     ),
+    # The same with later systems' parts, and without windows: the study `windows`.
+    "study-modern": PriorRecipe(
+        preset="study-modern",
+        optimizer=OptimizerConfig(learning_rate=3e-3, weight_decay=0.01, warmup_steps=50),
+        start_alike=True,
+        steps=600,
+        save_every=200,
+        sample_every=600,
+        log_every=20,
+    ),
+    "study-local": PriorRecipe(
+        preset="study-local",
+        optimizer=OptimizerConfig(learning_rate=3e-3, weight_decay=0.01, warmup_steps=50),
+        window=32,
+        start_alike=True,
+        batch_size=2,
+        steps=600,
+        save_every=200,
+        sample_every=600,
+        log_every=20,
+    ),
     # The same size without windows: every canvas in one cached forward a code. As long.
     "tiny-local": PriorRecipe(
         preset="tiny-local",

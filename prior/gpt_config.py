@@ -106,6 +106,8 @@ MODERN: Mapping[str, Any] = {
     "scaled_residual": True,
 }
 
+# A quarter of tiny's weights: many trainings side by side, as pipelines/studies needs them.
+STUDY = {"num_layers": 4, "num_heads": 4, "width": 128}
 TINY = {"num_layers": 4, "num_heads": 4, "width": 256}
 SMALL = {"num_layers": 8, "num_heads": 8, "width": 512}
 BASE = {"num_layers": 12, "num_heads": 12, "width": 768}
@@ -113,8 +115,7 @@ LARGE = {"num_layers": 24, "num_heads": 16, "width": 1024}
 
 # What a preset leaves open (codebook_size, the condition's sizes) follows from the codes.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    # A quarter of tiny's weights: many trainings side by side, as pipelines/studies needs them.
-    "study": {"num_layers": 4, "num_heads": 4, "width": 128},
+    "study": STUDY,
     "tiny": TINY,
     "small": SMALL,
     "base": BASE,
@@ -126,6 +127,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     # The published class-conditional ImageNet model (cin).
     "huge": {"num_layers": 48, "num_heads": 16, "width": 1536},
     # The same sizes made as later systems make them.
+    "study-modern": {**STUDY, **MODERN},
     "tiny-modern": {**TINY, **MODERN},
     "base-modern": {**BASE, **MODERN},
     "large-modern": {**LARGE, **MODERN},

@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from ops.config import ConfigError
 from prior.attention import Attend, Attention, Block
 from prior.gpt import surprise
-from prior.gpt_config import BASE, LARGE, SMALL, TINY, BlockConfig
+from prior.gpt_config import BASE, LARGE, SMALL, STUDY, TINY, BlockConfig
 from prior.layers import NORMS, initialise_layer, scale_residual
 from prior.linear import Linear
 from prior.neighbourhood import Layout, attend_in_bands, attend_in_blocks, band_mask
@@ -195,6 +195,7 @@ def turn_half(vectors: Tensor, rotation: Rotation) -> Tensor:
 
 # Sizes as the windowed presets of these names have them.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "study-local": {**STUDY, "radius": 6},
     "tiny-local": {**TINY, "radius": 6},
     "small-local": {**SMALL, "radius": 8},
     "base-local": {**BASE, "radius": 8},

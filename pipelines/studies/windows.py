@@ -1,0 +1,123 @@
+"""What a sliding window costs: a windowed transformer against one of neighbourhoods."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ops.images import to_image
+from ops.windows import Grid, Window, raster
+from pipelines.code_dataset import CodeDataset
+from pipelines.recipes import PRIOR_RECIPES
+from pipelines.store import CodeStore
+from pipelines.studies.bench import HELD_OUT, IMAGE_SIZE, Bench
+from pipelines.studies.study import Column, PictureRow, Study
+from prior import Conditions, Prior, PriorModel, load_prior
+from tokenizer import load_tokenizer
+
+RECIPES = {"windowed": "study", "windowed-modern": "study-modern", "local": "study-local"}
+TOKENIZER = "study-f8"
+GRID = IMAGE_SIZE // 8  # codes a side of what is measured
+CANVAS = 64  # codes a side of what is painted for speed
+PICTURES, TOP_P = 4, 0.92
+
+
+class Windows(Study):
+    """Priors of one size that see windows of 16x16 codes, or neighbourhoods of every code."""
+
+    title = "Windows that slide against neighbourhoods"
+    paper = (
+        "The paper (Esser et al. 2021, section 3.2) paints large pictures through a window that "
+        "slides, in which each code has a window of its own, and measures no prior without one. "
+        "Here the windowed transformer is the paper's, and once more with the parts that the "
+        "neighbourhood prior has (rotary places, RMS norms, SwiGLU, norms of queries and keys). "
+        "All have the same layers and width, and read as many codes a step for as many steps. "
+        "Nats are over every code of whole held-out grids of 32x32, each foretold as it would be "
+        "painted: by windows of stride 1, the paper's rule, or 8, the default; the neighbourhood "
+        "prior has one way only."
+    )
+    variants = tuple(RECIPES)
+    columns = (
+        Column("nats_stride_1", "nats a code, stride 1", 3),
+        Column("nats_stride_8", "nats a code, stride 8", 3),
+        Column("millions_of_weights", "million weights", 2, plotted=False),
+        Column("codes_per_second", "codes painted a second, 64x64", 0),
+    )
+
+    def settings(self, bench: Bench) -> dict[str, Any]:
+        found: dict[str, Any] = {"tokenizer": TOKENIZER, "image_size": IMAGE_SIZE}
+        for variant, name in RECIPES.items():
+            recipe = PRIOR_RECIPES[name]
+            batch = f"{recipe.batch_size} windows of {recipe.window}x{recipe.window} codes"
+            found[variant] = f"{bench.capped(recipe.steps)} steps of {batch}"
+        return found
+
+    def prepare(self, bench: Bench) -> None:
+        bench.codes(bench.tokenizer(TOKENIZER, "tokenizer", seed=0), "codes.zarr")
+
+    def measure(self, bench: Bench, variant: str, seed: int) -> dict[str, float]:
+        codes = bench.out / "codes.zarr"
+        prior = load_prior(bench.prior(RECIPES[variant], codes, f"prior-{variant}-{seed}", seed))
+        grids = held_out_grids(codes)
+        weights = sum(parameter.numel() for parameter in prior.model.parameters())
+        return {
+            "nats_stride_1": nats_as_painted(prior.model, prior.conditions, grids, 1),
+            "nats_stride_8": nats_as_painted(prior.model, prior.conditions, grids, 8),
+            "millions_of_weights": weights / 1e6,
+            "codes_per_second": painting_speed(prior),
+        }
+
+    def pictures(self, bench: Bench, seed: int) -> list[PictureRow]:
+        rows = []
+        for variant in self.variants:
+            folder = bench.out / f"prior-{variant}-{seed}"
+            codes = load_prior(folder).paint(GRID, GRID, count=PICTURES, seed=0, top_p=TOP_P)
+            tokenizer = load_tokenizer(folder / "tokenizer")
+            pictures = [to_image(tokenizer.decode(each[None]))[0] for each in codes]
+            rows.append(PictureRow(variant, pictures))
+        return rows
+
+
+def held_out_grids(store: Path) -> Tensor:
+    """Codes (N, GRID, GRID) of all photographs held out."""
+    dataset = CodeDataset(
+        CodeStore.open(store),
+        window=GRID,
+        batch_size=64,
+        held_out_share=HELD_OUT,
+        may_be_all_held_out=True,
+    )
+    return torch.cat([batch["codes"] for batch in dataset.held_out_batches(most=1000)])
+
+
+@torch.no_grad()
+def nats_as_painted(model: PriorModel, conditions: Conditions, grids: Tensor, stride: int) -> float:
+    """Mean surprise, in nats, at codes (N, h, w), each after what painting would have read."""
+    tokens = conditions.null_tokens(len(grids))
+    if model.config.default_stride is None:  # no windows: one forward tells of every code
+        return float(model.nats(tokens, grids).double().mean())
+    rows, columns = grids.shape[1:]
+    grid = Grid(rows, columns, model.config.window, stride)
+    drawn_in: defaultdict[Window, list[tuple[int, int]]] = defaultdict(list)
+    for cell in raster(rows, columns):
+        drawn_in[grid.window_of(*cell)].append(cell)
+    total = 0.0
+    for window, cells in drawn_in.items():
+        nats = model.nats(tokens, grids[:, *window.slices()]).double()
+        total += sum(
+            float(nats[:, row - window.row, column - window.column].sum()) for row, column in cells
+        )
+    return total / grids.numel()
+
+
+def painting_speed(prior: Prior) -> float:
+    """Codes a second at which one canvas of CANVAS x CANVAS is painted."""
+    prior.paint(2, 2, count=1)  # the first call sets things up
+    started = time.perf_counter()
+    prior.paint(CANVAS, CANVAS, count=1)
+    return CANVAS**2 / (time.perf_counter() - started)
