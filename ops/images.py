@@ -280,9 +280,22 @@ class Transform:
         picture = read_picture(data, at_least=2 * max(size))
         if self.crop == "native" and min(size) != self.image_size:
             raise ImageError("changed", "its size could not be read when it was planned; touch it")
+        return picture._replace(image=self.cut(picture.image, size, view, key))
+
+    def cut(
+        self,
+        raster: Raster,
+        size: tuple[int, int],
+        view: int,
+        key: str,
+        resampling: Image.Resampling = Image.Resampling.BICUBIC,
+    ) -> Raster:
+        """View number `view` of an upright raster (H, W, ...), of `size` (height, width)."""
         mirrored, view = divmod(view, CROPS[self.crop])
-        image = resize_and_crop(picture.image, size, self.crop, view=view, seed=self.seed, key=key)
-        return picture._replace(image=_mirrored(image) if mirrored else image)
+        cut = resize_and_crop(
+            raster, size, self.crop, view=view, seed=self.seed, key=key, resampling=resampling
+        )
+        return _mirrored(cut) if mirrored else cut
 
 
 def _nearest(value: float, multiple: int) -> int:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 from ops.config import ConfigError
 from ops.files import exclusive_lock
 from ops.images import Transform
+from pipelines import code_tracks  # noqa: F401 - it registers its kinds of tracks
 from pipelines.cluster_paths import check_absolute
 from pipelines.command_line import run_command
 from pipelines.encode_settings import EncodeFlags, check_same, plan_settings
@@ -30,7 +31,6 @@ from pipelines.store import (
     StoreError,
     write_metadata,
 )
-from pipelines.store.commit import committed_tasks
 from pipelines.store.layout import staging_path
 from pipelines.store.recovery import (
     empty_staging,
@@ -40,6 +40,9 @@ from pipelines.store.recovery import (
     remove_partials,
     write_checksums,
 )
+from pipelines.track_plan import store_attributes
+from pipelines.track_report import lacking
+from pipelines.tracks import Track, open_tracks, waiting_tasks
 from tokenizer import VQGAN, load_tokenizer
 
 LISTED = 20  # failed and skipped files named at the end; the index names all that failed
@@ -74,19 +77,38 @@ def encode(flags: EncodeFlags) -> int:
             f"--prune: {listing.unread[0]!r} cannot be read now, so what it holds would count as "
             "removed. Make it readable, or leave --prune out."
         )
+    tracks, behind = open_tracks(root, flags.in_, tokenizer, flags.track, flags.track_tokenizer)
     with exclusive_lock(staging_path(root) / "driver.lock"):
         remove_partials(root)
         forget_missing(root)
         plan = _plan(root, flags, tokenizer, transform, listing)
         publish_committed(root)
-        committed = committed_tasks(root)
-        waiting = [task for task in plan.tasks if (task.grid, task.number) not in committed]
+        plans = [track.plan(plan, flags.retry_failed) for track in tracks]
+        write_metadata(root, store_attributes(root, plan))
+        waiting = waiting_tasks(root, plan)
         started = time.perf_counter()
-        _run(root, flags, plan, waiting)
+        _run(root, flags, plan, waiting, {"--in": flags.in_})
         seconds = time.perf_counter() - started
-        empty_staging(root)
-        write_checksums(root)
-    return _report(flags, CodeStore.open(root), plan, waiting, listing, seconds)
+        _finish(root)
+        also_ran = [_run_track(flags, *each) for each in zip(tracks, plans, strict=True)]
+    store = CodeStore.open(root)
+    _report_tracks(store, behind)
+    ran = sum(task.num_rows for task in waiting)
+    return _report(flags, store, ran, sum(also_ran), listing, seconds)
+
+
+def _finish(root: Path) -> None:
+    empty_staging(root)
+    write_checksums(root)
+
+
+def _run_track(flags: EncodeFlags, track: Track, plan: Plan) -> int:
+    """Encode what is not in a further track; how many rows that was."""
+    waiting = waiting_tasks(track.books, plan)
+    _run(track.books, flags, plan, waiting, track.reads)
+    track.check_rows(waiting)
+    _finish(track.books)
+    return sum(task.num_rows for task in waiting)
 
 
 # --- planning
@@ -136,14 +158,16 @@ def _plan(
     )
     if flags.prune:
         prune_plan(root, listing.table)
-    write_metadata(root, plan.attributes)
     return plan
 
 
 # --- running
 
 
-def _run(root: Path, flags: EncodeFlags, plan: Plan, tasks: list[Task]) -> None:
+def _run(
+    root: Path, flags: EncodeFlags, plan: Plan, tasks: list[Task], reads: Mapping[str, Path]
+) -> None:
+    """Encode tasks of the store at `root`, or of the track whose books that is."""
     if not tasks:
         return
     track = plan.settings.track
@@ -152,7 +176,8 @@ def _run(root: Path, flags: EncodeFlags, plan: Plan, tasks: list[Task]) -> None:
     lanes = 1 if on_gpu else _lanes(flags, track["threads"])
     with progress_bar("image") as progress, _threads_restored():
         num_rows = sum(task.num_rows for task in tasks)
-        bar = progress.add_task("encoding", total=num_rows, note="", bad=0)
+        doing = "encoding" if plan.track == "image" else f"encoding {plan.track}"
+        bar = progress.add_task(doing, total=num_rows, note="", bad=0)
         finished = shown = Done(0, 0)
 
         def show(inside: list[Done]) -> None:
@@ -183,7 +208,7 @@ def _run(root: Path, flags: EncodeFlags, plan: Plan, tasks: list[Task]) -> None:
             split=partial(split_work, batch_size=track["batch_size"]),
             give_up=partial(condemn, root, plan),
             proven=len(tasks) < len(plan.tasks),
-            reads={"--in": flags.in_},
+            reads=reads,
             writes={"--out": root},
             on_progress=show,
         )
@@ -215,18 +240,20 @@ def _threads_restored() -> Iterator[None]:
 def _report(
     flags: EncodeFlags,
     store: CodeStore,
-    plan: Plan,
-    ran: list[Task],
+    ran: int,
+    also_ran: int,
     listing: Listing,
     seconds: float,
 ) -> int:
+    """Say what came of `ran` rows of images and `also_ran` of further tracks; the exit code."""
     failed = store.failed.to_pylist()
     _print_list("failed", [(line["key"], f"{line['status']}: {line['error']}") for line in failed])
     _print_list("skipped", listing.skipped)
     counts = f"{len(store)} encoded, {len(failed)} failed, {len(listing.skipped)} skipped"
     if ran:
-        rate = sum(task.num_rows for task in ran) / seconds
-        print(f"{flags.out}: {counts}, {rate:.1f} images/s")
+        print(f"{flags.out}: {counts}, {ran / seconds:.1f} images/s")
+    elif also_ran:
+        print(f"{flags.out}: {counts}, {also_ran} rows of further tracks")
     else:
         print(f"{flags.out}: nothing to do; {counts}")
     bad = len(failed) / max(1, len(failed) + len(store))
@@ -236,11 +263,20 @@ def _report(
     return 0
 
 
+def _report_tracks(store: CodeStore, behind: list[str]) -> None:
+    for name in store.track_names:
+        lack = lacking(store, name)
+        _print_list(f"{name} lacks", lack.lines)
+        print(f"{name}: {lack.rows} rows{lack.summary}")
+    for line in behind:
+        print(f"note: {line}")
+
+
 def _print_list(title: str, lines: list[tuple[str, str]]) -> None:
     for key, reason in lines[:LISTED]:
         print(f"{title}: {key!r}: {reason}")
     if len(lines) > LISTED:
-        where = ": see the index" if title == "failed" else ""
+        where = "" if title == "skipped" else ": see the index"
         print(f"{title}: {len(lines) - LISTED} more{where}")
 
 

@@ -51,6 +51,12 @@ class EncodeFlags:
     """For --crop random: the place depends on this and the image's name alone."""
     labels: Literal["none", "first", "last"] = "none"
     """first: the first folder below --in is an image's class. last: the folder it lies in."""
+    track: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """NAME=VALUE, once for each further track: aligned rows beside the images'. segmentation=DIR,
+    depth=DIR or any other name: files of the images' names. low_res=RATIO: the images shrunk and
+    enlarged again. A store keeps up the tracks that it has."""
+    track_tokenizer: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """NAME=DIR: the model or run folder that makes codes of a track; needed once."""
     batch_size: int | Literal["auto"] = "auto"
     """Images a forward pass; frozen with the store."""
     rows_per_task: int | Literal["auto"] = "auto"

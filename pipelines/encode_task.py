@@ -1,4 +1,4 @@
-"""What one worker does for one task: read, decode, encode, commit.
+"""What one worker does for one task of a track: read, decode, encode, commit.
 
 Batches are cut at fixed places of the task and filled up where an image failed or the task ends,
 and each runs on the frozen number of threads. So a row's codes do not depend on how many workers
@@ -20,14 +20,15 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import NamedTuple
 
-from ops.config import from_json
-from ops.images import Transform
+import pyarrow as pa
+
 from ops.runtime import keep_freed_memory, resolve_device
-from pipelines.image_batches import BatchEncoder, CodesToCome, Reading, Size
+from pipelines.image_batches import BatchEncoder, CodesToCome, Reading
 from pipelines.plan import Plan, Task, read_plan, task_table
-from pipelines.store import StoreError, commit_task, grid_shape, publish_task
+from pipelines.row_sources import IMAGE_COLUMNS, Size, source_of
+from pipelines.store import StoreError, commit_task, grid_shape, publish_task, row_form
 from pipelines.store.commit import read_part
-from pipelines.store.layout import index_path, tokenizer_path
+from pipelines.store.layout import index_path, store_root, tokenizer_folder
 from pipelines.store.subparts import read_subparts, remove_subparts, write_subpart
 from pipelines.task_draft import Draft, Line
 from pipelines.task_queue import halves
@@ -82,7 +83,8 @@ def condemn(root: Path, plan: Plan, work: Task | Piece) -> Done:
 
 
 class EncodeWorker:
-    """Encodes the tasks of one store; made once a process, it loads the store's own tokenizer.
+    """Encodes the tasks of one store, or of the track whose books `root` is; made once a process,
+    it loads the tokenizer that is kept there.
 
     `lanes` batches are encoded at a time, each on the store's frozen number of threads, and
     `decoders` threads (one more than lanes) read images for them. A process may be inside of two
@@ -97,12 +99,12 @@ class EncodeWorker:
         track = plan.settings.track
         device = resolve_device(track["device"])
         self.root, self.plan = root, plan
-        self.tokenizer = load_tokenizer(tokenizer_path(root, "image"), device, track["convolution"])
+        self.tokenizer = load_tokenizer(tokenizer_folder(root), device, track["convolution"])
         if self.tokenizer.fingerprint != track["fingerprint"]:
-            raise StoreError(f"{self.tokenizer.folder} is not the tokenizer the store began with.")
+            raise StoreError(f"{self.tokenizer.folder} is not the tokenizer it began with.")
         self._batches = BatchEncoder(
             self.tokenizer,
-            from_json(Transform, track["transform"]),
+            source_of(track, self.tokenizer.content),
             batch_size=track["batch_size"],
             threads=track["threads"],
             lanes=lanes,
@@ -182,7 +184,8 @@ class EncodeWorker:
         """
         factor = self.plan.settings.track["downsample_factor"]
         rows, columns = grid_shape(task.grid)
-        reading = self._read(draft, missing, (rows * factor, columns * factor))
+        planned = self._planned(draft, task)
+        reading = self._read(planned, missing, (rows * factor, columns * factor))
         ahead = deque(islice(reading, READ_AHEAD))
         encoding: deque[_Batch] = deque()
         with self._turn:
@@ -195,12 +198,20 @@ class EncodeWorker:
         while encoding:
             yield self._put(draft, encoding.popleft())
 
+    def _planned(self, draft: Draft, task: Task) -> pa.Table:
+        """What a row's source asks for; of a further track also what became of the image."""
+        planned = draft.planned.select(READ_COLUMNS)
+        if self.plan.track != "image":
+            image = read_part(store_root(self.root), task.grid, task.number)[0]
+            for name, asked_as in IMAGE_COLUMNS.items():
+                planned = planned.append_column(asked_as, image[name])
+        return planned
+
     def _read(
-        self, draft: Draft, missing: list[int], size: Size
+        self, planned: pa.Table, missing: list[int], size: Size
     ) -> Iterator[tuple[list[int], Reading]]:
         """Begin to decode batch after batch, each when it is asked for."""
         batch_size = self._batches.batch_size
-        planned = draft.planned.select(READ_COLUMNS)
         for number, group in groupby(missing, lambda place: place // batch_size):
             places = list(group)
             first = number * batch_size
@@ -218,7 +229,7 @@ class EncodeWorker:
     def _commit(self, draft: Draft, task: Task) -> None:
         settings = self.plan.settings
         index = draft.index(0, task.num_rows)
-        shards = {"image": draft.codes}
+        shards = {draft.track: draft.codes}
         with _writing(self.root):
             commit_task(
                 self.root,
@@ -246,7 +257,8 @@ def _as_piece(work: Task | Piece) -> Piece:
 
 def _draft(root: Path, plan: Plan, task: Task) -> Draft:
     """The task as planned, with the rows that earlier attempts left in pieces."""
-    draft = Draft(task_table(root, task), task.grid, plan.settings.track["codebook_size"])
+    form = row_form(task.grid, plan.settings.track)
+    draft = Draft(task_table(root, task), plan.track, form)
     for subpart in read_subparts(root, task.grid, task.number):
         draft.put_subpart(subpart)
     return draft
@@ -256,7 +268,7 @@ def _keep(root: Path, task: Task, draft: Draft, first: int, end: int) -> None:
     """Make rows durable before their task is committed; after that they are no use."""
     if index_path(root, task.grid, task.number).exists():
         return
-    codes, index = {"image": draft.codes[first:end]}, draft.index(first, end)
+    codes, index = {draft.track: draft.codes[first:end]}, draft.index(first, end)
     with _writing(root):
         write_subpart(root, task.grid, task.number, first, codes, index)
 

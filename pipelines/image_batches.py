@@ -1,4 +1,4 @@
-"""Batches of planned images to codes: some threads decode ahead, others encode side by side.
+"""Batches of planned rows to codes: some threads decode ahead, others encode side by side.
 
 A batch always has its full size, and each row its fixed place in it, empty where there is no
 picture. So the codes of a row depend on nothing but its own picture.
@@ -14,15 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ops.images import ImageError, Transform, to_pixels
+from ops.images import ImageError
 from ops.runtime import pinned
-from pipelines.plan_changes import DUPLICATE
 from pipelines.readers import content_hash, read_bytes
+from pipelines.row_sources import Row, RowSource, Size
 from pipelines.task_draft import Line
 from tokenizer import VQGAN
-
-Row = Mapping[str, Any]  # one line of PLAN_SCHEMA
-Size = tuple[int, int]  # height, width
 
 READ_FAILED = {MemoryError: "out of memory", OSError: "unreadable", Exception: "broken"}
 
@@ -30,7 +27,7 @@ READ_FAILED = {MemoryError: "out of memory", OSError: "unreadable", Exception: "
 class Reading(NamedTuple):
     """A batch on its way to pictures."""
 
-    images: Tensor  # uint8 (B, H, W, 3)
+    rasters: Tensor  # (B, H, W, ...) as the source has them
     lines: dict[int, Future[Line]]  # by place in the batch
 
 
@@ -57,7 +54,7 @@ class BatchEncoder:
     def __init__(
         self,
         tokenizer: VQGAN,
-        transform: Transform,
+        source: RowSource,
         *,
         batch_size: int,
         threads: int,
@@ -65,23 +62,23 @@ class BatchEncoder:
         decoders: int,
     ) -> None:
         self.tokenizer = tokenizer
-        self.transform = transform
+        self.source = source
         self.batch_size = batch_size
         self.lanes = lanes
         self.device = next(tokenizer.parameters()).device
         self._decoders = ThreadPoolExecutor(decoders, "decode")
         self._encoders = ThreadPoolExecutor(lanes, "encode", torch.set_num_threads, (threads,))
-        side = transform.image_size
+        side = source.transform.image_size
         self.encode(self.read({}, (side, side))).result().numpy()
 
     def read(self, rows: Mapping[int, Row], size: Size) -> Reading:
         """Begin to decode `rows`, by place in the batch, to pictures of `size`."""
-        images = pinned(torch.zeros((self.batch_size, *size, 3), dtype=torch.uint8), self.device)
+        rasters = pinned(self.source.blank(self.batch_size, size), self.device)
         lines = {
-            place: self._decoders.submit(self._read, row, size, images[place].numpy())
+            place: self._decoders.submit(self._read, row, size, rasters[place].numpy())
             for place, row in rows.items()
         }
-        return Reading(images, lines)
+        return Reading(rasters, lines)
 
     def encode(self, reading: Reading) -> Future[CodesToCome]:
         """Encode a batch once it is decoded and those begun before it leave a lane free."""
@@ -93,27 +90,25 @@ class BatchEncoder:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _read(self, row: Row, size: Size, target: np.ndarray[Any, Any]) -> Line:
-        """Put one picture into `target` (H, W, 3); whatever goes wrong is the image's line."""
-        if row["etag"] == DUPLICATE:
-            return Line(None, None, "duplicate key", "another image has the same key", None)
+        """Put one raster into `target` (H, W, ...); whatever goes wrong is the row's line."""
         content = None
         try:
+            self.source.check(row)
             data = read_bytes(row["uri"], row["offset"], row["size"], row["etag"])
             content = content_hash(data)
-            picture = self.transform.read(data, size, row["view"], row["key"])
-            target[:] = picture.image
+            target[:], width, height = self.source.read(data, row, size)
         except ImageError as error:
             return Line(None, None, error.reason, str(error), content)
         except Exception as error:
             reason = next(why for kind, why in READ_FAILED.items() if isinstance(error, kind))
             return Line(None, None, reason, f"{type(error).__name__}: {error}", content)
-        return Line(picture.width, picture.height, "ok", None, content)
+        return Line(width, height, "ok", None, content)
 
     def _encode(self, reading: Reading) -> CodesToCome:
         for line in reading.lines.values():
             line.result()
         with torch.inference_mode():
-            codes = self.tokenizer.encode(self._pixels(reading.images))
+            codes = self.tokenizer.encode(self.source.pixels(reading.rasters, self.device))
             if self.device.type != "cuda":
                 return CodesToCome(codes.cpu(), None)
             # This thread goes on to the next batch while the GPU is at this one.
@@ -122,10 +117,3 @@ class BatchEncoder:
             arrival = torch.cuda.Event()
             arrival.record(torch.cuda.current_stream(self.device))
             return CodesToCome(arrived, arrival)
-
-    def _pixels(self, images: Tensor) -> Tensor:
-        if self.device.type == "cpu":
-            return to_pixels(images.numpy())
-        # A quarter of the bytes travel; seen as (B, 3, H, W), the images are channels_last.
-        there = images.to(self.device, non_blocking=True)
-        return there.permute(0, 3, 1, 2).float() / 127.5 - 1

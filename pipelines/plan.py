@@ -31,6 +31,7 @@ from pipelines.store.layout import (
     StoreError,
     plan_path,
     sealed,
+    track_name,
     unsealed,
 )
 from pipelines.store.pruned import write_pruned
@@ -60,7 +61,7 @@ class PlanSettings:
     """
 
     rows_per_task: int
-    track: dict[str, Any]  # the provenance of track `image`, transform and all
+    track: dict[str, Any]  # the provenance of the track, transform and all
     labels: str = "none"  # where the classes come from, see pipelines.readers.LABELS
     compress: bool = False  # shards for the archive: smaller, not to be mapped into memory
 
@@ -84,6 +85,7 @@ class Plan:
     label_names: tuple[str, ...]
     tasks: tuple[Task, ...]  # in planned order
     num_parts: int
+    track: str = "image"  # whose plan it is
 
     @property
     def num_rows(self) -> int:
@@ -100,13 +102,13 @@ class Plan:
 
     @property
     def attributes(self) -> StoreAttributes:
-        """What the store's metadata must say."""
+        """What the store's metadata must say, of this track alone."""
         return StoreAttributes(
             rows_per_task=self.settings.rows_per_task,
             grids=self.grids,
             label_names=self.label_names,
             compress=self.settings.compress,
-            tracks={"image": self.settings.track},
+            tracks={self.track: self.settings.track},
         )
 
 
@@ -121,7 +123,8 @@ def read_plan(root: Path) -> Plan | None:
             tasks.append(Task(grid=grid, number=number, num_rows=num_rows, part=part, group=group))
         part += 1
         settings = from_json(PlanSettings, description["settings"])
-        plan = Plan(settings, tuple(description["label_names"]), tuple(tasks), part)
+        names = tuple(description["label_names"])
+        plan = Plan(settings, names, tuple(tasks), part, track_name(root))
     return plan
 
 
@@ -253,10 +256,11 @@ def write_part(
     label_names: tuple[str, ...],
     tasks: Sequence[Task],
     tables: Iterable[pa.Table],
+    anew: bool = False,
 ) -> None:
     """Write one part of a plan: its tasks and, as PLAN_SCHEMA, the rows of each.
 
-    Raises StoreError where the part is there already.
+    Raises StoreError where the part is there already, unless it is to be written `anew`.
     """
     description = {
         "format": FORMAT,
@@ -265,7 +269,7 @@ def write_part(
         "tasks": [(task.grid, task.number, task.num_rows) for task in tasks],
     }
     schema = PLAN_SCHEMA.with_metadata({METADATA_KEY: sealed(description)})
-    _write_once(plan_path(root, part), schema, tables, settings.rows_per_task)
+    _write_whole(plan_path(root, part), schema, tables, settings.rows_per_task, anew)
 
 
 def _planned(
@@ -295,8 +299,10 @@ def _planned(
     return table.cast(PLAN_SCHEMA)
 
 
-def _write_once(path: Path, schema: pa.Schema, groups: Iterable[pa.Table], size: int) -> None:
-    """Write tables as the row groups of a file that appears whole, and never over another.
+def _write_whole(
+    path: Path, schema: pa.Schema, groups: Iterable[pa.Table], size: int, anew: bool
+) -> None:
+    """Write tables as the row groups of a file that appears whole, `anew` alone over another.
 
     Raises StoreError where another file has the name.
     """
@@ -307,7 +313,10 @@ def _write_once(path: Path, schema: pa.Schema, groups: Iterable[pa.Table], size:
         for table in groups:
             writer.write_table(table, row_group_size=size)
     fsync_path(aside)
-    if not link_once(aside, path):
+    if anew:
+        disk.disk.replace(aside, path)
+        fsync_path(path.parent)
+    elif not link_once(aside, path):
         raise StoreError(f"{path} was written by another process. Run the command again.")
     # An earlier run may have made the folder and been killed before it flushed its name.
     fsync_path(path.parent.parent)

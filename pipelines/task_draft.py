@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from pipelines.store import INDEX_SCHEMA, code_dtype, fill_value, grid_shape
+from pipelines.store import INDEX_SCHEMA, fill_value
+from pipelines.store.layout import RowForm
 from pipelines.store.shards import row_checksums
 from pipelines.store.subparts import Subpart
 
@@ -27,10 +28,10 @@ class Line(NamedTuple):
 class Draft:
     """Codes and lines of a task's rows, by their place in the task; rows not put are fill."""
 
-    def __init__(self, planned: pa.Table, grid: str, codebook_size: int) -> None:
-        dtype = code_dtype(codebook_size)
+    def __init__(self, planned: pa.Table, track: str, form: RowForm) -> None:
         self.planned = planned
-        self.codes = np.full((len(planned), *grid_shape(grid)), fill_value(dtype), dtype)
+        self.track = track
+        self.codes = np.full((len(planned), *form.shape), fill_value(form.dtype), form.dtype)
         self.lines: list[Line | None] = [None] * len(planned)
         self.num_put = 0
         self.num_failed = 0
@@ -50,7 +51,7 @@ class Draft:
         columns = [subpart.index[name].to_pylist() for name in Line._fields]
         for place, values in enumerate(zip(*columns, strict=True)):
             line = Line(*values)
-            codes = subpart.codes["image"][place] if line.status == "ok" else None
+            codes = subpart.codes[self.track][place] if line.status == "ok" else None
             self.put(subpart.first + place, line, codes)
 
     def missing(self, first: int, end: int) -> list[int]:

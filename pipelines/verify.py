@@ -24,6 +24,8 @@ from pipelines.store import StoreError
 from pipelines.store.commit import committed_tasks, read_part
 from pipelines.store.damage import shard_damage
 from pipelines.store.layout import (
+    TRACKS,
+    books_path,
     checksums_path,
     index_path,
     metadata_files,
@@ -32,9 +34,10 @@ from pipelines.store.layout import (
     says,
     shard_path,
     staging_path,
-    tokenizer_path,
+    tokenizer_folder,
 )
 from pipelines.store.recovery import listed_files, read_checksums
+from pipelines.track_plan import store_attributes
 from tokenizer import load_tokenizer
 
 MOST_THREADS = 8  # each holds one shard in memory
@@ -74,9 +77,13 @@ def verify(flags: VerifyFlags) -> int:
         read_attributes(root)  # raises where this is no code store at all
     with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1), "verify") as threads:
         problems, plan = _check(root, threads)
+        tracks = further_tracks(root)
+        for name in tracks:
+            problems += _check(books_path(root, name), threads)[0]
     for problem in problems:
         print(_told_of(plan, problem))
     counts = f"{plan.num_rows} rows in {len(plan.tasks)} shards" if plan else "a store"
+    counts += f", and the tracks {', '.join(tracks)}" if tracks else ""
     if problems:
         print(f"{root}: {len(problems)} problem{'s' * (len(problems) > 1)} in {counts}")
         return 1
@@ -92,8 +99,17 @@ def _told_of(plan: Plan | None, problem: str) -> str:
     return problem
 
 
+def further_tracks(root: Path) -> list[str]:
+    """The tracks that a store has, or has what is left of."""
+    marks = ("_plan/0.parquet", "_checksums.json")
+    found = (
+        books for books in (root / TRACKS).glob("*") if any((books / m).exists() for m in marks)
+    )
+    return sorted(books.name for books in found)
+
+
 def _check(root: Path, threads: ThreadPoolExecutor) -> tuple[list[str], Plan | None]:
-    """Every problem of a store, and its plan where that is whole."""
+    """Every problem of a store, or of a track's books, and the plan where that is whole."""
     problems: list[str] = []
     checksums: Mapping[str, str] = {}
     try:
@@ -142,15 +158,23 @@ def _wrong_files(
 
 
 def _problems_of_metadata(root: Path, plan: Plan) -> list[str]:
+    if plan.track != "image":
+        return []  # the store's has all tracks
+    try:
+        attributes = store_attributes(root, plan)
+    except StoreError:
+        return []  # a track's plan is damaged, which is told there
     return [
         f"{root / name}: not what the plan says. Run encode again to restore it."
-        for name, data in metadata_files(plan.attributes).items()
+        for name, data in metadata_files(attributes).items()
         if not says(root / name, data)
     ]
 
 
 def _problems_of_tokenizer(root: Path, plan: Plan) -> list[str]:
-    folder = tokenizer_path(root, "image")
+    if "fingerprint" not in plan.settings.track:
+        return []  # rows of plain numbers
+    folder = tokenizer_folder(root)
     try:
         fingerprint = load_tokenizer(folder).fingerprint
     except Exception as error:  # until a run has ended it has no checksum: it may say anything

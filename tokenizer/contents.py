@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image
 from torch import Tensor
 
@@ -41,6 +42,8 @@ class Content(ABC):
     """The contract. `channels` are those of pixels; `headline` is the figure that counts most."""
 
     channels: int
+    raster_shape: tuple[int, ...] = ()  # of one place of a raster
+    raster_dtype: type[np.generic]  # that holds every raster
     resampling = Image.Resampling.BICUBIC
     shrinking = Image.Resampling.LANCZOS
     headline: str
@@ -98,6 +101,8 @@ class ImageContent(ContinuousContent):
     """Photographs: rasters uint8 (H, W, 3), samples and pixels (B, 3, H, W) in [-1, 1]."""
 
     channels = 3
+    raster_shape = (3,)
+    raster_dtype = np.uint8
     noun = "photographs"
 
     def decode(self, data: bytes) -> Raster:

@@ -30,6 +30,7 @@ class SegmentationContent(Content):
     no label; pixels one-hot (B, num_classes, H, W), all zero at VOID."""
 
     resampling = shrinking = Image.Resampling.NEAREST  # labels do not mix
+    raster_dtype = np.int32
     headline = "accuracy"
     noun = "label maps"
 
@@ -79,6 +80,7 @@ class DepthContent(ContinuousContent):
     [-1, 1]."""
 
     channels = 1
+    raster_dtype = np.float32
     noun = "depth maps"
 
     def decode(self, data: bytes) -> Raster:

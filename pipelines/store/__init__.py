@@ -13,6 +13,7 @@ from pipelines.store.layout import (
     grid_name,
     grid_shape,
     read_attributes,
+    row_form,
     write_metadata,
 )
 from pipelines.store.reader import CodeStore
@@ -29,5 +30,6 @@ __all__ = [
     "grid_shape",
     "publish_task",
     "read_attributes",
+    "row_form",
     "write_metadata",
 ]

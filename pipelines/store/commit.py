@@ -29,6 +29,7 @@ from pipelines.store.layout import (
     sealed,
     shard_path,
     staging_path,
+    store_root,
     unsealed,
 )
 from pipelines.store.shards import shard_bytes
@@ -82,7 +83,7 @@ def commit_task(
         won = link_once(aside, final)
     except FileNotFoundError as error:
         raise StoreError(f"{staging} was emptied by another run ({error}).") from error
-    _fsync_up(final.parent.parent, root)
+    _fsync_up(final.parent.parent, store_root(root))
     publish_task(root, grid, task)  # whoever won: that one may be dead or asleep
     if not won:
         standing = {shard["file"] for shard in read_part(root, grid, task)[1].values()}
@@ -104,7 +105,7 @@ def parquet_bytes(table: pa.Table) -> bytes:
 
 
 def _fsync_up(folder: Path, root: Path) -> None:
-    """Flush the list of names of each folder from `folder` up to the store's own.
+    """Flush the list of names of each folder from `folder` up to `root`, the store's own.
 
     Always all of them: another attempt may have made one and been killed before it flushed it.
     """
@@ -149,4 +150,4 @@ def publish_task(root: Path, grid: str, task: int) -> None:
                     f"{final}: shard is missing. Remove {index_path(root, grid, task)} "
                     "and run encode again to make it anew."
                 ) from None
-        _fsync_up(final.parent, root)
+        _fsync_up(final.parent, store_root(root))

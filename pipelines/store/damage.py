@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.store.layout import StoreAttributes, code_dtype, fill_value, grid_shape
+from pipelines.store.layout import RowForm, StoreAttributes, fill_value, row_form
 from pipelines.store.shards import row_checksums, shard_chunks
 
 Codes = np.ndarray[Any, Any]
@@ -33,25 +33,26 @@ def shard_damage(
     Raises OSError where the file cannot be read.
     """
     data = path.read_bytes()
-    codebook_size = attributes.tracks[track]["codebook_size"]
+    provenance = attributes.tracks[track]
+    form = row_form(grid, provenance)
     checksums = index["checksum"].to_numpy()
     ok = pc.equal(index["status"], "ok").to_numpy()
     wrong = np.zeros(len(index), bool)
-    for first, end, codes in _chunks(data, len(index), grid, codebook_size, attributes):
+    for first, end, codes in _chunks(data, len(index), form, attributes):
         here = slice(first, end)
         if codes is None:
             wrong[here] = True
         else:
             wrong[here] = np.array(row_checksums(codes), np.uint32) != checksums[here]
-            wrong[here] |= ~_fitting(codes, ok[here], codebook_size)
+            wrong[here] |= ~_fitting(codes, ok[here], provenance.get("codebook_size"))
     return Damage(wrong, hashlib.sha256(data).hexdigest() != sha256)
 
 
 def _chunks(
-    data: bytes, num_rows: int, grid: str, codebook_size: int, attributes: StoreAttributes
+    data: bytes, num_rows: int, form: RowForm, attributes: StoreAttributes
 ) -> Iterator[tuple[int, int, Codes | None]]:
     """(first row, end, codes) of the pieces of a shard; codes are None where there are none."""
-    shape, dtype = grid_shape(grid), code_dtype(codebook_size)
+    shape, dtype = form
     if attributes.compress:
         yield from shard_chunks(data, num_rows, attributes.rows_per_task, shape, dtype)
         return
@@ -61,9 +62,12 @@ def _chunks(
     yield held, num_rows, None
 
 
-def _fitting(codes: Codes, ok: Mask, codebook_size: int) -> Mask:
-    """Which rows (n, h, w) hold codes of the codebook, or fill where `ok` (n,) says there are
-    none."""
+def _fitting(codes: Codes, ok: Mask, codebook_size: int | None) -> Mask:
+    """Which rows (n, h, w) hold codes of the codebook, if there is one, or fill where `ok` (n,)
+    says there are none."""
+    if codebook_size is None:
+        empty_or_ok: Mask = ok | np.isnan(codes).all((1, 2))
+        return empty_or_ok
     fill = fill_value(codes.dtype)
     holds_codes = codes.max((1, 2), initial=0) < codebook_size
     holds_fill = codes.min((1, 2), initial=fill) == fill

@@ -9,6 +9,8 @@
       _tokenizer/image/                 a copy of the tokenizer that made the codes
       _checksums.json                   sha256 of each file of the four folders above
       _staging/                         what is being written
+      _tracks/depth/                    the books of a further track: folders as above, and
+                                        _source.json; its arrays lie beside the image's
 
 The metadata is written by hand rather than through zarr: the same plan then gives the same bytes
 whatever the version of zarr, and a worker need not import it.
@@ -20,7 +22,7 @@ import json
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,6 +32,7 @@ from ops.files import json_bytes, json_hash, write_bytes
 FORMAT = 2
 METADATA_KEY = b"smalti"  # of what our Parquet files say of themselves
 ATTRIBUTE = "smalti"  # the group attribute that holds StoreAttributes
+TRACKS = "_tracks"
 MAX_INNER_ROWS = 64  # plain zarr reads at least one inner chunk: 128 KiB of 32x32 codes
 # Of an archive's shard: few and long chunks, so that their headers and places weigh little.
 MIN_COMPRESSED_ROWS = 256
@@ -57,9 +60,24 @@ def code_dtype(codebook_size: int) -> np.dtype[Any]:
     return np.dtype("<u2" if codebook_size <= 65535 else "<u4")
 
 
-def fill_value(dtype: np.dtype[Any]) -> int:
-    """What rows without codes are filled with: the largest integer, which is never a code."""
-    return int(np.iinfo(dtype).max)
+def fill_value(dtype: np.dtype[Any]) -> int | float:
+    """What rows without content are filled with: the largest integer, never a code; or nan."""
+    return float("nan") if dtype.kind == "f" else int(np.iinfo(dtype).max)
+
+
+class RowForm(NamedTuple):
+    """What one row of a track's array is."""
+
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
+
+
+def row_form(grid: str, provenance: dict[str, Any]) -> RowForm:
+    """The form of a track's rows in `grid`: a code for each cell, or `row_shape` numbers."""
+    if "row_shape" in provenance:
+        height, width = provenance["row_shape"]
+        return RowForm((height, width), np.dtype(provenance["dtype"]).newbyteorder("<"))
+    return RowForm(grid_shape(grid), code_dtype(provenance["codebook_size"]))
 
 
 def grid_name(rows: int, columns: int) -> str:
@@ -87,8 +105,27 @@ def inner_rows(rows_per_task: int, compress: bool = False) -> int:
     return min(n for n in divisors if n >= min(least, rows_per_task))
 
 
+def books_path(root: Path, track: str) -> Path:
+    """Where a further track of the store at `root` keeps its plan, index and staging folder."""
+    return root / TRACKS / track
+
+
+def source_path(books: Path) -> Path:
+    return books / "_source.json"
+
+
+def store_root(root: Path) -> Path:
+    """The store that `root` is, or whose track's books it is."""
+    return root.parent.parent if root.parent.name == TRACKS else root
+
+
+def track_name(root: Path) -> str:
+    """The track whose books `root` is; a store's own are those of track `image`."""
+    return root.name if root.parent.name == TRACKS else "image"
+
+
 def array_path(root: Path, grid: str, track: str) -> Path:
-    return root / f"g{grid}" / track
+    return store_root(root) / f"g{grid}" / track
 
 
 def shard_path(root: Path, grid: str, track: str, task: int) -> Path:
@@ -119,6 +156,12 @@ def tokenizer_path(root: Path, track: str) -> Path:
     return root / "_tokenizer" / track
 
 
+def tokenizer_folder(root: Path) -> Path:
+    """The tokenizer of a store or of a track's books: the image's, where a track has none."""
+    own = tokenizer_path(root, track_name(root))
+    return own if own.is_dir() else tokenizer_path(store_root(root), "image")
+
+
 def array_metadata(
     shape: tuple[int, int, int], rows_per_task: int, dtype: np.dtype[Any], compress: bool
 ) -> Any:
@@ -143,10 +186,10 @@ def array_metadata(
             "configuration": {"chunk_shape": [rows_per_task, height, width]},
         },
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-        "fill_value": fill_value(dtype),
+        "fill_value": "NaN" if dtype.kind == "f" else fill_value(dtype),
         "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
         "attributes": {},
-        "dimension_names": ["row", "y", "x"],
+        "dimension_names": ["row", "item", "value"] if dtype.kind == "f" else ["row", "y", "x"],
     }
 
 
@@ -171,10 +214,9 @@ def metadata_files(attributes: StoreAttributes) -> dict[str, Any]:
     for grid, rows in sorted(attributes.grids.items()):
         arrays = {}
         for track, provenance in sorted(attributes.tracks.items()):
-            dtype = code_dtype(provenance["codebook_size"])
-            shape = (rows, *grid_shape(grid))
+            form = row_form(grid, provenance)
             arrays[track] = array_metadata(
-                shape, attributes.rows_per_task, dtype, attributes.compress
+                (rows, *form.shape), attributes.rows_per_task, form.dtype, attributes.compress
             )
             files[f"g{grid}/{track}/zarr.json"] = arrays[track]
         files[f"g{grid}/zarr.json"] = group_metadata({}, arrays)

@@ -16,9 +16,13 @@ from pipelines.store.commit import INDEX_SCHEMA, committed_tasks, read_part
 from pipelines.store.layout import (
     StoreAttributes,
     StoreError,
+    books_path,
     grid_shape,
+    plan_path,
     read_attributes,
-    tokenizer_path,
+    store_root,
+    tokenizer_folder,
+    track_name,
 )
 from pipelines.store.pruned import read_pruned
 from pipelines.store.shard_files import ShardFiles
@@ -32,12 +36,17 @@ class CodeStore:
     and their images are not pruned.
 
     Rows are addressed by (grid, row), for instance ("32x32", 17), or by position in index order.
-    Of a compressed store the shards used last stay decoded, up to `decoded_bytes`.
+    Of a compressed store the shards used last stay decoded, up to `decoded_bytes`. `track(name)`
+    is the same of a further track: its rows lie under the numbers of the image's, but which of
+    them count is its own matter.
     """
 
     def __init__(self, path: Path, attributes: StoreAttributes, decoded_bytes: int) -> None:
         self.path = path
+        #: The track that is read: `image`, or the name that track() was asked for.
+        self.name = track_name(path)
         self._attributes = attributes
+        self._decoded_bytes = decoded_bytes
         #: Bytes of shards that stay decoded; None where shards are mapped, however many.
         self.decoded_bytes = decoded_bytes if attributes.compress else None
         self._shards = ShardFiles(path, attributes, decoded_bytes)
@@ -56,9 +65,28 @@ class CodeStore:
         return cls(path, read_attributes(path), decoded_bytes)
 
     @property
+    def track_names(self) -> tuple[str, ...]:
+        """The further tracks, beside that of the image."""
+        return tuple(sorted(self._attributes.tracks.keys() - {"image"}))
+
+    def track(self, name: str) -> CodeStore:
+        """A further track; raises StoreError where the store has none of this name."""
+        root = store_root(self.path)
+        if name == "image":
+            return CodeStore(root, self._attributes, self._decoded_bytes)
+        books = books_path(root, name)
+        if name not in self._attributes.tracks or not plan_path(books, 0).exists():
+            has = ", ".join(self.track_names) or "none"
+            raise StoreError(
+                f"{root} has no track {name!r}; it has {has}. Add it with encode --track {name}=..."
+            )
+        return CodeStore(books, self._attributes, self._decoded_bytes)
+
+    @property
     def provenance(self) -> dict[str, dict[str, Any]]:
         """By track: the tokenizer's name, fingerprint, codebook_size and downsample_factor, the
-        transform, dtype, threads and batch_size that made its codes."""
+        transform, dtype, threads and batch_size that made its codes; of one without a tokenizer
+        what its numbers mean."""
         return self._attributes.tracks
 
     @property
@@ -72,8 +100,11 @@ class CodeStore:
 
     @property
     def tokenizer_folder(self) -> Path:
-        """A copy of the tokenizer that made the codes of track `image`, kept inside the store."""
-        return tokenizer_path(self.path, "image")
+        """A copy of the tokenizer that made these codes, kept inside the store.
+
+        Of a track that the image's tokenizer made, the image's.
+        """
+        return tokenizer_folder(self.path)
 
     @cached_property
     def _current(self) -> pa.Table:
@@ -91,7 +122,7 @@ class CodeStore:
     @cached_property
     def _gone(self) -> pa.ChunkedArray:
         """Addresses of the pruned rows and of all older content of their images."""
-        return self._with_older(_addresses(read_pruned(self.path)))
+        return self._with_older(_addresses(read_pruned(store_root(self.path))))
 
     def _with_older(self, addresses: pa.ChunkedArray) -> pa.ChunkedArray:
         """These rows' addresses and those of all that they replace, rows that failed between."""
@@ -144,33 +175,34 @@ class CodeStore:
         codes = self.read(line["grid"], np.array([line["row"]]))[0]
         return {**line, "codes": codes}
 
-    def read(self, grid: str, rows: IntArray, track: str = "image") -> np.ndarray[Any, Any]:
-        """Codes (n, h, w) of the given row numbers, in their order, as stored (unsigned).
+    def read(self, grid: str, rows: IntArray) -> np.ndarray[Any, Any]:
+        """Codes (n, h, w) of the given row numbers, in their order, as stored (unsigned); of a
+        track without a tokenizer float32 (n, *row_shape).
 
         One indexing call, or one a shard that the rows touch where the shards are no single map.
         Raises StoreError for rows never committed.
         """
         rows = np.asarray(rows, np.int64)
-        joined = self._shards.joined(grid, track)
+        joined = self._shards.joined(grid, self.name)
         # As unsigned numbers the negative ones are the largest.
         if joined and np.maximum.reduce(rows.view(np.uint64), initial=0) < joined.gapless:
             return joined.codes.take(rows, axis=0, mode="clip")  # twice as fast as codes[rows]
-        return self._read_by_shard(grid, track, rows)
+        return self._read_by_shard(grid, rows)
 
-    def _read_by_shard(self, grid: str, track: str, rows: IntArray) -> np.ndarray[Any, Any]:
+    def _read_by_shard(self, grid: str, rows: IntArray) -> np.ndarray[Any, Any]:
         tasks = rows // self.rows_per_task
+        shape, dtype = self._shards.form(grid, self.name)
+        codes = np.empty((len(rows), *shape), dtype)
         if (tasks[1:] < tasks[:-1]).any():
             order = np.argsort(tasks, kind="stable")
-            codes = np.empty((len(rows), *grid_shape(grid)), self._shards.dtype(track))
-            codes[order] = self._read_by_shard(grid, track, rows[order])
+            codes[order] = self._read_by_shard(grid, rows[order])
             return codes
-        codes = np.empty((len(rows), *grid_shape(grid)), self._shards.dtype(track))
         starts = np.flatnonzero(np.diff(tasks, prepend=-(2**62)))
         touched = tasks[starts].tolist()
         self._check_rows(grid, rows, touched, starts)
         ends = [*starts.tolist(), len(rows)][1:]
         for task, start, end in zip(touched, starts.tolist(), ends, strict=True):
-            shard = self._shards.rows(grid, track, task)
+            shard = self._shards.rows(grid, self.name, task)
             within = rows[start:end] - task * self.rows_per_task
             # Nothing is out of range, so nothing is clipped: the mode only spares numpy a copy of
             # its own. Rows come two to three times as fast as by shard[within].
@@ -184,7 +216,7 @@ class CodeStore:
         if (highest - np.array(tasks, np.int64) * self.rows_per_task >= held).any():
             raise StoreError(f"{self.path}: rows {rows} of grid {grid} are not all in the index.")
 
-    def batches(self, batch_size: int, track: str = "image") -> Iterator[dict[str, Any]]:
+    def batches(self, batch_size: int) -> Iterator[dict[str, Any]]:
         """Every row that counts, in index order, grid by grid; the last batch of a grid is short.
 
         Yields {"codes": (B, h, w) int64, "label": (B,) int64 with -1 for none, "key": B strings}.
@@ -194,7 +226,7 @@ class CodeStore:
         for grid, rows in self._rows_of_grids.items():
             for first in range(0, len(rows), batch_size):
                 batch = rows[first : first + batch_size]
-                codes = self.read(grid, batch, track).astype(np.int64)
+                codes = self.read(grid, batch).astype(np.int64)
                 labels = self.labels(grid, batch).astype(np.int64)
                 yield {
                     "codes": torch.from_numpy(codes),

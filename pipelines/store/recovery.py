@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ops import disk
@@ -16,6 +16,7 @@ from pipelines.store.layout import (
     says,
     staging_path,
     tokenizer_path,
+    track_name,
     write_if_changed,
 )
 
@@ -32,9 +33,9 @@ def remove_partials(root: Path) -> None:
             shutil.rmtree(path) if path.is_dir() else disk.disk.unlink(path)
 
 
-def keep_tokenizer(root: Path, folder: Path, track: str = "image") -> None:
+def keep_tokenizer(root: Path, folder: Path) -> None:
     """Keep what decodes the store beside its codes: config.json and the weights that are used."""
-    copy = tokenizer_path(root, track)
+    copy = tokenizer_path(root, track_name(root))
     if copy.exists():
         return
     averaged = folder / "ema.safetensors"
@@ -74,6 +75,14 @@ def forget_missing(root: Path) -> None:
         if name.startswith(("_plan/", "_pruned/")):
             raise StoreError(f"{root / name}: missing. Restore it from a copy.")
     _write(root, kept)
+
+
+def forget(root: Path, paths: Iterable[Path]) -> None:
+    """Drop the checksums of files that are about to be removed or written anew."""
+    checksums = read_checksums(root)
+    if checksums is not None:
+        names = {path.relative_to(root).as_posix() for path in paths}
+        _write(root, {name: sha for name, sha in checksums.items() if name not in names})
 
 
 def write_checksums(root: Path) -> None:

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipelines.store.layout import (
+    RowForm,
     StoreAttributes,
     StoreError,
-    code_dtype,
-    grid_shape,
+    row_form,
     shard_path,
     staging_path,
 )
@@ -75,7 +75,7 @@ class ShardFiles:
     def joined(self, grid: str, track: str) -> Joined | None:
         """All committed shards of a grid as one array; None where files do not allow of it."""
         if (grid, track) not in self._joined:
-            row_bytes = int(np.prod(grid_shape(grid))) * self.dtype(track).itemsize
+            row_bytes = self._row_bytes(grid, track)
             shard_bytes = self._attributes.rows_per_task * row_bytes
             if self._attributes.compress or not can_lie_side_by_side(shard_bytes):
                 return None
@@ -89,8 +89,9 @@ class ShardFiles:
             (n for n in range(count) if held.get(n) != self._attributes.rows_per_task), count
         )
         gapless = whole_tasks * self._attributes.rows_per_task + held.get(whole_tasks, 0)
+        form = self.form(grid, track)
         if not count:
-            return Joined(np.empty((0, *grid_shape(grid)), self.dtype(track)), 0)
+            return Joined(np.empty((0, *form.shape), form.dtype), 0)
 
         def files() -> list[tuple[int, Path]]:
             return [(task, self._find((grid, track, task))) for task in held]
@@ -99,14 +100,18 @@ class ShardFiles:
             places = map_side_by_side(files(), count, shard_bytes)
         except FileNotFoundError:  # one was published between the look and the opening
             places = map_side_by_side(files(), count, shard_bytes)
-        return Joined(places.view(self.dtype(track)).reshape(-1, *grid_shape(grid)), gapless)
+        return Joined(places.view(form.dtype).reshape(-1, *form.shape), gapless)
 
-    def dtype(self, track: str) -> np.dtype[Any]:
-        """How the codes of a track are stored; StoreError where the store has no such track."""
+    def form(self, grid: str, track: str) -> RowForm:
+        """How the rows of a track are stored; StoreError where the store has no such track."""
         tracks = self._attributes.tracks
         if track not in tracks:
             raise StoreError(f"{self._root} has no track {track!r}; it has {list(tracks)}.")
-        return code_dtype(tracks[track]["codebook_size"])
+        return row_form(grid, tracks[track])
+
+    def _row_bytes(self, grid: str, track: str) -> int:
+        form = self.form(grid, track)
+        return int(np.prod(form.shape)) * form.dtype.itemsize
 
     def _find(self, address: Address) -> Path:
         """The shard's file: staged still, or published; StoreError when missing or short.
@@ -119,8 +124,7 @@ class ShardFiles:
         final = shard_path(self._root, grid, track, task)
         size = shards[track]["bytes"]
         if not self._attributes.compress:
-            height, width = grid_shape(grid)
-            row_bytes = height * width * self.dtype(track).itemsize
+            row_bytes = self._row_bytes(grid, track)
             size = shard_size(num_rows, self._attributes.rows_per_task, row_bytes)
         for path in (staging_path(self._root) / shards[track]["file"], final):
             try:
@@ -141,7 +145,7 @@ class ShardFiles:
     def _open(self, address: Address, path: Path) -> Codes:
         grid, track, task = address
         num_rows, rows_per_task = self.num_rows(grid, task), self._attributes.rows_per_task
-        shape, dtype = grid_shape(grid), self.dtype(track)
+        shape, dtype = self.form(grid, track)
         if self._attributes.compress:
             try:
                 return decode_shard(path.read_bytes(), num_rows, rows_per_task, shape, dtype)

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from ops import disk
 from ops.files import fsync_path, write_aside
-from pipelines.store.layout import METADATA_KEY, StoreError, grid_shape, staging_path
+from pipelines.store.layout import METADATA_KEY, StoreError, staging_path
 
 HASH_BYTES = 32  # sha256, before everything else in the file
 
@@ -40,9 +40,9 @@ def write_subpart(
 ) -> None:
     """Keep codes (n, h, w) of each track and their n index lines, whole or not at all."""
     staging = staging_path(root)
-    dtypes = {track: rows.dtype.str for track, rows in codes.items()}
+    forms = {track: (rows.dtype.str, rows.shape[1:]) for track, rows in codes.items()}
     table = index.replace_schema_metadata(
-        {METADATA_KEY: json.dumps({"first": first, "dtypes": dtypes})}
+        {METADATA_KEY: json.dumps({"first": first, "forms": forms})}
     )
     for track, rows in codes.items():
         table = table.append_column(_column(track), _as_binary(rows))
@@ -62,7 +62,7 @@ def write_subpart(
 
 def read_subparts(root: Path, grid: str, task: int) -> list[Subpart]:
     """The whole pieces of one task, by their first row; pieces may overlap."""
-    pieces = [_read(path, grid) for path in _files(root, grid, task)]
+    pieces = [_read(path) for path in _files(root, grid, task)]
     return sorted((p for p in pieces if p is not None), key=lambda p: (p.first, len(p.index)))
 
 
@@ -76,7 +76,7 @@ def _files(root: Path, grid: str, task: int) -> list[Path]:
     return sorted(staging_path(root).glob(f"{grid}-{task}-*.subpart"))
 
 
-def _read(path: Path, grid: str) -> Subpart | None:
+def _read(path: Path) -> Subpart | None:
     try:
         data = path.read_bytes()
     except OSError:  # its task was committed meanwhile, or the disk cannot read it
@@ -87,9 +87,11 @@ def _read(path: Path, grid: str) -> Subpart | None:
     with pa.ipc.open_stream(payload) as reader:
         table = reader.read_all()
     description = json.loads(table.schema.metadata[METADATA_KEY])
+    if "forms" not in description:  # by an older version: its rows are made anew
+        return None
     codes = {
-        track: _from_binary(table[_column(track)], np.dtype(dtype), grid)
-        for track, dtype in description["dtypes"].items()
+        track: _from_binary(table[_column(track)], np.dtype(dtype), shape)
+        for track, (dtype, shape) in description["forms"].items()
     }
     index = table.drop_columns([_column(track) for track in codes]).replace_schema_metadata(None)
     return Subpart(description["first"], codes, index)
@@ -107,7 +109,7 @@ def _as_binary(rows: np.ndarray[Any, Any]) -> pa.Array:
 
 
 def _from_binary(
-    column: pa.ChunkedArray, dtype: np.dtype[Any], grid: str
+    column: pa.ChunkedArray, dtype: np.dtype[Any], shape: list[int]
 ) -> np.ndarray[Any, np.dtype[Any]]:
     rows = b"".join(column.to_pylist())
-    return np.frombuffer(rows, dtype).reshape(-1, *grid_shape(grid))
+    return np.frombuffer(rows, dtype).reshape(-1, *shape)

@@ -16,6 +16,7 @@ from ops.images import Transform
 from pipelines.image_batches import BatchEncoder
 from pipelines.plan_changes import DUPLICATE
 from pipelines.readers import content_hash, list_input
+from pipelines.row_sources import Photographs
 from pipelines.task_draft import Line
 from tokenizer import load_tokenizer
 
@@ -26,7 +27,7 @@ SIZE = (32, 32)
 def encoder(tiny_tokenizer: Path) -> Iterator[BatchEncoder]:
     encoder = BatchEncoder(
         load_tokenizer(tiny_tokenizer),
-        Transform(image_size=32),
+        Photographs(Transform(image_size=32)),
         batch_size=5,
         threads=1,
         lanes=1,
@@ -121,7 +122,6 @@ def test_a_tokenizer_that_does_not_work_fails_before_any_image(tiny_tokenizer: P
         raise RuntimeError("no kernel for this device")
 
     tokenizer.encode = failing  # type: ignore[method-assign]
+    source = Photographs(Transform(image_size=32))
     with pytest.raises(RuntimeError, match="no kernel for this device"):
-        BatchEncoder(
-            tokenizer, Transform(image_size=32), batch_size=2, threads=1, lanes=1, decoders=1
-        )
+        BatchEncoder(tokenizer, source, batch_size=2, threads=1, lanes=1, decoders=1)

@@ -93,7 +93,7 @@ def test_rows_outside_the_index_are_refused(store: CodeStore) -> None:
     with pytest.raises(StoreError, match="no codes of grid 8x8"):
         store.ok_rows("8x8")
     with pytest.raises(StoreError, match="no track 'depth'"):
-        store.read("4x6", np.array([0]), "depth")
+        store.track("depth")
 
 
 def test_a_store_travels_to_another_process(store: CodeStore) -> None:
