@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import io
 import threading
 import warnings
@@ -26,6 +25,7 @@ from torch import Tensor
 
 from ops.config import ConfigError, Registry, UserError
 from ops.png import write_png_strips
+from ops.views import View, seen_part
 
 ImageArray = np.ndarray[Any, np.dtype[np.uint8]]
 Raster = np.ndarray[Any, Any]  # what Pillow can resize: uint8 (H, W, 3), any grey (H, W)
@@ -218,7 +218,6 @@ _pillow_quiet = _PillowQuiet()
 # --- sizes and crops
 
 
-CROP_MARGIN = 1.125  # the random and ten crops are cut from a picture this much larger
 MAX_ASPECT = 4  # a native picture longer than this many short sides loses its ends
 #: Views that each way of cropping makes of one image.
 CROPS: Registry[int] = Registry("crop")
@@ -297,6 +296,15 @@ class Transform:
         )
         return _mirrored(cut) if mirrored else cut
 
+    def view_of(self, width: int, height: int, size: tuple[int, int], view: int, key: str) -> View:
+        """What view number `view` sees of an upright picture of `width` x `height` pixels."""
+        mirrored, view = divmod(view, CROPS[self.crop])
+        part = seen_part((height, width), size, self.crop, view, self.seed, key)
+        return View(
+            bool(mirrored) or (self.crop == "ten" and view >= 5),
+            *(part.left / width, part.top / height, part.right / width, part.bottom / height),
+        )
+
 
 def _nearest(value: float, multiple: int) -> int:
     return max(multiple, round(value / multiple) * multiple)
@@ -318,35 +326,16 @@ def resize_and_crop(
     Transform for the ways. `random` depends on (seed, key, view) alone.
     """
     height, width = (size, size) if isinstance(size, int) else size
-    margin = CROP_MARGIN if crop in ("random", "ten") else 1.0
-    scale = margin * max(height / image.shape[0], width / image.shape[1])
     # The part of the image that will be seen, in its own pixels. Only this part is resized:
     # covering a square with a 30000x1 image would take gigabytes.
-    seen = min(height / scale, image.shape[0]), min(width / scale, image.shape[1])
-    down, across = _crop_place(crop, view, f"{seed}/{view}/{key}")
-    top, left = down * (image.shape[0] - seen[0]), across * (image.shape[1] - seen[1])
-    resized = Image.fromarray(image).resize(
-        (width, height),
-        resampling,
-        box=(left, top, min(left + seen[1], image.shape[1]), min(top + seen[0], image.shape[0])),
-    )
+    part = seen_part(image.shape[:2], (height, width), crop, view, seed, key)
+    resized = Image.fromarray(image).resize((width, height), resampling, box=part)
     cut = np.asarray(resized)
     return _mirrored(cut) if crop == "ten" and view >= 5 else cut
 
 
 def _mirrored(image: Raster) -> Raster:
     return np.ascontiguousarray(image[:, ::-1])
-
-
-def _crop_place(crop: str, view: int, name: str) -> tuple[float, float]:
-    """Where a crop lies between top and bottom, left and right: 0 to 1 of what is left over."""
-    if crop == "random":
-        digest = hashlib.sha256(name.encode(errors="surrogatepass")).digest()
-        down, across = (int.from_bytes(digest[i : i + 8], "big") / 2**64 for i in (0, 8))
-        return down, across
-    if crop == "ten" and view % 5 < 4:
-        return float(view % 5 // 2), float(view % 5 % 2)
-    return 0.5, 0.5
 
 
 # --- pixels

@@ -17,7 +17,7 @@ from pipelines.readers import list_input
 from pipelines.row_sources import NO_PARTNER, SEVERAL_PARTNERS
 from pipelines.store import code_dtype
 from pipelines.store.layout import tokenizer_path
-from pipelines.track_plan import PARTNER, FindPartners
+from pipelines.track_plan import PARTNER, PARTNER_SCHEMA, FindPartners
 from pipelines.tracks import FILES, TRACK_KINDS, Input, Track
 from tokenizer import VQGAN, load_tokenizer
 
@@ -102,7 +102,7 @@ class FileTrack(Track):
                 etag = SEVERAL_PARTNERS if several else NO_PARTNER
                 for name, value in zip(PARTNER, (several, None, 0, etag), strict=True):
                     columns[name][line] = value
-            return pa.table(columns, schema=partner_schema())
+            return pa.table(columns, schema=PARTNER_SCHEMA)
 
         return find
 
@@ -142,15 +142,3 @@ class LowResTrack(Track):
     @property
     def reads(self) -> Mapping[str, Path]:
         return {"--in": self.images}
-
-
-def partner_schema() -> pa.Schema:
-    """The columns PARTNER of a plan."""
-    return pa.schema(
-        [
-            ("uri", pa.string()),
-            ("offset", pa.int64()),
-            ("size", pa.int64()),
-            ("etag", pa.string()),
-        ]
-    )

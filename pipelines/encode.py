@@ -21,6 +21,7 @@ from pipelines.cluster_paths import check_absolute
 from pipelines.command_line import run_command
 from pipelines.encode_settings import EncodeFlags, check_same, plan_settings
 from pipelines.encode_task import Done, EncodeWorker, Piece, condemn, split_work
+from pipelines.geometry_tracks import GeometryTrack
 from pipelines.grids import grids_of
 from pipelines.jobs import run_tasks
 from pipelines.plan import Plan, Task, extend_plan, prune_plan, read_plan
@@ -92,6 +93,8 @@ def encode(flags: EncodeFlags) -> int:
         _finish(root)
         also_ran = [_run_track(flags, *each) for each in zip(tracks, plans, strict=True)]
     store = CodeStore.open(root)
+    for track in tracks:
+        _print_list(f"{track.name}: bad line", track.bad)
     _report_tracks(store, behind)
     ran = sum(task.num_rows for task in waiting)
     return _report(flags, store, ran, sum(also_ran), listing, seconds)
@@ -105,7 +108,11 @@ def _finish(root: Path) -> None:
 def _run_track(flags: EncodeFlags, track: Track, plan: Plan) -> int:
     """Encode what is not in a further track; how many rows that was."""
     waiting = waiting_tasks(track.books, plan)
-    _run(track.books, flags, plan, waiting, track.reads)
+    if isinstance(track, GeometryTrack):
+        for task in waiting:
+            track.make(plan, task)
+    else:
+        _run(track.books, flags, plan, waiting, track.reads)
     track.check_rows(waiting)
     _finish(track.books)
     return sum(task.num_rows for task in waiting)
@@ -276,7 +283,7 @@ def _print_list(title: str, lines: list[tuple[str, str]]) -> None:
     for key, reason in lines[:LISTED]:
         print(f"{title}: {key!r}: {reason}")
     if len(lines) > LISTED:
-        where = "" if title == "skipped" else ": see the index"
+        where = ": see the index" if title.split()[-1] in ("failed", "lacks") else ""
         print(f"{title}: {len(lines) - LISTED} more{where}")
 
 

@@ -85,7 +85,7 @@ class LowResolutions(Photographs):
         self.ratio = ratio
 
     def check(self, row: Row) -> None:
-        _check_image(row)
+        check_image(row)
 
     def read(self, data: bytes, row: Row, size: Size) -> Found:
         found = super().read(data, row, size)
@@ -100,7 +100,7 @@ class Partners(RowSource):
         self.content = content
 
     def check(self, row: Row) -> None:
-        _check_image(row)
+        check_image(row)
         check_partner(row)
 
     def read(self, data: bytes, row: Row, size: Size) -> Found:
@@ -126,7 +126,8 @@ class Partners(RowSource):
         return self.content.pixels(self.content.samples(rasters.numpy()).to(device))
 
 
-def _check_image(row: Row) -> None:
+def check_image(row: Row) -> None:
+    """Raises ImageError where a row's image was not encoded."""
     if row["image_status"] != "ok":
         raise ImageError(NO_IMAGE, f"its image was not encoded: {row['image_status']}")
 
@@ -136,7 +137,7 @@ def check_partner(row: Row) -> None:
     if row["etag"] == NO_PARTNER:
         raise ImageError(NO_PARTNER, "nothing has its name")
     if row["etag"] == SEVERAL_PARTNERS:
-        raise ImageError(SEVERAL_PARTNERS, f"several have its name: {row['uri']}")
+        raise ImageError(SEVERAL_PARTNERS, f"unclear which is its own: {row['uri']}")
 
 
 def source_of(provenance: Mapping[str, Any], content: Content) -> RowSource:

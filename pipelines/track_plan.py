@@ -30,6 +30,7 @@ from pipelines.store.subparts import remove_subparts
 #: From some planned rows of images, columns PARTNER of as many: what belongs to each.
 FindPartners = Callable[[pa.Table], pa.Table]
 PARTNER = ("uri", "offset", "size", "etag")
+PARTNER_SCHEMA = pa.schema([PLAN_SCHEMA.field(name) for name in PARTNER])
 WITHOUT = pa.array([NO_PARTNER, SEVERAL_PARTNERS])
 
 

@@ -10,14 +10,13 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ops.config import ConfigError, Registry
 from ops.files import fsync_path, make_folders
 from pipelines.plan import Plan, Task, read_plan, task_table
-from pipelines.plan_changes import planned_rows
 from pipelines.store import StoreError
 from pipelines.store.commit import committed_tasks, read_part
 from pipelines.store.layout import (
@@ -58,14 +57,14 @@ class Track(ABC):
     Made before anything is written, so that what cannot be read is told first.
     """
 
-    has_codes = True  # a tokenizer makes its rows; else they are numbers, made in this process
-
     def __init__(self, root: Path, asked: Input) -> None:
         self.root, self.name, self.value = root, asked.name, asked.value
         self.books = books_path(root, asked.name)
         older = read_plan(self.books)
         self.older = None if older is None else older.settings.track
         self.tokenizer: VQGAN | None = None
+        #: Lines of the input that say nothing, with the reasons.
+        self.bad: list[tuple[str, str]] = []
 
     @abstractmethod
     def provenance(self, images: dict[str, Any]) -> dict[str, Any]:
@@ -154,12 +153,6 @@ def open_tracks(
         kind = TRACK_KINDS[name if name in TRACK_KINDS else FILES]
         tracks.append(kind(root, Input(name, value, named.get(name), images, tokenizer)))
     return tracks, behind
-
-
-def image_keys(root: Path, images: Plan) -> Iterator[str]:
-    """The key of every planned row of the images."""
-    for rows in planned_rows(root, images.num_parts, ("key",)):
-        yield from rows["key"].to_pylist()
 
 
 def waiting_tasks(root: Path, plan: Plan) -> list[Task]:
