@@ -15,6 +15,8 @@ from pipelines.studies.bench import HELD_OUT, Bench
 from pipelines.studies.study import Study, StudyError
 from pipelines.training_flags import pin_settings
 
+SHARED = "shared.json"  # in a study's folder: how long it took to make what all runs share
+
 
 class Run(NamedTuple):
     """What one (variant, seed) came to."""
@@ -54,7 +56,7 @@ def do_runs(
         missing = [each for each in wanted if not run_file(bench.out, *each).is_file()]
         if missing:
             say("what all runs share")
-            study.prepare(bench)
+            _prepare(study, bench)
         for variant, seed in missing:
             say(f"run {wanted.index((variant, seed)) + 1} of {len(wanted)}: {variant}, seed {seed}")
             write_run(bench.out, _timed(study, bench, variant, seed))
@@ -65,6 +67,19 @@ def do_runs(
 def write_run(out: Path, run: Run) -> None:
     """Keep a run's figures; the file appears whole."""
     write_json(run_file(out, run.variant, run.seed), run._asdict())
+
+
+def shared_seconds(out: Path) -> float:
+    """What all runs share took so many seconds, in all sittings that came to its end."""
+    path = out / SHARED
+    return float(json.loads(path.read_text())["seconds"]) if path.is_file() else 0.0
+
+
+def _prepare(study: Study, bench: Bench) -> None:
+    started = time.perf_counter()
+    study.prepare(bench)
+    total = shared_seconds(bench.out) + time.perf_counter() - started
+    write_json(bench.out / SHARED, {"seconds": round(total, 1)})
 
 
 def _timed(study: Study, bench: Bench, variant: str, seed: int) -> Run:

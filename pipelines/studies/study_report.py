@@ -14,7 +14,7 @@ import torch
 from ops.files import write_bytes, write_json
 from pipelines.studies.bench import Bench
 from pipelines.studies.plots import figures_plot, picture_sheet
-from pipelines.studies.runs import Run
+from pipelines.studies.runs import Run, shared_seconds
 from pipelines.studies.study import Study
 from pipelines.studies.summary import summarise, table
 
@@ -33,6 +33,7 @@ def write_report(study: Study, bench: Bench, runs: Sequence[Run], command: str) 
         "command": command,
         "machine": machine,
         "settings": settings,
+        "shared_seconds": shared_seconds(bench.out),
         "runs": [run._asdict() for run in runs],
         "summary": {v: {name: cell._asdict() for name, cell in cells[v].items()} for v in cells},
     }
@@ -43,7 +44,8 @@ def write_report(study: Study, bench: Bench, runs: Sequence[Run], command: str) 
     if rows:
         write_bytes(bench.out / PICTURES, picture_sheet(rows))
     report = bench.out / "report.md"
-    text = _report(study, runs, command, machine, settings, bool(rows))
+    about = {"command": command, "made": _made(runs, machine, shared_seconds(bench.out))}
+    text = _report(study, runs, settings, has_pictures=bool(rows), **about)
     write_bytes(report, text.encode())
     return report
 
@@ -51,14 +53,13 @@ def write_report(study: Study, bench: Bench, runs: Sequence[Run], command: str) 
 def _report(
     study: Study,
     runs: Sequence[Run],
-    command: str,
-    machine: str,
     settings: dict[str, Any],
+    *,
     has_pictures: bool,
+    command: str,
+    made: str,
 ) -> str:
     seeds = ", ".join(str(seed) for seed in dict.fromkeys(run.seed for run in runs))
-    dates = sorted({run.date for run in runs})
-    minutes = sum(run.seconds for run in runs) / 60
     parts = [
         f"# {study.title}",
         study.paper,
@@ -71,12 +72,20 @@ def _report(
         parts.append(f"![What the variants give, side by side]({PICTURES})")
     parts += [
         f"    {command}",
-        f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}, {machine}; the runs took "
-        f"{minutes:.0f} minutes together, what they share aside.",
+        made,
         "Settings:",
         "".join(f"- {name}: {_setting(value)}\n" for name, value in settings.items()).rstrip(),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _made(runs: Sequence[Run], machine: str, shared: float) -> str:
+    """When, on what, and how long it took."""
+    dates = sorted({run.date for run in runs})
+    return (
+        f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}, {machine}; what all runs share took "
+        f"{shared / 60:.0f} minutes, the runs {sum(run.seconds for run in runs) / 60:.0f}."
+    )
 
 
 def _setting(value: Any) -> str:

@@ -151,6 +151,14 @@ def test_losses_study_goes_all_the_way_and_measures_nothing_again(pictures, tmp_
     assert "seed 0]" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("flag", ["--steps", "--threads"])
+def test_counts_below_one_are_refused(pictures, tmp_path, capsys, flag):
+    asked = words("vqvae_vqgan", pictures, tmp_path / "out", flag, "0")
+    assert command.main(asked) == 2
+    assert f"{flag} must be at least 1" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_downsampling_study_goes_all_the_way(pictures, tmp_path):
     assert command.main(words("downsampling", pictures, tmp_path, "--seeds", "0")) == 0
