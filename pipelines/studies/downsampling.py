@@ -6,9 +6,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ops.images import to_image
 from pipelines.recipes import PRIOR_RECIPES, TOKENIZER_RECIPES
 from pipelines.studies.bench import IMAGE_SIZE, Bench
+from pipelines.studies.distances import layout_distance, patch_distance
+from pipelines.studies.photographs import held_out_photographs, learned_photographs
 from pipelines.studies.study import Column, PictureRow, Study
 from prior import load_prior
 from tokenizer import load_tokenizer
@@ -17,7 +22,8 @@ FACTORS = {"f4": 4, "f8": 8, "f16": 16}
 PRIOR = "study"
 WINDOW = PRIOR_RECIPES[PRIOR].window
 TOKENIZER_SEED = 0  # the seeds are the priors': a tokenizer's own luck is not what is asked here
-PICTURES = 4
+PAINTED = 40  # pictures to measure
+PICTURES = 4  # pictures to show
 TOP_P = 0.92  # as the demo draws: a prior this small gives rare codes too much weight
 
 
@@ -32,7 +38,10 @@ class Downsampling(Study):
         "is 3.86, 65.81 and 280.68 times as fast as over pixels at f = 2, 8 and 16. Here every f "
         "has a tokenizer of one design, trained for the same steps on the same pixels, and priors "
         "of one size. Nats a code and a pixel are the rate, PSNR and SSIM the quality: no column "
-        "decides alone."
+        "decides alone. The last distances are of painted pictures of 256x256 to photographs, "
+        "Fréchet distances that compare these variants and are no FID: between 32x32 patches in "
+        "features of photo-f8's encoder, to those held out, and between 4x4 grids of brightness, "
+        "to those trained on."
     )
     variants = tuple(FACTORS)
     columns = (
@@ -42,6 +51,8 @@ class Downsampling(Study):
         Column("psnr", "PSNR, dB"),
         Column("ssim", "SSIM", 3),
         Column("codes_used", "codes seen, of 512", 0, plotted=False),
+        Column("patch_distance", "painted: patch distance", 3),
+        Column("layout_distance", "painted: layout distance", 4),
         Column("pixels_per_second", "pixels painted a second, times f4's", 1, relative=True),
     )
 
@@ -55,6 +66,7 @@ class Downsampling(Study):
             "prior_steps": bench.capped(PRIOR_RECIPES[PRIOR].steps),
             "prior_batch": f"{PRIOR_RECIPES[PRIOR].batch_size} windows of {WINDOW}x{WINDOW} codes",
             "image_size": IMAGE_SIZE,
+            "painted": PAINTED,
         }
 
     def prepare(self, bench: Bench) -> None:
@@ -69,11 +81,14 @@ class Downsampling(Study):
         trained = bench.prior(PRIOR, codes, f"prior-{variant}-{seed}", seed)
         nats, factor = bench.nats(trained, codes), FACTORS[variant]
         quality = bench.quality(bench.out / f"tokenizer-{variant}")
+        painted = paint_pictures(trained, IMAGE_SIZE // factor, seed)
         return {
             "context": float(WINDOW * factor),
             "nats_per_code": nats,
             "nats_per_pixel": nats / factor**2,
             **{name: quality[name] for name in ("psnr", "ssim", "codes_used")},
+            "patch_distance": patch_distance(held_out_photographs(bench), painted),
+            "layout_distance": layout_distance(learned_photographs(bench), painted),
             "pixels_per_second": painting_speed(trained, IMAGE_SIZE, factor),
         }
 
@@ -90,11 +105,22 @@ class Downsampling(Study):
         return rows
 
 
-def painting_speed(folder: Path, size: int, factor: int) -> float:
-    """Pixels a second at which a prior paints and decodes one picture of size x size pixels."""
+def paint_pictures(folder: Path, side: int, seed: int) -> Tensor:
+    """PAINTED pictures (N, 3, H, W) of side x side codes, drawn as they are: no code left out."""
     prior, tokenizer = load_prior(folder), load_tokenizer(folder / "tokenizer")
-    side = size // factor
-    tokenizer.decode(prior.paint(2, 2, count=1))  # the first call sets things up
-    started = time.perf_counter()
-    tokenizer.decode(prior.paint(side, side, count=1))
-    return size**2 / (time.perf_counter() - started)
+    codes = prior.paint(side, side, count=PAINTED, seed=seed)
+    return torch.cat([tokenizer.decode(each[None]) for each in codes])
+
+
+def painting_speed(folder: Path, size: int, factor: int) -> float:
+    """Pixels a second at which a prior paints and decodes one picture of size x size pixels.
+
+    The best of three: what else the machine does only adds to the time.
+    """
+    prior, tokenizer = load_prior(folder), load_tokenizer(folder / "tokenizer")
+    side, seconds = size // factor, []
+    for _ in range(3):
+        started = time.perf_counter()
+        tokenizer.decode(prior.paint(side, side, count=1))
+        seconds.append(time.perf_counter() - started)
+    return size**2 / min(seconds)

@@ -10,20 +10,16 @@ from torch import Tensor
 
 from ops.images import ImageArray, to_image
 from ops.metrics import gradient_energy
-from pipelines.demo import gather_photographs
-from pipelines.image_crops import PHOTOGRAPHS
 from pipelines.recipes import TOKENIZER_RECIPES
-from pipelines.studies.bench import HELD_OUT, IMAGE_SIZE, Bench
-from pipelines.studies.patch_distance import patch_distance
-from pipelines.studies.study import Column, PictureRow, Study, StudyError
-from pipelines.tokenizer_data import evaluation_samples, list_data
+from pipelines.studies.bench import IMAGE_SIZE, Bench
+from pipelines.studies.distances import patch_distance
+from pipelines.studies.photographs import held_out_photographs, shown_photographs
+from pipelines.studies.study import Column, PictureRow, Study
 from pipelines.tokenizer_trainee import reconstruction_figures
 from tokenizer import load_tokenizer
 from tokenizer.perceptual import make_perceptual_loss
 
 RECIPES = {"VQ-VAE": "study-vqvae", "VQGAN": "study-vqgan"}
-SHOWN = ("astronaut.png", "chelsea.png", "coffee.png", "china.jpg")  # of the demo's photographs
-MOST_SHOWN = 4
 SHOWN_SIDE = 128  # pixels: the middle of what was rebuilt, pixel for pixel
 
 
@@ -91,33 +87,6 @@ class Losses(Study):
 def folder_of(variant: str, seed: int) -> str:
     """The name of a run's folder."""
     return f"{RECIPES[variant]}-{seed}"
-
-
-def held_out_photographs(bench: Bench) -> Tensor:
-    """Middle squares (N, 3, S, S) of the photographs that never train."""
-    entries = list_data(bench.data, None, HELD_OUT).measured
-    return _squares(bench.data, entries)
-
-
-def shown_photographs(bench: Bench) -> Tensor:
-    """Middle squares (N, 3, S, S) of the photographs to show."""
-    folder = bench.shown or bench.out / "shown"
-    if bench.shown is None:
-        gather_photographs(folder)
-    entries = list_data(folder, None, 1.0).measured
-    known = [entry for entry in entries if entry.key in SHOWN]
-    return _squares(folder, (entries if bench.shown else known)[:MOST_SHOWN])
-
-
-def _squares(folder: Path, entries: list[Any]) -> Tensor:
-    bad: list[str] = []
-    squares = evaluation_samples(PHOTOGRAPHS, entries, IMAGE_SIZE, lambda key, _: bad.append(key))
-    if not len(squares):
-        raise StudyError(
-            f"{folder}: of {len(entries)} photographs to measure on or to show, {len(bad)} could "
-            "not be read, and none is left. Are there more?"
-        )
-    return squares
 
 
 def middles(pixels: Tensor) -> list[ImageArray]:
