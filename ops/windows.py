@@ -194,6 +194,28 @@ class Wavefront:
         return k == 0 or self._drawn[k - 1] >= window.column + window.columns
 
 
+class InSequence:
+    """An order of drawing a grid that is one window, cell after cell; as a Wavefront is."""
+
+    first = 0  # until the last cell is drawn, cells may be left in any row
+
+    def __init__(
+        self, columns: int, order: Sequence[int], known: Sequence[Sequence[bool]] | None = None
+    ) -> None:
+        """`order` are the cells' raster numbers; cells that are `known` are left out."""
+        self._columns, self._order, self._known = columns, order, known
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for number in self._order:
+            row, column = divmod(number, self._columns)
+            if self._known is None or not self._known[row][column]:
+                yield [(row, column)]
+
+    def wait(self, window: Window) -> int | None:
+        """All the next cells are drawn in the one window there is."""
+        return 0
+
+
 class Tile(NamedTuple):
     """A part of a grid, and the larger part that must be seen to make it."""
 

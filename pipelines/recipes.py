@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from ops.config import ConfigError
 from pipelines.optimization import OptimizerConfig
 from prior import LossSettings
+from prior.orderings import ROW_MAJOR
 from tokenizer import PRESETS, VQGANConfig
 from tokenizer.contents import ContentConfig
 from tokenizer.discriminator import DiscriminatorConfig
@@ -62,6 +63,8 @@ class PriorRecipe:
     preset: str
     optimizer: OptimizerConfig
     window: int = 16
+    ordering: str = ROW_MAJOR
+    """in which order the window's codes are foretold: see prior.orderings"""
     dropout: float = 0.0
     label_dropout: float = 0.1
     start_alike: bool = False

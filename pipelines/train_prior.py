@@ -55,6 +55,7 @@ from prior import (
     preset_config,
     start_alike,
 )
+from prior.orderings import ROW_MAJOR
 from tokenizer import VQGAN, load_tokenizer
 
 
@@ -72,6 +73,9 @@ class TrainPriorFlags(TrainingFlags):
     """what the prior is told: sos (nothing) or class (the sub-folder an image lay in)"""
     window: int | None = None
     """codes a side of the square that the prior sees at once"""
+    ordering: str | None = None
+    """order in which a window's codes are foretold: row-major, alternate, spiral-in, spiral-out,
+    z-curve, subsample or random"""
     every_view: bool = False
     """each view of an image comes once an epoch, instead of one of them drawn"""
     cache_memory: float | None = None
@@ -93,7 +97,7 @@ class Data(NamedTuple):
 
 def open_data(flags: TrainPriorFlags, ranks: Ranks = ALONE) -> Data:
     """What the flags name, checked; the data set gives the parts of one process of `ranks`."""
-    recipe = lay_over(PRIOR_RECIPES, flags.recipe, flags, "window")
+    recipe = lay_over(PRIOR_RECIPES, flags.recipe, flags, "window", "ordering")
     if not flags.codes:
         raise ConfigError("--codes names no store. Name one that pipelines.encode wrote.")
     stores = [CodeStore.open(path) for path in flags.codes]
@@ -150,9 +154,14 @@ def make_conditions(
 
 
 def prior_config(recipe: PriorRecipe, conditions: Conditions) -> PriorConfig:
-    """The recipe's preset, sized for these codes and conditions."""
+    """The recipe's preset, sized for these codes and conditions.
+
+    Raises ConfigError where it cannot foretell codes in the recipe's order.
+    """
+    order = {} if recipe.ordering == ROW_MAJOR else {"ordering": recipe.ordering}
     return preset_config(
         recipe.preset,
+        **order,
         codebook_size=conditions.codebook_size,
         condition_vocab_size=conditions.vocab_size,
         condition_length=conditions.length,

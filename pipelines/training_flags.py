@@ -78,7 +78,8 @@ def lay_over(recipes: Mapping[str, Recipe], name: str, flags: TrainingFlags, *mo
     for field in (*HABITS, "batch_size", *more):
         value = getattr(flags, field)
         if value is not None:
-            _check_least(field, value, 1)
+            if not isinstance(value, str):
+                _check_least(field, value, 1)
             given[field] = value
     if flags.learning_rate is not None:
         optimizer = dataclasses.replace(recipe.optimizer, learning_rate=flags.learning_rate)

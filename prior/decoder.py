@@ -31,7 +31,7 @@ class Decoder:
     """Reads with a GPT, which is not in training and does not change meanwhile."""
 
     def __init__(self, model: GPT) -> None:
-        self.config, self.positions = model.config, model.positions
+        self.config, self.positions, self.course = model.config, model.positions, model.course
         self._model, self._weight = model, model.token_embedding.weight
 
     @property

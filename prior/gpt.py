@@ -1,6 +1,7 @@
 """The paper's prior: a transformer that reads condition tokens and codes and foretells each code.
 
-Tokens are one sequence: the condition's, then the window's codes row by row. Ids 0 .. K-1 are
+Tokens are one sequence: the condition's, then the window's codes, row by row or in another order
+(prior.orderings). Ids 0 .. K-1 are
 codes and K .. K+condition_vocab_size-1 condition tokens, in one embedding table; the head speaks
 of codes only. Esser et al., "Taming transformers for high-resolution image synthesis" (2021).
 """
@@ -20,6 +21,7 @@ from prior.attention import Block
 from prior.gpt_config import GPTConfig
 from prior.layers import NORMS, initialise_layer, scale_residual
 from prior.linear import Linear
+from prior.orderings import ROW_MAJOR, Course, course
 from prior.rotary import Rotation, places, rotation_at
 
 
@@ -45,13 +47,22 @@ class GPT(nn.Module):
         memory for a third more work"""
         self._initialise()
 
+    def course(self, rows: int, columns: int) -> Course | None:
+        """The order in which the codes of a window are read and foretold; None for row by row."""
+        config = self.config
+        if config.ordering == ROW_MAJOR:
+            return None
+        device = self.token_embedding.weight.device
+        return course(config.ordering, config.ordering_seed, config.window, rows, columns, device)
+
     def positions(self, rows: int, columns: int) -> Tensor:
         """Position (condition_length + rows * columns,) of every token before and in a window.
 
         In a window narrower than the trained one, codes keep the places they have in the trained
         one's left part, and a row's last code stands at the trained row's end: what is foretold
-        after it is the next row's first code, as in training. Raises ConfigError when the window
-        is larger than the trained one.
+        after it is the next row's first code, as in training. In any order: what is read just
+        before a code stands at the place before that code's. Raises ConfigError when the window is
+        larger than the trained one.
         """
         window, start = self.config.window, self.config.condition_length
         if rows > window or columns > window:
@@ -59,6 +70,11 @@ class GPT(nn.Module):
                 f"A grid of {rows}x{columns} codes does not fit the prior's window of "
                 f"{window}x{window}: cut windows from it."
             )
+        way = self.course(rows, columns)
+        if way is not None:
+            places = start + way.places
+            told = torch.arange(start - 1, device=places.device)
+            return torch.cat([told, places - 1, places[-1:]])
         device = self.token_embedding.weight.device
         place = torch.arange(columns, device=device)
         place[-1] = window - 1
@@ -90,9 +106,14 @@ class GPT(nn.Module):
 
     def code_logits(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
         """Logits (B, h, w, K) of each of codes (B, h, w), from tokens (B, C) and codes before."""
-        tokens = torch.cat([condition_tokens, codes.flatten(1)], dim=1)[:, :-1]
+        way, sequence = self.course(*codes.shape[1:]), codes.flatten(1)
+        if way is not None:
+            sequence = sequence[:, way.cells]
+        tokens = torch.cat([condition_tokens, sequence], dim=1)[:, :-1]
         positions = self.positions(*codes.shape[1:])[:-1]
         features = self.features(tokens, positions)[:, condition_tokens.shape[1] - 1 :]
+        if way is not None:
+            features = features[:, way.cells.argsort()]  # back to where each code stands
         return self.head(features).unflatten(1, codes.shape[1:])
 
     def nats(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ops.config import ConfigError
 from prior.layers import MLPS, NORMS
+from prior.orderings import ORDERINGS, PUBLISHED_SEED, ROW_MAJOR
 
 POSITIONS = ("learned", "rope2d")
 
@@ -69,6 +70,10 @@ class GPTConfig(BlockConfig):
     """the side, in codes, of the square it was trained on"""
     positions: str = "learned"
     """learned: an embedding of each place; rope2d: see prior.rotary"""
+    ordering: str = ROW_MAJOR
+    """a name of prior.orderings.ORDERINGS: in which order the window's codes are foretold"""
+    ordering_seed: int = PUBLISHED_SEED
+    """of the random ordering"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,6 +84,16 @@ class GPTConfig(BlockConfig):
             raise ConfigError(
                 f"rope2d turns pairs by row and by column, so width / num_heads must be a "
                 f"multiple of 4; found {self.head_dim}."
+            )
+        self._check_choice("ordering", ORDERINGS)
+        if self.positions == "rope2d" and self.ordering != ROW_MAJOR:
+            raise ConfigError(
+                f"rope2d tells a token where its own code stands. Row by row that says which is "
+                f"foretold next; in the order {self.ordering!r} not. Take learned positions."
+            )
+        if not 0 <= self.ordering_seed < 2**32:
+            raise ConfigError(
+                f"ordering_seed must be from 0 to 2**32 - 1, found {self.ordering_seed}."
             )
 
     @property

@@ -7,6 +7,7 @@ rows are there twice. What we add, a token that tells nothing, is the mean of a 
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 
@@ -17,8 +18,10 @@ from ops.checkpoint import CheckpointError
 from prior.conditions import Condition, Conditions
 from prior.gpt import GPT
 from prior.gpt_config import GPTConfig
+from prior.orderings import ORDERINGS, PUBLISHED_SEED, ROW_MAJOR
 
 PREFIX = "transformer."  # where a whole Net2NetTransformer has its GPT
+PERMUTER = "permuter."  # and where the order of its codes
 NOT_WEIGHTS = re.compile(r"blocks\.\d+\.attn\.mask")
 
 
@@ -29,12 +32,13 @@ def import_compvis_gpt(
 
     `conditions` are those it was trained with; `num_heads`, which no weight shows, is 16 in all
     published models. Raises CheckpointError naming the key that is missing, unknown or misshapen,
-    and where the model reads its codes in another order, or sees ahead.
+    and where the model reads its codes in an order without a name, or sees ahead.
     """
-    _check_order(tensors)
     theirs = _of_the_gpt(tensors)
     _check_masks(theirs)
-    config = _config(theirs, conditions, window, num_heads)
+    config = dataclasses.replace(
+        _config(theirs, conditions, window, num_heads), ordering=_ordering(tensors, window)
+    )
     with torch.device("meta"):
         shapes = {name: tensor.shape for name, tensor in GPT(config).state_dict().items()}
     table = key_table(config.num_layers)
@@ -159,7 +163,24 @@ def _check_masks(theirs: Mapping[str, Tensor]) -> None:
             raise CheckpointError(f"{key} lets tokens see ahead; ours see what came before only.")
 
 
-def _check_order(tensors: Mapping[str, Tensor]) -> None:
-    for key, order in tensors.items():
-        if key.startswith("permuter.") and not torch.equal(order, torch.arange(len(order))):
-            raise CheckpointError(f"{key}: it foretells codes in another order than row by row.")
+def _ordering(tensors: Mapping[str, Tensor], window: int) -> str:
+    """The name of the order in which the model foretells a window's codes.
+
+    The published model keeps it, and its inverse, as buffers, but where it is row by row.
+    """
+    there = {key: order for key, order in tensors.items() if key.startswith(PERMUTER)}
+    if not there:
+        return ROW_MAJOR
+    for name in ORDERINGS:
+        cells = torch.from_numpy(ORDERINGS[name](window, window, PUBLISHED_SEED))
+        known = {"forward_shuffle_idx": cells, "backward_shuffle_idx": cells.argsort()}
+        if all(_is_order(order, known.get(key[len(PERMUTER) :])) for key, order in there.items()):
+            return name
+    raise CheckpointError(
+        f"{next(iter(there))} is an order of codes that has no name here for a window of {window}x"
+        f"{window}; there are {', '.join(ORDERINGS)}."
+    )
+
+
+def _is_order(found: Tensor, expected: Tensor | None) -> bool:
+    return expected is not None and torch.equal(found.long(), expected)

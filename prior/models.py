@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -32,10 +33,16 @@ ARCHITECTURES = {
 def preset_config(preset: str, **sizes: Any) -> PriorConfig:
     """The config of a preset, of any architecture, with what it leaves open: codebook_size, ...
 
-    Raises ConfigError where there is none of that name.
+    Raises ConfigError where there is none of that name, or it has no such size.
     """
     for architecture in ARCHITECTURES.values():
         if preset in architecture.presets:
+            known = {field.name for field in dataclasses.fields(architecture.config)}
+            unknown = ", ".join(sorted(set(sizes) - known))
+            if unknown:
+                raise ConfigError(
+                    f"A prior of the preset {preset!r} has no {unknown}; leave it out."
+                )
             return architecture.config(**{**architecture.presets[preset], **sizes})
     names = [name for architecture in ARCHITECTURES.values() for name in architecture.presets]
     raise ConfigError(f"No preset {preset!r}; there are {', '.join(names)}.")

@@ -7,6 +7,9 @@ reads the codes that were drawn beside and above it since. Rows are drawn side b
 window behind the one above (ops.windows.Wavefront), so that the cells of several rows, and of all
 images, are one forward.
 
+A prior that foretells its window in another order than row by row (prior.orderings) has one window
+that must hold the whole canvas, and draws one cell of each image in a forward.
+
 Which cells share a forward follows from the canvas, its known cells, the batch and the device type
 alone. So every forward of a sample has the same rows in the same places, whoever its neighbours in
 the batch are.
@@ -19,9 +22,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ops.windows import Grid, Wavefront, Window, check_stride
+from ops.config import ConfigError
+from ops.windows import Grid, InSequence, Wavefront, Window, check_stride
 from prior.decoder import Decoder, Run
+from prior.gpt_config import GPTConfig
 from prior.kv_cache import KVCache
+from prior.orderings import ROW_MAJOR
 from prior.paint_options import DEFAULT_CACHE_MEMORY
 from prior.sampling import Draw, SamplingSettings, draw, guided
 from prior.window_caches import WindowCaches
@@ -61,16 +67,21 @@ def paint_codes(
     there is one at least. At each row that is a multiple of `rest`, all above is finished before
     and nothing but codes is carried on: with the rows above it forced, the rest comes out bit for
     bit as it did.
-    Raises ConfigError when the stride does not suit the window.
+    Raises ConfigError when the stride does not suit the window, or the canvas the prior's order.
     """
     _, rows, columns = shape
     grid = Grid(rows, columns, decoder.config.window, stride)
     check_stride(stride, grid.window)
+    check_ordering(decoder.config, rows, columns, rest)
     canvas = Canvas(decoder, prefix, settings, shape, forced)
     most = max(1, cache_memory // canvas.cache_bytes)
     lanes = lanes_for(decoder.device, canvas.sequences, grid, most)
     known = None if forced is None else (forced.reshape(-1, rows, columns)[0] >= 0).tolist()
-    front = Wavefront(grid, lanes, known, rest)
+    front: Wavefront | InSequence
+    if canvas.order is None:
+        front = Wavefront(grid, lanes, known, rest)
+    else:
+        front = InSequence(columns, canvas.order, known)
     caches = WindowCaches(canvas.new_cache, most, front)
     numbers: dict[int, Tensor] = {}
     if on_cells is not None and forced is not None:
@@ -88,6 +99,24 @@ def paint_codes(
         if on_cells is not None:
             on_cells(len(cells), canvas.codes)
     return Draw(canvas.codes, canvas.log_probabilities)
+
+
+def check_ordering(config: GPTConfig, rows: int, columns: int, rest: int | None = None) -> None:
+    """Raise ConfigError for what a prior cannot paint in its order: row by row anything.
+
+    A window that slides, and rows that are finished one after another, need all above to be there.
+    """
+    if config.ordering == ROW_MAJOR:
+        return
+    order = f"This prior foretells codes in the order {config.ordering!r}"
+    if max(rows, columns) > config.window:
+        raise ConfigError(
+            f"{order}, and so paints no canvas beyond its window of {config.window}x"
+            f"{config.window} codes; found {rows}x{columns}. Paint a smaller one, or train a prior "
+            f"by {ROW_MAJOR}."
+        )
+    if rest is not None:
+        raise ConfigError(f"{order}, which finishes no rows to rest after; leave rest out.")
 
 
 def lanes_for(device: torch.device, sequences: int, grid: Grid, most_caches: int) -> int:
@@ -118,6 +147,10 @@ class Canvas:
         if forced is not None:
             self.codes[:] = forced
         self._positions = decoder.positions(min(size, rows), min(size, columns))
+        way = decoder.course(min(size, rows), min(size, columns))
+        self._sequence = None if way is None else way.cells
+        self.order: list[int] | None = None if way is None else way.cells.tolist()
+        """raster numbers of a window's cells as they are read; None row by row"""
         self._copies = 2 if settings.guides else 1
         self.sequences = batch * self._copies
         # The window's last code is never read: nothing in the window comes after it.
@@ -130,7 +163,10 @@ class Canvas:
 
     def run(self, cell: tuple[int, int], window: Window, cache: KVCache) -> Run:
         """What is to be read to foretell a cell: all that lies before it and is not yet cached."""
-        before = self.codes[:, *window.slices()].flatten(1)[:, : window.offset_of(*cell)]
+        codes = self.codes[:, *window.slices()].flatten(1)
+        if self._sequence is not None:
+            codes = codes[:, self._sequence]
+        before = codes[:, : self.number_of(cell, window)]
         before = before.repeat(self._copies, 1)
         length = self._decoder.config.condition_length
         end = length + before.shape[1]
@@ -139,6 +175,11 @@ class Canvas:
         else:
             tokens = torch.cat([self._prefix(window), before], dim=1)
         return Run(tokens, self._positions[cache.length : end], cache)
+
+    def number_of(self, cell: tuple[int, int], window: Window) -> int:
+        """How many cells of the window are foretold before this one."""
+        place = window.offset_of(*cell)
+        return place if self.order is None else self.order.index(place)
 
     def draw(
         self,
@@ -151,7 +192,9 @@ class Canvas:
         if self._settings.guides:
             told, not_told = logits.chunk(2, dim=1)
             scales = [
-                self._settings.guidance_at(window.offset_of(*cell) / (window.rows * window.columns))
+                self._settings.guidance_at(
+                    self.number_of(cell, window) / (window.rows * window.columns)
+                )
                 for cell, window in zip(cells, windows, strict=True)
             ]
             logits = guided(told, not_told, logits.new_tensor(scales)[:, None, None])

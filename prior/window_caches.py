@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Sequence
 
-from ops.windows import Wavefront, Window
+from ops.windows import InSequence, Wavefront, Window
 from prior.kv_cache import KVCache
 
 
@@ -16,7 +16,9 @@ class WindowCaches:
     where `most` are in use, the one that is needed last.
     """
 
-    def __init__(self, make: Callable[[], KVCache], most: int, front: Wavefront) -> None:
+    def __init__(
+        self, make: Callable[[], KVCache], most: int, front: Wavefront | InSequence
+    ) -> None:
         self._make, self._most, self._front = make, most, front
         self._kept: dict[Window, KVCache] = {}
 

@@ -56,6 +56,11 @@ def test_it_learns_the_rule_and_paints_canvases_of_any_size(rule_store, tmp_path
     assert "leave stride and rest out" in capsys.readouterr().err
 
 
+def test_it_has_one_order_alone(rule_store, tmp_path, capsys):
+    assert train(rule_store, tmp_path / "run", "--ordering", "random") == 2
+    assert "'tiny-local' has no ordering" in capsys.readouterr().err
+
+
 def test_stopping_and_going_on_gives_the_same_losses_and_weights(rule_store, tmp_path):
     for name in ("whole", "parts"):
         assert train(rule_store, tmp_path / name) == 0

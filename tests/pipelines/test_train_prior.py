@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ops.checkpoint import load_tensors, step_folder
-from pipelines import evaluate, train_prior
+from pipelines import evaluate, generate, train_prior
 from pipelines.store import CodeStore
 from prior import load_prior
 from tests.conftest import make_store
@@ -75,6 +75,18 @@ def test_classes_are_learned_and_named(store, tmp_path):
     assert prior.paint(4, 4, labels=1, guidance_scale=2.0).shape == (1, 4, 4)
 
 
+def test_another_order_is_trained_painted_and_kept_to_the_window(store, tmp_path, capsys):
+    run, out = tmp_path / "run", tmp_path / "out"
+    assert train(store, run, "--ordering", "spiral-in") == 0
+    assert load_prior(run).config.ordering == "spiral-in"
+    words = ["--prior", str(run), "--count", "1", "--out"]
+    assert generate.main([*words, str(out), "--size", "32x24"]) == 0
+    assert (out / "sample-00000.png").is_file()
+    capsys.readouterr()
+    assert generate.main([*words, str(tmp_path / "o"), "--size", "64x32"]) == 2
+    assert "no canvas beyond its window of 4x4 codes; found 4x8" in capsys.readouterr().err
+
+
 def test_codes_of_another_tokenizer_are_refused_naming_both(store, tmp_path, capsys):
     train(store, tmp_path / "run")
     kept = load_tokenizer(tmp_path / "run" / "tokenizer").fingerprint
@@ -92,6 +104,7 @@ def test_codes_of_another_tokenizer_are_refused_naming_both(store, tmp_path, cap
         (["--conditions", "nonesuch"], "No condition 'nonesuch'"),
         (["--device", "abacus"], "No device"),
         (["--held-out", "1"], "no row to train on"),
+        (["--ordering", "zigzag"], "ordering must be one of row-major, alternate"),
     ],
 )
 def test_mistakes_end_with_one_line_and_code_2(store, tmp_path, capsys, changes, message):

@@ -4,6 +4,7 @@ import torch
 from ops.checkpoint import CheckpointError
 from prior import GPT, ClassLabel, Conditions, StartOfSequence
 from prior.importers import import_compvis_gpt
+from prior.orderings import ORDERINGS
 from tests.prior.published_gpt import (
     CODES,
     HEADS,
@@ -100,9 +101,39 @@ def test_what_does_not_fit_is_refused_by_its_key(key, replacement, message):
         import_compvis_gpt(tensors, CLASSES, window=WINDOW, num_heads=HEADS)
 
 
-def test_another_order_of_codes_is_refused():
-    tensors = published_gpt() | {"permuter.forward_shuffle_idx": torch.arange(9).flip(0)}
-    with pytest.raises(CheckpointError, match="another order"):
+@torch.inference_mode()
+@pytest.mark.parametrize("name", ORDERINGS)
+def test_a_published_order_is_kept(name):
+    cells = torch.from_numpy(ORDERINGS[name](WINDOW, WINDOW, 1))
+    order = {
+        "permuter.forward_shuffle_idx": cells,
+        "permuter.backward_shuffle_idx": cells.argsort(),
+    }
+    tensors = published_gpt() | order
+    model = imported(tensors, CLASSES)
+    assert model.config.ordering == name
+    codes = torch.randint(CODES, (1, WINDOW, WINDOW), generator=torch.Generator().manual_seed(1))
+    ours = model.code_logits(CLASSES.tokens({"label": [2]}, 1), codes)
+    # Theirs shuffles the flat codes before the transformer reads them.
+    tokens = torch.cat([torch.tensor([2]), codes.flatten()[cells]])[:-1]
+    theirs = published_logits(tensors, tokens)
+    torch.testing.assert_close(ours.view(-1, CODES)[cells], theirs)
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        {"forward_shuffle_idx": torch.arange(9).flip(0)},
+        {"forward_shuffle_idx": torch.arange(9), "backward_shuffle_idx": torch.arange(9).flip(0)},
+        {"forward_shuffle_idx": torch.arange(16)},
+        {"weight": torch.arange(9)},
+    ],
+)
+def test_an_order_of_codes_without_a_name_is_refused(order):
+    tensors = published_gpt() | {f"permuter.{key}": cells for key, cells in order.items()}
+    with pytest.raises(
+        CheckpointError, match=r"permuter\..* is an order of codes that has no name"
+    ):
         import_compvis_gpt(tensors, CLASSES, window=WINDOW, num_heads=HEADS)
 
 
