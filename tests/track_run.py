@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ops.images import decode_image
+from ops.images import MAGIC_LENGTH, decode_image, looks_like_image
 from tokenizer import build_tokenizer, save_tokenizer
 from tokenizer.contents import ContentConfig
 
@@ -29,6 +29,8 @@ def label_map(image: np.ndarray) -> np.ndarray:
 def write_labels(images: Path, folder: Path) -> Path:
     """The label map of every picture in a folder, upright, as PNG under its name."""
     for path in images.rglob("*.*"):
+        if not looks_like_image(path.read_bytes()[:MAGIC_LENGTH]):
+            continue
         target = (folder / path.relative_to(images)).with_suffix(".png")
         target.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(label_map(decode_image(path.read_bytes()))).save(target)

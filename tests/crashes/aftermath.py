@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import zarr
 
 from pipelines.store import CodeStore, StoreError
@@ -14,6 +15,19 @@ from tests.crashes.disk_doubles import installed
 from tests.crashes.power_cuts import Moment, RecordingDisk
 
 Codes = dict[tuple[str, int], bytes]  # by key and view
+
+
+Tracks = dict[tuple[str, str, int], bytes]  # by name, key and view
+
+
+def shown_tracks(store: Path) -> Tracks:
+    """What a reader shows of further tracks."""
+    opened = CodeStore.open(store)
+    return {
+        (name, row["key"], row["view"]): row["codes"].tobytes()
+        for name in opened.track_names
+        for row in opened.track(name)
+    }
 
 
 class Command(Protocol):
@@ -54,6 +68,8 @@ class Recorded(NamedTuple):
     moments: list[Moment]
     before: Codes  # what the reader showed before the run
     after: Codes
+    tracks_before: Tracks
+    tracks_after: Tracks
 
     def cut(self, folder: Path, moment: Moment, kept: int, tears: list[str]) -> Path:
         """The store in a fresh `folder` after a cut; bit i of `kept` is for pending name i."""
@@ -63,8 +79,10 @@ class Recorded(NamedTuple):
 
     def harm(self, store: Path) -> str:
         """What a cut did to a store for good; "" when nothing. It is run to its end here."""
+        tracks: Tracks = {}
         try:
             found = shown(store)
+            tracks = shown_tracks(store)
         except StoreError as error:
             if self.before:
                 return f"before recovery: {error}"
@@ -72,6 +90,12 @@ class Recorded(NamedTuple):
         hidden = self.before.keys() & self.after.keys() - found.keys()
         wrong = [
             key for key in found if found[key] not in (self.before.get(key), self.after.get(key))
+        ]
+        # A further track hides the rows that it makes anew, but shows no others in their place.
+        wrong += [
+            key
+            for key in tracks
+            if tracks[key] not in (self.tracks_before.get(key), self.tracks_after.get(key))
         ]
         if hidden or wrong:
             return f"before recovery: hidden {hidden}, wrong {wrong}"
@@ -86,7 +110,7 @@ class Recorded(NamedTuple):
             found = shown(store)
         except StoreError as error:
             return str(error)
-        if found != self.after:
+        if found != self.after or shown_tracks(store) != self.tracks_after:
             return f"shows {found.keys()}"
         return "" if plain_zarr_agrees(store) else "plain zarr reads other codes"
 
@@ -106,10 +130,14 @@ def plain_zarr_agrees(root: Path) -> bool:
     """Whether zarr, which takes what is missing for fill, reads the codes that the index means."""
     store, group = CodeStore.open(root), zarr.open(str(root), mode="r")
     return all(
-        (
-            group[f"g{grid}/image"][:][store.ok_rows(grid)] == store.read(grid, store.ok_rows(grid))
-        ).all()
-        for grid in store.grids
+        np.array_equal(
+            group[f"g{grid}/{name}"][:][track.ok_rows(grid)],
+            track.read(grid, track.ok_rows(grid)),
+            equal_nan=track.name == "keypoints",
+        )
+        for name in ("image", *store.track_names)
+        for track in [store.track(name)]
+        for grid in track.grids
     )
 
 
@@ -122,5 +150,5 @@ def record(command: Command, top: Path, make_disk: type[RecordingDisk] = Recordi
         assert command.run_here(out) == 0
         disk.record("end")
     disk.close()
-    before = shown(command.base) if command.base else {}
-    return Recorded(command, disk.moments, before, shown(out))
+    before = (shown(command.base), shown_tracks(command.base)) if command.base else ({}, {})
+    return Recorded(command, disk.moments, before[0], shown(out), before[1], shown_tracks(out))

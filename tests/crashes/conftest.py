@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tests.conftest import photograph
 from tests.crashes.null_encode import NullScene, null_scenes
 from tests.crashes.scenes import Scene, run_undisturbed
 from tests.crashes.zombies import ZombieTrial, prepare_trial
+from tests.track_run import make_tokenizer, write_labels
 
 
 def picture(path: Path, seed: int) -> None:
@@ -57,6 +59,39 @@ def extended(
     """A finished store that takes in a new and a changed picture and marks one as gone."""
     scene = Scene(later_pictures, tiny_tokenizer, base=fresh.finished, changed={"prune": True})
     return run_undisturbed(scene, tmp_path_factory.mktemp("extended") / "codes.zarr")
+
+
+@pytest.fixture(scope="session")
+def label_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tokenizer(tmp_path_factory.mktemp("label-tokenizer") / "labels", "segmentation")
+
+
+@pytest.fixture(scope="session")
+def tracked(
+    fresh: Scene,
+    pictures: Path,
+    later_pictures: Path,
+    label_tokenizer: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Scene:
+    """A finished store with tracks that takes in new pictures, a partner that came later, one that
+    changed, other boxes, and a track more."""
+    folder = tmp_path_factory.mktemp("partners")
+    labels = write_labels(pictures, folder / "labels")
+    (labels / "b.png").rename(folder / "b.png")
+    boxes = folder / "boxes.jsonl"
+    boxes.write_text('{"file": "b.png", "category": "it", "bbox": [0, 0, 20, 20]}\n')
+    tracks = {
+        "track": (f"segmentation={labels}", f"boxes={boxes}"),
+        "track_tokenizer": f"segmentation={label_tokenizer}",
+    }
+    before = replace(fresh, base=fresh.finished, changed=tracks)
+    base = run_undisturbed(before, folder / "before" / "codes.zarr").finished
+    (folder / "b.png").rename(labels / "b.png")
+    picture(labels / "lake" / "c.png", 3)  # in colour, so no label map
+    boxes.write_text('{"file": "lake/a.png", "category": "also", "bbox": [9, 9, 20, 20]}\n')
+    scene = Scene(later_pictures, fresh.tokenizer, base=base, changed={"track": "low_res=2"})
+    return run_undisturbed(scene, folder / "tracked" / "codes.zarr")
 
 
 @pytest.fixture

@@ -46,8 +46,12 @@ FORMS = [
     (r"g\d+x\d+(/\w+(/c(/\d+)?)?)?", "array folder"),
     (r"(.*/)?zarr\.json", "metadata"),
     (r"(.*/)?zarr\.json\..*", "metadata aside"),
+    (r"_tracks", "folder of tracks"),
+    (r"_source\.json", "source"),
+    (r"_source\.json\..*", "source aside"),
     (r"\.", "store folder"),
 ]
+TRACK = re.compile(r"_tracks/\w+(?=/|$)")
 KINDS = [(re.compile(form), kind) for form, kind in FORMS]
 
 
@@ -56,6 +60,9 @@ def kind_of(root: Path, path: Path) -> str:
     if not path.is_relative_to(root):
         return "outside"
     name = path.relative_to(root).as_posix()
+    further = TRACK.match(name)  # the books of a further track are those of a store again
+    if further:
+        return f"track's {kind_of(root / further[0], path)}"
     return next((kind for form, kind in KINDS if form.fullmatch(name)), HEX.sub("*", name))
 
 

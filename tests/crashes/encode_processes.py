@@ -41,7 +41,8 @@ def flags(images: Path, out: Path, tokenizer: Path, **changed: object) -> list[s
     words = []
     for name, value in asked.items():
         flag = f"--{name.replace('_', '-')}"
-        words += [flag] if value is True else [flag, str(value)]
+        for each in value if isinstance(value, tuple) else (value,):
+            words += [flag] if each is True else [flag, str(each)]
     return words
 
 

@@ -60,6 +60,7 @@ class Scene:
 
 def run_undisturbed(scene: Scene, out: Path) -> Scene:
     """The scene with what its command makes of `out` when nothing disturbs it."""
+    out.parent.mkdir(exist_ok=True)
     steps = out.with_name("steps.txt")
     scene.prepare(out)
     code = scene.run(out, ListingDisk(out, steps))

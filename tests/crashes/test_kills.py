@@ -54,8 +54,16 @@ def test_killed_at_a_change_of_each_kind_it_resumes(scene: Scene, tmp_path: Path
     assert not bad_outcomes(scene, tmp_path / "codes.zarr", kills)
 
 
+def test_killed_between_the_steps_of_a_track_it_resumes(tracked: Scene, tmp_path: Path) -> None:
+    """Where names come and go; what is written aside is written as for the images."""
+    names = ("unlink track's", "link track's", "replace track's")
+    changes = [s for s in tracked.steps if not s.occurrence and s.name.startswith(names)]
+    assert "unlink track's part" in {step.name for step in changes}
+    assert not bad_outcomes(tracked, tmp_path / "codes.zarr", [((s, "before"),) for s in changes])
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("scene", ["fresh", "extended"], indirect=True)
+@pytest.mark.parametrize("scene", ["fresh", "extended", "tracked"], indirect=True)
 def test_killed_before_in_or_after_any_step_it_resumes(scene: Scene, tmp_path: Path) -> None:
     after = [((step, "after"),) for step in scene.steps]
     kills = [(failpoint,) for failpoint in failpoints(scene.steps)]
@@ -63,7 +71,7 @@ def test_killed_before_in_or_after_any_step_it_resumes(scene: Scene, tmp_path: P
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scene", ["fresh", "extended"], indirect=True)
+@pytest.mark.parametrize("scene", ["fresh", "extended", "tracked"], indirect=True)
 def test_killed_while_it_resumes_it_resumes_again(scene: Scene, tmp_path: Path) -> None:
     draw = random.Random(0)
     points = list(failpoints(scene.steps))

@@ -14,7 +14,7 @@ from tests.crashes.null_encode import NullScene
 from tests.crashes.power_cuts import TEARS, Moment
 from tests.crashes.scenes import Scene
 
-SCENES = ("fresh", "extended")
+SCENES = ("fresh", "extended", "tracked")
 Cut = tuple[Moment, int, list[str]]
 
 
@@ -22,12 +22,13 @@ Cut = tuple[Moment, int, list[str]]
 def recorded(
     fresh: Scene,
     extended: Scene,
+    tracked: Scene,
     null_commands: tuple[NullScene, NullScene],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Recorded]:
     """Every moment of the scenes."""
     folder = tmp_path_factory.mktemp("recorded")
-    commands = {"fresh": fresh, "extended": extended}
+    commands = {"fresh": fresh, "extended": extended, "tracked": tracked}
     commands |= {"null fresh": null_commands[0], "null extended": null_commands[1]}
     return {name: record(command, folder / name) for name, command in commands.items()}
 
@@ -55,10 +56,12 @@ def check_drawn_cuts(recorded: Recorded, folder: Path, examples: int) -> None:
     [
         ("fresh", 6),
         ("extended", 6),
+        ("tracked", 6),
         ("null fresh", 30),
         ("null extended", 30),
         pytest.param("fresh", 500, marks=pytest.mark.slow),
         pytest.param("extended", 500, marks=pytest.mark.slow),
+        pytest.param("tracked", 500, marks=pytest.mark.slow),
         pytest.param("null fresh", 3000, marks=pytest.mark.slow),
         pytest.param("null extended", 3000, marks=pytest.mark.slow),
     ],
@@ -70,7 +73,7 @@ def test_after_a_power_cut_the_same_command_gives_the_same_bytes(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["fresh", "extended", "null fresh", "null extended"])
+@pytest.mark.parametrize("name", ["fresh", "extended", "tracked", "null fresh", "null extended"])
 def test_no_moment_is_a_bad_one_for_a_power_cut(
     recorded: dict[str, Recorded], name: str, tmp_path: Path
 ) -> None:
