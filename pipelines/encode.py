@@ -41,7 +41,7 @@ from pipelines.store.recovery import (
     remove_partials,
     write_checksums,
 )
-from pipelines.track_plan import store_attributes
+from pipelines.track_plan import check_as_planned, store_attributes
 from pipelines.track_report import lacking
 from pipelines.tracks import Track, open_tracks, waiting_tasks
 from tokenizer import VQGAN, load_tokenizer
@@ -113,7 +113,7 @@ def _run_track(flags: EncodeFlags, track: Track, plan: Plan) -> int:
             track.make(plan, task)
     else:
         _run(track.books, flags, plan, waiting, track.reads)
-    track.check_rows(waiting)
+    check_as_planned(track.books, waiting)
     _finish(track.books)
     return sum(task.num_rows for task in waiting)
 

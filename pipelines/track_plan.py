@@ -21,7 +21,7 @@ from ops import disk
 from ops.files import fsync_path
 from pipelines.plan import PLAN_SCHEMA, Plan, Task, read_plan, task_table, write_part
 from pipelines.row_sources import NO_IMAGE, NO_PARTNER, SEVERAL_PARTNERS
-from pipelines.store import StoreAttributes
+from pipelines.store import StoreAttributes, StoreError
 from pipelines.store.commit import committed_tasks, read_part
 from pipelines.store.layout import TRACKS, books_path, index_path, plan_path, staging_path
 from pipelines.store.recovery import forget
@@ -106,6 +106,23 @@ def reopen(books: Path, part: int, tasks: Sequence[Task]) -> None:
     for folder in {staging_path(books), *(path.parent for path in parts)}:
         if folder.is_dir():
             fsync_path(folder)
+
+
+def check_as_planned(books: Path, tasks: Sequence[Task]) -> None:
+    """Raises StoreError where one of these committed tasks is not what is planned now; such a one
+    is opened again.
+
+    A worker that outlived its driver may have committed rows of an older plan.
+    """
+    for task in tasks:
+        part = index_path(books, task.grid, task.number)
+        made = read_part(books, task.grid, task.number)[0]
+        if made["source"].to_pylist() != task_table(books, task)["uri"].to_pylist():
+            reopen(books, task.part, [task])
+            raise StoreError(
+                f"{part} was written by a worker of an earlier run. It is removed: run the same "
+                "command again."
+            )
 
 
 def failed_tasks(books: Path) -> set[tuple[str, int]]:

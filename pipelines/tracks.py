@@ -16,13 +16,12 @@ from typing import Any, NamedTuple
 
 from ops.config import ConfigError, Registry
 from ops.files import fsync_path, make_folders
-from pipelines.plan import Plan, Task, read_plan, task_table
+from pipelines.plan import Plan, Task, read_plan
 from pipelines.store import StoreError
-from pipelines.store.commit import committed_tasks, read_part
+from pipelines.store.commit import committed_tasks
 from pipelines.store.layout import (
     TRACKS,
     books_path,
-    index_path,
     source_path,
     staging_path,
     write_if_changed,
@@ -33,7 +32,7 @@ from pipelines.store.recovery import (
     publish_committed,
     remove_partials,
 )
-from pipelines.track_plan import FindPartners, align_plan, failed_tasks, kept_tracks, reopen
+from pipelines.track_plan import FindPartners, align_plan, failed_tasks, kept_tracks
 from tokenizer import VQGAN
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -103,21 +102,6 @@ class Track(ABC):
         plan = align_plan(self.root, images, self.books, made, self.partners(images), retried)
         publish_committed(self.books)
         return plan
-
-    def check_rows(self, tasks: Sequence[Task]) -> None:
-        """Raises StoreError where one of these committed tasks is not what is planned now.
-
-        A worker that outlived its driver may have committed rows of an older plan.
-        """
-        for task in tasks:
-            planned = task_table(self.books, task)["uri"].to_pylist()
-            made = read_part(self.books, task.grid, task.number)[0]["source"].to_pylist()
-            if planned != made:
-                reopen(self.books, task.part, [task])
-                raise StoreError(
-                    f"{index_path(self.books, task.grid, task.number)} was written by a worker of "
-                    "an earlier run. It is removed: run the same command again."
-                )
 
 
 #: Kinds of tracks by name; any other name is a folder of files that a tokenizer encodes.

@@ -30,7 +30,8 @@ class EncodeRun:
         words: list[str] = []
         for name, value in flags.items():
             flag = f"--{name.replace('_', '-')}"
-            words += [flag] if value is True else [flag, str(value)]
+            for each in value if isinstance(value, tuple) else (value,):
+                words += [flag] if each is True else [flag, str(each)]
         return words
 
     def __call__(self, images: Path, **changed: object) -> int:

@@ -1,0 +1,207 @@
+"""Tracks over time: later images and partners, lost folders, damage, other ways of running."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines import verify
+from pipelines.plan import read_plan
+from pipelines.store import StoreError
+from pipelines.store.layout import books_path, index_path, shard_path
+from pipelines.track_plan import check_as_planned
+from tests.conftest import photograph
+from tests.encode_run import EncodeRun, everything
+from tests.track_run import make_tokenizer, write_labels
+
+
+class Maps:
+    """A store of three pictures, a task each, with label maps of them."""
+
+    def __init__(self, folder: Path, run: EncodeRun) -> None:
+        self.run = run
+        self.images, self.labels = folder / "images", folder / "labels"
+        self.images.mkdir()
+        for seed in range(3):
+            Image.fromarray(photograph(seed)).save(self.images / f"{seed}.png")
+        write_labels(self.images, self.labels)
+        self.tokenizer = make_tokenizer(folder / "label-tokenizer", "segmentation")
+        self.flags: dict[str, object] = {
+            "track": f"segmentation={self.labels}",
+            "track_tokenizer": f"segmentation={self.tokenizer}",
+            "rows_per_task": 1,
+        }
+
+    def __call__(self, **changed: object) -> int:
+        return self.run(self.images, **{**self.flags, **changed})
+
+    def again(self, **changed: object) -> int:
+        """Run the command without a word of tracks."""
+        return self.run(self.images, rows_per_task=1, **changed)
+
+    def statuses(self) -> list[str]:
+        statuses: list[str] = self.run.store().track("segmentation").index["status"].to_pylist()
+        return statuses
+
+    def parts(self) -> dict[str, int]:
+        """When the index part of each task of the track was written."""
+        folder = books_path(self.run.out, "segmentation") / "_index"
+        return {path.name: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
+
+
+@pytest.fixture
+def maps(tmp_path: Path, run: EncodeRun) -> Maps:
+    return Maps(tmp_path, run)
+
+
+def test_a_partner_that_came_later_or_changed_is_all_that_is_encoded(
+    maps: Maps, tmp_path: Path
+) -> None:
+    (maps.labels / "1.png").rename(tmp_path / "1.png")
+    assert maps() == 0
+    assert maps.statuses() == ["ok", "no partner", "ok"]
+    before, parts = everything(maps.run.out / "g4x4/image"), maps.parts()
+    (tmp_path / "1.png").rename(maps.labels / "1.png")
+    shutil.copy(maps.labels / "0.png", maps.labels / "2.png")
+    os.utime(maps.labels / "2.png", ns=(1, 1))
+    assert maps.again() == 0
+    assert maps.statuses() == ["ok"] * 3
+    assert "3 encoded, 0 failed, 0 skipped, 2 rows of further tracks" in maps.run.printed
+    assert {name for name, when in maps.parts().items() if when != parts[name]} == {
+        "1.parquet",
+        "2.parquet",
+    }
+    track = maps.run.store().track("segmentation")
+    first, _, third = track.read("4x4", np.arange(3))
+    np.testing.assert_array_equal(first, third)
+    assert everything(maps.run.out / "g4x4/image") == before
+    assert verify.main([str(maps.run.out)]) == 0
+
+
+def test_a_partner_that_is_gone_keeps_its_row(maps: Maps) -> None:
+    assert maps() == 0
+    before = everything(maps.run.out)
+    (maps.labels / "1.png").unlink()
+    assert maps.again() == 0
+    assert "nothing to do" in maps.run.printed
+    assert everything(maps.run.out) == before
+
+
+def test_later_images_get_their_rows_in_every_track(maps: Maps) -> None:
+    assert maps(track=(maps.flags["track"], "low_res=2")) == 0
+    Image.fromarray(photograph(7)).save(maps.images / "0 later.png")
+    Image.fromarray(photograph(8)).save(maps.images / "1.png")  # in the place of another
+    write_labels(maps.images, maps.labels)
+    assert maps.again() == 0
+    store = maps.run.store()
+    for name in ("segmentation", "low_res"):
+        track = store.track(name)
+        for column in ("key", "grid", "row", "view", "replaces", "status"):
+            assert track.index[column].equals(store.index[column])
+        np.testing.assert_array_equal(track.ok_rows("4x4"), store.ok_rows("4x4"))
+        assert len(track) == 4
+    assert verify.main([str(maps.run.out)]) == 0
+
+
+def test_a_failed_image_has_no_row_in_a_track(maps: Maps) -> None:
+    (maps.images / "1.png").write_bytes(b"broken")
+    assert maps(max_bad=1) == 0
+    assert maps.statuses() == ["ok", "no image", "ok"]
+    assert "segmentation: 2 rows\n" in maps.run.printed  # it is the image's failure, not its own
+
+
+def test_a_track_whose_folder_is_gone_stays_behind(maps: Maps) -> None:
+    assert maps() == 0
+    maps.labels.rename(maps.labels.with_name("moved"))
+    Image.fromarray(photograph(7)).save(maps.images / "later.png")
+    assert maps.again() == 0
+    assert f"track segmentation is not kept up: {maps.labels} is gone" in maps.run.printed
+    assert len(maps.run.store()) == 4
+    assert len(maps.run.store().track("segmentation")) == 3
+    before = maps.parts()
+    assert maps.run(maps.images, rows_per_task=1, track=f"segmentation={maps.labels}/../moved") == 0
+    assert maps.statuses() == ["ok", "ok", "ok", "no partner"]
+    assert {name: maps.parts()[name] for name in before} == before  # the others are as they were
+
+
+def test_another_tokenizer_or_ratio_is_refused(maps: Maps, tmp_path: Path) -> None:
+    assert maps(track=(maps.flags["track"], "low_res=2")) == 0
+    other = make_tokenizer(tmp_path / "other", "depth")
+    assert maps(track_tokenizer=f"segmentation={other}") == 2
+    assert "track segmentation was begun with fingerprint" in maps.run.errors
+    assert maps(track="low_res=4", track_tokenizer=()) == 2
+    assert "was begun with ratio 2, asked for 4" in maps.run.errors
+
+
+def test_failed_partners_are_tried_again_when_that_is_asked(maps: Maps) -> None:
+    path = maps.labels / "1.png"
+    right, times = path.read_bytes(), path.stat()
+    path.write_bytes(b"\0" * len(right))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert maps() == 0
+    assert maps.statuses() == ["ok", "empty" if not right else "not an image", "ok"]
+    path.write_bytes(right)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert maps.again() == 0
+    assert "nothing to do" in maps.run.printed
+    assert maps.again(retry_failed=True) == 0
+    assert maps.statuses() == ["ok"] * 3
+
+
+def test_verify_finds_what_is_wrong_in_a_track(
+    maps: Maps, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert maps() == 0
+    books = books_path(maps.run.out, "segmentation")
+    shard = shard_path(books, "4x4", "segmentation", 1)
+    data = bytearray(shard.read_bytes())
+    data[3] ^= 4
+    shard.write_bytes(data)
+    assert verify.main([str(maps.run.out)]) == 1
+    part = index_path(books, "4x4", 1)
+    said = capsys.readouterr().out
+    assert f"{shard}: damaged in row 1" in said
+    assert f"remove {part} and run encode again" in said
+    undamaged = everything(maps.run.out / "g4x4/image")
+    part.unlink()
+    assert maps.again() == 0
+    assert verify.main([str(maps.run.out)]) == 0
+    assert everything(maps.run.out / "g4x4/image") == undamaged
+    (books / "_plan/0.parquet").unlink()
+    assert verify.main([str(maps.run.out)]) == 1
+    assert f"{books / '_plan/0.parquet'}: missing" in capsys.readouterr().out
+
+
+def test_rows_of_an_older_plan_are_thrown_away(maps: Maps, tmp_path: Path) -> None:
+    """A worker that outlived its driver committed them when the plan had been written anew."""
+    assert maps() == 0
+    books = books_path(maps.run.out, "segmentation")
+    old = index_path(books, "4x4", 1).read_bytes()
+    shutil.copy(maps.labels / "1.png", maps.labels / "1.bmp")  # so that neither is the partner
+    (maps.labels / "1.png").unlink()
+    os.utime(maps.labels / "1.bmp", ns=(1, 1))
+    assert maps.again() == 0
+    index_path(books, "4x4", 1).write_bytes(old)
+    plan = read_plan(books)
+    assert plan is not None
+    with pytest.raises(StoreError, match="of an earlier run"):
+        check_as_planned(books, [plan.tasks[1]])
+    assert maps.again() == 0
+    assert verify.main([str(maps.run.out)]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_local")
+def test_workers_give_the_same_bytes(maps: Maps, tmp_path: Path) -> None:
+    flags = {"track": (maps.flags["track"], "low_res=2")}
+    assert maps(**flags) == 0  # the images', then each track's workers start by themselves
+    alone = everything(maps.run.out)
+    maps.run.out = tmp_path / "by-workers.zarr"
+    assert maps(workers=2, **flags) == 0
+    assert everything(maps.run.out) == alone
