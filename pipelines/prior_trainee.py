@@ -60,6 +60,7 @@ class PriorTrainee(Trainee[CodeBatch]):
         seed: int,
         held_out: list[CodeBatch],
         device: torch.device,
+        shown: CodeBatch | None = None,
         execution: Execution = AS_IS,
     ) -> None:
         self.device, self.recipe, self.steps, self.seed = device, recipe, steps, seed
@@ -69,6 +70,7 @@ class PriorTrainee(Trainee[CodeBatch]):
         self.model.recompute_activations = execution.recompute
         self.conditions, self.tokenizer_info = conditions, dict(tokenizer_info)
         self.tokenizer, self.held_out = tokenizer, held_out
+        self.shown = held_out[0] if held_out else shown
         self.objective = self._spread()
         self.optimizer = make_optimizer(self.model, recipe.optimizer)
         self.average = WeightAverage(self.model, recipe.optimizer.ema_decay)
@@ -86,17 +88,10 @@ class PriorTrainee(Trainee[CodeBatch]):
 
     def prepare(self, batch: CodeBatch, step: int) -> CodeBatch:
         """Tokens, codes and what is read of them, drawn by each sample's place in the run."""
-        tokens = self.conditions.tokens(batch, len(batch["codes"]))
         codes = batch["codes"]
         generators = self._generators(step, len(codes))
-        if self.conditions.can_guide:  # guidance needs a prior that also knows no condition
-            share = self.recipe.label_dropout
-            tokens = torch.cat(
-                [
-                    self.conditions.drop(token[None], share, generator)
-                    for token, generator in zip(tokens, generators, strict=True)
-                ]
-            )
+        share = self.recipe.label_dropout
+        tokens = self.conditions.training_tokens(batch, generators, share)
         read = codes
         if self.recipe.loss.pkeep < 1:
             size = self.model.config.codebook_size
@@ -194,15 +189,23 @@ class PriorTrainee(Trainee[CodeBatch]):
 
     def _samples(self, model: PriorModel) -> np.ndarray:
         prior = Prior(model, self.conditions, self.tokenizer_info)
-        labels = self._labels() if self.conditions.can_guide else None
         side = model.config.window
-        codes = prior.paint(side, side, count=SAMPLES, seed=self.seed, labels=labels)
+        codes = prior.paint(side, side, count=SAMPLES, seed=self.seed, told=self._told())
         images = to_image(torch.cat([self.tokenizer.decode(c[None]) for c in codes]))
         return image_grid(images, columns=SAMPLES)
 
-    def _labels(self) -> list[int]:
-        classes = self.conditions.parts[0].vocab_size - 1
-        return [i * classes // SAMPLES for i in range(SAMPLES)]
+    def _told(self) -> dict[str, Tensor]:
+        """What the samples are told: the classes, spread evenly, or where there is more to tell,
+        what is told of the first images."""
+        if set(self.conditions.entries) <= {"label"}:
+            return {
+                "label": torch.arange(SAMPLES) * (part.vocab_size - 1) // SAMPLES
+                for part in self.conditions.parts
+                if "label" in part.entries
+            }
+        if self.shown is None:
+            return {}
+        return self.conditions.examples(self.shown, held_out_generators(0, SAMPLES))
 
 
 class PriorObjective(nn.Module):
@@ -244,6 +247,11 @@ def _sum_and_count(nats: Tensor, counted: Tensor | None, *dims: int) -> tuple[Te
     return (nats * counted).sum(dims or None), counted.sum(dims or None)
 
 
+def held_out_generators(first: int, count: int) -> list[torch.Generator]:
+    """What draws masks for held-out samples `first` and on: the same at every evaluation."""
+    return [torch.Generator().manual_seed(first + i) for i in range(count)]
+
+
 class HeldOutNats(NamedTuple):
     """Negative log-likelihood, in nats a code."""
 
@@ -255,9 +263,11 @@ def held_out_nats(
     model: PriorModel, conditions: Conditions, batches: list[CodeBatch], device: torch.device
 ) -> HeldOutNats:
     """The likelihood of some batches' codes."""
-    totals, counts = torch.zeros(()), torch.zeros(())
+    totals, counts, first = torch.zeros(()), torch.zeros(()), 0
     for batch in batches:
-        tokens = conditions.tokens(batch, len(batch["codes"]))
+        generators = held_out_generators(first, len(batch["codes"]))
+        first += len(generators)
+        tokens = conditions.training_tokens(batch, generators, drop_share=0.0)
         nats = model.nats(tokens.to(device), batch["codes"].to(device)).double().cpu()
         total, count = _sum_and_count(nats, counted_cells(model, batch), 0)
         totals, counts = totals + total, counts + count

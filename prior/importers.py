@@ -97,7 +97,7 @@ def _config(
     return GPTConfig(
         codebook_size=conditions.codebook_size,
         condition_vocab_size=conditions.vocab_size,
-        condition_length=conditions.length,
+        condition_length=conditions.length + conditions.num_grids * window**2,
         window=window,
         num_layers=max(layers) + 1,
         num_heads=num_heads,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 from ops.config import ConfigError
+from prior.conditions import Conditions
 from prior.gpt import GPT
 from prior.gpt_config import PRESETS as GPT_PRESETS
 from prior.gpt_config import GPTConfig
@@ -46,6 +48,23 @@ def preset_config(preset: str, **sizes: Any) -> PriorConfig:
             return architecture.config(**{**architecture.presets[preset], **sizes})
     names = [name for architecture in ARCHITECTURES.values() for name in architecture.presets]
     raise ConfigError(f"No preset {preset!r}; there are {', '.join(names)}.")
+
+
+def condition_sizes(preset: str, conditions: Conditions, window: int) -> dict[str, int]:
+    """What a preset's config needs of what the prior is told, as preset_config takes it.
+
+    Some architectures read grids beside the codes, the others as one prefix with all else.
+    """
+    sizes = {
+        "codebook_size": conditions.codebook_size,
+        "condition_vocab_size": conditions.vocab_size,
+        "condition_length": conditions.length,
+        "window": window,
+    }
+    kinds = [kind.config for kind in ARCHITECTURES.values() if preset in kind.presets]
+    if any(field.name == "condition_grids" for kind in kinds for field in fields(kind)):
+        return {**sizes, "condition_grids": conditions.num_grids}
+    return {**sizes, "condition_length": conditions.length + conditions.num_grids * window**2}
 
 
 def architecture_name(config: PriorConfig) -> str:

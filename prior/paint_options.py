@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -28,6 +29,10 @@ class PaintOptions(SamplingSettings):
     """another seed, other samples"""
     labels: int | Sequence[int] | None = None
     """one class for all samples, or one each; -1, or none at all, says nothing"""
+    told: Mapping[str, Any] | None = None
+    """what else the samples are told about the canvas, entries as in prior.frames, of each sample
+    or one for all: `segmentation` (N, rows, columns) or (rows, columns), `boxes` (N, M, 5), ...
+    What is left out tells nothing"""
     stride: int | None = None
     """the sliding window's, in codes; by default half the window: see prior.sliding_window"""
     batch_size: int | None = None

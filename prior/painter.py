@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from ops.checkpoint import (
 from ops.config import ConfigError, from_json, to_json
 from ops.noise import uniforms
 from ops.runtime import resolve_device
-from prior.conditions import Conditions
+from prior.conditions import Conditions, Shape
 from prior.decoder import Decoder
 from prior.local_attention import LocalGPT
 from prior.local_sampling import paint_locally
@@ -31,6 +31,7 @@ from prior.paint_options import PaintOptions
 from prior.rejection import Rejection, candidate_number
 from prior.sampling import Draw
 from prior.sliding_window import paint_codes
+from prior.told import Told, canvas_tokens, window_prefix
 
 MODEL_KIND = "prior"
 
@@ -76,21 +77,23 @@ class Prior:
         chosen = asked.chosen
         if rows < 1 or columns < 1 or not chosen:
             raise ConfigError(f"Nothing to paint: {len(chosen)} grids of {rows}x{columns} codes.")
-        label_of = dict(zip(chosen, self._labels(asked.labels, len(chosen)), strict=True))
+        told = Told(self.conditions, self._entries(asked), chosen, (rows, columns))
         known = self._known(asked.forced, rows, columns, len(chosen))
         if asked.guides and not self.conditions.can_guide:
-            raise ConfigError("guidance_scale needs a prior with classes; leave it at 1.")
+            raise ConfigError(
+                "guidance_scale needs a prior that can be told something, like classes; leave it "
+                "at 1."
+            )
         paint_batch, rejection = self._painter(asked), Rejection(asked.score, asked.accept_score)
         groups = sorted({sample // asked.width for sample in chosen})
         report = _Report(asked, len(groups) * asked.candidates * rows * columns)
         for group in groups:
             together = range(group * asked.width, (group + 1) * asked.width)
-            report.wanted = [sample for sample in together if sample in label_of]
-            prefixes = self._prefixes(label_of.get(sample, -1) for sample in together)
+            report.wanted = [sample for sample in together if sample in chosen]
             forced = _of_batch(known, chosen, together)
             for candidate in range(asked.candidates):
                 drawn = paint_batch(
-                    prefixes=prefixes,
+                    told=told.of(together),
                     uniforms=self._uniforms(asked.seed, together, candidate, columns),
                     shape=(asked.width, rows, columns),
                     forced=forced,
@@ -104,19 +107,18 @@ class Prior:
         best = [rejection.best[sample] for sample in chosen]
         return Draw(*(torch.stack(each) for each in zip(*best, strict=True)))
 
-    def _labels(self, labels: int | Sequence[int] | None, count: int) -> list[int]:
+    def _entries(self, asked: PaintOptions) -> dict[str, Any]:
+        """All that the samples are told."""
+        told, labels, count = dict(asked.told or {}), asked.labels, len(asked.chosen)
         if labels is None:
-            return [-1] * count
-        if not any(part.name == "class" for part in self.conditions.parts):
+            return told
+        if "label" not in self.conditions.entries:
             raise ConfigError("This prior was trained without classes; leave the labels out.")
-        each = [labels] * count if isinstance(labels, int) else [int(label) for label in labels]
-        if len(each) != count:
-            raise ConfigError(f"{len(each)} labels for {count} samples: give one, or one each.")
-        return each
-
-    def _prefixes(self, labels: Iterable[int]) -> Tensor:
-        each = list(labels)
-        return self.conditions.tokens({"label": torch.tensor(each)}, len(each)).to(self.device)
+        if "label" in told:
+            raise ConfigError("Labels are given twice; leave them out, or out of told.")
+        if not isinstance(labels, int) and len(labels) != count:
+            raise ConfigError(f"{len(labels)} labels for {count} samples: give one, or one each.")
+        return {**told, "label": torch.as_tensor(labels)}
 
     def _uniforms(
         self, seed: int, samples: Sequence[int], candidate: int, columns: int
@@ -162,13 +164,16 @@ class Prior:
         self,
         model: LocalGPT,
         asked: PaintOptions,
-        prefixes: Tensor,
+        told: Mapping[str, Tensor],
         uniforms: Callable[[int], Tensor],
         shape: tuple[int, int, int],
         **options: Any,
     ) -> Draw:
+        batch, canvas = shape[0], shape[1:]
+        tokens = canvas_tokens(self.conditions, told, batch, canvas, self.config.window)
+        prefixes = tokens.to(self.device)
         numbers = torch.stack([uniforms(row) for row in range(shape[1])], dim=1)
-        nothing = self._null_prefixes(len(prefixes)) if asked.guides else None
+        nothing = self._null_prefixes(batch, canvas) if asked.guides else None
         return paint_locally(model, prefixes, numbers, asked, null_prefixes=nothing, **options)
 
     def _paint_by_windows(
@@ -176,16 +181,17 @@ class Prior:
         decoder: Decoder,
         asked: PaintOptions,
         stride: int,
-        prefixes: Tensor,
+        told: Mapping[str, Tensor],
         uniforms: Callable[[int], Tensor],
         shape: tuple[int, int, int],
         **options: Any,
     ) -> Draw:
-        if asked.guides:
-            prefixes = torch.cat([prefixes, self._null_prefixes(len(prefixes))])
+        batch, canvas, side = shape[0], shape[1:], self.config.window
+        of_window = window_prefix(self.conditions, told, batch, canvas, side)
+        nothing = [self._null_prefixes(batch, (side, side))] if asked.guides else []
         return paint_codes(
             decoder,
-            lambda window: prefixes,
+            lambda window: torch.cat([of_window(window).to(self.device), *nothing]),
             uniforms,
             asked,
             shape,
@@ -195,8 +201,8 @@ class Prior:
             **options,
         )
 
-    def _null_prefixes(self, count: int) -> Tensor:
-        return self.conditions.null_tokens(count).to(self.device)
+    def _null_prefixes(self, count: int, shape: Shape) -> Tensor:
+        return self.conditions.null_tokens(count, shape).to(self.device)
 
     @property
     def device(self) -> torch.device:

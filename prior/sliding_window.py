@@ -205,17 +205,18 @@ class Canvas:
 
 
 def grid_prefix(tokens: Tensor, window: int) -> Prefix:
-    """The prefix of a condition that is a grid itself, tokens (P, rows, columns): its window.
+    """The prefix of a condition that is a grid itself, tokens (P, rows, columns): its window; of
+    several grids, (P, G, rows, columns), one after another.
 
     Where the canvas is smaller than window x window, the last row and column are repeated, so
     that the prefix has the length that the prior was trained on.
     """
-    last_row, last_column = tokens.shape[1] - 1, tokens.shape[2] - 1
+    last_row, last_column = tokens.shape[-2] - 1, tokens.shape[-1] - 1
 
     def of_window(place: Window) -> Tensor:
         side = torch.arange(window, device=tokens.device)
         rows = (place.row + side).clamp(max=last_row)
         columns = (place.column + side).clamp(max=last_column)
-        return tokens[:, rows[:, None], columns].flatten(1)
+        return tokens[..., rows[:, None], columns].flatten(1)
 
     return of_window
