@@ -198,11 +198,8 @@ class PriorTrainee(Trainee[CodeBatch]):
         """What the samples are told: the classes, spread evenly, or where there is more to tell,
         what is told of the first images."""
         if set(self.conditions.entries) <= {"label"}:
-            return {
-                "label": torch.arange(SAMPLES) * (part.vocab_size - 1) // SAMPLES
-                for part in self.conditions.parts
-                if "label" in part.entries
-            }
+            told = [part.null_token for part in self.conditions.parts if "label" in part.entries]
+            return {"label": torch.arange(SAMPLES) * told[0] // SAMPLES} if told else {}
         if self.shown is None:
             return {}
         return self.conditions.examples(self.shown, held_out_generators(0, SAMPLES))

@@ -2,7 +2,14 @@
 
 from prior.conditions.contract import CONDITIONS, Condition, Shape
 from prior.conditions.geometry import Boxes, Keypoints
-from prior.conditions.grids import CodeGrid, Coordinates, Depth, Inpaint, LowResolution, Segmentation
+from prior.conditions.grids import (
+    CodeGrid,
+    Coordinates,
+    Depth,
+    Inpaint,
+    LowResolution,
+    Segmentation,
+)
 from prior.conditions.joined import Conditions
 from prior.conditions.labels import ClassLabel, StartOfSequence
 

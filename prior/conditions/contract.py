@@ -69,7 +69,8 @@ def entry(batch: Mapping[str, Any], name: str, shape: Sequence[int | None], help
 
 def check_range(values: Tensor, lowest: int, highest: int, what: str) -> None:
     """Raise ConfigError, naming `what`, unless all values are lowest .. highest."""
-    if values.numel() and (values.min() < lowest or values.max() > highest):
+    # Said this way round, nan is refused as well.
+    if values.numel() and not (values.min() >= lowest and values.max() <= highest):
         raise ConfigError(
             f"{what} must be from {lowest} to {highest}; found {values.min().item()} to "
             f"{values.max().item()}."

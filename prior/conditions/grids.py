@@ -133,9 +133,10 @@ class Coordinates:
     """Where in the whole picture each code lies, for priors trained on windows of it.
 
     From `batch["place"]` (B, 4): the window's top row and left column in the whole grid, and the
-    whole grid's rows and columns. As published (Esser et al. 2021, code: CoordStage): a map of the picture's
-    pixels, each its raster number over the number of pixels, is averaged over the f x f pixels of
-    a code, and token = round(K * mean). With K = codebook_size, f = downsample_factor, that is
+    whole grid's rows and columns. As published (Esser et al. 2021, code: CoordStage): a map of the
+    picture's pixels, each its raster number over the number of pixels, is averaged over the f x f
+    pixels of a code, and token = round(K * mean). With K = codebook_size and f =
+    downsample_factor, that is the rounded K * c:
 
         c(i, j) = ((f*i + (f-1)/2) * f*columns + f*j + (f-1)/2) / (f*f * rows * columns)
 
