@@ -32,7 +32,7 @@ from pipelines.store import (
     StoreError,
     write_metadata,
 )
-from pipelines.store.layout import staging_path
+from pipelines.store.layout import CLASS, staging_path
 from pipelines.store.recovery import (
     empty_staging,
     forget_missing,
@@ -132,6 +132,11 @@ def _check_output(root: Path) -> None:
 def _check_flags(flags: EncodeFlags) -> None:
     if flags.address and not flags.workers:
         raise ConfigError("--address needs --workers: how many actors shall encode there?")
+    if flags.labels != "none" and any(track.startswith(f"{CLASS}=") for track in flags.track):
+        raise ConfigError(
+            f"--labels {flags.labels} gives classes, and so does --track class. Ask "
+            "for one of them."
+        )
     for name in ("batch_size", "rows_per_task", "threads", "cpus_per_worker"):
         value = getattr(flags, name)
         if value != "auto" and value < 1:

@@ -56,7 +56,8 @@ class EncodeFlags:
     depth=DIR or any other name: files of the images' names. low_res=RATIO: the images shrunk and
     enlarged again. boxes=FILE: JSONL, a line a box, {"file", "category", "bbox": [x, y, width,
     height]} in pixels. keypoints=FILE: JSONL, a line a figure, {"file", "keypoints": [[x, y,
-    visible], ...]}. A store keeps up the tracks that it has."""
+    visible], ...]}. class=FILE: JSONL or CSV of {"file", "class"}. A store keeps up the tracks that
+    it has."""
     track_tokenizer: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """NAME=DIR: the model or run folder that makes codes of a track; needed once."""
     batch_size: int | Literal["auto"] = "auto"

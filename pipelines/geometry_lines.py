@@ -1,4 +1,4 @@
-"""Boxes and keypoints as JSONL: a line a box, or a line a figure, each naming its image's file.
+"""Boxes, keypoints and classes as JSONL or CSV: a line each, naming its image's file.
 
 A line that names its file and nothing else says that there is none: such an image has a row, an
 image without any line has not.
@@ -6,9 +6,10 @@ image without any line has not.
 
 from __future__ import annotations
 
+import csv
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -49,29 +50,36 @@ def read_lines(path: Path, parse: Callable[[dict[str, Any]], T | None]) -> Lines
     """
     lines = Lines()
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            for number, text in enumerate(file, 1):
-                if not text.strip():
+        with open(path, encoding="utf-8", errors="replace", newline="") as file:
+            table = csv.DictReader(file) if path.suffix.lower() == ".csv" else None
+            lines_of: Iterable[str | dict[Any, Any]] = file if table is None else table
+            for number, line in enumerate(lines_of, 1):
+                if isinstance(line, str) and not line.strip():
                     continue
                 try:
-                    name, item = _parsed(text, parse)
+                    name, item = _parsed(line, parse)
                 except ValueError as error:
-                    lines.bad.append((f"{path.name}:{number}", str(error)))
+                    where = number if table is None else table.line_num
+                    lines.bad.append((f"{path.name}:{where}", str(error)))
                     continue
                 held = lines.found.setdefault(name, [])
                 if item is not None:
                     held.append(item)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}. Name a JSONL file.") from None
+    except csv.Error as error:
+        raise InputError(f"{path} is no CSV file: {error}.") from None
     if not lines.found:
         first = "".join(f" {where}: {why}." for where, why in lines.bad[:1])
         raise InputError(f"{path}: none of its lines can be used.{first}")
     return lines
 
 
-def _parsed(text: str, parse: Callable[[dict[str, Any]], T | None]) -> tuple[str, T | None]:
+def _parsed(
+    line: str | dict[Any, Any], parse: Callable[[dict[str, Any]], T | None]
+) -> tuple[str, T | None]:
     try:
-        line = json.loads(text)
+        line = json.loads(line) if isinstance(line, str) else line
     except (ValueError, RecursionError):
         raise ValueError("no JSON") from None
     if not isinstance(line, dict) or not isinstance(line.get("file"), str) or not line["file"]:
@@ -91,6 +99,25 @@ def parse_box(line: dict[str, Any]) -> Box | None:
     if box[2] <= 0 or box[3] <= 0:
         raise ValueError(f"bbox {box!r} has no area")
     return Box(category, *map(float, box))
+
+
+class ClassParser:
+    """Classes of {"file", "class": name or number}; an image has one."""
+
+    def __init__(self) -> None:
+        self._classes: dict[str, str] = {}
+
+    def __call__(self, line: dict[str, Any]) -> str | None:
+        """The class of a line, None where it has none; ValueError where it cannot be used."""
+        name = line.get("class")
+        if name is None or name == "":
+            return None
+        if not isinstance(name, str | int) or isinstance(name, bool):
+            raise ValueError(f"class {name!r} is no name")
+        first = self._classes.setdefault(line["file"], str(name))
+        if first != str(name):
+            raise ValueError(f"class {name}, where an earlier line of this file says {first}")
+        return first
 
 
 class FigureParser:

@@ -1,4 +1,4 @@
-"""Tracks of plain numbers: where objects and the points of figures lie in each view of an image.
+"""Tracks of plain numbers: objects and the points of figures in each view of an image, its class.
 
 No tokenizer makes them; a row takes microseconds, so the driver does it, whatever --workers says.
 """
@@ -19,7 +19,15 @@ from ops.images import ImageError, Transform
 from ops.views import View
 from pipelines.cluster_paths import check_absolute
 from pipelines.file_names import FileNames
-from pipelines.geometry_lines import Box, Figure, FigureParser, Lines, parse_box, read_lines
+from pipelines.geometry_lines import (
+    Box,
+    ClassParser,
+    Figure,
+    FigureParser,
+    Lines,
+    parse_box,
+    read_lines,
+)
 from pipelines.plan import Plan, Task, task_table
 from pipelines.plan_changes import planned_rows
 from pipelines.row_sources import (
@@ -32,6 +40,7 @@ from pipelines.row_sources import (
 )
 from pipelines.store import commit_task, grid_shape, row_form
 from pipelines.store.commit import read_part
+from pipelines.store.layout import CLASS
 from pipelines.task_draft import Draft, Line
 from pipelines.track_plan import PARTNER_SCHEMA, FindPartners
 from pipelines.tracks import TRACK_KINDS, Input, Track
@@ -69,6 +78,12 @@ class GeometryTrack(Track):
     @abstractmethod
     def row(self, items: Sequence[Any], size: Size, seen: View) -> Numbers:
         """The row (row_shape) of one view of an image of `size` pixels that has these items."""
+
+    def numbered(self, which: str, names: set[str]) -> list[str]:
+        """The names that a provenance lists, new ones behind the old: no name changes its
+        number."""
+        known = list(self.older[which]) if self.older else []
+        return [*known, *sorted(names - set(known))]
 
     @property
     def reads(self) -> Mapping[str, Path]:
@@ -156,10 +171,8 @@ class BoxesTrack(GeometryTrack):
         return read_lines(self.path, parse_box)
 
     def meaning(self) -> dict[str, Any]:
-        known = list(self.older["categories"]) if self.older else []
         boxes: list[Box] = [box for items in self.lines.found.values() for box in items]
-        # A category never changes its number.
-        self._categories = [*known, *sorted({box.category for box in boxes} - set(known))]
+        self._categories = self.numbered("categories", {box.category for box in boxes})
         return {"row_shape": [1 + MOST_OBJECTS, 5], "categories": self._categories}
 
     def row(self, items: Sequence[Box], size: Size, seen: View) -> Numbers:
@@ -210,6 +223,22 @@ class KeypointsTrack(GeometryTrack):
         ]
         nothing = np.full((len(self._order), 2), np.nan)
         return _in_view(max([nothing, *figures], key=_extent), size, seen)
+
+
+@TRACK_KINDS.register(CLASS)
+class ClassTrack(GeometryTrack):
+    """Rows (1, 1): the number of the image's class; nan where it has none."""
+
+    def read(self) -> Lines:
+        return read_lines(self.path, ClassParser())
+
+    def meaning(self) -> dict[str, Any]:
+        found = {name for items in self.lines.found.values() for name in items}
+        self._classes = self.numbered("classes", found)
+        return {"row_shape": [1, 1], "classes": self._classes}
+
+    def row(self, items: Sequence[str], size: Size, seen: View) -> Numbers:
+        return np.array([[self._classes.index(items[0]) if items else np.nan]])
 
 
 def _extent(points: Numbers) -> float:

@@ -33,6 +33,7 @@ FORMAT = 2
 METADATA_KEY = b"smalti"  # of what our Parquet files say of themselves
 ATTRIBUTE = "smalti"  # the group attribute that holds StoreAttributes
 TRACKS = "_tracks"
+CLASS = "class"  # the track whose rows are the images' labels
 MAX_INNER_ROWS = 64  # plain zarr reads at least one inner chunk: 128 KiB of 32x32 codes
 # Of an archive's shard: few and long chunks, so that their headers and places weigh little.
 MIN_COMPRESSED_ROWS = 256

@@ -14,6 +14,7 @@ import torch
 
 from pipelines.store.commit import INDEX_SCHEMA, committed_tasks, read_part
 from pipelines.store.layout import (
+    CLASS,
     StoreAttributes,
     StoreError,
     books_path,
@@ -91,7 +92,10 @@ class CodeStore:
 
     @property
     def label_names(self) -> list[str]:
-        """The class folders; a label is a position in this list."""
+        """The class folders, or those of track `class`; a label is a position in this list."""
+        classes = self._attributes.tracks.get(CLASS)
+        if classes is not None:
+            return list(classes["classes"])
         return list(self._attributes.label_names)
 
     @property
@@ -144,6 +148,13 @@ class CodeStore:
     @cached_property
     def _labels_of_grids(self) -> dict[str, np.ndarray[Any, np.dtype[np.int32]]]:
         labels = {g: np.full(n, -1, np.int32) for g, n in self._attributes.grids.items()}
+        if CLASS in self._attributes.tracks:
+            track = self.track(CLASS)
+            for grid in track.grids:
+                rows = track.ok_rows(grid)
+                numbers = track.read(grid, rows)[:, 0, 0]
+                labels[grid][rows] = np.nan_to_num(numbers, nan=-1).astype(np.int32)
+            return labels
         for grid in self.grids:
             lines = self.index.filter(pc.equal(self.index["grid"], grid))
             labels[grid][lines["row"].to_numpy()] = lines["label"].fill_null(-1).to_numpy()

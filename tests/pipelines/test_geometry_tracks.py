@@ -228,6 +228,36 @@ def test_new_lines_and_categories_change_their_rows_alone(
     assert everything(run.out) == after
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_classes_are_the_labels_of_their_images(
+    run: EncodeRun, pictures: Path, tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"classes.{suffix}"
+    if suffix == "csv":
+        path.write_text("file,class\na.png,wood\na.png,lake\n")
+    else:
+        write_lines(path, [{"file": "a", "class": "wood"}, {"file": "a", "class": "lake"}])
+    assert run(pictures, flip="both", track=f"class={path}") == 0
+    assert f"classes.{suffix}:{3 if suffix == 'csv' else 2}': class lake, where" in run.printed
+    store = run.store()
+    assert store.label_names == ["wood"]
+    assert store.labels("4x4", np.arange(4)).tolist() == [0, 0, -1, -1]
+    with path.open("a") as file:
+        file.write("b/c.jpg,17\n" if suffix == "csv" else '{"file": "b/c.jpg", "class": 17}\n')
+    assert run(pictures, flip="both") == 0
+    assert run.store().label_names == ["wood", "17"]
+    assert run.store().labels("4x4", np.arange(4)).tolist() == [0, 0, 1, 1]
+    assert [batch["label"].tolist() for batch in run.store().batches(4)] == [[0, 0, 1, 1]]
+
+
+def test_classes_of_folders_and_of_a_file_are_too_many(
+    run: EncodeRun, pictures: Path, tmp_path: Path
+) -> None:
+    path = write_lines(tmp_path / "classes.jsonl", [{"file": "a", "class": "wood"}])
+    assert run(pictures, labels="first", track=f"class={path}") == 2
+    assert "--labels first gives classes, and so does --track class" in run.errors
+
+
 def test_a_name_that_two_images_share_is_neither_ones(run: EncodeRun, tmp_path: Path) -> None:
     images = tmp_path / "images"
     for seed, name in enumerate(("x/same.png", "y/same.png", "y/other.png")):
