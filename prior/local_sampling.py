@@ -146,8 +146,8 @@ def paint_locally(
 
     `prefixes` (B, C) are the condition tokens. `null_prefixes`, the same when nothing is told, are
     needed when settings.guides; a guidance that rises does so with how much of what a code can see
-    is there. `forced` (rows, columns), or (B, rows, columns) with codes of each sample in the
-    same places, holds known codes, and -1 where one is to be drawn.
+    is there. `forced` (rows, columns), or one each (B, rows, columns), holds known codes, and -1
+    where one is to be drawn.
     on_cells(n, codes) is called with the codes so far, -1 where none is drawn, whenever n more
     cells are.
     """
@@ -184,7 +184,7 @@ class _Canvas:
 
     def __init__(self, forced: Tensor, border_token: int) -> None:
         self.columns = forced.shape[2]
-        self.open = (forced[0] < 0).tolist()
+        self.open = forced < 0
         self.received = F.pad(forced, (1, 0), value=border_token)
         self.log_probabilities = torch.zeros(forced.shape, device=forced.device)
 
@@ -196,7 +196,8 @@ class _Canvas:
             if row < 0 or column == self.columns:  # nobody's, or the position that closes a row
                 continue
             cells += 1
-            if self.open[row][column]:
-                self.received[:, row, column + 1] = codes[:, slot]
-                self.log_probabilities[:, row, column] = logs[:, slot]
+            here = self.open[:, row, column]
+            received = self.received[:, row, column + 1]
+            self.received[:, row, column + 1] = codes[:, slot].where(here, received)
+            self.log_probabilities[:, row, column] = logs[:, slot].where(here, 0)
         return cells

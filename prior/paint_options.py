@@ -42,7 +42,8 @@ class PaintOptions(SamplingSettings):
     """most bytes of KV caches; with less, more is read anew. It decides last bits as well"""
     forced: np.ndarray | Tensor | None = None
     """known codes (rows, columns), -1 where one is to be painted; or (N, rows, columns), one each
-    of the samples, known in the same places"""
+    of the samples: where they are known in different places, painting takes as many forwards as
+    what nobody knows, and which samples share a batch decides last bits"""
     rest: int | None = None
     """rows of codes after which all is finished before more is begun, again and again: painting
     can go on there from forced codes, to the same codes bit for bit. It decides last bits as well;

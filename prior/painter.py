@@ -146,8 +146,6 @@ class Prior:
                 f"forced must be -1 or a code below {self.config.codebook_size}, found "
                 f"{int(known.min())} to {int(known.max())}."
             )
-        if known.ndim == 3 and ((known >= 0) != (known[0] >= 0)).any():
-            raise ConfigError("forced codes of several samples must be known in the same places.")
         return known
 
     def _painter(self, asked: PaintOptions) -> Callable[..., Draw]:

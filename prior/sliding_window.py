@@ -61,12 +61,12 @@ def paint_codes(
 
     prefix(window) is (P, C) with P = B; where settings.guides, P = 2B, and the second B tell
     nothing. A condition that is a grid gives each window its own part: see grid_prefix. `forced`
-    (rows, columns), or one each (B, rows, columns) with the same cells known, holds known codes,
-    and -1 where one is to be drawn. on_cells(n, codes) is called with the codes so far, -1 where
-    none is drawn, whenever n more cells are. `cache_memory` bounds the bytes of KV caches, but
-    there is one at least. At each row that is a multiple of `rest`, all above is finished before
-    and nothing but codes is carried on: with the rows above it forced, the rest comes out bit for
-    bit as it did.
+    (rows, columns), or one each (B, rows, columns), holds known codes, and -1 where one is to be
+    drawn: cells that all know are not read for, others are drawn and put where needed. on_cells(n,
+    codes) is called with the codes so far, -1 where none is drawn, whenever n more cells are.
+    `cache_memory` bounds the bytes of KV caches, but there is one at least. At each row that is a
+    multiple of `rest`, all above is finished before and nothing but codes is carried on: with the
+    rows above it forced, the rest comes out bit for bit as it did.
     Raises ConfigError when the stride does not suit the window, or the canvas the prior's order.
     """
     _, rows, columns = shape
@@ -76,16 +76,16 @@ def paint_codes(
     canvas = Canvas(decoder, prefix, settings, shape, forced)
     most = max(1, cache_memory // canvas.cache_bytes)
     lanes = lanes_for(decoder.device, canvas.sequences, grid, most)
-    known = None if forced is None else (forced.reshape(-1, rows, columns)[0] >= 0).tolist()
+    known = None if canvas.known is None else canvas.known.all(0)
     front: Wavefront | InSequence
     if canvas.order is None:
-        front = Wavefront(grid, lanes, known, rest)
+        front = Wavefront(grid, lanes, None if known is None else known.tolist(), rest)
     else:
-        front = InSequence(columns, canvas.order, known)
+        front = InSequence(columns, canvas.order, None if known is None else known.tolist())
     caches = WindowCaches(canvas.new_cache, most, front)
     numbers: dict[int, Tensor] = {}
-    if on_cells is not None and forced is not None:
-        on_cells(int((canvas.codes[0] >= 0).sum()), canvas.codes)
+    if on_cells is not None and known is not None:
+        on_cells(int(known.sum()), canvas.codes)
     for cells in front:
         if rest is not None and cells[0][0] % rest == 0 and cells[0][1] == 0:
             caches.forget()
@@ -144,8 +144,10 @@ class Canvas:
         self._decoder, self._prefix, self._settings = decoder, prefix, settings
         self.codes = torch.full(shape, -1, device=decoder.device)
         self.log_probabilities = torch.zeros(shape, device=decoder.device)
+        self.known: Tensor | None = None  # (B, rows, columns)
         if forced is not None:
             self.codes[:] = forced
+            self.known = self.codes >= 0
         self._positions = decoder.positions(min(size, rows), min(size, columns))
         way = decoder.course(min(size, rows), min(size, columns))
         self._sequence = None if way is None else way.cells
@@ -200,8 +202,12 @@ class Canvas:
             logits = guided(told, not_told, logits.new_tensor(scales)[:, None, None])
         drawn = draw(logits.flatten(0, 1), uniforms.flatten(), self._settings)
         rows, columns = zip(*cells, strict=True)
-        self.codes[:, rows, columns] = drawn.codes.view_as(uniforms).T
-        self.log_probabilities[:, rows, columns] = drawn.log_probabilities.view_as(uniforms).T
+        codes, logs = (part.view_as(uniforms).T for part in drawn)
+        if self.known is not None:
+            known = self.known[:, rows, columns]
+            codes, logs = codes.where(~known, self.codes[:, rows, columns]), logs.where(~known, 0)
+        self.codes[:, rows, columns] = codes
+        self.log_probabilities[:, rows, columns] = logs
 
 
 def grid_prefix(tokens: Tensor, window: int) -> Prefix:

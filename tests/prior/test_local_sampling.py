@@ -76,6 +76,20 @@ def test_each_sample_goes_on_from_codes_of_its_own():
     assert torch.equal(again, whole)
 
 
+def test_samples_may_be_known_in_different_places():
+    model, numbers, choice = MODELS[2], numbers_for(6, 7), SamplingSettings()
+    random = torch.Generator().manual_seed(3)
+    forced = torch.randint(8, (2, 6, 7), generator=random)
+    forced[torch.rand(forced.shape, generator=random) < 0.6] = -1
+    together = paint_locally(model, PREFIXES, numbers, choice, forced=forced)
+    assert torch.equal(together.codes[forced >= 0], forced[forced >= 0])
+    assert (together.log_probabilities[forced >= 0] == 0).all()
+    for sample in range(2):
+        both = forced[sample].expand(2, -1, -1)
+        alone = paint_locally(model, PREFIXES, numbers, choice, forced=both).codes
+        assert torch.equal(alone[sample], together.codes[sample])
+
+
 @torch.no_grad()
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (12, 5), (4, 30)])
 def test_cached_logits_are_those_of_the_whole_forward(rows, columns):

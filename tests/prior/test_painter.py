@@ -209,11 +209,24 @@ def test_each_sample_goes_on_from_codes_of_its_own():
         assert torch.equal(again, whole[samples])
 
 
-def test_samples_known_in_different_places_are_refused():
-    forced = torch.full((2, 5, 5), -1)
-    forced[0, 0, 0] = 1
-    with pytest.raises(ConfigError, match="the same places"):
-        UNCONDITIONAL.paint(5, 5, count=2, forced=forced)
+@pytest.mark.parametrize("size", [(4, 3), (8, 7)])
+def test_samples_may_be_known_in_different_places(size):
+    """Each is what it is alone: in float64 no batch changes a code."""
+    prior = random_prior()
+    prior.model.double()
+    random = torch.Generator().manual_seed(3)
+    forced = torch.randint(8, (3, *size), generator=random)
+    forced[torch.rand(3, *size, generator=random) < 0.6] = -1
+    counted = []
+    options = {"batch_size": 3, "progress": lambda done, total: counted.append((done, total))}
+    together = prior.draw(*size, count=3, forced=forced, **options)
+    assert counted[-1] == (forced[0].numel(), forced[0].numel())
+    assert (together.codes[forced >= 0] == forced[forced >= 0]).all()
+    assert (together.log_probabilities[forced >= 0] == 0).all()
+    for sample in range(3):
+        own = prior.draw(*size, samples=[sample], forced=forced[sample], batch_size=3)
+        assert torch.equal(own.codes[0], together.codes[sample])
+        torch.testing.assert_close(own.log_probabilities[0], together.log_probabilities[sample])
 
 
 def test_progress_reaches_its_total():
