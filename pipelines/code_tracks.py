@@ -64,7 +64,7 @@ class FileTrack(Track):
         # The images' own tokenizer is in the store already.
         if tokenizer.fingerprint != asked.image_tokenizer.fingerprint:
             self.tokenizer = tokenizer
-        self.files = list_input(self.path).table
+        self.files = list_input(self.path).table.combine_chunks()  # take() is asked for each task
 
     def _find_tokenizer(self, asked: Input) -> VQGAN:
         kept = tokenizer_path(self.books, self.name)

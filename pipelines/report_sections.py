@@ -24,6 +24,7 @@ from pipelines.readers import read_source
 from pipelines.report_pictures import curve_plot, file_uri, image_uri, usage_plot
 from pipelines.report_samples import index_facts, sample_pictures
 from pipelines.store import CodeStore, grid_shape
+from pipelines.track_report import lacking
 from tokenizer import VQGAN, load_tokenizer
 
 PAIRS = 12  # originals beside their reconstructions
@@ -139,9 +140,18 @@ def _store_facts(store: CodeStore) -> list[tuple[str, str]]:
         ("codebook", f"{size:,} codes, one for {factor}x{factor} pixels"),
         ("bits a pixel", f"{bits:.3f} (an 8-bit RGB pixel has 24: {24 / bits:.0f} times fewer)"),
     ]
+    facts += [(f"track {name}", _track_fact(store, name)) for name in store.track_names]
     if store.label_names:
         facts.append(("classes", ", ".join(store.label_names)))
     return facts + [(name, text) for name, text in _facts(provenance) if "transform" in name]
+
+
+def _track_fact(store: CodeStore, name: str) -> str:
+    lack, provenance = lacking(store, name), store.provenance[name]
+    made = ""
+    if "tokenizer" in provenance:
+        made = f" by tokenizer {provenance['tokenizer']}, fingerprint {provenance['fingerprint']}"
+    return f"{lack.rows:,} rows{made}{lack.summary}"
 
 
 def _reconstructions(store: CodeStore) -> list[Figure]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines import verify
+from pipelines import report, verify
 from pipelines.plan import read_plan
 from pipelines.store import StoreError
 from pipelines.store.layout import books_path, index_path, shard_path
@@ -81,6 +81,24 @@ def test_a_partner_that_came_later_or_changed_is_all_that_is_encoded(
     np.testing.assert_array_equal(first, third)
     assert everything(maps.run.out / "g4x4/image") == before
     assert verify.main([str(maps.run.out)]) == 0
+
+
+def test_the_report_of_a_store_names_its_tracks(maps: Maps, tmp_path: Path) -> None:
+    (maps.labels / "1.png").unlink()
+    assert maps() == 0
+    page = tmp_path / "report.html"
+    assert report.main([str(maps.run.out), "--out", str(page)]) == 0
+    assert "track segmentation" in page.read_text()
+    assert "1 images lack it: 1 no partner" in page.read_text()
+
+
+def test_pruned_images_are_in_no_track(maps: Maps) -> None:
+    assert maps() == 0
+    (maps.images / "1.png").unlink()
+    assert maps.again(prune=True) == 0
+    store = maps.run.store()
+    assert store.track("segmentation").ok_rows("4x4").tolist() == store.ok_rows("4x4").tolist()
+    assert len(store.track("segmentation")) == 2
 
 
 def test_a_partner_that_is_gone_keeps_its_row(maps: Maps) -> None:
