@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,12 +13,14 @@ from torch import Tensor
 
 from ops.grouping import by_group
 from ops.noise import uniforms
+from pipelines.batch_tracks import NO_GRIDS, as_told, frames_of, open_tracks
 from pipelines.code_sources import (
     CodeSource,
     DatasetError,
     check_together,
     cut_windows,
     join_labels,
+    places_of,
     true_edges,
 )
 from pipelines.shuffle import IntArray, KeyedOrder, SourceTurns
@@ -35,6 +37,18 @@ class Samples(NamedTuple):
     source: IntArray  # (N,) position in CodeDataset.sources
     line: IntArray  # (N,) line of that source
     cuts: NDArray[np.float64]  # (N, 2) in [0, 1); (N, 0) where each grid is one window
+
+
+class Pool(NamedTuple):
+    """One grid shape of one store."""
+
+    store: CodeStore
+    grid: str
+    tracks: Mapping[str, CodeStore]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return grid_shape(self.grid)
 
 
 class Places(NamedTuple):
@@ -65,6 +79,8 @@ class CodeDataset:
     `world` takes each world-th sample of a global batch, which has `world * batch_size`: the same
     global batch on another number of ranks is the same stream.
 
+    `tracks` names what batches shall hold beside the codes; rows that lack one do not count.
+
     `cache_memory`, in bytes, keeps neighbouring samples to as many shards as fit in it, for stores
     that are slow to reach; None shuffles all rows at once.
 
@@ -83,6 +99,7 @@ class CodeDataset:
         may_be_all_held_out: bool = False,
         weights: Sequence[float] | None = None,
         every_view: bool = False,
+        tracks: Sequence[str] = (),
         cache_memory: int | None = None,
         rank: int = 0,
         world: int = 1,
@@ -93,10 +110,18 @@ class CodeDataset:
             raise DatasetError(f"There is no rank {rank} among {world}; the first is 0.")
         self.window, self.batch_size, self.seed = window, batch_size, seed
         self.rank, self.world = rank, world
-        self.sources = [CodeSource(store, held_out_share, every_view) for store in stores]
+        self.tracks = tuple(tracks)
+        self.sources = [
+            CodeSource(store, held_out_share, every_view, opened)
+            for store, opened in zip(stores, open_tracks(stores, self.tracks), strict=True)
+        ]
         #: The classes; a label is a position in this list.
         self.label_names, self._label_tables = join_labels(stores)
-        self._pools = [(source.store, grid) for source in self.sources for grid in source.grids]
+        self._pools = [
+            Pool(source.store, grid, source.tracks)
+            for source in self.sources
+            for grid in source.grids
+        ]
         grids = np.array([len(source.grids) for source in self.sources])
         self._first_pool = np.cumsum(grids) - grids
         self._needs_draws = any(source.needs_draws(window) for source in self.sources)
@@ -109,7 +134,8 @@ class CodeDataset:
         for source in self.sources:
             if not len(source.train):
                 path = source.store.path
-                raise DatasetError(f"{path} has no row to train on. Did encoding succeed?")
+                also = "".join(f" with a partner in track {name!r}" for name in self.tracks[:1])
+                raise DatasetError(f"{path} has no row to train on{also}. Did encoding succeed?")
         images = [len(source.train) for source in self.sources]
         if weights is not None and len(weights) != len(images):
             raise DatasetError(f"{len(images)} stores, but {len(weights)} weights. Name one each.")
@@ -146,7 +172,11 @@ class CodeDataset:
 
     def train_batch(self, step: int) -> CodeBatch:
         """The samples of one step: "codes" (B, window, window) int64, "label" (B,) int64, -1 for
-        none, and "true_edges" (B, 3) bool: whether top, left and right are the whole grid's own."""
+        none, "place" (B, 4) int64, the window's top row and left column in the whole grid and the
+        grid's rows and columns, and "true_edges" (B, 3) bool: whether top, left and right are the
+        whole grid's own. Tracks that are grids come as codes do, under their names; "boxes"
+        (B, M, 5) and "keypoints" (B, P, 2) in the window's frame, see prior.frames; with boxes
+        also "crop" (B, 4), the part of the whole image that the window shows."""
         first = step - step % self._steps_ahead
         ahead = self._ahead
         if ahead is None or ahead[0] != first:
@@ -227,33 +257,38 @@ class CodeDataset:
 
     def _read(self, places: Places) -> CodeBatch:
         """The batch of samples that lie at `places`."""
+        where = by_group(places.pool, lambda number, chosen: self._where(number, places, chosen))
+        batch = {
+            "codes": torch.from_numpy(self._stored(places, None).astype(np.int64)),
+            "label": torch.from_numpy(places.label.copy()),
+            "place": torch.from_numpy(where),
+            "true_edges": torch.from_numpy(true_edges(where, self.window)),
+        }
+        if self.tracks:
+            frames = frames_of(batch["place"], self.window)
+            for name in self.tracks:
+                batch |= as_told(name, self._stored(places, name), frames)
+        return batch
 
-        def codes(pool: int, chosen: IntArray | slice) -> NDArray[Any]:
-            store, grid = self._pools[pool]
-            whole = store.read(grid, places.row[chosen])
-            if whole.shape[1:] == (self.window, self.window):
+    def _where(self, number: int, places: Places, chosen: IntArray) -> IntArray:
+        return places_of(self._pools[number].shape, self.window, places.cuts[chosen])
+
+    def _stored(self, places: Places, track: str | None) -> NDArray[Any]:
+        """Rows as stored of the images' codes, or of a track; grids are cut to the window."""
+
+        def rows(number: int, chosen: IntArray | slice) -> NDArray[Any]:
+            pool = self._pools[number]
+            if track is None:
+                whole = pool.store.read(pool.grid, places.row[chosen])
+            else:
+                whole = pool.tracks[track].read(pool.grid, places.row[chosen])
+            if track in NO_GRIDS or pool.shape == (self.window, self.window):
                 return whole
             return cut_windows(whole, self.window, places.cuts[chosen])
 
         # Of one pool, the usual case, no batch need be looked through for others.
         one = len(self._pools) == 1
-        stored = codes(0, slice(None)) if one else by_group(places.pool, codes)
-        return {
-            "codes": torch.from_numpy(stored.astype(np.int64)),
-            "label": torch.from_numpy(places.label.copy()),
-            "true_edges": torch.from_numpy(self._true_edges(places)),
-        }
-
-    def _true_edges(self, places: Places) -> NDArray[np.bool_]:
-        """Whether top, left and right of the samples at `places` are their grids' own, (N, 3)."""
-
-        def edges(pool: int, chosen: IntArray) -> NDArray[np.bool_]:
-            grid = grid_shape(self._pools[pool][1])
-            if grid == (self.window, self.window):
-                return np.ones((len(chosen), 3), bool)
-            return true_edges(grid, self.window, places.cuts[chosen])
-
-        return by_group(places.pool, edges)
+        return rows(0, slice(None)) if one else by_group(places.pool, rows)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_ahead": None}  # worked out again sooner than carried along

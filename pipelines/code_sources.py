@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ops.config import UserError
 from ops.grouping import by_group
+from pipelines.batch_tracks import rows_with_all
 from pipelines.split import which_held_out
 from pipelines.store import CodeStore, code_dtype, grid_shape
 
@@ -28,13 +29,19 @@ class CodeSource:
 
     Rows are known by their line here, 0 .. : an image's views are neighbours, and images stand
     in index order of their first views, so shard by shard. With `every_view` each row is an image
-    by itself; its side is its key's all the same.
+    by itself; its side is its key's all the same. Rows that lack one of `tracks` do not count.
     """
 
-    def __init__(self, store: CodeStore, held_out_share: float, every_view: bool) -> None:
-        self.store = store
+    def __init__(
+        self,
+        store: CodeStore,
+        held_out_share: float,
+        every_view: bool,
+        tracks: Mapping[str, CodeStore] | None = None,
+    ) -> None:
+        self.store, self.tracks = store, dict(tracks or {})
         self.grids = sorted(store.grids)
-        per_grid = [store.ok_rows(grid) for grid in self.grids]
+        per_grid = [rows_with_all(store, grid, self.tracks) for grid in self.grids]
         nothing = np.empty(0, np.int64)
         rows = np.concatenate([nothing, *per_grid])
         grids = np.repeat(np.arange(len(per_grid), dtype=np.int32), [len(r) for r in per_grid])
@@ -131,10 +138,22 @@ def cut_windows(codes: NDArray[Any], window: int, draws: NDArray[np.float64]) ->
     return codes[np.arange(len(codes))[:, None, None], rows, columns]
 
 
-def true_edges(grid: tuple[int, int], window: int, draws: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Whether the tops, lefts and rights (n, 3) of those windows are the grid's own."""
-    tops, lefts = window_corners(grid, window, draws)
-    return np.stack([tops == 0, lefts == 0, lefts + window == grid[1]], axis=1)
+def places_of(grid: tuple[int, int], window: int, draws: NDArray[np.float64]) -> IntArray:
+    """Top rows and left columns of those windows, and their grids' rows and columns, (n, 4).
+
+    Windows that are the whole grid need no draws, (n, 0).
+    """
+    places = np.zeros((len(draws), 4), np.int64)
+    places[:, 2:] = grid
+    if grid != (window, window):
+        places[:, 0], places[:, 1] = window_corners(grid, window, draws)
+    return places
+
+
+def true_edges(places: IntArray, window: int) -> NDArray[np.bool_]:
+    """Whether the tops, lefts and rights (n, 3) of windows at `places` (n, 4) are the grid's."""
+    tops, lefts, _, columns = places.T
+    return np.stack([tops == 0, lefts == 0, lefts + window == columns], axis=1)
 
 
 def check_tokenizer(store: CodeStore, fingerprint: str, speaker: str) -> None:

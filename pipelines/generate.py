@@ -7,19 +7,15 @@ paints the same one. Run again, it paints what is missing.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
-import numpy as np
 import torch
 
 from ops.config import ConfigError
 from ops.files import exclusive_lock, write_json
-from ops.images import MAX_PIXELS, decode_image, image_grid, resize_and_crop, write_png
 from pipelines.cluster_paths import check_absolute
 from pipelines.command_line import run_command
 from pipelines.generate_flags import GenerateFlags, check_flags, make_request
@@ -37,13 +33,13 @@ from pipelines.paint_worker import (
     PaintTask,
     PaintWorker,
     condemn,
-    find_tokenizer,
     split_work,
 )
 from pipelines.painted_store import finish_store, prepare_store
 from pipelines.progress import progress_bar
+from pipelines.run_tokenizers import find_tokenizer
+from pipelines.sample_grids import grid_path, write_grids
 from pipelines.sample_index import failed_lines, part_path, read_parts, sample_name
-from pipelines.sample_outputs import picture_path
 from pipelines.sample_resume import (
     Folder,
     empty_staging,
@@ -51,10 +47,9 @@ from pipelines.sample_resume import (
     lock_path,
     remove_partials,
 )
+from pipelines.teller import Teller, make_teller
 from prior import Prior, load_prior
 
-GRID_PICTURES = 64
-GRID_SIDE = 256  # pixels; larger pictures are shrunk for the grid
 LISTED = 20  # failed samples named at the end; the index names all
 
 
@@ -78,8 +73,10 @@ def run(flags: GenerateFlags) -> int:
         wanted = range(flags.count) if flags.only is None else range(flags.only, flags.only + 1)
         folder = Folder(request, read_parts(request.out), flags.retry_failed)
         tasks = folder.unfinished(wanted)
+        teller = make_teller(request, prior, tokenizer)
         new = 0
         if tasks:
+            teller.check()
             grid_path(request.out).unlink(missing_ok=True)  # it shows what there was
             write_json(record_path(request.out), {**settings, "count": request.count})
             if "codes" in request.save:
@@ -87,7 +84,7 @@ def run(flags: GenerateFlags) -> int:
             for task in tasks:
                 folder.reopen(task)
             new = paint(request, tasks, flags, proven=bool(folder.parts))
-        finish(request)
+        finish(request, teller)
         return report(flags, request, wanted, new)
 
 
@@ -137,7 +134,10 @@ def paint(request: PaintRequest, tasks: list[PaintTask], flags: GenerateFlags, p
             give_up=partial(condemn, request),
             proven=proven,
             on_progress=show,
-            reads={"--prior": request.prior},
+            reads={
+                "--prior": request.prior,
+                **{f"--condition {told.name}": told.path for told in request.told},
+            },
             writes={"--out": request.out},
         )
     return wanted - kept
@@ -175,33 +175,14 @@ def gpus_per_worker(flags: GenerateFlags) -> float:
 # --- after
 
 
-def finish(request: PaintRequest) -> None:
+def finish(request: PaintRequest, teller: Teller) -> None:
     """What remains when all tasks are done, each time: an earlier run may not have come to it."""
     empty_staging(request.out)
     preview_path(request.out).unlink(missing_ok=True)  # the samples are there
     if "codes" in request.save:
         finish_store(request.out)
-    if "images" in request.save and not grid_path(request.out).exists():
-        write_grid(request)
-
-
-def grid_path(out: Path) -> Path:
-    return out / "grid.png"
-
-
-def write_grid(request: PaintRequest) -> None:
-    """Write grid.png of the first samples; nothing where there are below two."""
-    width, height = request.width, request.height
-    first = range(min(request.count, GRID_PICTURES))
-    paths = [picture_path(request.out, sample) for sample in first]
-    found = [path for path in paths if path.is_file()]
-    if len(found) < 2 or width * height > MAX_PIXELS:
-        return
-    scale = min(1.0, GRID_SIDE / max(width, height))
-    size = max(1, round(height * scale)), max(1, round(width * scale))
-    pictures = (decode_image(path.read_bytes()) for path in found)
-    small = np.stack([resize_and_crop(picture, size) for picture in pictures])
-    write_png(grid_path(request.out), image_grid(small, columns=math.ceil(math.sqrt(len(found)))))
+    if "images" in request.save:
+        write_grids(request, teller)
 
 
 def report(flags: GenerateFlags, request: PaintRequest, wanted: range, new: int) -> int:

@@ -6,7 +6,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from ops.config import ConfigError
 from pipelines.paint_settings import (
@@ -17,6 +19,7 @@ from pipelines.paint_settings import (
     labels_of,
     saves_of,
 )
+from pipelines.told import told_of
 from prior import Prior
 from prior.paint_options import DEFAULT_CACHE_MEMORY, LARGEST_DEFAULT_BATCH
 from prior.sampling import SamplingSettings
@@ -56,6 +59,11 @@ class GenerateFlags:
     """paint this one sample of the count, 0 for the first"""
     labels: tuple[str, ...] = ()
     """classes, by name or number, as 3,7 or as lake wood, dealt out to the samples in turn"""
+    condition: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """NAME=PATH of what the prior was trained to be told: segmentation, depth, low_res, inpaint
+    (holes are transparent), boxes, keypoints (JSON lines, in pixels of the picture); and, of any
+    prior, half: the upper half is that of the picture. PATH is a file, or a folder of files that
+    are dealt out to the samples in turn; once for each condition"""
     temperature: float = 1.0
     """below 1 likelier codes, above 1 stranger ones; 0 always takes the likeliest"""
     top_k: int | None = None
@@ -65,7 +73,7 @@ class GenerateFlags:
     min_p: float | None = None
     """draw from the codes that are at least this many times as probable as the likeliest"""
     guidance_scale: float = 1.0
-    """above 1 exaggerates what the labels ask for; doubles the work"""
+    """above 1 exaggerates what labels and conditions ask for; doubles the work"""
     guidance_schedule: Literal["constant", "power-cosine"] = "constant"
     """power-cosine: guidance rises from none at a window's first code to the whole at its last"""
     guidance_power: float = 1.0
@@ -163,6 +171,7 @@ def make_request(
         samples_per_task=samples_per_task,
         save=saves_of(flags.save),
         labels=labels_of(flags.labels, prior),
+        told=told_of(flags.condition, prior.conditions),
         sampling=SamplingSettings(
             temperature=flags.temperature,
             top_k=flags.top_k,

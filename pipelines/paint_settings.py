@@ -15,6 +15,7 @@ from ops.checkpoint import fingerprint
 from ops.config import ConfigError, Registry, to_json
 from ops.runtime import resolve_device
 from pipelines.store import code_dtype
+from pipelines.told import Told
 from prior import Prior
 from prior.sampling import SamplingSettings
 
@@ -30,7 +31,9 @@ MOST_TASKS = 1 << 16  # each has a file of the index
 LARGE_CANVAS = 1 << 14  # codes; a megapixel where each stands for 8x8
 LEAST_REST = 64
 #: Of a request, what does not decide what is in the folder.
-NOT_DECIDING = ("prior", "out", "device", "count", "rows", "columns", "codebook_size", "preview")
+NOT_DECIDING = (
+    "prior", "out", "device", "count", "rows", "columns", "codebook_size", "preview", "told",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,7 @@ class PaintRequest:
     samples_per_task: int
     save: tuple[str, ...]  # names of SAVES
     labels: tuple[int, ...]  # sample k has labels[k % len]; none: no label
+    told: tuple[Told, ...]
     sampling: SamplingSettings
     cache_memory: int  # bytes
     rest: int | None  # rows of codes that are kept when they are finished; None: whole samples are
@@ -128,6 +132,7 @@ def deciding_settings(request: PaintRequest, prior: Prior) -> dict[str, Any]:
         "tokenizer_fingerprint": prior.tokenizer_info["fingerprint"],
         **settings.pop("sampling"),
         **settings,
+        "told": {told.name: told.digest for told in request.told} or None,
         "device": resolve_device(request.device).type,
         "torch": torch.__version__,
     }

@@ -18,13 +18,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from ops.checkpoint import CheckpointError
-from ops.config import ConfigError, UserError, to_json
+from ops.config import UserError, to_json
 from ops.files import LockedError, exclusive_lock, file_hash
 from ops.runtime import keep_freed_memory, resolve_device
 from pipelines.paint_preview import Preview
 from pipelines.paint_settings import PaintRequest
 from pipelines.painted_store import commit_codes
+from pipelines.run_tokenizers import find_tokenizer
 from pipelines.sample_draft import (
     Line,
     SampleDraft,
@@ -54,8 +54,8 @@ from pipelines.store import grid_name
 from pipelines.store.layout import staging_path
 from pipelines.store.subparts import remove_subparts
 from pipelines.task_queue import halves
-from prior import Prior, load_prior
-from tokenizer import VQGAN, bundled_tokenizers, load_tokenizer
+from pipelines.teller import make_teller
+from prior import load_prior
 
 GIVEN_UP = Line(CRASHED, "the process that painted it died, every time")
 
@@ -113,6 +113,7 @@ class PaintWorker:
         device = resolve_device(request.device)
         self.prior = load_prior(request.prior, device)
         self.tokenizer = find_tokenizer(request.prior, self.prior, device)
+        self._teller = make_teller(request, self.prior, self.tokenizer)
         self._stopped = False
         self._inside = Done(0, 0, 0)
         self._held = ExitStack()
@@ -171,44 +172,69 @@ class PaintWorker:
                 raise StoppedError("told to end")
             self._inside = before._replace(codes=before.codes + done * len(samples))
 
+        together = self._together(samples)
         painted = self.prior.paint(
             request.rows,
             request.columns,
-            samples=samples,
+            samples=together,
             seed=request.seed,
-            labels=[labels[sample % len(labels)] for sample in samples] if labels else None,
+            labels=[labels[sample % len(labels)] for sample in together] if labels else None,
+            told=self._teller.told(together),
             stride=request.stride,
             batch_size=request.batch_size,
             cache_memory=request.cache_memory,
             rest=request.rest,
-            forced=self._finished(draft, samples),
+            forced=self._forced(draft, samples, together),
             progress=on_progress,
-            preview=self._look_on(draft, samples[0]),
+            preview=self._look_on(draft, samples),
             **to_json(request.sampling),
         )
-        for sample, codes in zip(samples, painted.numpy().astype(request.dtype), strict=True):
+        found = dict(zip(together, painted.numpy().astype(request.dtype), strict=True))
+        for sample in samples:
+            codes = found[sample]
             checksum = self._draw(sample, codes) if "images" in request.save else None
             draft.put(sample, Line(OK, None, codes_hash(codes), checksum), codes)
             self._inside = self._inside._replace(samples=self._inside.samples + 1)
 
-    def _finished(self, draft: SampleDraft, samples: list[int]) -> np.ndarray[Any, Any] | None:
-        """Codes (N, rows, columns) of the first rows that all have kept, then -1; or None."""
+    def _together(self, samples: list[int]) -> list[int]:
+        """Whom to paint for the sake of `samples`: the whole batch where pictures have known parts.
+
+        What is known decides in which order cells are drawn, so every sample's mates are to have
+        their own, asked for or not.
+        """
+        if not self._teller.knows:
+            return samples
+        size = self.request.batch_size
+        first = samples[0] // size * size
+        return list(range(first, first + size))
+
+    def _forced(
+        self, draft: SampleDraft, samples: list[int], together: list[int]
+    ) -> np.ndarray[Any, Any] | None:
+        """Codes (N, rows, columns) that stay: what the pictures told, and the first rows that all
+        have kept; else -1. None where there are none."""
+        known = self._teller.forced(together)
         rows = min(map(draft.finished_rows, samples))
-        if not rows:
+        if known is None and not rows:
             return None
-        forced = np.stack([draft.partial[sample] for sample in samples]).astype(np.int64)
-        forced[:, rows:] = -1
+        shape = (len(together), *self.request.shape)
+        forced = np.full(shape, -1, np.int64) if known is None else known.numpy()
+        if rows:  # mates that nobody asked for have anything there
+            for place, sample in enumerate(together):
+                forced[place, :rows] = draft.partial[sample][:rows] if sample in samples else 0
         return forced
 
-    def _look_on(self, draft: SampleDraft, shown: int) -> Callable[[int, torch.Tensor], None]:
+    def _look_on(
+        self, draft: SampleDraft, samples: list[int]
+    ) -> Callable[[int, torch.Tensor], None]:
         """What is done while samples are painted: one is previewed, finished rows are kept."""
         request, rest = self.request, self.request.rest
-        kept = {sample: draft.finished_rows(sample) for sample in draft.samples}
+        kept = {sample: draft.finished_rows(sample) for sample in samples}
 
         def look(sample: int, codes: torch.Tensor) -> None:
-            if self._preview is not None and sample == shown:
+            if self._preview is not None and sample == samples[0]:
                 self._preview(codes)
-            if rest is None:
+            if rest is None or sample not in kept:
                 return
             rows = kept[sample] + rest
             if rows < request.rows and bool((codes[kept[sample] : rows] >= 0).all()):
@@ -278,31 +304,3 @@ class PaintWorker:
             for sample, line in zip(draft.samples, draft.lines, strict=True)
         ]
         return pa.Table.from_pylist(lines, schema=SAMPLE_SCHEMA)
-
-
-def find_tokenizer(path: Path, prior: Prior, device: torch.device) -> VQGAN:
-    """The tokenizer whose codes `prior`, loaded from `path`, speaks of.
-
-    Looks for a folder `tokenizer` in the run or model folder, then for a bundled tokenizer of the
-    recorded name. Raises CheckpointError where there is none, ConfigError for a foreign one.
-    """
-    assert prior.folder is not None
-    places = (path, prior.folder, prior.folder.parent)
-    found: Path | str | None = next(
-        (place / "tokenizer" for place in places if (place / "tokenizer").is_dir()), None
-    )
-    name, wanted = prior.tokenizer_info["name"], prior.tokenizer_info["fingerprint"]
-    if found is None and name in bundled_tokenizers():
-        found = name
-    if found is None:
-        raise CheckpointError(
-            f"{path} has no folder `tokenizer`, and {name!r} is not bundled. Copy the model folder "
-            f"of the tokenizer with fingerprint {wanted} to {path / 'tokenizer'}."
-        )
-    tokenizer = load_tokenizer(found, device)
-    if tokenizer.fingerprint != wanted:
-        raise ConfigError(
-            f"The prior in {path} speaks of codes of tokenizer {wanted} ({name}), but {found} is "
-            f"{tokenizer.fingerprint}: its pictures would be noise. Put the right one there."
-        )
-    return tokenizer

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,6 @@ import torch
 import tyro
 
 from ops.config import ConfigError
-from ops.files import atomic_path
 from ops.ranks import ALONE, Ranks
 from ops.runtime import keep_freed_memory, resolve_device
 from pipelines.cluster_paths import check_absolute
@@ -27,8 +25,10 @@ from pipelines.code_sources import check_tokenizer
 from pipelines.command_line import run_command
 from pipelines.distributed import run_sitting
 from pipelines.dry_run import prior_lines
+from pipelines.prior_conditions import make_conditions, tracks_of
 from pipelines.prior_trainee import PriorTrainee, held_out_cut
 from pipelines.recipes import PRIOR_RECIPES, PriorRecipe
+from pipelines.run_tokenizers import keep_tokenizers
 from pipelines.store import CodeStore
 from pipelines.training import OnStep, Source, train
 from pipelines.training_flags import (
@@ -44,13 +44,11 @@ from pipelines.training_flags import (
     use_threads,
 )
 from prior import (
-    CONDITIONS,
-    ClassLabel,
     Conditions,
     LocalConfig,
     PriorConfig,
     PriorModel,
-    StartOfSequence,
+    condition_sizes,
     make_model,
     preset_config,
     start_alike,
@@ -70,7 +68,9 @@ class TrainPriorFlags(TrainingFlags):
     weights: tuple[float, ...] | None = None
     """how much of the batches comes from each store (default: by their numbers of images)"""
     conditions: tuple[str, ...] = ("sos",)
-    """what the prior is told: sos (nothing) or class (the sub-folder an image lay in)"""
+    """what the prior is told, one or several: sos (nothing), class (the sub-folder an image is in),
+    segmentation, depth, low_res, boxes, keypoints (the stores' tracks of these names, see encode's
+    --track), inpaint (the codes around holes), coordinates (where in the picture a window lies)"""
     window: int | None = None
     """codes a side of the square that the prior sees at once"""
     ordering: str | None = None
@@ -109,11 +109,12 @@ def open_data(flags: TrainPriorFlags, ranks: Ranks = ALONE) -> Data:
         held_out_share=flags.held_out,
         weights=flags.weights,
         every_view=flags.every_view,
+        tracks=tracks_of(flags.conditions),
         cache_memory=None if flags.cache_memory is None else int(flags.cache_memory * 2**30),
         rank=ranks.rank,
         world=ranks.world,
     )
-    conditions = make_conditions(flags.conditions, stores, dataset)
+    conditions = make_conditions(flags.conditions, stores, dataset.label_names)
     check_reach(prior_config(recipe, conditions), stores)
     return Data(recipe, stores, dataset, conditions)
 
@@ -133,26 +134,6 @@ def check_reach(config: PriorConfig, stores: list[CodeStore]) -> None:
         )
 
 
-def make_conditions(
-    names: tuple[str, ...], stores: list[CodeStore], dataset: CodeDataset
-) -> Conditions:
-    """The prefix that `names` stand for, sized for the stores."""
-    codebook_size = stores[0].provenance["image"]["codebook_size"]
-    labels = tuple(dataset.label_names)
-    parts: list[Any] = []
-    for name in names:
-        if CONDITIONS[name] is ClassLabel:
-            if not labels:
-                raise ConfigError(
-                    f"{stores[0].path} has no classes. Encode anew with --labels first, "
-                    "or train with --conditions sos."
-                )
-            parts.append(ClassLabel(num_classes=len(labels), label_names=labels))
-        else:
-            parts.append(StartOfSequence())
-    return Conditions(parts, codebook_size)
-
-
 def prior_config(recipe: PriorRecipe, conditions: Conditions) -> PriorConfig:
     """The recipe's preset, sized for these codes and conditions.
 
@@ -162,10 +143,7 @@ def prior_config(recipe: PriorRecipe, conditions: Conditions) -> PriorConfig:
     return preset_config(
         recipe.preset,
         **order,
-        codebook_size=conditions.codebook_size,
-        condition_vocab_size=conditions.vocab_size,
-        condition_length=conditions.length,
-        window=recipe.window,
+        **condition_sizes(recipe.preset, conditions, recipe.window),
         dropout=recipe.dropout,
     )
 
@@ -185,13 +163,10 @@ def untrained_model(
 def start_run(flags: TrainPriorFlags, data: Data) -> None:
     """Put into the run folder what every process needs there; an old one must be of this run.
 
-    The store's tokenizer is among it, so that generate needs the run alone.
+    The store's tokenizers are among it, so that generate needs the run alone.
     """
-    folder = flags.out / "tokenizer"
-    if not folder.exists():
-        with atomic_path(folder) as partial:
-            shutil.copytree(data.stores[0].tokenizer_folder, partial)
-    kept = load_tokenizer(folder).fingerprint
+    keep_tokenizers(flags.out, data.stores[0], data.dataset.tracks)
+    kept = load_tokenizer(flags.out / "tokenizer").fingerprint
     check_tokenizer(data.stores[0], kept, f"the prior in {flags.out}")
     lasting = lasting_settings(
         data.recipe,

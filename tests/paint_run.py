@@ -12,7 +12,7 @@ from PIL import Image
 from pipelines.generate import main
 from pipelines.generate_flags import GenerateFlags, make_request
 from pipelines.paint_settings import PaintRequest
-from pipelines.paint_worker import find_tokenizer
+from pipelines.run_tokenizers import find_tokenizer
 from pipelines.store.layout import staging_path
 from prior import GPT, Conditions, GPTConfig, load_prior, save_prior
 from prior.conditions import Condition
