@@ -7,7 +7,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from ops.config import ConfigError
 from ops.files import exclusive_lock
 from ops.images import Transform
 from pipelines import code_tracks  # noqa: F401 - it registers its kinds of tracks
-from pipelines.cluster_paths import check_absolute
+from pipelines.cluster_paths import check_absolute, cluster_address
 from pipelines.command_line import run_command
 from pipelines.encode_settings import EncodeFlags, check_same, plan_settings
 from pipelines.encode_task import Done, EncodeWorker, Piece, condemn, split_work
@@ -26,6 +26,7 @@ from pipelines.grids import grids_of
 from pipelines.jobs import run_tasks
 from pipelines.plan import Plan, Task, extend_plan, prune_plan, read_plan
 from pipelines.progress import progress_bar
+from pipelines.ray_workers import ray_running
 from pipelines.readers import InputError, Listing, list_input
 from pipelines.store import (
     CodeStore,
@@ -87,17 +88,26 @@ def encode(flags: EncodeFlags) -> int:
         plans = [track.plan(plan, flags.retry_failed) for track in tracks]
         write_metadata(root, store_attributes(root, plan))
         waiting = waiting_tasks(root, plan)
-        started = time.perf_counter()
-        _run(root, flags, plan, waiting, {"--in": flags.in_})
-        seconds = time.perf_counter() - started
-        _finish(root)
-        also_ran = [_run_track(flags, *each) for each in zip(tracks, plans, strict=True)]
+        with _one_ray(flags, bool(waiting)):
+            started = time.perf_counter()
+            _run(root, flags, plan, waiting, {"--in": flags.in_})
+            seconds = time.perf_counter() - started
+            _finish(root)
+            also_ran = [_run_track(flags, *each) for each in zip(tracks, plans, strict=True)]
     store = CodeStore.open(root)
     for track in tracks:
         _print_list(f"{track.name}: bad line", track.bad)
     _report_tracks(store, behind)
     ran = sum(task.num_rows for task in waiting)
     return _report(flags, store, ran, sum(also_ran), listing, seconds)
+
+
+def _one_ray(flags: EncodeFlags, needed: bool) -> AbstractContextManager[None]:
+    """One Ray for the images and all tracks: a local one takes seconds to start."""
+    if not (flags.workers and needed):
+        return nullcontext()
+    cpus = flags.workers * flags.cpus_per_worker
+    return ray_running(cluster_address(flags.address), cpus=cpus)
 
 
 def _finish(root: Path) -> None:
