@@ -13,7 +13,7 @@ from ops.images import ORIENTATION_TAG, Transform, decode_image, to_pixels
 from tests.conftest import photograph
 from tests.encode_run import EncodeRun, everything
 from tests.track_run import CLASSES, make_tokenizer, write_labels
-from tokenizer import load_tokenizer
+from tokenizer import build_tokenizer, load_tokenizer, save_tokenizer
 
 SIDE = 32
 
@@ -204,6 +204,16 @@ def test_tracks_that_cannot_be_are_refused_before_anything_is_written(
     words = {name: value.replace("HERE", str(pictures)) for name, value in flags.items()}
     assert run(pictures, **words) == 2
     assert said in run.errors
+    assert not run.out.exists()
+
+
+def test_codes_that_would_not_lie_on_each_other_are_refused(
+    run: EncodeRun, pictures: Path, tmp_path: Path
+) -> None:
+    save_tokenizer(tmp_path / "f4", build_tokenizer("study-f4"))
+    tracks = {"track": f"again={pictures}", "track_tokenizer": f"again={tmp_path / 'f4'}"}
+    assert run(pictures, **tracks) == 2
+    assert "its tokenizer has downsample factor 4, the images' 8" in run.errors
     assert not run.out.exists()
 
 
