@@ -225,9 +225,14 @@ def counted_cells(model: PriorModel, batch: CodeBatch) -> Tensor | None:
     A prior with windows knows nothing beyond them. One without hears of everything around, so of
     a crop it can be asked only for what the crop does not cut off.
     """
-    if isinstance(model, LocalGPT) and not batch["true_edges"].all():
-        return model.uncut(batch["true_edges"], *batch["codes"].shape[1:])
-    return None
+    if not isinstance(model, LocalGPT):
+        return None
+    edges, (rows, columns) = batch["true_edges"], batch["codes"].shape[1:]
+    bottom = torch.ones(len(edges), dtype=torch.bool)
+    if model.config.condition_grids:  # of which codes hear from below
+        bottom = batch["place"][:, 0] + rows == batch["place"][:, 2]
+    edges = torch.cat([edges, bottom[:, None]], dim=1)
+    return None if edges.all() else model.uncut(edges, rows, columns)
 
 
 def held_out_cut(config: PriorConfig) -> float:

@@ -38,9 +38,10 @@ class BlockConfig:
     its variance does not grow with depth (Radford et al. 2019)"""
 
     def __post_init__(self) -> None:
-        for name in ("codebook_size", "condition_vocab_size", "condition_length"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, found {getattr(self, name)}.")
+        least = {"codebook_size": 1, "condition_vocab_size": 1}
+        for name, lowest in {**least, "condition_length": self.shortest_condition}.items():
+            if getattr(self, name) < lowest:
+                raise ConfigError(f"{name} must be at least {lowest}, found {getattr(self, name)}.")
         if self.num_layers < 1 or self.num_heads < 1 or self.width < self.num_heads:
             raise ConfigError("num_layers and num_heads must be at least 1, width num_heads.")
         if self.width % self.num_heads:
@@ -55,6 +56,11 @@ class BlockConfig:
             raise ConfigError(
                 f"{name} must be one of {', '.join(known)}, found {getattr(self, name)!r}."
             )
+
+    @property
+    def shortest_condition(self) -> int:
+        """The least condition_length: a sequence starts from something."""
+        return 1
 
     @property
     def head_dim(self) -> int:

@@ -8,6 +8,9 @@ Attention reaches `radius` positions to the left in its own row, and as far to e
 rows above. What is further away is heard of through the layers between. Positions turn half of each
 head's numbers (prior.rotary); the other half compares content alone. The condition's tokens have no
 place and only that half, so they look the same from everywhere.
+
+Conditions that are grids are no such tokens: the position that foretells the code at (row, column)
+receives, beside the code on its left, what the grids tell there and around (prior.look_around).
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -27,6 +31,7 @@ from prior.gpt import surprise
 from prior.gpt_config import BASE, LARGE, SMALL, STUDY, TINY, BlockConfig
 from prior.layers import NORMS, initialise_layer, scale_residual
 from prior.linear import Linear
+from prior.look_around import LookAround
 from prior.neighbourhood import Layout, attend_in_bands, attend_in_blocks, band_mask
 from prior.rotary import Rotation, rotate, rotation_at
 
@@ -39,6 +44,10 @@ class LocalConfig(BlockConfig):
     """the side, in codes, of the squares it is trained on; it paints any size"""
     radius: int = 8
     """how far attention reaches, in codes"""
+    condition_grids: int = 0
+    """how many conditions have a token for each code; condition_length counts the others' tokens"""
+    look_around: int = 2
+    """how far around it, in codes, a position hears the grids"""
     norm: str = "rms"
     mlp: str = "swiglu"
     qk_norm: bool = True
@@ -51,6 +60,11 @@ class LocalConfig(BlockConfig):
             raise ConfigError(
                 f"window and radius must be at least 1, found {self.window} and {self.radius}."
             )
+        if self.condition_grids < 0 or self.look_around < 0:
+            raise ConfigError(
+                f"condition_grids and look_around must be 0 or more, found {self.condition_grids} "
+                f"and {self.look_around}."
+            )
         if self.head_dim % 8:
             raise ConfigError(
                 f"half of each head turns, pairs by row and by column, so width / num_heads must "
@@ -61,6 +75,11 @@ class LocalConfig(BlockConfig):
     def reach(self) -> int:
         """How far away, in codes, a code can be that still weighs on another."""
         return self.radius * self.num_layers
+
+    @property
+    def shortest_condition(self) -> int:
+        """A canvas starts from its border; only there must be something to be told."""
+        return 0 if self.condition_grids else 1
 
     @property
     def default_stride(self) -> None:
@@ -106,6 +125,9 @@ class LocalGPT(nn.Module):
         super().__init__()
         self.config = config
         self.token_embedding = nn.Embedding(config.border_token + 1, config.width)
+        self.look_around = (
+            LookAround(config.width, config.look_around) if config.condition_grids else None
+        )
         self.dropout = nn.Dropout(config.dropout)
         blocks = [Block(config, LocalAttention) for _ in range(config.num_layers)]
         self.blocks = nn.ModuleList(blocks)
@@ -119,13 +141,22 @@ class LocalGPT(nn.Module):
             scale_residual([weight for block in blocks for weight in block.residual_weights()])
 
     def code_logits(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
-        """Logits (B, h, w, K) of each of codes (B, h, w), from tokens (B, C) and codes before."""
+        """Logits (B, h, w, K) of each of codes (B, h, w), from condition tokens and codes before.
+
+        Those are (B, C + G * h * w): C for all codes alike, then G grids.
+        """
         batch, rows, columns = codes.shape
+        condition_tokens, grids = self.parted(condition_tokens, rows, columns)
         layout = Layout(condition_tokens.shape[1], rows, columns + 1)
         border = codes.new_full((batch, rows, 1), self.config.border_token)
         received = torch.cat([border, codes], dim=2)
         tokens = torch.cat([condition_tokens, received.flatten(1)], dim=1)
-        latents = self.dropout(self.token_embedding(tokens))
+        latents = self.token_embedding(tokens)
+        if self.look_around is not None:
+            # The position that closes a row foretells nothing, and hears of nothing.
+            heard = F.pad(self.look_around(self.told_beside(grids)), (0, 0, 0, 1)).flatten(1, 2)
+            latents = latents + F.pad(heard, (0, 0, layout.condition_length, 0))
+        latents = self.dropout(latents)
         rotation = self.rotation_of(layout, codes.device)
         attend = self._attend(layout, codes.device)
         for block in self.blocks:
@@ -133,25 +164,50 @@ class LocalGPT(nn.Module):
         cells = latents[:, layout.condition_length :].unflatten(1, (rows, columns + 1))
         return self.head(self.norm(cells[:, :, :columns]))
 
+    def parted(self, condition_tokens: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+        """Condition tokens (B, C + G * rows * columns) as (B, C) and grids (B, G, rows, columns).
+
+        Raises ConfigError where they are not as many.
+        """
+        first, grids = self.config.condition_length, self.config.condition_grids
+        if grids and condition_tokens.shape[1] != first + grids * rows * columns:
+            raise ConfigError(
+                f"{condition_tokens.shape[1]} condition tokens beside {rows}x{columns} codes; this "
+                f"prior needs {first} and {grids} grids as large."
+            )
+        if not grids:
+            return condition_tokens, condition_tokens.new_empty(len(condition_tokens), 0, 0, 0)
+        beside = condition_tokens[:, first:].unflatten(1, (grids, rows, columns))
+        return condition_tokens[:, :first], beside
+
+    def told_beside(self, grids: Tensor) -> Tensor:
+        """What grids (B, G, h, w) tell in each place, heard nowhere else yet: (B, h, w, width)."""
+        return self.token_embedding(grids).sum(1)
+
     def nats(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
-        """Surprise (B, h, w), in nats, at each of codes (B, h, w) after tokens (B, C)."""
+        """Surprise (B, h, w), in nats, at each of codes (B, h, w), as code_logits reads them."""
         return surprise(self.code_logits(condition_tokens, codes), codes)
 
     def uncut(self, true_edges: Tensor, rows: int, columns: int) -> Tensor:
         """Which cells (B, rows, columns) of crops are foretold from what a whole canvas would tell.
 
-        `true_edges` (B, 3) says whether a crop's top, left and right are the canvas's own. Cells
-        that would hear of codes beyond an edge that is none learn what is not so.
+        `true_edges` (B, 4) says whether a crop's top, left, right and bottom are the canvas's own;
+        the bottom matters where there are grids, of which codes hear from below. Cells that would
+        hear of what lies beyond an edge that is none learn what is not so.
         """
         config, reach, device = self.config, self.config.reach, true_edges.device
         row, column = torch.arange(rows, device=device), torch.arange(columns, device=device)
-        top, left, right = true_edges[:, :, None, None].unbind(1)
+        top, left, right, bottom = true_edges[:, :, None, None].unbind(1)
         # To the right a code is heard by way of the rows above, one more with each layer.
         right_reach = config.radius * row.clamp(max=config.num_layers)[:, None]
+        # Of grids more is heard around each position; the one that closes a row hears none.
+        around = config.look_around if config.condition_grids else 0
+        closing = 1 if config.condition_grids else 0
         return (
-            (top | (row >= reach)[:, None])
-            & (left | (column > reach))  # column 0 receives a border that would be a code
-            & (right | (column + right_reach <= columns))
+            (top | (row >= reach + around)[:, None])
+            & (left | (column >= reach + max(1, around)))  # column 0 receives a border, no code
+            & (right | (column + right_reach + around + closing <= columns))
+            & (bottom | (row + around < rows)[:, None])
         )
 
     def rotation_of(self, layout: Layout, device: torch.device) -> Rotation:

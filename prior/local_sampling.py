@@ -48,6 +48,8 @@ class RowRing:
         return sum(tensor.nbytes for tensor in self.keys + self.values)
 
     def _read_condition(self, prefixes: Tensor) -> None:
+        if not prefixes.shape[1]:
+            return
         model, layout = self.model, Layout(prefixes.shape[1], 0, self.columns)
         rotation = model.rotation_of(layout, prefixes.device)
         latents = model.token_embedding(prefixes)
@@ -62,17 +64,22 @@ class RowRing:
         queries, keys, values = (t.transpose(1, 2) for t in (queries, keys, values))
         return F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2)
 
-    def read(self, tokens: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    def read(
+        self, tokens: Tensor, rows: Tensor, columns: Tensor, heard: Tensor | None = None
+    ) -> Tensor:
         """Logits (P, G, K) of the codes at G positions that receive tokens (P, G).
 
-        `rows` and `columns` (G,) say where; a row of -1 marks a position that is none. Positions
-        may see each other, as long as everything else they see was read before.
+        `heard` (P, G, width) is what grids tell them, where there are any. `rows` and `columns`
+        (G,) say where; a row of -1 marks a position that is none. Positions may see each other, as
+        long as everything else they see was read before.
         """
         model = self.model
         seen, mask = self._seen(rows, columns)
         attend = partial(self._attend, self._place(rows, columns), seen, mask)
         rotation = model.rotation(rows, columns)
         latents = model.token_embedding(tokens)
+        if heard is not None:
+            latents = latents + heard
         for layer, block in enumerate(model.blocks):
             latents = block(latents, rotation, partial(attend, layer))
         return model.head(model.norm(latents))
@@ -123,6 +130,40 @@ class RowRing:
         return attended.view(batch, count, *sizes)
 
 
+class HeardRows:
+    """What grids (P, G, rows, columns) tell the positions of the rows under way.
+
+    A row is worked out when its first position comes, from the rows around it; row i is kept in
+    place i % at_once, until another comes there.
+    """
+
+    def __init__(self, model: LocalGPT, grids: Tensor, at_once: int) -> None:
+        assert model.look_around is not None
+        self._model, self._grids, self._look = model, grids, model.look_around
+        sequences, _, _, columns = grids.shape
+        weight = model.token_embedding.weight
+        # The position that closes a row hears nothing: the last column stays zero.
+        self.kept = weight.new_zeros(sequences, at_once, columns + 1, weight.shape[1])
+        self._rows = [-1] * at_once
+
+    def at(self, places: list[tuple[int, int]]) -> Tensor:
+        """(P, G, width) for G places (row, column); a row of -1 is none."""
+        for row, _ in places:
+            slot = row % len(self._rows)
+            if row >= 0 and self._rows[slot] != row:
+                self.kept[:, slot, :-1] = self._row(row)
+                self._rows[slot] = row
+        rows, columns = zip(*places, strict=True)
+        return self.kept[:, [row % len(self._rows) for row in rows], list(columns)]
+
+    def _row(self, row: int) -> Tensor:
+        radius, last = self._look.radius, self._grids.shape[2] - 1
+        above, below = max(0, row - radius), min(last, row + radius)
+        told = self._model.told_beside(self._grids[:, :, above : below + 1])
+        beyond = above - (row - radius), row + radius - below
+        return self._look.inner_rows(F.pad(told, (0, 0, 0, 0, *beyond)))[:, 0]
+
+
 def rows_at_once(columns: int, radius: int, sequences: int, device: torch.device) -> int:
     """How many rows of a canvas, `columns` codes wide, are under way together: as many as can be,
     within what a forward is to hold."""
@@ -144,10 +185,12 @@ def paint_locally(
 ) -> Draw:
     """Codes (B, rows, columns), one drawn with each of `uniforms` (B, rows, columns).
 
-    `prefixes` (B, C) are the condition tokens. `null_prefixes`, the same when nothing is told, are
-    needed when settings.guides; a guidance that rises does so with how much of what a code can see
-    is there. `forced` (rows, columns), or one each (B, rows, columns), holds known codes, and -1
-    where one is to be drawn.
+    `prefixes` (B, C + G * rows * columns) are the condition tokens, grids last. `null_prefixes`,
+    the same when nothing is told, are needed when settings.guides; a guidance that rises does so
+    with how much of what a code can see is there. `forced` (rows, columns), or one each (B, rows,
+    columns), holds known codes, and -1 where one is to be drawn. Where upper rows are known and no
+    code below can hear of them, they are not read; the rest comes out bit for bit as on the whole
+    canvas.
     on_cells(n, codes) is called with the codes so far, -1 where none is drawn, whenever n more
     cells are.
     """
@@ -161,11 +204,19 @@ def paint_locally(
     canvas = _Canvas(forced.to(device).expand(batch, -1, -1), model.config.border_token)
     lag = min(radius, columns)
     at_once = rows_at_once(columns, radius, len(prefixes), device)
+    prefixes, grids = model.parted(prefixes, rows, columns)
     ring = RowRing(model, prefixes, columns + 1, at_once + radius)
-    for places in staggered_rows(rows, columns + 1, lag, at_once):
+    grids_heard = HeardRows(model, grids, at_once) if grids.shape[1] else None
+    # Whole rounds of rows are left out, so that each row shares its forwards as ever.
+    skipped = max(0, canvas.first_open - model.config.reach) // at_once * at_once
+    if on_cells is not None and skipped:
+        on_cells(skipped * columns, canvas.received[:, :, 1:])
+    for steps in staggered_rows(rows - skipped, columns + 1, lag, at_once):
+        places = [(r + skipped if r >= 0 else r, c) for r, c in steps]
         row, column = torch.tensor(places, device=device).T
         tokens = canvas.received[:, row.clamp(min=0), column]
-        logits = ring.read(tokens.repeat(len(prefixes) // batch, 1), row, column)
+        heard = None if grids_heard is None else grids_heard.at(places)
+        logits = ring.read(tokens.repeat(len(prefixes) // batch, 1), row, column, heard)
         if settings.guides:
             scales = [settings.guidance_at(share) for share in ring.shares_seen(row, column)]
             by = torch.tensor(scales, device=device, dtype=logits.dtype)[:, None]
@@ -185,6 +236,8 @@ class _Canvas:
     def __init__(self, forced: Tensor, border_token: int) -> None:
         self.columns = forced.shape[2]
         self.open = forced < 0
+        #: the first row with an open cell of any picture, or 0 where all is known
+        self.first_open = int(self.open.any(2).any(0).byte().argmax())
         self.received = F.pad(forced, (1, 0), value=border_token)
         self.log_probabilities = torch.zeros(forced.shape, device=forced.device)
 

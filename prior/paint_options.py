@@ -46,8 +46,8 @@ class PaintOptions(SamplingSettings):
     what nobody knows, and which samples share a batch decides last bits"""
     rest: int | None = None
     """rows of codes after which all is finished before more is begun, again and again: painting
-    can go on there from forced codes, to the same codes bit for bit. It decides last bits as well;
-    not for priors that need no window"""
+    can go on there from forced codes, to the same codes bit for bit. It decides last bits as well.
+    Priors that need no window can go on at any row, and need not be asked"""
     candidates: int = 1
     """draw each sample that many times and keep the one with the highest score"""
     score: Score | None = None

@@ -152,8 +152,8 @@ class Prior:
         """What paints a batch with this kind of model."""
         model, stride = inference_copy(self.model), asked.stride
         if isinstance(model, LocalGPT):
-            if stride is not None or asked.rest is not None:
-                raise ConfigError("This prior needs no windows; leave stride and rest out.")
+            if stride is not None:
+                raise ConfigError("This prior needs no windows; leave stride out.")
             return partial(self._paint_locally, model, asked)
         stride = model.config.default_stride if stride is None else stride
         return partial(self._paint_by_windows, Decoder(model), asked, stride)

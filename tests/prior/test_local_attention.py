@@ -12,10 +12,8 @@ CODES = 11
 def random_model(seed=0, **options):
     """Weights large enough that everything seen weighs on the next code; float64."""
     torch.manual_seed(seed)
-    sizes = {"num_layers": 2, "num_heads": 2, "width": 16, "radius": 2}
-    config = LocalConfig(
-        codebook_size=CODES, condition_vocab_size=3, condition_length=2, **{**sizes, **options}
-    )
+    sizes = {"num_layers": 2, "num_heads": 2, "width": 16, "radius": 2, "condition_length": 2}
+    config = LocalConfig(codebook_size=CODES, condition_vocab_size=3, **{**sizes, **options})
     model = LocalGPT(config).double()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
@@ -88,7 +86,7 @@ def test_uncut_cells_of_a_crop_get_the_logits_they_have_in_the_whole(corner):
     model, side, (rows, columns) = random_model(), 13, (18, 20)
     codes, (top, left) = codes_for(rows, columns), corner
     crop = codes[:, top : top + side, left : left + side]
-    edges = torch.tensor([[top == 0, left == 0, left + side == columns]])
+    edges = torch.tensor([[top == 0, left == 0, left + side == columns, top + side == rows]])
     uncut = model.uncut(edges, side, side)
     with torch.no_grad():
         whole = model.code_logits(TOLD, codes)[:, top : top + side, left : left + side]
