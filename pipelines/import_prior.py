@@ -70,7 +70,7 @@ def run(flags: ImportPriorFlags) -> int:
             save_tokenizer(partial / "tokenizer", tokenizer)
     config = prior.config
     print(
-        f"{flags.out}: {config.num_layers} layers of {config.width}, {config.codebook_size} codes "
+        f"{flags.out}: {len(prior.model.blocks)} layers of {config.width}, {config.codebook_size} codes "
         f"of tokenizer {tokenizer.fingerprint}; paint with python -m pipelines.generate --prior "
         f"{flags.out}"
     )

@@ -278,6 +278,24 @@ PRIOR_RECIPES: dict[str, PriorRecipe] = {
         sample_every=600,
         log_every=20,
     ),
+    # The paper's convolutional baseline, as many weights as `tiny` and `study` have.
+    "tiny-snail": PriorRecipe(
+        preset="tiny-snail",
+        optimizer=OptimizerConfig(learning_rate=3e-3, weight_decay=0.01, warmup_steps=50),
+        start_alike=True,
+        steps=400,
+        save_every=100,
+        sample_every=200,
+    ),
+    "study-snail": PriorRecipe(
+        preset="study-snail",
+        optimizer=OptimizerConfig(learning_rate=3e-3, weight_decay=0.01, warmup_steps=50),
+        start_alike=True,
+        steps=600,
+        save_every=200,
+        sample_every=600,
+        log_every=20,
+    ),
     # The same size without windows: every canvas in one cached forward a code. As long.
     "tiny-local": PriorRecipe(
         preset="tiny-local",

@@ -20,7 +20,9 @@ from prior.models import PriorConfig, PriorModel, condition_sizes, make_model, p
 from prior.objective import LossSettings, Objective, perturbed, training_objective
 from prior.paint_options import PaintOptions
 from prior.painter import Prior, load_prior, save_prior
+from prior.pixelsnail import PixelSNAIL
 from prior.sampling import Draw, SamplingSettings
+from prior.snail_config import SnailConfig
 from prior.start_alike import start_alike
 
 __all__ = [
@@ -42,11 +44,13 @@ __all__ = [
     "LowResolution",
     "Objective",
     "PaintOptions",
+    "PixelSNAIL",
     "Prior",
     "PriorConfig",
     "PriorModel",
     "SamplingSettings",
     "Segmentation",
+    "SnailConfig",
     "StartOfSequence",
     "condition_sizes",
     "load_prior",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,12 +19,22 @@ from prior.gpt import GPT
 from prior.kv_cache import KVCache, cache_bytes
 
 
-class Run(NamedTuple):
+class Cache(Protocol):
+    """What a decoder keeps of the tokens that it has read."""
+
+    length: int  # how many; set it back to read others
+
+
+CacheT = TypeVar("CacheT", bound=Cache)
+
+
+class Run(NamedTuple, Generic[CacheT]):
     """Tokens that follow those a cache holds, and will join them."""
 
     tokens: Tensor  # (P, T), T >= 1
     positions: Tensor  # (T,)
-    cache: KVCache  # of P sequences
+    cache: CacheT  # of P sequences
+    shape: tuple[int, int]  # rows and columns of the window that they are of
 
 
 class Decoder:
@@ -32,6 +42,7 @@ class Decoder:
 
     def __init__(self, model: GPT) -> None:
         self.config, self.positions, self.course = model.config, model.positions, model.course
+        self.prefix_length = model.config.condition_length
         self._model, self._weight = model, model.token_embedding.weight
 
     @property
@@ -47,7 +58,7 @@ class Decoder:
         return cache_bytes(self.config, self._weight, batch, length)
 
     @torch.inference_mode()
-    def read(self, runs: Sequence[Run]) -> Tensor:
+    def read(self, runs: Sequence[Run[KVCache]]) -> Tensor:
         """Logits (R, P, K) of the code after each of R runs of P sequences each."""
         model, attention = self._model, RunAttention(runs)
         tokens = torch.cat([run.tokens.flatten() for run in runs])
@@ -66,7 +77,7 @@ class Decoder:
 class RunAttention:
     """Attention of runs whose N tokens lie one after another, each run over its own cache."""
 
-    def __init__(self, runs: Sequence[Run]) -> None:
+    def __init__(self, runs: Sequence[Run[KVCache]]) -> None:
         self._runs = runs
         self._counts = [run.tokens.numel() for run in runs]
         self._masks = [_mask(run) for run in runs]
@@ -94,7 +105,7 @@ class RunAttention:
 
     def _parted(
         self, layer: int, qkv: Sequence[Tensor]
-    ) -> Iterator[tuple[Run, Tensor | None, Tensor, Tensor, Tensor]]:
+    ) -> Iterator[tuple[Run[KVCache], Tensor | None, Tensor, Tensor, Tensor]]:
         """For each run its queries (P, heads, T, head_dim), and all keys and values it sees."""
         parts = zip(*(each[0].transpose(0, 1).split(self._counts) for each in qkv), strict=True)
         for run, mask, own in zip(self._runs, self._masks, parts, strict=True):
@@ -109,12 +120,12 @@ class RunAttention:
         return tokens.transpose(0, 1)[None]
 
 
-def _is_whole(run: Run) -> bool:
+def _is_whole(run: Run[KVCache]) -> bool:
     """Whether a run is all there is: then it sees what causal attention sees."""
     return run.cache.length == 0 and run.tokens.shape[1] > 1
 
 
-def _mask(run: Run) -> Tensor | None:
+def _mask(run: Run[KVCache]) -> Tensor | None:
     """Which of the cache's tokens, its own among them, each token of a run sees; None: all."""
     length = run.tokens.shape[1]
     if length == 1 or _is_whole(run):

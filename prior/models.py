@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, NamedTuple
@@ -14,21 +13,25 @@ from prior.gpt_config import PRESETS as GPT_PRESETS
 from prior.gpt_config import GPTConfig
 from prior.local_attention import PRESETS as LOCAL_PRESETS
 from prior.local_attention import LocalConfig, LocalGPT
+from prior.pixelsnail import PixelSNAIL
+from prior.snail_config import PRESETS as SNAIL_PRESETS
+from prior.snail_config import SnailConfig
 
-PriorConfig = GPTConfig | LocalConfig
-PriorModel = GPT | LocalGPT
+PriorConfig = GPTConfig | LocalConfig | SnailConfig
+PriorModel = GPT | LocalGPT | PixelSNAIL
 
 
 class Architecture(NamedTuple):
     """A kind of prior: its config, and the sizes that have names."""
 
-    config: type[GPTConfig] | type[LocalConfig]
+    config: type[GPTConfig] | type[LocalConfig] | type[SnailConfig]
     presets: Mapping[str, Mapping[str, Any]]
 
 
 ARCHITECTURES = {
     "gpt": Architecture(GPTConfig, GPT_PRESETS),
     "local": Architecture(LocalConfig, LOCAL_PRESETS),
+    "snail": Architecture(SnailConfig, SNAIL_PRESETS),
 }
 
 
@@ -39,7 +42,7 @@ def preset_config(preset: str, **sizes: Any) -> PriorConfig:
     """
     for architecture in ARCHITECTURES.values():
         if preset in architecture.presets:
-            known = {field.name for field in dataclasses.fields(architecture.config)}
+            known = {field.name for field in fields(architecture.config)}
             unknown = ", ".join(sorted(set(sizes) - known))
             if unknown:
                 raise ConfigError(
@@ -76,4 +79,6 @@ def make_model(config: PriorConfig) -> PriorModel:
     """An untrained model."""
     if isinstance(config, LocalConfig):
         return LocalGPT(config)
+    if isinstance(config, SnailConfig):
+        return PixelSNAIL(config)
     return GPT(config)

@@ -23,6 +23,7 @@ from ops.noise import uniforms
 from ops.runtime import resolve_device
 from prior.conditions import Conditions, Shape
 from prior.decoder import Decoder
+from prior.gpt import GPT
 from prior.local_attention import LocalGPT
 from prior.local_sampling import paint_locally
 from prior.models import ARCHITECTURES, PriorConfig, PriorModel, architecture_name, make_model
@@ -31,6 +32,7 @@ from prior.paint_options import PaintOptions
 from prior.rejection import Rejection, candidate_number
 from prior.sampling import Draw
 from prior.sliding_window import paint_codes
+from prior.snail_decoder import SnailDecoder
 from prior.told import Told, canvas_tokens, window_prefix
 
 MODEL_KIND = "prior"
@@ -156,7 +158,8 @@ class Prior:
                 raise ConfigError("This prior needs no windows; leave stride out.")
             return partial(self._paint_locally, model, asked)
         stride = model.config.default_stride if stride is None else stride
-        return partial(self._paint_by_windows, Decoder(model), asked, stride)
+        decoder = Decoder(model) if isinstance(model, GPT) else SnailDecoder(model)
+        return partial(self._paint_by_windows, decoder, asked, stride)
 
     def _paint_locally(
         self,
@@ -176,7 +179,7 @@ class Prior:
 
     def _paint_by_windows(
         self,
-        decoder: Decoder,
+        decoder: Decoder | SnailDecoder,
         asked: PaintOptions,
         stride: int,
         told: Mapping[str, Tensor],

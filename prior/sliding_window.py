@@ -18,18 +18,20 @@ the batch are.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ops.config import ConfigError
 from ops.windows import Grid, InSequence, Wavefront, Window, check_stride
-from prior.decoder import Decoder, Run
+from prior.decoder import Cache, Decoder, Run
 from prior.gpt_config import GPTConfig
-from prior.kv_cache import KVCache
 from prior.orderings import ROW_MAJOR
 from prior.paint_options import DEFAULT_CACHE_MEMORY
 from prior.sampling import Draw, SamplingSettings, draw, guided
+from prior.snail_config import SnailConfig
+from prior.snail_decoder import SnailDecoder
 from prior.window_caches import WindowCaches
 
 # Sequences that are read together, at most: beyond, a forward takes as many times longer.
@@ -41,7 +43,7 @@ Prefix = Callable[[Window], Tensor]
 
 @torch.inference_mode()
 def paint_codes(
-    decoder: Decoder,
+    decoder: Decoder | SnailDecoder,
     prefix: Prefix,
     uniforms: Callable[[int], Tensor],
     settings: SamplingSettings,
@@ -101,12 +103,14 @@ def paint_codes(
     return Draw(canvas.codes, canvas.log_probabilities)
 
 
-def check_ordering(config: GPTConfig, rows: int, columns: int, rest: int | None = None) -> None:
+def check_ordering(
+    config: GPTConfig | SnailConfig, rows: int, columns: int, rest: int | None = None
+) -> None:
     """Raise ConfigError for what a prior cannot paint in its order: row by row anything.
 
     A window that slides, and rows that are finished one after another, need all above to be there.
     """
-    if config.ordering == ROW_MAJOR:
+    if isinstance(config, SnailConfig) or config.ordering == ROW_MAJOR:
         return
     order = f"This prior foretells codes in the order {config.ordering!r}"
     if max(rows, columns) > config.window:
@@ -134,7 +138,7 @@ class Canvas:
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoder: Decoder | SnailDecoder,
         prefix: Prefix,
         settings: SamplingSettings,
         shape: tuple[int, int, int],
@@ -148,8 +152,9 @@ class Canvas:
         if forced is not None:
             self.codes[:] = forced
             self.known = self.codes >= 0
-        self._positions = decoder.positions(min(size, rows), min(size, columns))
-        way = decoder.course(min(size, rows), min(size, columns))
+        self._window_shape = min(size, rows), min(size, columns)
+        self._positions = decoder.positions(*self._window_shape)
+        way = decoder.course(*self._window_shape)
         self._sequence = None if way is None else way.cells
         self.order: list[int] | None = None if way is None else way.cells.tolist()
         """raster numbers of a window's cells as they are read; None row by row"""
@@ -159,24 +164,24 @@ class Canvas:
         self._cache_size = self.sequences, len(self._positions) - 1
         self.cache_bytes = decoder.cache_bytes(*self._cache_size)
 
-    def new_cache(self) -> KVCache:
+    def new_cache(self) -> Cache:
         """An empty cache for one window of all sequences."""
         return self._decoder.new_cache(*self._cache_size)
 
-    def run(self, cell: tuple[int, int], window: Window, cache: KVCache) -> Run:
+    def run(self, cell: tuple[int, int], window: Window, cache: Cache) -> Run[Any]:
         """What is to be read to foretell a cell: all that lies before it and is not yet cached."""
         codes = self.codes[:, *window.slices()].flatten(1)
         if self._sequence is not None:
             codes = codes[:, self._sequence]
         before = codes[:, : self.number_of(cell, window)]
         before = before.repeat(self._copies, 1)
-        length = self._decoder.config.condition_length
+        length = self._decoder.prefix_length
         end = length + before.shape[1]
         if cache.length:  # then it holds the condition at least
             tokens = before[:, cache.length - length :]
         else:
             tokens = torch.cat([self._prefix(window), before], dim=1)
-        return Run(tokens, self._positions[cache.length : end], cache)
+        return Run(tokens, self._positions[cache.length : end], cache, self._window_shape)
 
     def number_of(self, cell: tuple[int, int], window: Window) -> int:
         """How many cells of the window are foretold before this one."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
+from typing import Generic
 
 from ops.windows import InSequence, Wavefront, Window
-from prior.kv_cache import KVCache
+from prior.decoder import CacheT
 
 
-class WindowCaches:
+class WindowCaches(Generic[CacheT]):
     """Gives each window its cache as it was left, or an empty one where it had to go.
 
     Caches are made once and handed on: first those of windows that no row comes to any more, and
@@ -17,12 +18,12 @@ class WindowCaches:
     """
 
     def __init__(
-        self, make: Callable[[], KVCache], most: int, front: Wavefront | InSequence
+        self, make: Callable[[], CacheT], most: int, front: Wavefront | InSequence
     ) -> None:
         self._make, self._most, self._front = make, most, front
-        self._kept: dict[Window, KVCache] = {}
+        self._kept: dict[Window, CacheT] = {}
 
-    def enter(self, windows: Sequence[Window]) -> list[KVCache]:
+    def enter(self, windows: Sequence[Window]) -> list[CacheT]:
         """The caches of `windows`, all different, in which the front draws now."""
         return [self._kept.get(window) or self._take(window, windows) for window in windows]
 
@@ -30,7 +31,7 @@ class WindowCaches:
         """Empty every cache: what is drawn from here on follows from the codes alone."""
         self._kept.clear()
 
-    def _take(self, window: Window, busy: Collection[Window]) -> KVCache:
+    def _take(self, window: Window, busy: Collection[Window]) -> CacheT:
         waits = {
             kept: math.inf if (wait := self._front.wait(kept)) is None else wait
             for kept in self._kept

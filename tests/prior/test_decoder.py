@@ -6,6 +6,7 @@ from prior.decoder import Decoder, Run
 from prior.gpt_config import MODERN
 from prior.packed_linear import inference_copy
 
+SHAPE = 4, 4  # rows and columns of a window
 OPTIONS = [{}, *({name: value} for name, value in MODERN.items()), MODERN]
 
 
@@ -29,7 +30,7 @@ def read_in_pieces(decoder, tokens, cuts):
     cache, first, logits = decoder.new_cache(*tokens.shape), 0, []
     for cut in cuts:
         places = torch.arange(first, first + cut)
-        logits.append(decoder.read([Run(tokens[:, places], places, cache)])[0])
+        logits.append(decoder.read([Run(tokens[:, places], places, cache, SHAPE)])[0])
         first += cut
         assert cache.length == first
     return torch.stack(logits, 1)
@@ -55,7 +56,7 @@ def test_runs_read_together_are_read_alone(options):
         runs = []
         for own, cache, (start, end) in zip(tokens, caches, cuts, strict=True):
             cache.length = start
-            runs.append(Run(own[:, start:end], torch.arange(start, end), cache))
+            runs.append(Run(own[:, start:end], torch.arange(start, end), cache, SHAPE))
         logits = decoder.read(runs)
         for own, row, (_, end) in zip(tokens, logits, cuts, strict=True):
             torch.testing.assert_close(row, model(own[:, :end])[:, -1])
@@ -66,9 +67,9 @@ def test_a_cache_set_back_reads_others():
     model = small_gpt()
     decoder, (first, second) = Decoder(model), (random_tokens(2, 10), random_tokens(2, 10))
     cache = decoder.new_cache(2, 10)
-    decoder.read([Run(first, torch.arange(10), cache)])
+    decoder.read([Run(first, torch.arange(10), cache, SHAPE)])
     cache.length = 0
-    logits = decoder.read([Run(second, torch.arange(10), cache)])[0]
+    logits = decoder.read([Run(second, torch.arange(10), cache, SHAPE)])[0]
     torch.testing.assert_close(logits, model(second)[:, -1])
 
 
