@@ -70,9 +70,9 @@ def run(flags: ImportPriorFlags) -> int:
             save_tokenizer(partial / "tokenizer", tokenizer)
     config = prior.config
     print(
-        f"{flags.out}: {len(prior.model.blocks)} layers of {config.width}, {config.codebook_size} codes "
-        f"of tokenizer {tokenizer.fingerprint}; paint with python -m pipelines.generate --prior "
-        f"{flags.out}"
+        f"{flags.out}: {len(prior.model.blocks)} layers of {config.width}, "
+        f"{config.codebook_size} codes of tokenizer {tokenizer.fingerprint}; paint with "
+        f"python -m pipelines.generate --prior {flags.out}"
     )
     return 0
 
