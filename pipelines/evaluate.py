@@ -22,6 +22,7 @@ from ops.images import write_png
 from ops.runtime import resolve_device
 from pipelines.code_dataset import CodeDataset
 from pipelines.command_line import run_command
+from pipelines.prior_conditions import tracks_of
 from pipelines.prior_trainee import held_out_cut, held_out_nats
 from pipelines.store import CodeStore
 from pipelines.tokenizer_data import evaluation_samples, list_data
@@ -131,6 +132,7 @@ def evaluate_prior(flags: EvaluateFlags) -> dict[str, Any]:
         batch_size=8,
         held_out_share=min(flags.held_out, 1.0),
         may_be_all_held_out=True,
+        tracks=tracks_of([part.name for part in prior.conditions.parts]),
     )
     batches = dataset.held_out_batches(flags.most, held_out_cut(prior.config))
     if not batches:

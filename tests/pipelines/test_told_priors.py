@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines import encode, train_prior
+from pipelines import encode, evaluate, train_prior
 from pipelines.store import CodeStore
 from pipelines.teller import make_teller
 from pipelines.train_prior import TrainPriorFlags, open_data
@@ -204,6 +204,19 @@ def test_a_prior_is_told_by_files_what_it_was_trained_to_hear(
     (out / "sample-00001.png").unlink()
     assert generate(run, out, *flags, "--guidance-scale", 2) == 0
     assert contents(out) == before
+
+
+@pytest.mark.parametrize("conditions", [("segmentation", "class"), ("inpaint",)])
+def test_evaluate_tells_a_prior_what_training_told_it(store, tmp_path, conditions):
+    run = train(store, tmp_path / "run", "tiny", *conditions)
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    (measured,) = [
+        line["held_out_loss"] for line in map(json.loads, lines) if "held_out_loss" in line
+    ]
+    words = ["prior", run, "--data", store, "--out", tmp_path / "metrics.json", "--held-out", 0.3]
+    assert evaluate.main([*map(str, words)]) == 0
+    figures = json.loads((tmp_path / "metrics.json").read_text())["figures"]
+    assert figures["nats_per_code"] == pytest.approx(measured, rel=1e-5)
 
 
 def test_a_folder_painted_from_other_files_is_not_gone_on_with(store, scenes, tmp_path, capsys):
