@@ -85,10 +85,12 @@ def run_shell_line(words: list[str]) -> None:
 
 def test_readme_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "imgs").mkdir()
+    for folder in ("imgs", "segs"):
+        (tmp_path / folder).mkdir()
     for name in ("photo", "other", "third"):
         image = Image.fromarray(photograph(len(name), 80, 100))
         image.save(tmp_path / "imgs" / f"{name}.jpg")
+        image.quantize(9).save(tmp_path / "segs" / f"{name}.png")  # a palette's numbers are labels
     names: dict[str, Any] = {}
     for block in BLOCKS:
         if block.language == "python" and block.run:
