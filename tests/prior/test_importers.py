@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ops.checkpoint import CheckpointError
-from prior import GPT, ClassLabel, Conditions, StartOfSequence
+from prior import GPT, ClassLabel, Conditions, Coordinates, StartOfSequence
 from prior.importers import import_compvis_gpt
 from prior.orderings import ORDERINGS
 from tests.prior.published_gpt import (
@@ -51,6 +51,21 @@ def test_a_published_model_without_conditions_starts_with_token_0(block_size):
     codes = torch.randint(CODES, (1, 3, 3), generator=torch.Generator().manual_seed(1))
     ours = model.code_logits(START.null_tokens(1), codes)
     theirs = published_logits(tensors, [0, *codes.flatten().tolist()][:-1])
+    torch.testing.assert_close(ours.view(-1, CODES), theirs)
+
+
+@torch.inference_mode()
+def test_a_published_model_told_coordinates_gives_the_published_logits():
+    conditions = Conditions([Coordinates(codebook_size=CODES, downsample_factor=4)], CODES)
+    tensors = published_gpt(2 * WINDOW**2)
+    model = imported(tensors, conditions)
+    codes = torch.randint(CODES, (1, 3, 3), generator=torch.Generator().manual_seed(1))
+    batch = {"codes": codes, "place": torch.tensor([[2, 1, 6, 5]])}
+    told = conditions.tokens(batch, 1)
+    ours = model.code_logits(told, codes)
+    # Theirs reads a coordinate as the code of the same number.
+    tokens = torch.cat([told.flatten() - CODES, codes.flatten()])[:-1]
+    theirs = published_logits(tensors, tokens)[-(WINDOW**2) :]
     torch.testing.assert_close(ours.view(-1, CODES), theirs)
 
 
