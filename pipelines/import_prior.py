@@ -24,7 +24,17 @@ from ops.published import load_published
 from pipelines.command_line import run_command
 from pipelines.import_tokenizer import published_tokenizer
 from pipelines.train_prior import tokenizer_info
-from prior import GPT, ClassLabel, Conditions, Prior, StartOfSequence, load_prior, save_prior
+from prior import (
+    GPT,
+    ClassLabel,
+    Conditions,
+    Coordinates,
+    Prior,
+    StartOfSequence,
+    load_prior,
+    save_prior,
+)
+from prior.conditions import Condition
 from prior.importers import import_compvis_gpt
 from tokenizer import VQGAN, load_tokenizer, save_tokenizer
 from tokenizer.importers import FIRST_STAGE
@@ -45,6 +55,8 @@ class ImportPriorFlags:
     """the model folder to write"""
     num_classes: int | None = None
     """classes that it was told (1000 for ImageNet); without them it is unconditional"""
+    conditions: Literal["coordinates"] | None = None
+    """coordinates: it was told where in the picture each code lies, as models of windows were"""
     window: int = 16
     """codes a side of the square that it sees; 16 in all that have been published"""
     num_heads: int = 16
@@ -60,7 +72,7 @@ def run(flags: ImportPriorFlags) -> int:
     if any(key.startswith(CONDITION_STAGE) for key in tensors):
         raise ConfigError(
             f"{flags.file} was trained with pictures as its condition ({CONDITION_STAGE}*). "
-            "Unconditional and class-conditional models can be imported."
+            "Models told nothing, a class or coordinates can be imported."
         )
     tokenizer = tokenizer_of(flags, tensors)
     prior = Prior(*model_of(flags, tensors, tokenizer), tokenizer_info(tokenizer))
@@ -92,12 +104,16 @@ def tokenizer_of(flags: ImportPriorFlags, tensors: Tensors) -> VQGAN:
 
 def model_of(flags: ImportPriorFlags, tensors: Tensors, tokenizer: VQGAN) -> tuple[GPT, Conditions]:
     """The transformer, and what it is told."""
-    told = (
-        StartOfSequence()
-        if flags.num_classes is None
-        else ClassLabel(num_classes=flags.num_classes)
-    )
-    conditions = Conditions([told], tokenizer.config.codebook_size)
+    if flags.num_classes is not None and flags.conditions is not None:
+        raise ConfigError("Published models are told classes or coordinates; leave one out.")
+    size = tokenizer.config.codebook_size
+    told: Condition = StartOfSequence()
+    if flags.num_classes is not None:
+        told = ClassLabel(num_classes=flags.num_classes)
+    elif flags.conditions is not None:
+        factor = tokenizer.config.downsample_factor
+        told = Coordinates(codebook_size=size, downsample_factor=factor)
+    conditions = Conditions([told], size)
     config, weights = import_compvis_gpt(
         tensors, conditions, window=flags.window, num_heads=flags.num_heads
     )

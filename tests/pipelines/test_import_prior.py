@@ -11,12 +11,12 @@ from tokenizer import build_tokenizer, load_tokenizer, save_tokenizer
 VQGAN = "first_stage_model."
 
 
-def net2net():
+def net2net(block_size=1 + WINDOW**2):
     """A whole Net2NetTransformer's state dict: the GPT and, around it, its tokenizer."""
     around = compvis_vqgan(codes=CODES, prefix=VQGAN)
     around[f"{VQGAN}loss.discriminator.main.0.weight"] = torch.zeros(2)
     around["permuter.forward_shuffle_idx"] = torch.arange(WINDOW**2)
-    return {key: tensor.float() for key, tensor in (published_gpt() | around).items()}
+    return {key: tensor.float() for key, tensor in (published_gpt(block_size) | around).items()}
 
 
 @pytest.fixture
@@ -43,6 +43,20 @@ def test_a_lightning_checkpoint_becomes_a_prior_with_the_published_logits(checkp
     for label in range(5):  # theirs reads a class as the code of the same number
         tokens = torch.cat([torch.tensor([label]), codes[label].flatten()])[:-1]
         torch.testing.assert_close(ours[label], published_logits(gpt, tokens), rtol=1e-3, atol=1e-3)
+
+
+@torch.no_grad()
+def test_a_model_told_coordinates_paints_pictures_larger_than_its_window(tmp_path, capsys):
+    torch.save({"state_dict": net2net(2 * WINDOW**2)}, tmp_path / "coordinates.ckpt")
+    out, pictures = tmp_path / "prior", tmp_path / "pictures"
+    assert run(tmp_path / "coordinates.ckpt", out, "--conditions", "coordinates") == 0
+    assert [part.name for part in load_prior(out).conditions.parts] == ["coordinates"]
+    flags = ["--prior", str(out), "--count", "1", "--size", "24x16", "--out", str(pictures)]
+    assert generate.main(flags) == 0
+    assert (pictures / "sample-00000.png").exists()
+    both = ["--conditions", "coordinates", "--num-classes", 5]
+    assert run(tmp_path / "coordinates.ckpt", tmp_path / "other", *both) == 2
+    assert "leave one out" in capsys.readouterr().err
 
 
 def test_the_tokenizer_around_it_comes_along_and_pictures_are_painted(checkpoint):
