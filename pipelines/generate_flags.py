@@ -83,8 +83,8 @@ class GenerateFlags:
     what decides a picture's last bits"""
     keep_rows: int | Literal["auto"] = "auto"
     """rows of codes, whole windows best, after which painting rests and what is done outlasts a
-    kill; part of what decides last bits. With auto several windows, on canvases of a megapixel and
-    more; not for priors that need no window"""
+    kill; part of what decides last bits, but not of priors that need no window. With auto several
+    windows, on canvases of a megapixel and more"""
     preview: bool = False
     """keep preview.png at how far the sample being painted is, while it grows"""
     retry_failed: bool = False
@@ -193,5 +193,4 @@ def rest_of(flags: GenerateFlags, prior: Prior, rows: int, columns: int) -> int 
     """Rows after which painting rests, if it does."""
     if flags.keep_rows != "auto":
         return flags.keep_rows
-    windowless = prior.config.default_stride is None
-    return None if windowless else good_rest(rows, columns, prior.config.window)
+    return good_rest(rows, columns, prior.config.window)

@@ -183,7 +183,8 @@ class PaintWorker:
             stride=request.stride,
             batch_size=request.batch_size,
             cache_memory=request.cache_memory,
-            rest=request.rest,
+            # A prior without windows goes on from any row: it need not rest for it.
+            rest=None if self.prior.config.default_stride is None else request.rest,
             forced=self._forced(draft, samples, together),
             progress=on_progress,
             preview=self._look_on(draft, samples),

@@ -14,7 +14,15 @@ from pipelines.generate_flags import GenerateFlags, make_request
 from pipelines.paint_settings import PaintRequest
 from pipelines.run_tokenizers import find_tokenizer
 from pipelines.store.layout import staging_path
-from prior import GPT, Conditions, GPTConfig, load_prior, save_prior
+from prior import (
+    GPT,
+    Conditions,
+    GPTConfig,
+    LocalConfig,
+    LocalGPT,
+    load_prior,
+    save_prior,
+)
 from prior.conditions import Condition
 from tokenizer import build_tokenizer, load_tokenizer, save_tokenizer
 
@@ -22,23 +30,22 @@ from tokenizer import build_tokenizer, load_tokenizer, save_tokenizer
 LASTING = {"_staging/driver.lock"}
 
 
-def make_run(folder: Path, condition: Condition) -> Path:
+def make_run(folder: Path, condition: Condition, windows: bool = True) -> Path:
     """A run folder as train_prior leaves it, of random weights: window 4, the tiny tokenizer."""
     save_tokenizer(folder / "tokenizer", build_tokenizer("tiny", seed=0))
     tokenizer = load_tokenizer(folder / "tokenizer")
     conditions = Conditions([condition], tokenizer.config.codebook_size)
     torch.manual_seed(0)
-    model = GPT(
-        GPTConfig(
-            codebook_size=tokenizer.config.codebook_size,
-            condition_vocab_size=conditions.vocab_size,
-            condition_length=1,
-            window=4,
-            num_layers=1,
-            num_heads=2,
-            width=16,
-        )
-    )
+    sizes = {
+        "codebook_size": tokenizer.config.codebook_size,
+        "condition_vocab_size": conditions.vocab_size,
+        "condition_length": 1,
+        "window": 4,
+        "num_layers": 1,
+        "num_heads": 2,
+        "width": 16,
+    }
+    model = GPT(GPTConfig(**sizes)) if windows else LocalGPT(LocalConfig(**sizes, radius=2))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     info = {

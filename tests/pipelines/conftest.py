@@ -43,3 +43,9 @@ def labelled_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder of a prior with the classes lake, town and wood; read only."""
     classes = ClassLabel(num_classes=3, label_names=("lake", "town", "wood"))
     return make_run(tmp_path_factory.mktemp("runs") / "labelled", classes)
+
+
+@pytest.fixture(scope="session")
+def local_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of a prior without windows; read only."""
+    return make_run(tmp_path_factory.mktemp("runs") / "local", StartOfSequence(), windows=False)

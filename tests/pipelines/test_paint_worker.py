@@ -80,14 +80,15 @@ def test_a_stopped_worker_ends_within_a_sample(prior_run: Path, tmp_path: Path) 
     assert not contents(tmp_path / "out")
 
 
-@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("stride", [1, 2, None])
 def test_finished_rows_of_a_canvas_outlast_the_worker(
-    stride: int, prior_run: Path, tmp_path: Path
+    stride: int | None, prior_run: Path, local_run: Path, tmp_path: Path
 ) -> None:
+    run = local_run if stride is None else prior_run
     options = {"count": 3, "size": "56x96", "keep_rows": 4, "stride": stride, "batch_size": 3}
     options |= {"samples_per_task": 3, "save": ("tars",)}
     request, task = (
-        request_of(prior_run, tmp_path / "out", **options),
+        request_of(run, tmp_path / "out", **options),
         PaintTask(number=0, first=0, end=3),
     )
     worker = PaintWorker(request)
@@ -119,7 +120,7 @@ def test_finished_rows_of_a_canvas_outlast_the_worker(
     assert again.run(task) == Done(3, 0, 3 * 12 * 7)
     assert known[0][:, :4].all()
     assert not known[0][:, 4:].any()
-    undisturbed = request_of(prior_run, tmp_path / "undisturbed", **options)
+    undisturbed = request_of(run, tmp_path / "undisturbed", **options)
     PaintWorker(undisturbed).run(task)
     assert everything(request.out) == everything(undisturbed.out)
 

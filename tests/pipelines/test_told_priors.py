@@ -159,7 +159,7 @@ def holes(scenes):
         ("tiny", ("inpaint",)),
         ("tiny", ("boxes",)),
         ("tiny", ("keypoints", "segmentation")),
-        ("tiny-local", ("keypoints", "boxes")),
+        ("tiny-local", ("keypoints", "segmentation")),
     ],
 )
 def test_a_prior_is_told_by_files_what_it_was_trained_to_hear(
