@@ -121,12 +121,12 @@ class SnailBlock(nn.Module):
         width, hidden, half = config.width, config.hidden, config.width // 2
         self._heads = config.num_heads
         residual = partial(GatedResidual, hidden=hidden, dropout=config.dropout)
-        self.heard = nn.Conv2d(width, width, 1)
+        self.heard = convolution(width, width)
         self.near = nn.ModuleList(residual(width, side=2) for _ in range(config.num_residuals))
         self.content = residual(2 * width + PLACE)
-        self.keys_values = nn.Conv2d(2 * width + PLACE, 2 * half, 1)
+        self.keys_values = convolution(2 * width + PLACE, 2 * half)
         self.question = residual(width + PLACE)
-        self.queries = nn.Conv2d(width + PLACE, half, 1)
+        self.queries = convolution(width + PLACE, half)
         self.prefix_keys_values = Linear(width, 2 * half)
         self.mix = residual(width, added=half)
 
@@ -168,10 +168,10 @@ class GatedResidual(nn.Module):
     ) -> None:
         super().__init__()
         self._margin = (side - 1, 0, side - 1, 0)
-        self.first = nn.Conv2d(2 * width, hidden, side)
-        self.added = nn.Conv2d(2 * added, hidden, 1) if added else None
+        self.first = convolution(2 * width, hidden, side)
+        self.added = convolution(2 * added, hidden) if added else None
         self.dropout = nn.Dropout(dropout)
-        self.second = nn.Conv2d(2 * hidden, 2 * width, side)
+        self.second = convolution(2 * hidden, 2 * width, side)
         with torch.no_grad():
             self.second.weight *= FIRST_SCALE
 
@@ -183,6 +183,12 @@ class GatedResidual(nn.Module):
         hidden = self.dropout(concat_elu(hidden))
         values, gates = self.second(F.pad(hidden, self._margin)).chunk(2, dim=1)
         return x + values * gates.sigmoid()
+
+
+def convolution(inputs: int, outputs: int, side: int = 1) -> nn.Conv2d:
+    """Of squares of `side` cells."""
+    # A single cell cannot be dilated, but asked for that torch uses oneDNN on one thread, too.
+    return nn.Conv2d(inputs, outputs, side, dilation=2 if side == 1 else 1)
 
 
 def grid_layers(width: int) -> nn.Sequential:

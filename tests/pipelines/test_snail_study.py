@@ -1,0 +1,32 @@
+"""The study of PixelSNAIL: equal steps are equal, and equal time is what the steps take."""
+
+import json
+
+import pytest
+
+from ops.files import write_json
+from pipelines import study as command
+from pipelines.studies.snail import TIMES, seconds_a_step
+from tests.pipelines.test_study import pictures, words
+
+__all__ = ["pictures"]
+
+
+def test_a_step_takes_time():
+    found = seconds_a_step(["study", "study-snail"])
+    assert set(found) == {"study", "study-snail"}
+    assert all(seconds > 0 for seconds in found.values())
+
+
+@pytest.mark.slow
+def test_snail_study_goes_all_the_way(pictures, tmp_path):
+    write_json(tmp_path / TIMES, {"study": 0.6, "study-snail": 0.2})
+    assert command.main(words("snail", pictures, tmp_path, "--seeds", "0")) == 0
+    summary = json.loads((tmp_path / "results.json").read_text())["summary"]
+    figures = {name: {f: c["mean"] for f, c in cells.items()} for name, cells in summary.items()}
+    steps = [figures[name]["steps"] for name in ("transformer", "snail", "snail-equal-time")]
+    assert steps == [2, 2, 6]
+    seconds = figures["snail-equal-time"]["cpu_seconds"], figures["transformer"]["cpu_seconds"]
+    assert seconds[0] == pytest.approx(seconds[1])
+    weights = [figures[name]["millions_of_weights"] for name in ("transformer", "snail")]
+    assert weights[0] == pytest.approx(weights[1], rel=0.03)
