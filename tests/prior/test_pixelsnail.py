@@ -135,3 +135,28 @@ def test_first_weights_foretell_next_to_nothing():
     model = make_model(preset_config("study-snail", **sizes, num_blocks=6))
     nats = model.nats(torch.full((4, 1), 64), torch.randint(64, (4, 16, 16)))
     assert float(nats.mean()) == pytest.approx(torch.tensor(64.0).log().item(), abs=0.1)
+
+
+@torch.inference_mode()
+def test_painting_goes_on_at_a_rest_bit_for_bit():
+    model = random_snail(CLASSES)
+    prior = Prior(model.float(), CLASSES, INFO)
+    options = {"count": 2, "labels": [0, 1], "seed": 3, "stride": 2, "rest": 3}
+    whole = prior.paint(8, 7, **options)
+    above = torch.where(torch.arange(8)[:, None] < 3, whole, -1)
+    assert torch.equal(prior.paint(8, 7, forced=above, **options), whole)
+
+
+@torch.inference_mode()
+def test_a_sample_does_not_depend_on_its_neighbours():
+    prior = Prior(random_snail(GRIDS).float(), GRIDS, INFO)
+    segmentation = torch.randint(3, (3, 5, 6), generator=torch.Generator().manual_seed(2))
+    options = {"batch_size": 2, "seed": 3}
+    labels = [0, 1, 1]
+    together = prior.paint(
+        5, 6, samples=[0, 1, 2], labels=labels, told={"segmentation": segmentation}, **options
+    )
+    for sample in range(3):
+        told = {"segmentation": segmentation[sample]}
+        alone = prior.paint(5, 6, samples=[sample], labels=labels[sample], told=told, **options)
+        assert torch.equal(alone[0], together[sample])
