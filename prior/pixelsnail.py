@@ -37,7 +37,9 @@ class PixelSNAIL(nn.Module):
         vocab_size = config.codebook_size + config.condition_vocab_size
         self.token_embedding = nn.Embedding(vocab_size, width)
         self.embedding_norm = nn.LayerNorm(width)
-        self.prefix_places = nn.Embedding(config.condition_length, width)
+        self.prefix_places: nn.Embedding | None = None
+        if config.condition_length:
+            self.prefix_places = nn.Embedding(config.condition_length, width)
         self.grids = grid_layers(width) if config.condition_grids else None
         self.above = nn.Conv2d(width, width, (1, 3), padding=(0, 1))
         self.left = nn.Conv2d(width, width, (2, 1))
@@ -48,7 +50,8 @@ class PixelSNAIL(nn.Module):
         """in training, keep the blocks' inputs only and compute the rest again backwards: less
         memory for a third more work"""
         self.apply(initialise_layer)
-        nn.init.zeros_(self.prefix_places.weight)
+        if self.prefix_places is not None:
+            nn.init.zeros_(self.prefix_places.weight)
 
     def features(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
         """What the head makes logits of, (B, h, w, width); see code_logits.
@@ -63,7 +66,9 @@ class PixelSNAIL(nn.Module):
                 f"{window}x{window}: cut windows from it."
             )
         told, grids = self.config.split(condition_tokens, rows, columns)
-        prefix = self._embedded(told) + self.prefix_places.weight
+        prefix = self._embedded(told)
+        if self.prefix_places is not None:
+            prefix = prefix + self.prefix_places.weight
         heard = self._heard(prefix, grids)
         read = as_picture(self._embedded(codes))
         place = self._place(codes)
@@ -127,7 +132,7 @@ class SnailBlock(nn.Module):
         self.keys_values = convolution(2 * width + PLACE, 2 * half)
         self.question = residual(width + PLACE)
         self.queries = convolution(width + PLACE, half)
-        self.prefix_keys_values = Linear(width, 2 * half)
+        self.prefix_keys_values = Linear(width, 2 * half) if config.condition_length else None
         self.mix = residual(width, added=half)
 
     def forward(
@@ -141,7 +146,8 @@ class SnailBlock(nn.Module):
         # A key holds its cell's own code, so no cell looks at itself.
         content = self.content(torch.cat([read, latents, place], dim=1))
         keys_values = self.keys_values(content).flatten(2).mT
-        keys_values = torch.cat([self.prefix_keys_values(prefix), keys_values], dim=1)
+        if self.prefix_keys_values is not None:
+            keys_values = torch.cat([self.prefix_keys_values(prefix), keys_values], dim=1)
         queries = self.queries(self.question(torch.cat([latents, place], dim=1)))
         mixed = self._attend(queries.flatten(2).mT, keys_values, prefix.shape[1])
         return self.mix(latents, mixed.mT.unflatten(2, latents.shape[2:]))

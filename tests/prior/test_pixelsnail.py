@@ -14,8 +14,10 @@ from prior import (
     Prior,
     Segmentation,
     SnailConfig,
+    load_prior,
     make_model,
     preset_config,
+    save_prior,
 )
 from prior.sampling import SamplingSettings, draw
 from prior.snail_config import PRESETS
@@ -160,3 +162,15 @@ def test_a_sample_does_not_depend_on_its_neighbours():
         told = {"segmentation": segmentation[sample]}
         alone = prior.paint(5, 6, samples=[sample], labels=labels[sample], told=told, **options)
         assert torch.equal(alone[0], together[sample])
+
+
+def test_a_prior_that_is_told_grids_alone_learns_and_is_kept(tmp_path):
+    model = random_snail(ONLY_GRIDS).float().train()
+    codes, grids = torch.randint(7, (2, 4, 4)), torch.randint(3, (2, 4, 4))
+    tokens = ONLY_GRIDS.tokens({"segmentation": grids}, 2, (4, 4))
+    nats = model.nats(tokens, codes).mean()
+    nats.backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+    save_prior(tmp_path, model, ONLY_GRIDS, INFO)
+    again = load_prior(tmp_path).model
+    assert torch.equal(again.nats(tokens, codes), model.eval().nats(tokens, codes))
