@@ -38,7 +38,7 @@ from pipelines.paint_worker import (
 from pipelines.painted_store import finish_store, prepare_store
 from pipelines.progress import progress_bar
 from pipelines.run_tokenizers import find_tokenizer
-from pipelines.sample_grids import grid_path, write_grids
+from pipelines.sample_grids import remove_grids, write_grids
 from pipelines.sample_index import failed_lines, part_path, read_parts, sample_name
 from pipelines.sample_resume import (
     Folder,
@@ -77,7 +77,7 @@ def run(flags: GenerateFlags) -> int:
         new = 0
         if tasks:
             teller.check()
-            grid_path(request.out).unlink(missing_ok=True)  # it shows what there was
+            remove_grids(request)
             write_json(record_path(request.out), {**settings, "count": request.count})
             if "codes" in request.save:
                 prepare_store(request, tokenizer, label_names(prior), settings)

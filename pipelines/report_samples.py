@@ -19,7 +19,6 @@ from pipelines.store import CodeStore
 from tokenizer import load_tokenizer
 from tokenizer.tiling import decode_tiled
 
-ALSO_THERE = ("grid.png", "preview.png")  # the same pictures once more
 MOST_BYTES = 4 << 20  # a larger PNG is shown smaller
 MOST_PIXELS = 1 << 20
 
@@ -28,10 +27,13 @@ Maybe = tuple[str, str | None]
 
 
 def sample_pictures(path: Path, most: int) -> tuple[list[Named], int]:
-    """The first pictures of a folder of samples, and how many it has; the largest are left out."""
-    files = sorted(p for p in path.glob("*.png") if p.name not in ALSO_THERE)
+    """What the samples of a folder were told and the first of them, and how many it has; the
+    largest are left out."""
+    files = sorted(path.glob("sample-*.png"))
+    told = sorted(path.glob("told-*.png"))
     if files:
-        found: Iterator[Maybe] = ((p.stem, _uri(p.read_bytes())) for p in files[:most])
+        shown = [*told, *files[:most]]
+        found: Iterator[Maybe] = ((p.stem, _uri(p.read_bytes())) for p in shown)
         total = len(files)
     else:
         found, total = islice(_in_tars(path) or _in_codes(path), most), _number_ok(path)

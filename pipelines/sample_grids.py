@@ -26,9 +26,15 @@ def told_path(out: Path, name: str) -> Path:
     return out / f"told-{name}.png"
 
 
+def remove_grids(request: PaintRequest) -> None:
+    """Remove what shows how many samples there were."""
+    for path in (grid_path(request.out), *request.out.glob(told_path(Path(), "*").name)):
+        path.unlink(missing_ok=True)
+
+
 def write_grids(request: PaintRequest, teller: Teller) -> None:
-    """Write told-NAME.png for each condition and, last, grid.png, of two samples or more."""
-    if grid_path(request.out).exists() or request.width * request.height > MAX_PIXELS:
+    """Write told-NAME.png for each condition and grid.png, of two samples or more, where missing."""
+    if request.width * request.height > MAX_PIXELS:
         return
     first = range(min(request.count, GRID_PICTURES))
     painted = [sample for sample in first if picture_path(request.out, sample).is_file()]
@@ -41,6 +47,8 @@ def write_grids(request: PaintRequest, teller: Teller) -> None:
 
 
 def _write(path: Path, pictures: Iterable[ImageArray], request: PaintRequest) -> None:
+    if path.exists():
+        return
     scale = min(1.0, GRID_SIDE / max(request.width, request.height))
     size = max(1, round(request.height * scale)), max(1, round(request.width * scale))
     small = [resize_and_crop(picture, size) for picture in pictures]
