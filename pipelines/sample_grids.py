@@ -33,7 +33,7 @@ def remove_grids(request: PaintRequest) -> None:
 
 
 def write_grids(request: PaintRequest, teller: Teller) -> None:
-    """Write told-NAME.png for each condition and grid.png, of two samples or more, where missing."""
+    """Write what is missing of told-NAME.png for each condition and, of two or more, grid.png."""
     if request.width * request.height > MAX_PIXELS:
         return
     first = range(min(request.count, GRID_PICTURES))

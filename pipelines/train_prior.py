@@ -207,6 +207,7 @@ def sit(
         steps=recipe.steps,
         seed=flags.seed,
         held_out=dataset.held_out_batches(cut=held_out_cut(model.config)),
+        shown=dataset.train_batch(0),
         device=device,
         execution=execution_of(flags, ranks, device, shard=flags.shard),
     )
