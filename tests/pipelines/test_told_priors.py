@@ -87,7 +87,7 @@ def store(scenes):
 
 def train(store, out, recipe, *conditions):
     # A prior without windows is trained on whole grids.
-    window = WINDOW if recipe == "tiny" else GRID
+    window = GRID if recipe == "tiny-local" else WINDOW
     words = [recipe, "--codes", store, "--out", out, "--conditions", *conditions]
     words += ["--window", window, *TRAINING]
     assert train_prior.main([*map(str, words)]) == 0
@@ -161,6 +161,7 @@ def holes(scenes):
         ("tiny", ("boxes",)),
         ("tiny", ("keypoints", "segmentation")),
         ("tiny-local", ("keypoints", "segmentation")),
+        ("tiny-snail", ("segmentation",)),
     ],
 )
 def test_a_prior_is_told_by_files_what_it_was_trained_to_hear(

@@ -79,8 +79,8 @@ def trained(preset, condition, made, layers=1):
     torch.manual_seed(0)
     conditions = Conditions([condition], CODES)
     sizes = condition_sizes(preset, conditions, SIDE)
-    shape = {"num_layers": layers, "num_heads": 2, "width": 32}
-    model = make_model(preset_config(preset, **{**sizes, **shape}))
+    depth = {"num_blocks": layers, "hidden": 16} if "snail" in preset else {"num_layers": layers}
+    model = make_model(preset_config(preset, **sizes, **depth, num_heads=2, width=32))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, betas=(0.9, 0.95))
     random = torch.Generator().manual_seed(0)
     for step in range(STEPS):
@@ -102,8 +102,14 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("preset", ["tiny-modern", "tiny-local"])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    ("preset", "name"),
+    [
+        *((preset, name) for preset in ("tiny-modern", "tiny-local") for name in CASES),
+        ("tiny-snail", "segmentation"),
+        ("tiny-snail", "boxes"),
+    ],
+)
 def test_a_prior_paints_what_it_is_told_and_guided_more_so(preset, name):
     condition, made, group, layers = CASES[name]
     if (name, preset) == ("inpaint", "tiny-local"):
