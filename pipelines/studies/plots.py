@@ -14,7 +14,7 @@ from pipelines.studies.runs import Run
 from pipelines.studies.study import Column, PictureRow, Study
 from pipelines.studies.summary import Cell, shown_columns, summarise
 
-PANELS = 3  # side by side
+PANELS, PANEL, VARIANT = 3, 3.2, 0.7  # panels side by side; inches of one, and of a variant in it
 CELL, GAP, MARGIN = 128, 4, 24  # pixels of a picture sheet
 
 
@@ -23,7 +23,8 @@ def figures_plot(study: Study, runs: Sequence[Run]) -> bytes:
     columns = [column for column in shown_columns(study, runs) if column.plotted]
     across = max(1, min(PANELS, len(columns)))
     down = max(1, -(-len(columns) // across))
-    figure = Figure(figsize=(3.2 * across, 2.6 * down), dpi=100, layout="constrained")
+    width = max(PANEL, VARIANT * len(study.variants))
+    figure = Figure(figsize=(width * across, 2.6 * down), dpi=100, layout="constrained")
     cells = summarise(study, runs)
     for number, column in enumerate(columns, 1):
         axes = figure.add_subplot(down, across, number)
