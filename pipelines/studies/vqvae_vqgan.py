@@ -31,11 +31,11 @@ class Losses(Study):
         "The paper (Esser et al. 2021, sections 3.1 and 4.4) replaces the squared error of VQ-VAE "
         "by an absolute and a perceptual error and a patch-wise critic with an adaptive weight, "
         "and finds reconstructions sharp where VQ-VAE's blur, at some cost in squared error. Here "
-        "both train one network for the same steps. Sharpness is the energy of the gradients of "
-        "held-out reconstructions over that of the photographs: 1 is as sharp, less is blur, more "
-        "is grain. The patch distance is a Fréchet distance between 32x32 patches in features of "
-        "photo-f8's encoder, since Inception's weights do not come with the package: it compares "
-        "these variants, and is no FID."
+        "both train one network for the same steps; the perceptual error is left out unless "
+        "--perceptual names its weights, which have to be fetched. Sharpness is the energy of the "
+        "gradients of held-out reconstructions over that of the photographs: 1 is as sharp, less "
+        "is blur, more is grain. The patch distance is a Fréchet distance between 32x32 patches "
+        "in features of photo-f8's encoder: it compares these variants, and is no FID."
     )
     variants = tuple(RECIPES)
     columns = (
