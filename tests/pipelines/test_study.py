@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from PIL import Image
 
 from ops.config import ConfigError
 from ops.images import decode_image
+from pipelines import studies
 from pipelines import study as command
 from pipelines.split import held_out
 from pipelines.studies import STUDIES
@@ -179,6 +182,18 @@ def test_studies_say_what_the_paper_found_and_how_they_were_set(name, tmp_path):
     few = dataclasses.replace(bench, steps=1)
     assert json.loads(json.dumps(study.settings(bench))) == study.settings(bench)
     assert study.settings(bench) != study.settings(few)
+
+
+KEPT = sorted((Path(studies.__file__).parent / "results").iterdir())
+
+
+@pytest.mark.parametrize("folder", KEPT, ids=lambda folder: folder.name)
+def test_kept_results_are_small_and_those_of_a_study_there_is(folder):
+    assert folder.name in STUDIES
+    report = (folder / "report.md").read_text()
+    assert f"python -m pipelines.study {folder.name} --data photographs/ --out runs/" in report
+    for name in re.findall(r"\]\((.*?)\)", report):
+        assert (folder / name).stat().st_size <= 200 << 10
 
 
 def test_unknown_study_and_a_folder_too_small_to_measure_are_told(pictures, tmp_path, capsys):
