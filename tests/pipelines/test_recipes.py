@@ -20,7 +20,8 @@ def test_tokenizer_recipes_name_networks_that_fit_their_crops(name):
 def test_prior_recipes_name_networks_there_are(name):
     recipe = PRIOR_RECIPES[name]
     sizes = {"codebook_size": 8, "condition_vocab_size": 1, "condition_length": 1}
-    assert prior.preset_config(recipe.preset, window=recipe.window, **sizes).num_layers
+    config = prior.preset_config(recipe.preset, window=recipe.window, **sizes)
+    assert (config.codebook_size, config.window) == (8, recipe.window)
 
 
 def test_only_recipes_of_real_size_ask_for_lpips():
