@@ -66,7 +66,7 @@ def paint_codes(
     (rows, columns), or one each (B, rows, columns), holds known codes, and -1 where one is to be
     drawn: cells that all know are not read for, others are drawn and put where needed. on_cells(n,
     codes) is called with the codes so far, -1 where none is drawn, whenever n more cells are.
-    `cache_memory` bounds the bytes of KV caches, but there is one at least. At each row that is a
+    `cache_memory` bounds the bytes of caches, but there is one at least. At each row that is a
     multiple of `rest`, all above is finished before and nothing but codes is carried on: with the
     rows above it forced, the rest comes out bit for bit as it did.
     Raises ConfigError when the stride does not suit the window, or the canvas the prior's order.
@@ -79,11 +79,12 @@ def paint_codes(
     most = max(1, cache_memory // canvas.cache_bytes)
     lanes = lanes_for(decoder.device, canvas.sequences, grid, most)
     known = None if canvas.known is None else canvas.known.all(0)
+    passed = None if known is None else known.tolist()
     front: Wavefront | InSequence
     if canvas.order is None:
-        front = Wavefront(grid, lanes, None if known is None else known.tolist(), rest)
+        front = Wavefront(grid, lanes, passed, rest)
     else:
-        front = InSequence(columns, canvas.order, None if known is None else known.tolist())
+        front = InSequence(columns, canvas.order, passed)
     caches = WindowCaches(canvas.new_cache, most, front)
     numbers: dict[int, Tensor] = {}
     if on_cells is not None and known is not None:
