@@ -40,7 +40,9 @@ def prior_lines(
 ) -> list[str]:
     """A prior's run in words, for `images` to train on; a line each."""
     codes, size = config.window**2, recipe.batch_size
-    tokens = torch.zeros(division.part(size), config.condition_length, dtype=torch.int64)
+    # Where grids are read beside the codes they are not among the condition's own tokens.
+    grids = getattr(config, "condition_grids", 0) * codes
+    tokens = torch.zeros(division.part(size), config.condition_length + grids, dtype=torch.int64)
     grid = torch.zeros(len(tokens), config.window, config.window, dtype=torch.int64)
 
     def loss(model: PriorModel) -> Tensor:

@@ -210,6 +210,14 @@ def test_a_prior_is_told_by_files_what_it_was_trained_to_hear(
     assert contents(out) == before
 
 
+@pytest.mark.parametrize("recipe", ["tiny", "tiny-local", "tiny-snail"])
+def test_what_a_told_prior_will_take_is_told_before(store, tmp_path, capsys, recipe):
+    words = [recipe, "--codes", store, "--out", tmp_path / "run", "--window", GRID, "--dry-run"]
+    assert train_prior.main([*map(str, words), "--conditions", "segmentation", "keypoints"]) == 0
+    assert "parameters" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("conditions", [("segmentation", "class"), ("inpaint",)])
 def test_evaluate_tells_a_prior_what_training_told_it(store, tmp_path, conditions):
     run = train(store, tmp_path / "run", "tiny", *conditions)
