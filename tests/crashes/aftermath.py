@@ -21,12 +21,18 @@ Tracks = dict[tuple[str, str, int], bytes]  # by name, key and view
 
 
 def shown_tracks(store: Path) -> Tracks:
-    """What a reader shows of further tracks."""
+    """What a reader shows of further tracks: the rows of images that it shows.
+
+    Between two tasks a track may still hold the row of a picture that has been replaced since; it
+    was made of that picture, and nobody takes it for the newer one's.
+    """
     opened = CodeStore.open(store)
+    images = {(row["grid"], row["row"]) for row in opened}
     return {
         (name, row["key"], row["view"]): row["codes"].tobytes()
         for name in opened.track_names
         for row in opened.track(name)
+        if (row["grid"], row["row"]) in images
     }
 
 
