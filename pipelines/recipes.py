@@ -237,6 +237,17 @@ TOKENIZER_RECIPES: dict[str, TokenizerRecipe] = {
     ),
 }
 
+# One of a study's many: a quarter of tiny's weights.
+STUDY_PRIOR = PriorRecipe(
+    preset="study",
+    optimizer=OptimizerConfig(learning_rate=3e-3, weight_decay=0.01, warmup_steps=50),
+    start_alike=True,
+    steps=600,
+    save_every=200,
+    sample_every=600,
+    log_every=20,
+)
+
 PRIOR_RECIPES: dict[str, PriorRecipe] = {
     # First pictures: 4 layers of 256 over windows of 16x16 codes; 6 minutes on 2 cores.
     "tiny": PriorRecipe(
@@ -247,38 +258,13 @@ PRIOR_RECIPES: dict[str, PriorRecipe] = {
         save_every=100,
         sample_every=200,
     ),
-    # One of a study's many: a quarter of tiny's weights.
-    "study": PriorRecipe(
-        preset="study",
-        optimizer=OptimizerConfig(learning_rate=3e-3, weight_decay=0.01, warmup_steps=50),
-        start_alike=True,
-        steps=600,
-        save_every=200,
-        sample_every=600,
-        log_every=20,
-    ),
-    # The same with later systems' parts, and without windows: the study `windows`.
-    "study-modern": PriorRecipe(
-        preset="study-modern",
-        optimizer=OptimizerConfig(learning_rate=3e-3, weight_decay=0.01, warmup_steps=50),
-        start_alike=True,
-        steps=600,
-        save_every=200,
-        sample_every=600,
-        log_every=20,
-    ),
-    "study-local": PriorRecipe(
-        preset="study-local",
-        optimizer=OptimizerConfig(learning_rate=3e-3, weight_decay=0.01, warmup_steps=50),
-        window=32,
-        start_alike=True,
-        batch_size=2,
-        steps=600,
-        save_every=200,
-        sample_every=600,
-        log_every=20,
-    ),
-    # The paper's convolutional baseline, as many weights as `tiny` and `study` have.
+    # Those of pipelines/studies: the paper's transformer, the same with later systems' parts,
+    # without windows, and the paper's baseline.
+    "study": STUDY_PRIOR,
+    "study-modern": dataclasses.replace(STUDY_PRIOR, preset="study-modern"),
+    "study-local": dataclasses.replace(STUDY_PRIOR, preset="study-local", window=32, batch_size=2),
+    "study-snail": dataclasses.replace(STUDY_PRIOR, preset="study-snail"),
+    # The paper's convolutional baseline, as many weights as `tiny` has.
     "tiny-snail": PriorRecipe(
         preset="tiny-snail",
         optimizer=OptimizerConfig(learning_rate=3e-3, weight_decay=0.01, warmup_steps=50),
@@ -286,15 +272,6 @@ PRIOR_RECIPES: dict[str, PriorRecipe] = {
         steps=400,
         save_every=100,
         sample_every=200,
-    ),
-    "study-snail": PriorRecipe(
-        preset="study-snail",
-        optimizer=OptimizerConfig(learning_rate=3e-3, weight_decay=0.01, warmup_steps=50),
-        start_alike=True,
-        steps=600,
-        save_every=200,
-        sample_every=600,
-        log_every=20,
     ),
     # The same size without windows: every canvas in one cached forward a code. As long.
     "tiny-local": PriorRecipe(
