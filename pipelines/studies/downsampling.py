@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ops.images import to_image
 from pipelines.recipes import PRIOR_RECIPES, TOKENIZER_RECIPES
 from pipelines.studies.bench import IMAGE_SIZE, Bench
 from pipelines.studies.distances import layout_distance, patch_distance
 from pipelines.studies.photographs import held_out_photographs, learned_photographs
+from pipelines.studies.samples import sample_row
 from pipelines.studies.study import Column, PictureRow, Study
 from prior import load_prior
 from tokenizer import load_tokenizer
@@ -23,8 +23,6 @@ PRIOR = "study"
 WINDOW = PRIOR_RECIPES[PRIOR].window
 TOKENIZER_SEED = 0  # the seeds are the priors': a tokenizer's own luck is not what is asked here
 PAINTED = 40  # pictures to measure
-PICTURES = 4  # pictures to show
-TOP_P = 0.92  # as the demo draws: a prior this small gives rare codes too much weight
 
 
 class Downsampling(Study):
@@ -94,15 +92,12 @@ class Downsampling(Study):
 
     def pictures(self, bench: Bench, seed: int) -> list[PictureRow]:
         """Samples: for each f, windows of codes as large as the prior sees at once."""
-        rows = []
-        for variant in self.variants:
-            folder = bench.out / f"prior-{variant}-{seed}"
-            codes = load_prior(folder).sample(count=PICTURES, seed=0, top_p=TOP_P)
-            tokenizer = load_tokenizer(folder / "tokenizer")
-            pictures = [to_image(tokenizer.decode(each[None]))[0] for each in codes]
-            side = WINDOW * FACTORS[variant]
-            rows.append(PictureRow(f"{variant}, {side} pixels", pictures))
-        return rows
+        return [
+            sample_row(
+                f"{variant}, {WINDOW * factor} pixels", bench.out / f"prior-{variant}-{seed}"
+            )
+            for variant, factor in FACTORS.items()
+        ]
 
 
 def paint_pictures(folder: Path, side: int, seed: int) -> Tensor:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from ops.images import to_image
 from pipelines.recipes import PRIOR_RECIPES
 from pipelines.studies.bench import IMAGE_SIZE, Bench
+from pipelines.studies.samples import sample_row
 from pipelines.studies.study import Column, PictureRow, Study
-from prior import load_prior
 from prior.orderings import ORDERINGS
-from tokenizer import load_tokenizer
 
 PRIOR = "study"
 TOKENIZER = "study-f8"
-PICTURES, TOP_P = 4, 0.92
 
 
 class Orderings(Study):
@@ -52,11 +49,6 @@ class Orderings(Study):
 
     def pictures(self, bench: Bench, seed: int) -> list[PictureRow]:
         """What each prior paints in its order, of the size of its window."""
-        rows = []
-        for variant in self.variants:
-            folder = bench.out / f"prior-{variant}-{seed}"
-            codes = load_prior(folder).sample(count=PICTURES, seed=0, top_p=TOP_P)
-            tokenizer = load_tokenizer(folder / "tokenizer")
-            pictures = [to_image(tokenizer.decode(each[None]))[0] for each in codes]
-            rows.append(PictureRow(variant, pictures))
-        return rows
+        return [
+            sample_row(variant, bench.out / f"prior-{variant}-{seed}") for variant in self.variants
+        ]

@@ -11,19 +11,17 @@ from typing import Any
 import torch
 
 from ops.files import write_json
-from ops.images import to_image
 from pipelines.optimization import make_optimizer, take_step
 from pipelines.recipes import PRIOR_RECIPES
 from pipelines.studies.bench import IMAGE_SIZE, Bench
+from pipelines.studies.samples import sample_row
 from pipelines.studies.study import Column, PictureRow, Study
 from prior import Prior, load_prior, make_model, preset_config
-from tokenizer import load_tokenizer
 
 RECIPES = {"transformer": "study", "snail": "study-snail", "snail-equal-time": "study-snail"}
 TOKENIZER, CODES = "study-f8", 512
 TIMES = "cpu_seconds_a_step.json"  # in the study's folder, by recipe
 TIMED_STEPS, SKIPPED_STEPS = 12, 3
-PICTURES, TOP_P = 4, 0.92
 
 
 class Snail(Study):
@@ -83,14 +81,9 @@ class Snail(Study):
 
     def pictures(self, bench: Bench, seed: int) -> list[PictureRow]:
         """Samples as large as the window."""
-        rows = []
-        for variant in self.variants:
-            folder = bench.out / f"prior-{variant}-{seed}"
-            codes = load_prior(folder).sample(count=PICTURES, seed=0, top_p=TOP_P)
-            tokenizer = load_tokenizer(folder / "tokenizer")
-            pictures = [to_image(tokenizer.decode(each[None]))[0] for each in codes]
-            rows.append(PictureRow(variant, pictures))
-        return rows
+        return [
+            sample_row(variant, bench.out / f"prior-{variant}-{seed}") for variant in self.variants
+        ]
 
 
 def seconds_a_step(recipes: list[str]) -> dict[str, float]:

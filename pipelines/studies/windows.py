@@ -10,21 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ops.images import to_image
 from ops.windows import Grid, Window, raster
 from pipelines.code_dataset import CodeDataset
 from pipelines.recipes import PRIOR_RECIPES
 from pipelines.store import CodeStore
 from pipelines.studies.bench import HELD_OUT, IMAGE_SIZE, Bench
+from pipelines.studies.samples import sample_row
 from pipelines.studies.study import Column, PictureRow, Study
 from prior import Conditions, Prior, PriorModel, load_prior
-from tokenizer import load_tokenizer
 
 RECIPES = {"windowed": "study", "windowed-modern": "study-modern", "local": "study-local"}
 TOKENIZER = "study-f8"
 GRID = IMAGE_SIZE // 8  # codes a side of what is measured
 CANVAS = 64  # codes a side of what is painted for speed
-PICTURES, TOP_P = 4, 0.92
 
 
 class Windows(Study):
@@ -73,14 +71,10 @@ class Windows(Study):
         }
 
     def pictures(self, bench: Bench, seed: int) -> list[PictureRow]:
-        rows = []
-        for variant in self.variants:
-            folder = bench.out / f"prior-{variant}-{seed}"
-            codes = load_prior(folder).paint(GRID, GRID, count=PICTURES, seed=0, top_p=TOP_P)
-            tokenizer = load_tokenizer(folder / "tokenizer")
-            pictures = [to_image(tokenizer.decode(each[None]))[0] for each in codes]
-            rows.append(PictureRow(variant, pictures))
-        return rows
+        return [
+            sample_row(variant, bench.out / f"prior-{variant}-{seed}", GRID)
+            for variant in self.variants
+        ]
 
 
 def held_out_grids(store: Path) -> Tensor:
