@@ -16,18 +16,18 @@ import torch
 from ops.config import ConfigError
 from ops.files import exclusive_lock
 from ops.images import Transform
-from pipelines import code_tracks  # noqa: F401 - it registers its kinds of tracks
-from pipelines.cluster_paths import check_absolute, cluster_address
-from pipelines.command_line import run_command
-from pipelines.encode_settings import EncodeFlags, check_same, plan_settings
-from pipelines.encode_task import Done, EncodeWorker, Piece, condemn, split_work
-from pipelines.geometry_tracks import GeometryTrack
-from pipelines.grids import grids_of
-from pipelines.jobs import run_tasks
-from pipelines.plan import Plan, Task, extend_plan, prune_plan, read_plan
-from pipelines.progress import progress_bar
-from pipelines.ray_workers import ray_running
-from pipelines.readers import InputError, Listing, list_input
+from pipelines.tracks import code_grids as code_tracks  # noqa: F401 - it registers its kinds of tracks
+from pipelines.jobs.cluster import check_absolute, cluster_address
+from pipelines.console.run import run_command
+from pipelines.encoding.settings import EncodeFlags, check_same, plan_settings
+from pipelines.encoding.worker import Done, EncodeWorker, Piece, condemn, split_work
+from pipelines.tracks.annotations import GeometryTrack
+from pipelines.planning.grid_shapes import grids_of
+from pipelines.jobs.run import run_tasks
+from pipelines.planning.plan import Plan, Task, extend_plan, prune_plan, read_plan
+from pipelines.console.progress import progress_bar
+from pipelines.jobs.actors import ray_running
+from pipelines.inputs.reading import InputError, Listing, list_input
 from pipelines.store import (
     CodeStore,
     StoreError,
@@ -42,9 +42,9 @@ from pipelines.store.recovery import (
     remove_partials,
     write_checksums,
 )
-from pipelines.track_plan import check_as_planned, store_attributes
-from pipelines.track_report import lacking
-from pipelines.tracks import Track, open_tracks, waiting_tasks
+from pipelines.tracks.plan import check_as_planned, store_attributes
+from pipelines.tracks.report import lacking
+from pipelines.tracks.base import Track, open_tracks, waiting_tasks
 from tokenizer import VQGAN, load_tokenizer
 
 LISTED = 20  # failed and skipped files named at the end; the index names all that failed

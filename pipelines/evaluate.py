@@ -20,13 +20,13 @@ from ops.config import UserError
 from ops.files import write_json
 from ops.images import write_png
 from ops.runtime import resolve_device
-from pipelines.code_dataset import CodeDataset
-from pipelines.command_line import run_command
-from pipelines.prior_conditions import tracks_of
-from pipelines.prior_trainee import held_out_cut, held_out_nats
+from pipelines.streaming.dataset import CodeDataset
+from pipelines.console.run import run_command
+from pipelines.conditioning.build import tracks_of
+from pipelines.training.prior_task import held_out_cut, held_out_nats
 from pipelines.store import CodeStore
-from pipelines.tokenizer_data import evaluation_samples, list_data
-from pipelines.tokenizer_trainee import reconstruction_figures, reconstruction_pictures
+from pipelines.training.tokenizer_data import evaluation_samples, list_data
+from pipelines.training.tokenizer_task import reconstruction_figures, reconstruction_pictures
 from prior import load_prior
 from tokenizer import load_tokenizer
 

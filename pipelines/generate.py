@@ -16,38 +16,38 @@ import torch
 
 from ops.config import ConfigError
 from ops.files import exclusive_lock, write_json
-from pipelines.cluster_paths import check_absolute
-from pipelines.command_line import run_command
-from pipelines.generate_flags import GenerateFlags, check_flags, make_request
-from pipelines.jobs import run_tasks
-from pipelines.paint_preview import preview_path
-from pipelines.paint_settings import (
+from pipelines.jobs.cluster import check_absolute
+from pipelines.console.run import run_command
+from pipelines.generation.flags import GenerateFlags, check_flags, make_request
+from pipelines.jobs.run import run_tasks
+from pipelines.generation.preview import preview_path
+from pipelines.generation.settings import (
     PaintRequest,
     check_record,
     deciding_settings,
     read_record,
     record_path,
 )
-from pipelines.paint_worker import (
+from pipelines.generation.worker import (
     Done,
     PaintTask,
     PaintWorker,
     condemn,
     split_work,
 )
-from pipelines.painted_store import finish_store, prepare_store
-from pipelines.progress import progress_bar
-from pipelines.run_tokenizers import find_tokenizer
-from pipelines.sample_grids import remove_grids, write_grids
-from pipelines.sample_index import failed_lines, part_path, read_parts, sample_name
-from pipelines.sample_resume import (
+from pipelines.generation.code_store import finish_store, prepare_store
+from pipelines.console.progress import progress_bar
+from pipelines.training.run_folder import find_tokenizer
+from pipelines.generation.contact_sheet import remove_grids, write_grids
+from pipelines.generation.index import failed_lines, part_path, read_parts, sample_name
+from pipelines.generation.resume import (
     Folder,
     empty_staging,
     kept_samples,
     lock_path,
     remove_partials,
 )
-from pipelines.teller import Teller, make_teller
+from pipelines.conditioning.encode import Teller, make_teller
 from prior import Prior, load_prior
 
 LISTED = 20  # failed samples named at the end; the index names all

@@ -21,7 +21,7 @@ from ops.checkpoint import CheckpointError
 from ops.config import ConfigError, UserError
 from ops.files import atomic_path
 from ops.published import load_published
-from pipelines.command_line import run_command
+from pipelines.console.run import run_command
 from pipelines.import_tokenizer import published_tokenizer
 from pipelines.train_prior import tokenizer_info
 from prior import (

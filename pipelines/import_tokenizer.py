@@ -20,7 +20,7 @@ from ops.checkpoint import CheckpointError
 from ops.config import UserError
 from ops.files import atomic_path
 from ops.published import load_published
-from pipelines.command_line import run_command
+from pipelines.console.run import run_command
 from tokenizer import VQGAN, load_tokenizer, save_tokenizer
 from tokenizer.importers import IMPORTERS
 

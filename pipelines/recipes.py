@@ -10,7 +10,7 @@ import dataclasses
 from dataclasses import dataclass, field
 
 from ops.config import ConfigError
-from pipelines.optimization import OptimizerConfig
+from pipelines.training.optimizer import OptimizerConfig
 from prior import LossSettings
 from prior.orderings import ROW_MAJOR
 from tokenizer import PRESETS, VQGANConfig
@@ -68,7 +68,7 @@ class PriorRecipe:
     dropout: float = 0.0
     label_dropout: float = 0.1
     start_alike: bool = False
-    """first weights that follow the codebook: see prior.gpt.start_alike"""
+    """first weights that follow the codebook: see prior.models.gpt.start_alike"""
     loss: LossSettings = field(default_factory=LossSettings)
     """what training lowers besides its surprise: see prior.objective"""
     batch_size: int = 8

@@ -15,12 +15,12 @@ from typing import Annotated
 import tyro
 
 from ops.config import ConfigError
-from pipelines.command_line import run_command
+from pipelines.console.run import run_command
 from pipelines.studies import STUDIES
 from pipelines.studies.bench import Bench
 from pipelines.studies.runs import do_runs
 from pipelines.studies.study_report import write_report
-from pipelines.training_flags import use_threads
+from pipelines.training.flags import use_threads
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,19 +19,19 @@ import tyro
 from ops.config import ConfigError
 from ops.ranks import ALONE, Ranks
 from ops.runtime import keep_freed_memory, resolve_device
-from pipelines.cluster_paths import check_absolute
-from pipelines.code_dataset import CodeDataset
-from pipelines.code_sources import check_tokenizer
-from pipelines.command_line import run_command
-from pipelines.distributed import run_sitting
-from pipelines.dry_run import prior_lines
-from pipelines.prior_conditions import make_conditions, tracks_of
-from pipelines.prior_trainee import PriorTrainee, held_out_cut
+from pipelines.jobs.cluster import check_absolute
+from pipelines.streaming.dataset import CodeDataset
+from pipelines.streaming.sources import check_tokenizer
+from pipelines.console.run import run_command
+from pipelines.training.launch import run_sitting
+from pipelines.training.estimate import prior_lines
+from pipelines.conditioning.build import make_conditions, tracks_of
+from pipelines.training.prior_task import PriorTrainee, held_out_cut
 from pipelines.recipes import PRIOR_RECIPES, PriorRecipe
-from pipelines.run_tokenizers import keep_tokenizers
+from pipelines.training.run_folder import keep_tokenizers
 from pipelines.store import CodeStore
-from pipelines.training import OnStep, Source, train
-from pipelines.training_flags import (
+from pipelines.training.loop import OnStep, Source, train
+from pipelines.training.flags import (
     TrainingFlags,
     division_of,
     execution_of,

@@ -19,14 +19,14 @@ import tyro
 from ops.config import ConfigError, UserError
 from ops.ranks import Ranks
 from ops.runtime import keep_freed_memory, resolve_device
-from pipelines.cluster_paths import check_absolute
-from pipelines.command_line import run_command
-from pipelines.distributed import run_sitting
-from pipelines.dry_run import tokenizer_lines
-from pipelines.image_crops import ImageCrops
-from pipelines.ledger import Ledger
+from pipelines.jobs.cluster import check_absolute
+from pipelines.console.run import run_command
+from pipelines.training.launch import run_sitting
+from pipelines.training.estimate import tokenizer_lines
+from pipelines.training.image_dataset import ImageCrops
+from pipelines.inputs.bad_images import Ledger
 from pipelines.recipes import TOKENIZER_RECIPES, TokenizerRecipe
-from pipelines.tokenizer_data import (
+from pipelines.training.tokenizer_data import (
     TokenizerData,
     evaluation_samples,
     in_groups,
@@ -34,9 +34,9 @@ from pipelines.tokenizer_data import (
     read_entry,
     with_classes,
 )
-from pipelines.tokenizer_trainee import TokenizerTrainee
-from pipelines.training import OnStep, Source, train
-from pipelines.training_flags import (
+from pipelines.training.tokenizer_task import TokenizerTrainee
+from pipelines.training.loop import OnStep, Source, train
+from pipelines.training.flags import (
     TrainingFlags,
     division_of,
     execution_of,

@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 import tyro
 
 from ops.files import file_hash
-from pipelines.command_line import run_command
-from pipelines.plan import Plan, Task, read_plan, task_table
-from pipelines.progress import progress_bar
+from pipelines.console.run import run_command
+from pipelines.planning.plan import Plan, Task, read_plan, task_table
+from pipelines.console.progress import progress_bar
 from pipelines.store import StoreError
 from pipelines.store.commit import committed_tasks, read_part
 from pipelines.store.damage import shard_damage
@@ -37,7 +37,7 @@ from pipelines.store.layout import (
     tokenizer_folder,
 )
 from pipelines.store.recovery import listed_files, read_checksums
-from pipelines.track_plan import store_attributes
+from pipelines.tracks.plan import store_attributes
 from tokenizer import load_tokenizer
 
 MOST_THREADS = 8  # each holds one shard in memory

@@ -13,17 +13,17 @@ from prior.conditions import (
     Segmentation,
     StartOfSequence,
 )
-from prior.gpt import GPT
-from prior.gpt_config import PRESETS, GPTConfig
-from prior.local_attention import LocalConfig, LocalGPT
-from prior.models import PriorConfig, PriorModel, condition_sizes, make_model, preset_config
+from prior.models.gpt import GPT
+from prior.models.gpt_config import PRESETS, GPTConfig
+from prior.models.local_gpt import LocalConfig, LocalGPT
+from prior.models.registry import PriorConfig, PriorModel, condition_sizes, make_model, preset_config
 from prior.objective import LossSettings, Objective, perturbed, training_objective
-from prior.paint_options import PaintOptions
-from prior.painter import Prior, load_prior, save_prior
-from prior.pixelsnail import PixelSNAIL
-from prior.sampling import Draw, SamplingSettings
-from prior.snail_config import SnailConfig
-from prior.start_alike import start_alike
+from prior.sampling.options import PaintOptions
+from prior.prior import Prior, load_prior, save_prior
+from prior.models.pixelsnail import PixelSNAIL
+from prior.sampling.distributions import Draw, SamplingSettings
+from prior.models.snail_config import SnailConfig
+from prior.models.init_from_codebook import start_alike
 
 __all__ = [
     "CONDITIONS",

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ops.config import ConfigError
-from prior.gpt import surprise
-from prior.models import PriorModel
+from prior.models.gpt import surprise
+from prior.models.registry import PriorModel
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from pipelines.generate import main
-from pipelines.generate_flags import GenerateFlags, make_request
-from pipelines.paint_settings import PaintRequest
-from pipelines.run_tokenizers import find_tokenizer
+from pipelines.generation.flags import GenerateFlags, make_request
+from pipelines.generation.settings import PaintRequest
+from pipelines.training.run_folder import find_tokenizer
 from pipelines.store.layout import staging_path
 from prior import (
     GPT,

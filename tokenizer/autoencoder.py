@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ops.config import ConfigError
-from tokenizer.activation import norm_silu
-from tokenizer.convolution import Convolution
+from ops.cpu.activation import norm_silu
+from ops.cpu.convolution import Convolution
 
 NORMS = ("group", "channel")
 

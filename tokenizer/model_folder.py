@@ -17,7 +17,7 @@ from ops.checkpoint import (
 )
 from ops.config import ConfigError, from_json, to_json
 from tokenizer.contents import ContentConfig
-from tokenizer.convolution import use_convolution
+from ops.cpu.convolution import use_convolution
 from tokenizer.vqgan import PRESETS, VQGAN, VQGANConfig
 
 KIND = "vqgan"
@@ -49,7 +49,7 @@ def load_tokenizer(
 
     `name_or_folder` is a bundled name ("photo-f8"), a model folder, or a run folder, of which the
     newest complete step is taken, its averaged weights where there are any. `convolution` "nnpack"
-    takes about half the time on a CPU and gives other last bits: see tokenizer/convolution.py.
+    takes about half the time on a CPU and gives other last bits: see ops/cpu/convolution.py.
     Raises CheckpointError where there is no such tokenizer, ConfigError where no such convolution.
     """
     folder = _find(name_or_folder)

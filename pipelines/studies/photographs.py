@@ -8,11 +8,11 @@ from pathlib import Path
 from torch import Tensor
 
 from pipelines.demo import gather_photographs
-from pipelines.image_crops import PHOTOGRAPHS
-from pipelines.readers import Entry
+from pipelines.training.image_dataset import PHOTOGRAPHS
+from pipelines.inputs.reading import Entry
 from pipelines.studies.bench import HELD_OUT, IMAGE_SIZE, Bench
 from pipelines.studies.study import StudyError
-from pipelines.tokenizer_data import evaluation_samples, list_data
+from pipelines.training.tokenizer_data import evaluation_samples, list_data
 
 SHOWN = ("astronaut.png", "chelsea.png", "coffee.png", "china.jpg")  # of the demo's photographs
 MOST_SHOWN = 4

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ops.files import write_json
-from pipelines.optimization import make_optimizer, take_step
+from pipelines.training.optimizer import make_optimizer, take_step
 from pipelines.recipes import PRIOR_RECIPES
 from pipelines.studies.bench import IMAGE_SIZE, Bench
 from pipelines.studies.samples import sample_row

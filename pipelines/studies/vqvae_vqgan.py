@@ -15,7 +15,7 @@ from pipelines.studies.bench import IMAGE_SIZE, Bench
 from pipelines.studies.distances import patch_distance
 from pipelines.studies.photographs import held_out_photographs, shown_photographs
 from pipelines.studies.study import Column, PictureRow, Study
-from pipelines.tokenizer_trainee import reconstruction_figures
+from pipelines.training.tokenizer_task import reconstruction_figures
 from tokenizer import load_tokenizer
 from tokenizer.perceptual import make_perceptual_loss
 

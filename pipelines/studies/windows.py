@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ops.windows import Grid, Window, raster
-from pipelines.code_dataset import CodeDataset
+from pipelines.streaming.dataset import CodeDataset
 from pipelines.recipes import PRIOR_RECIPES
 from pipelines.store import CodeStore
 from pipelines.studies.bench import HELD_OUT, IMAGE_SIZE, Bench

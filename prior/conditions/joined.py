@@ -45,7 +45,7 @@ class Conditions:
 
     @property
     def entries(self) -> tuple[str, ...]:
-        """What a batch may hold for it: see prior.frames for what each entry is."""
+        """What a batch may hold for it: see prior.conditions.frames for what each entry is."""
         return tuple(dict.fromkeys(name for part in self.parts for name in part.entries))
 
     @property

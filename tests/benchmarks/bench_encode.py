@@ -30,11 +30,11 @@ from PIL import Image
 from ops.images import Transform, to_pixels
 from ops.runtime import keep_freed_memory
 from pipelines import encode
-from pipelines.encode_task import EncodeWorker
-from pipelines.jobs import run_tasks
-from pipelines.plan import read_plan
-from pipelines.ray_workers import ray_running
-from pipelines.readers import list_input
+from pipelines.encoding.worker import EncodeWorker
+from pipelines.jobs.run import run_tasks
+from pipelines.planning.plan import read_plan
+from pipelines.jobs.actors import ray_running
+from pipelines.inputs.reading import list_input
 from pipelines.store import CodeStore
 from tokenizer import VQGAN, load_tokenizer
 

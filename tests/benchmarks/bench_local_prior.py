@@ -23,8 +23,8 @@ from bench_sliding_window import CHOICE, CODEBOOK_SIZE, WINDOW, Loop, models_of
 
 from ops.noise import uniforms
 from prior import LocalConfig, LocalGPT
-from prior.local_sampling import RowRing, paint_locally, rows_at_once
-from prior.packed_linear import inference_copy
+from prior.sampling.local import RowRing, paint_locally, rows_at_once
+from prior.sampling.packed_linear import inference_copy
 
 
 class Turns:

@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ops.runtime import keep_freed_memory
-from pipelines.prior_trainee import PriorTrainee
+from pipelines.training.prior_task import PriorTrainee
 from pipelines.recipes import PRIOR_RECIPES
 from prior import GPT, Conditions, GPTConfig, StartOfSequence
 from tokenizer import build_tokenizer

@@ -24,15 +24,15 @@ from bench_encode import make_images
 from torch import Tensor
 
 from ops.runtime import keep_freed_memory
-from pipelines.image_crops import PHOTOGRAPHS, ImageCrops
-from pipelines.ledger import Ledger
-from pipelines.optimization import OptimizerConfig
-from pipelines.readers import list_input
+from pipelines.training.image_dataset import PHOTOGRAPHS, ImageCrops
+from pipelines.inputs.bad_images import Ledger
+from pipelines.training.optimizer import OptimizerConfig
+from pipelines.inputs.reading import list_input
 from pipelines.recipes import TokenizerRecipe
-from pipelines.split import held_out
-from pipelines.tokenizer_data import evaluation_samples, read_entry
-from pipelines.tokenizer_trainee import TokenizerTrainee
-from pipelines.training import step_seed
+from pipelines.inputs.holdout import held_out
+from pipelines.training.tokenizer_data import evaluation_samples, read_entry
+from pipelines.training.tokenizer_task import TokenizerTrainee
+from pipelines.training.loop import step_seed
 from tokenizer import VQGAN, VQGANConfig
 from tokenizer.autoencoder import AutoencoderConfig
 from tokenizer.losses import LossConfig

@@ -33,12 +33,12 @@ from torch import Tensor
 from ops.noise import uniforms
 from ops.windows import Grid, Wavefront, window_start
 from prior import GPT, GPTConfig, SamplingSettings
-from prior.decoder import Decoder
-from prior.kv_cache import KVCache
-from prior.packed_linear import inference_copy
-from prior.paint_options import DEFAULT_CACHE_MEMORY
-from prior.sampling import draw
-from prior.sliding_window import grid_prefix, lanes_for, paint_codes
+from prior.sampling.decoder import Decoder
+from prior.sampling.kv_cache import KVCache
+from prior.sampling.packed_linear import inference_copy
+from prior.sampling.options import DEFAULT_CACHE_MEMORY
+from prior.sampling.distributions import draw
+from prior.sampling.sliding_window import grid_prefix, lanes_for, paint_codes
 
 WINDOW = 16
 CODEBOOK_SIZE = 1024

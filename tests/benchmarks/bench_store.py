@@ -49,7 +49,7 @@ def listing(rows: int) -> Any:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from pipelines.readers import ENTRY_SCHEMA
+    from pipelines.inputs.reading import ENTRY_SCHEMA
 
     def text(numbers: Any) -> Any:
         return pc.utf8_lpad(pa.array(numbers).cast(pa.large_string()), 8, "0")
@@ -77,7 +77,7 @@ def extend(store: Path, rows: int) -> Any:
     """(the store's plan, the listing it was made from or held against, seconds without that)."""
     import pyarrow as pa
 
-    from pipelines.plan import PlanSettings, extend_plan
+    from pipelines.planning.plan import PlanSettings, extend_plan
     from pipelines.store.layout import tokenizer_path
     from tokenizer import load_tokenizer
 
@@ -121,7 +121,7 @@ def plan_all(store: Path, rows: int) -> float:
 @stage("commit noise")
 def commit_all(store: Path, rows: int) -> float:
     import_all(store, rows)
-    from pipelines.plan import read_plan, task_table
+    from pipelines.planning.plan import read_plan, task_table
     from pipelines.store import commit_task, write_metadata
     from pipelines.store.recovery import empty_staging, write_checksums
 
@@ -142,7 +142,7 @@ def noise(planned: Any, codebook_size: int) -> tuple[Any, Any]:
     import numpy as np
     import pyarrow as pa
 
-    from pipelines.readers import content_hash
+    from pipelines.inputs.reading import content_hash
     from pipelines.store import INDEX_SCHEMA, code_dtype
     from pipelines.store.shards import row_checksums
 

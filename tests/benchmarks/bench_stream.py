@@ -23,7 +23,7 @@ import pyarrow as pa
 import torch
 
 from ops.files import make_folders
-from pipelines.code_dataset import CodeDataset
+from pipelines.streaming.dataset import CodeDataset
 from pipelines.store import (
     INDEX_SCHEMA,
     CodeStore,

@@ -24,8 +24,8 @@ from torch import Tensor
 from ops.images import image_grid, to_image, write_png
 from ops.windows import Grid, Window, raster
 from prior import GPT, Prior, load_prior
-from prior.gpt import surprise
-from prior.packed_linear import inference_copy
+from prior.models.gpt import surprise
+from prior.sampling.packed_linear import inference_copy
 from tokenizer import load_tokenizer
 from tokenizer.tiling import decode_tiled
 

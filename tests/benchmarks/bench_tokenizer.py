@@ -31,9 +31,9 @@ from torch import Tensor, nn
 
 from ops.images import to_pixels
 from ops.runtime import keep_freed_memory
-from pipelines.optimization import OptimizerConfig
+from pipelines.training.optimizer import OptimizerConfig
 from pipelines.recipes import TokenizerRecipe
-from pipelines.tokenizer_trainee import TokenizerTrainee
+from pipelines.training.tokenizer_task import TokenizerTrainee
 from tokenizer import VQGAN, load_tokenizer, save_tokenizer
 from tokenizer.importers import import_compvis
 from tokenizer.losses import LossConfig

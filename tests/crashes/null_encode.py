@@ -25,11 +25,11 @@ from ops.config import UserError
 from ops.disk import Disk
 from ops.images import ImageError
 from pipelines import encode
-from pipelines.encode_settings import EncodeFlags
-from pipelines.jobs import run_tasks
-from pipelines.plan import Task, read_plan, task_rows
-from pipelines.plan_changes import DUPLICATE
-from pipelines.readers import Entry, Gathering, Listing, content_hash, read_bytes
+from pipelines.encoding.settings import EncodeFlags
+from pipelines.jobs.run import run_tasks
+from pipelines.planning.plan import Task, read_plan, task_rows
+from pipelines.planning.diff import DUPLICATE
+from pipelines.inputs.reading import Entry, Gathering, Listing, content_hash, read_bytes
 from pipelines.store import INDEX_SCHEMA, commit_task, fill_value, grid_shape
 from pipelines.store.shards import row_checksums
 from tests.crashes.disk_doubles import installed

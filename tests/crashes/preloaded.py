@@ -10,13 +10,13 @@ import tyro
 from PIL import Image
 
 import pipelines.encode
-import pipelines.encode_settings
+import pipelines.encoding.settings
 import pipelines.generate
-import pipelines.generate_flags
+import pipelines.generation.flags
 import tests.crashes.scenes
 
 __all__ = ["numpy", "pipelines", "tests"]
 
 Image.init()  # imports every format
-tyro.cli(pipelines.encode_settings.EncodeFlags, args=["--in", ".", "--out", "."])
-tyro.cli(pipelines.generate_flags.GenerateFlags, args=["--prior", ".", "--out", "."])
+tyro.cli(pipelines.encoding.settings.EncodeFlags, args=["--in", ".", "--out", "."])
+tyro.cli(pipelines.generation.flags.GenerateFlags, args=["--prior", ".", "--out", "."])

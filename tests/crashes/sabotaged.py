@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import ops.disk
-from pipelines.encode_task import EncodeWorker
+from pipelines.encoding.worker import EncodeWorker
 from tests.crashes.disk_doubles import FailingDisk, KillingDisk, Step
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ops.disk import Disk
 from pipelines import encode
-from pipelines.encode_task import EncodeWorker
-from pipelines.plan import read_plan
+from pipelines.encoding.worker import EncodeWorker
+from pipelines.planning.plan import read_plan
 from tests.crashes.disk_doubles import KillingDisk, ListingDisk, Step, WatchedDisk, read_steps
 from tests.crashes.encode_processes import flags, run_encode
 from tests.encode_run import everything

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines import encode, task_draft, verify
-from pipelines.image_batches import BatchEncoder, Reading
+from pipelines import encode, verify
+from pipelines.store import task_buffer as task_draft
+from pipelines.encoding.batches import BatchEncoder, Reading
 from pipelines.store import CodeStore, StoreError, damage
 from pipelines.store.shard_files import ShardFiles
 from tests.crashes.aftermath import record, shown

@@ -9,7 +9,7 @@ import torch
 
 from ops.files import exclusive_lock
 from ops.images import to_image
-from pipelines.paint_settings import good_rest
+from pipelines.generation.settings import good_rest
 from pipelines.store import CodeStore
 from prior import load_prior
 from tests.paint_run import LASTING, contents, everything, generate, picture

@@ -15,8 +15,8 @@ from PIL import Image
 from ops.images import write_png
 from ops.runtime import read_metrics
 from pipelines import report
-from pipelines.report_pictures import curve_plot, image_uri, usage_plot
-from pipelines.report_sections import store_section
+from pipelines.reports.plots import curve_plot, image_uri, usage_plot
+from pipelines.reports.sections import store_section
 from tests.conftest import make_store, photograph
 from tokenizer import build_tokenizer, save_tokenizer
 

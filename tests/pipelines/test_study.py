@@ -14,14 +14,14 @@ from ops.config import ConfigError
 from ops.images import decode_image
 from pipelines import studies
 from pipelines import study as command
-from pipelines.split import held_out
+from pipelines.inputs.holdout import held_out
 from pipelines.studies import STUDIES
 from pipelines.studies.bench import HELD_OUT, Bench
 from pipelines.studies.plots import CELL, GAP, picture_sheet
 from pipelines.studies.runs import do_runs, run_file
 from pipelines.studies.study import Column, PictureRow, Study, StudyError
 from pipelines.studies.study_report import write_report
-from pipelines.training import TrainingError
+from pipelines.training.loop import TrainingError
 from tests.conftest import photograph
 
 

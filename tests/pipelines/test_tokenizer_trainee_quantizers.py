@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from pipelines.parallel import Execution
+from pipelines.training.parallel import Execution
 from pipelines.recipes import TOKENIZER_RECIPES
-from pipelines.tokenizer_trainee import TokenizerTrainee
-from pipelines.training import step_seed
+from pipelines.training.tokenizer_task import TokenizerTrainee
+from pipelines.training.loop import step_seed
 from tests.tokenizer.test_quantizers import CONFIGS
 from tokenizer import VQGAN, VQGANConfig
 from tokenizer.autoencoder import AutoencoderConfig

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from pipelines import encode, evaluate, train_prior
-from pipelines.report_samples import sample_pictures
+from pipelines.reports.samples import sample_pictures
 from pipelines.store import CodeStore
-from pipelines.teller import make_teller
+from pipelines.conditioning.encode import make_teller
 from pipelines.train_prior import TrainPriorFlags, open_data
 from prior import load_prior
 from tests.conftest import photograph

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from pipelines import report, verify
-from pipelines.plan import read_plan
+from pipelines.planning.plan import read_plan
 from pipelines.store import StoreError
 from pipelines.store.layout import books_path, index_path, shard_path
-from pipelines.track_plan import check_as_planned
+from pipelines.tracks.plan import check_as_planned
 from tests.conftest import photograph
 from tests.encode_run import EncodeRun, everything
 from tests.track_run import make_tokenizer, write_labels

@@ -8,7 +8,7 @@ from PIL import Image
 
 from ops.images import decode_image
 from pipelines import encode, evaluate, train_tokenizer
-from pipelines.split import held_out
+from pipelines.inputs.holdout import held_out
 from tests.conftest import photograph
 from tokenizer import load_tokenizer
 

@@ -9,8 +9,8 @@ import torch
 
 from ops.checkpoint import load_tensors, step_folder
 from pipelines import evaluate, generate, train_prior
-from pipelines.code_dataset import CodeDataset
-from pipelines.prior_trainee import held_out_cut, held_out_nats
+from pipelines.streaming.dataset import CodeDataset
+from pipelines.training.prior_task import held_out_cut, held_out_nats
 from pipelines.store import CodeStore
 from prior import (
     Conditions,

@@ -9,8 +9,8 @@ from ops.checkpoint import load_tensors, step_folder
 from ops.images import decode_image, resize_and_crop, to_pixels
 from ops.metrics import psnr
 from pipelines import evaluate, train_tokenizer
-from pipelines.readers import list_input
-from pipelines.split import held_out
+from pipelines.inputs.reading import list_input
+from pipelines.inputs.holdout import held_out
 from tests.conftest import photograph
 from tokenizer import load_tokenizer
 

@@ -6,22 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ops.config import ConfigError
-from prior import (
-    ClassLabel,
-    Conditions,
-    Depth,
-    Inpaint,
-    Prior,
-    Segmentation,
-    condition_sizes,
-    local_sampling,
-    preset_config,
-)
-from prior.local_attention import LocalConfig, LocalGPT
-from prior.local_sampling import HeardRows, RowRing, paint_locally
-from prior.sampling import SamplingSettings, draw, guided
-from tests.prior.test_local_attention import CODES, codes_for, random_model
-from tests.prior.test_local_sampling import numbers_for
+from prior import ClassLabel, Conditions, Depth, Inpaint, Prior, Segmentation, condition_sizes, preset_config
+from prior.sampling import local as local_sampling
+from prior.models.local_gpt import LocalConfig, LocalGPT
+from prior.sampling.local import HeardRows, RowRing, paint_locally
+from prior.sampling.distributions import SamplingSettings, draw, guided
+from tests.prior.models.test_local_gpt import CODES, codes_for, random_model
+from tests.prior.sampling.test_local import numbers_for
 
 MODELS = {
     (first, grids, around): random_model(

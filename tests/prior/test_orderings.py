@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from ops.config import ConfigError
 from prior import GPT, ClassLabel, Conditions, GPTConfig, Prior
 from prior.orderings import ORDERINGS, PUBLISHED_SEED
-from prior.sampling import SamplingSettings, draw
+from prior.sampling.distributions import SamplingSettings, draw
 
 # Of the published code's Permuters on 4x4: forward_shuffle_idx, read off its loops by hand.
 GOLDEN = {

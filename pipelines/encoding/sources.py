@@ -1,0 +1,151 @@
+"""What is read and encoded of a planned row: its photograph, a partner of it, a small version."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ops.config import from_json
+from ops.images import ImageError, Raster, Transform, to_pixels
+from ops.low_resolution import degraded
+from pipelines.planning.diff import DUPLICATE
+from tokenizer.contents import Content
+
+Row = Mapping[str, Any]  # a line of PLAN_SCHEMA; of further tracks also of IMAGE_COLUMNS
+Size = tuple[int, int]  # height, width
+
+#: What the rows of further tracks know of their image: columns of its index, under these names.
+IMAGE_COLUMNS = {"status": "image_status", "width": "image_width", "height": "image_height"}
+#: The etag of a row that no file belongs to, and of one that several would fit.
+NO_PARTNER = "no partner"
+SEVERAL_PARTNERS = "several partners"
+NO_IMAGE = "no image"  # the status of a row whose image has no codes either
+
+
+class Found(NamedTuple):
+    raster: Raster  # (H, W, ...), cut to the size that was asked
+    width: int  # of the upright picture in the file
+    height: int
+
+
+class RowSource(ABC):
+    """Rows of one track as rasters (H, W, ...), and those as a tokenizer's pixels."""
+
+    def __init__(self, transform: Transform) -> None:
+        self.transform = transform
+
+    @abstractmethod
+    def check(self, row: Row) -> None:
+        """Raises ImageError where the plan itself says that there is nothing to read."""
+
+    @abstractmethod
+    def read(self, data: bytes, row: Row, size: Size) -> Found:
+        """The row's raster in a file's bytes; ImageError where there is none."""
+
+    @abstractmethod
+    def blank(self, count: int, size: Size) -> Tensor:
+        """A batch of `count` rasters without content."""
+
+    @abstractmethod
+    def pixels(self, rasters: Tensor, device: torch.device) -> Tensor:
+        """Pixels (B, channels, H, W) on `device` of a batch of rasters."""
+
+
+class Photographs(RowSource):
+    """The images themselves: rasters uint8 (H, W, 3)."""
+
+    def check(self, row: Row) -> None:
+        if row["etag"] == DUPLICATE:
+            raise ImageError("duplicate key", "another image has the same key")
+
+    def read(self, data: bytes, row: Row, size: Size) -> Found:
+        return Found(*self.transform.read(data, size, row["view"], row["key"]))
+
+    def blank(self, count: int, size: Size) -> Tensor:
+        return torch.zeros((count, *size, 3), dtype=torch.uint8)
+
+    def pixels(self, rasters: Tensor, device: torch.device) -> Tensor:
+        if device.type == "cpu":
+            return to_pixels(rasters.numpy())
+        # A quarter of the bytes travel; seen as (B, 3, H, W), the images are channels_last.
+        there = rasters.to(device, non_blocking=True)
+        return there.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+class LowResolutions(Photographs):
+    """The images shrunk by `ratio` and enlarged again: what super-resolution is told."""
+
+    def __init__(self, transform: Transform, ratio: int) -> None:
+        super().__init__(transform)
+        self.ratio = ratio
+
+    def check(self, row: Row) -> None:
+        check_image(row)
+
+    def read(self, data: bytes, row: Row, size: Size) -> Found:
+        found = super().read(data, row, size)
+        return found._replace(raster=degraded(found.raster, self.ratio))
+
+
+class Partners(RowSource):
+    """Files that belong to the images, cut as these are: rasters of a tokenizer's content."""
+
+    def __init__(self, transform: Transform, content: Content) -> None:
+        super().__init__(transform)
+        self.content = content
+
+    def check(self, row: Row) -> None:
+        check_image(row)
+        check_partner(row)
+
+    def read(self, data: bytes, row: Row, size: Size) -> Found:
+        raster = self.content.decode(data)
+        height, width = raster.shape[:2]
+        image_width, image_height = row["image_width"], row["image_height"]
+        # Each side of a smaller or larger version may be a pixel off.
+        if abs(width * image_height - height * image_width) > image_width + image_height:
+            raise ImageError(
+                "another aspect",
+                f"{width}x{height} pixels, where its image has {image_width}x{image_height}",
+            )
+        view, key = row["view"], row["key"]
+        return Found(
+            self.transform.cut(raster, size, view, key, self.content.resampling), width, height
+        )
+
+    def blank(self, count: int, size: Size) -> Tensor:
+        shape = (count, *size, *self.content.raster_shape)
+        return torch.from_numpy(np.zeros(shape, self.content.raster_dtype))
+
+    def pixels(self, rasters: Tensor, device: torch.device) -> Tensor:
+        return self.content.pixels(self.content.samples(rasters.numpy()).to(device))
+
+
+def check_image(row: Row) -> None:
+    """Raises ImageError where a row's image was not encoded."""
+    if row["image_status"] != "ok":
+        raise ImageError(NO_IMAGE, f"its image was not encoded: {row['image_status']}")
+
+
+def check_partner(row: Row) -> None:
+    """Raises ImageError where the plan has found no file, or several, for a row's image."""
+    if row["etag"] == NO_PARTNER:
+        raise ImageError(NO_PARTNER, "nothing has its name")
+    if row["etag"] == SEVERAL_PARTNERS:
+        raise ImageError(SEVERAL_PARTNERS, f"unclear which is its own: {row['uri']}")
+
+
+def source_of(provenance: Mapping[str, Any], content: Content) -> RowSource:
+    """What makes the rows of a track of codes, by its provenance and its tokenizer's content."""
+    transform = from_json(Transform, provenance["transform"])
+    kind = provenance.get("kind")
+    if kind is None:
+        return Photographs(transform)
+    if kind == "low_res":
+        return LowResolutions(transform, provenance["ratio"])
+    return Partners(transform, content)

@@ -1,0 +1,152 @@
+"""The code store that `--save codes` writes: row k is sample k."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ops import disk
+from ops.files import make_folders
+from pipelines.generation.settings import PaintRequest
+from pipelines.planning.plan import PLAN_SCHEMA, PlanSettings, Task, read_plan, write_part
+from pipelines.generation.sample_buffer import Codes, SampleDraft
+from pipelines.generation.index import sample_name
+from pipelines.store import INDEX_SCHEMA, CodeStore, commit_task, grid_name, write_metadata
+from pipelines.store.layout import checksums_path, index_path, plan_path, shard_path, staging_path
+from pipelines.store.recovery import (
+    empty_staging,
+    keep_tokenizer,
+    publish_committed,
+    remove_partials,
+    write_checksums,
+)
+from pipelines.store.shards import row_checksums
+from tokenizer import VQGAN
+
+TRACK = "image"
+PAINTED = "painted:"  # how the source of such a row begins: there is no image file
+
+
+def codes_path(out: Path) -> Path:
+    return out / "codes.zarr"
+
+
+def prepare_store(
+    request: PaintRequest, tokenizer: VQGAN, label_names: Sequence[str], settings: dict[str, Any]
+) -> None:
+    """Make codes.zarr for all samples that are asked for, or have it take in more of them."""
+    root = codes_path(request.out)
+    make_folders(staging_path(root))
+    remove_partials(root)
+    plan = read_plan(root)
+    if plan is None or plan.num_rows != request.count:
+        # Written anew and not extended: row k is to be sample k, however the count grew.
+        disk.disk.unlink(checksums_path(root))
+        disk.disk.unlink(plan_path(root, 0))
+        _write_plan(request, root, tokenizer, label_names, settings)
+        plan = read_plan(root)
+    assert plan is not None
+    assert tokenizer.folder is not None
+    keep_tokenizer(root, tokenizer.folder)
+    write_metadata(root, plan.attributes)
+    publish_committed(root)
+
+
+def _write_plan(
+    request: PaintRequest,
+    root: Path,
+    tokenizer: VQGAN,
+    label_names: Sequence[str],
+    settings: dict[str, Any],
+) -> None:
+    config = tokenizer.config
+    track = {
+        "tokenizer": tokenizer.name,
+        "fingerprint": tokenizer.fingerprint,
+        "codebook_size": config.codebook_size,
+        "downsample_factor": config.downsample_factor,
+        "dtype": request.dtype.name,
+        "painted": settings,
+    }
+    grid = grid_name(*request.shape)
+    tasks = [
+        Task(grid=grid, number=n, num_rows=len(request.samples_of(n)), part=0, group=n)
+        for n in range(request.num_tasks)
+    ]
+    tables = (plan_rows(request, request.samples_of(task.number)) for task in tasks)
+    plan_settings = PlanSettings(rows_per_task=request.samples_per_task, track=track)
+    write_part(root, 0, plan_settings, tuple(label_names), tasks, tables)
+
+
+def plan_rows(request: PaintRequest, samples: range) -> pa.Table:
+    """PLAN_SCHEMA for these samples: row k is sample k."""
+    columns = {
+        "key": [sample_name(sample) for sample in samples],
+        "view": [0] * len(samples),
+        "uri": [f"{PAINTED}{request.seed}/{sample}" for sample in samples],
+        "offset": [None] * len(samples),
+        "size": [0] * len(samples),
+        "etag": [""] * len(samples),
+        "label": [request.label_of(sample) for sample in samples],
+        "grid": [grid_name(*request.shape)] * len(samples),
+        "row": list(samples),
+        "replaces": [None] * len(samples),
+    }
+    return pa.table(columns, schema=PLAN_SCHEMA)
+
+
+def commit_codes(request: PaintRequest, draft: SampleDraft, contents: list[str | None]) -> bool:
+    """Commit a task's codes; `contents` are the hashes of its pictures.
+
+    Returns False where other content had been committed, see commit_task.
+    """
+    planned = plan_rows(request, draft.samples)
+    lines = draft.lines
+    columns = {name: planned[name] for name in ("key", "grid", "row", "view", "label", "replaces")}
+    columns |= {
+        "source": planned["uri"],
+        "width": pa.array([request.width] * len(lines), pa.int32()),
+        "height": pa.array([request.height] * len(lines), pa.int32()),
+        "status": pa.array([line.status for line in lines]),
+        "error": pa.array([line.error for line in lines], pa.string()),
+        "checksum": pa.array(row_checksums(draft.codes), pa.uint32()),
+        "content": pa.array(contents, pa.string()),
+    }
+    index = pa.table({name: columns[name] for name in INDEX_SCHEMA.names}).cast(INDEX_SCHEMA)
+    root, grid = codes_path(request.out), grid_name(*request.shape)
+    shards = {TRACK: draft.codes}
+    return commit_task(root, grid, draft.number, request.samples_per_task, shards, index)
+
+
+def has_codes(request: PaintRequest, number: int) -> bool:
+    """Whether a task's codes are in the store."""
+    root, grid = codes_path(request.out), grid_name(*request.shape)
+    shard = shard_path(root, grid, TRACK, number)
+    return index_path(root, grid, number).exists() and shard.exists()
+
+
+def take_codes_out(request: PaintRequest, number: int) -> None:
+    """Have the store forget a task's codes, to be committed anew."""
+    root, grid = codes_path(request.out), grid_name(*request.shape)
+    disk.disk.unlink(checksums_path(root))
+    disk.disk.unlink(index_path(root, grid, number))
+
+
+def stored_codes(request: PaintRequest, number: int) -> dict[str, Codes]:
+    """Codes (h, w) of a task's samples, by name, as far as the store has them."""
+    if not has_codes(request, number):
+        return {}
+    store, grid = CodeStore.open(codes_path(request.out)), grid_name(*request.shape)
+    rows = np.intersect1d(store.ok_rows(grid), request.samples_of(number))
+    return dict(zip(map(sample_name, rows), store.read(grid, rows), strict=True))
+
+
+def finish_store(out: Path) -> None:
+    """What remains when every task of a run is committed; done again, it changes nothing."""
+    remove_partials(codes_path(out))
+    empty_staging(codes_path(out))
+    write_checksums(codes_path(out))

@@ -1,0 +1,96 @@
+"""What `--save images` and `--save tars` write: PNG files, and WebDataset tars of them."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ops.files import atomic_path
+from ops.images import to_image
+from ops.png import write_png_strips
+from pipelines.generation.settings import PaintRequest
+from pipelines.generation.sample_buffer import Codes
+from pipelines.generation.index import sample_name
+from tokenizer import VQGAN
+from tokenizer.tiling import decode_strips
+
+
+def picture_path(out: Path, sample: int) -> Path:
+    return out / f"{sample_name(sample)}.png"
+
+
+def tar_path(out: Path, number: int) -> Path:
+    return out / "tars" / f"{number:05d}.tar"
+
+
+def holder(request: PaintRequest, number: int, sample: int) -> str | None:
+    """The file that holds a sample's picture, below the folder of samples."""
+    if "images" in request.save:
+        return picture_path(Path(), sample).name
+    return str(tar_path(Path(), number)) if "tars" in request.save else None
+
+
+# --- pictures
+
+
+def write_picture(path: Path, tokenizer: VQGAN, codes: Codes, width: int, height: int) -> None:
+    """Decode codes (h, w) and write the PNG, a strip at a time where the tokenizer is local."""
+    # One image at a time: what it looks like must not depend on a batch of others.
+    device = next(tokenizer.parameters()).device
+    tokens = torch.from_numpy(codes.astype(np.int64))[None].to(device)
+    strips = decode_strips(tokenizer, tokens, (height, width))
+    write_png_strips(path, width, height, (to_image(strip)[0] for strip in strips))
+
+
+# --- WebDataset tars
+
+
+def write_tar(path: Path, members: Iterator[tuple[str, bytes | Path]]) -> None:
+    """A tar of (name, content) that appears whole; the same members give the same bytes."""
+    with (
+        atomic_path(path) as partial,
+        tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
+        for name, content in members:
+            member = tarfile.TarInfo(name)  # of no time, no owner: they are not the content's
+            if isinstance(content, bytes):
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+            else:
+                member.size = content.stat().st_size
+                with open(content, "rb") as file:
+                    tar.addfile(member, file)
+
+
+def members_of(
+    name: str, picture: Path, codes: Codes, facts: dict[str, Any]
+) -> Iterator[tuple[str, bytes | Path]]:
+    """The members of one sample: its PNG, its codes (h, w) and what is known of it."""
+    array = io.BytesIO()
+    np.save(array, codes)
+    yield f"{name}.json", (json.dumps(facts) + "\n").encode()
+    yield f"{name}.npy", array.getvalue()
+    yield f"{name}.png", picture
+
+
+def codes_in_tar(path: Path) -> dict[str, Codes]:
+    """Codes (h, w) by a sample's name; what is there of a tar that is missing or broken."""
+    found: dict[str, Codes] = {}
+    try:
+        with tarfile.open(path) as tar:
+            for member in tar:
+                if member.name.endswith(".npy"):
+                    file = tar.extractfile(member)
+                    assert file is not None
+                    data = io.BytesIO(file.read())
+                    found[member.name.removesuffix(".npy")] = np.load(data, allow_pickle=False)
+    except (OSError, ValueError, tarfile.TarError):
+        pass
+    return found

@@ -1,0 +1,165 @@
+"""What generate is asked for, and what a folder of samples is begun with and held to after."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ops.checkpoint import fingerprint
+from ops.config import ConfigError, Registry, to_json
+from ops.runtime import resolve_device
+from pipelines.store import code_dtype
+from pipelines.conditioning.inputs import Told
+from prior import Prior
+from prior.sampling.distributions import SamplingSettings
+
+#: What may be saved of the samples, and as what.
+SAVES: Registry[str] = Registry("thing to save")
+SAVES.register("images")("a PNG file each")
+SAVES.register("codes")("a code store, codes.zarr, whose row k is sample k")
+SAVES.register("tars")("WebDataset tars of PNG, codes and facts, one a task")
+
+NUM_TASKS = 256  # about so many: short enough to share among workers and to do again
+SAMPLES_PER_TASK = 1024  # at most: of pictures of a megapixel, a tar of a gigabyte
+MOST_TASKS = 1 << 16  # each has a file of the index
+LARGE_CANVAS = 1 << 14  # codes; a megapixel where each stands for 8x8
+LEAST_REST = 64
+#: Of a request, what does not decide what is in the folder.
+NOT_DECIDING = (
+    "prior", "out", "device", "count", "rows", "columns", "codebook_size", "preview", "told",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaintRequest:
+    """What to paint, whichever samples a task names. Plain values: it travels to the workers."""
+
+    prior: Path  # a run folder or model folder
+    out: Path
+    width: int  # pixels
+    height: int
+    rows: int  # of codes, which cover the picture
+    columns: int
+    codebook_size: int
+    count: int
+    seed: int
+    stride: int | None  # None where there is no window to slide
+    batch_size: int
+    samples_per_task: int
+    save: tuple[str, ...]  # names of SAVES
+    labels: tuple[int, ...]  # sample k has labels[k % len]; none: no label
+    told: tuple[Told, ...]
+    sampling: SamplingSettings
+    cache_memory: int  # bytes
+    rest: int | None  # rows of codes that are kept when they are finished; None: whole samples are
+    device: str
+    threads: int
+    preview: bool
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.rows, self.columns
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of codes as stored."""
+        return code_dtype(self.codebook_size)
+
+    @property
+    def num_tasks(self) -> int:
+        return -(-self.count // self.samples_per_task)
+
+    def samples_of(self, number: int) -> range:
+        """The samples of one task."""
+        first = number * self.samples_per_task
+        return range(first, min(first + self.samples_per_task, self.count))
+
+    def label_of(self, sample: int) -> int | None:
+        return self.labels[sample % len(self.labels)] if self.labels else None
+
+
+def words_of(texts: Sequence[str], known: Sequence[str] = ()) -> tuple[str, ...]:
+    """The words of a flag given as `a b` or as `a,b`; what is `known` as it stands is not cut."""
+    words = [[text] if text in known else text.split(",") for text in texts]
+    return tuple(word.strip() for group in words for word in group if word.strip())
+
+
+def saves_of(texts: Sequence[str]) -> tuple[str, ...]:
+    """The names of SAVES that a flag asks for, in their own order; ConfigError for others."""
+    asked = set(words_of(texts))
+    for name in sorted(asked):
+        SAVES[name]
+    if not asked:
+        raise ConfigError(f"--save names nothing; there are {', '.join(SAVES)}.")
+    return tuple(name for name in SAVES if name in asked)
+
+
+def labels_of(texts: Sequence[str], prior: Prior) -> tuple[int, ...]:
+    """The classes that a flag names, by name or number."""
+    known = [name for part in prior.conditions.parts for name in getattr(part, "label_names", ())]
+    return tuple(prior.conditions.label_number(word) for word in words_of(texts, known))
+
+
+def good_samples_per_task(count: int, batch_size: int) -> int:
+    """Whole batches, so many that there are about NUM_TASKS tasks."""
+    batches = -(-count // (NUM_TASKS * batch_size))
+    return batch_size * max(1, min(batches, SAMPLES_PER_TASK // batch_size))
+
+
+def good_rest(rows: int, columns: int, window: int) -> int | None:
+    """Rows of a large canvas after which painting rests and what is done is kept: whole windows.
+
+    Rows are painted side by side, each a window behind the one above, so a rest costs about the
+    time of columns / window rows: four times as many lie between two.
+    """
+    if rows * columns < LARGE_CANVAS:
+        return None
+    rest = -(-max(LEAST_REST, 4 * columns // window) // window) * window
+    return rest if rest < rows else None
+
+
+def deciding_settings(request: PaintRequest, prior: Prior) -> dict[str, Any]:
+    """All that the content of the folder is a function of, beside the number of samples."""
+    settings = {k: v for k, v in to_json(request).items() if k not in NOT_DECIDING}
+    return {
+        "prior_fingerprint": fingerprint(to_json(prior.config), prior.model.state_dict()),
+        "tokenizer_fingerprint": prior.tokenizer_info["fingerprint"],
+        **settings.pop("sampling"),
+        **settings,
+        "told": {told.name: told.digest for told in request.told} or None,
+        "device": resolve_device(request.device).type,
+        "torch": torch.__version__,
+    }
+
+
+def record_path(out: Path) -> Path:
+    return out / "generation.json"
+
+
+def read_record(out: Path) -> dict[str, Any] | None:
+    """The settings that the samples in `out` were made with, or None where there are none."""
+    begun = ("index/*.parquet", "_staging/*.subpart", "sample-*.png")
+    if record_path(out).exists() and any(any(out.glob(pattern)) for pattern in begun):
+        record: dict[str, Any] = json.loads(record_path(out).read_text())
+        return record
+    return None
+
+
+def check_record(out: Path, record: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Raise ConfigError, naming what differs, unless the samples in `out` have these settings."""
+    differing = [
+        f"{name} was {record.get(name)!r}, is {value!r}"
+        for name, value in settings.items()
+        if record.get(name) != value
+    ]
+    if differing:
+        raise ConfigError(
+            f"The samples in {out} were made with other settings: {'; '.join(differing)}. "
+            "Use the same to paint what is missing, or another --out."
+        )

@@ -1,0 +1,322 @@
+"""The frozen plan of an encode: which image is which row, and which rows make a task.
+
+A plan grows by parts and is never rewritten. Task k of a grid owns its rows
+[k * rows_per_task, (k + 1) * rows_per_task) for ever: images that come later start new tasks, and
+what the last task before them left empty stays empty. One row group of a part's file is one task.
+An image's views are rows that follow each other.
+"""
+
+from __future__ import annotations
+
+import functools
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ops import disk
+from ops.config import from_json, to_json
+from ops.files import fsync_path, link_once, make_folders
+from pipelines.planning.diff import addresses, fresh_entries, planned_rows, unmarked
+from pipelines.store.layout import (
+    FORMAT,
+    METADATA_KEY,
+    StoreAttributes,
+    StoreError,
+    plan_path,
+    sealed,
+    track_name,
+    unsealed,
+)
+from pipelines.store.pruned import write_pruned
+
+PLAN_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("view", pa.int32(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("offset", pa.int64()),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("etag", pa.string(), nullable=False),
+        pa.field("label", pa.int32()),
+        pa.field("grid", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("replaces", pa.string()),  # "grid/row" of the same image's older content
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanSettings:
+    """What a store was begun with; every later run must ask for the same.
+
+    Codes depend on all of `track` but its name: on the last bits of float32 arithmetic even
+    through batch_size, threads and device.
+    """
+
+    rows_per_task: int
+    track: dict[str, Any]  # the provenance of the track, transform and all
+    labels: str = "none"  # where the classes come from, see pipelines.inputs.reading.LABELS
+    compress: bool = False  # shards for the archive: smaller, not to be mapped into memory
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """One unit of work: the rows of one shard."""
+
+    grid: str
+    number: int
+    num_rows: int
+    part: int  # which plan part,
+    group: int  # and which row group of it, lists the rows
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A store's plan as far as it has grown."""
+
+    settings: PlanSettings
+    label_names: tuple[str, ...]
+    tasks: tuple[Task, ...]  # in planned order
+    num_parts: int
+    track: str = "image"  # whose plan it is
+
+    @property
+    def num_rows(self) -> int:
+        return sum(task.num_rows for task in self.tasks)
+
+    @property
+    def grids(self) -> dict[str, int]:
+        """Rows of each grid's array: up to the last planned one, gaps between tasks included."""
+        rows: dict[str, int] = {}
+        for task in self.tasks:
+            end = task.number * self.settings.rows_per_task + task.num_rows
+            rows[task.grid] = max(rows.get(task.grid, 0), end)
+        return dict(sorted(rows.items()))
+
+    @property
+    def attributes(self) -> StoreAttributes:
+        """What the store's metadata must say, of this track alone."""
+        return StoreAttributes(
+            rows_per_task=self.settings.rows_per_task,
+            grids=self.grids,
+            label_names=self.label_names,
+            compress=self.settings.compress,
+            tracks={self.track: self.settings.track},
+        )
+
+
+def read_plan(root: Path) -> Plan | None:
+    """The plan of the store at `root`; None where nothing has been planned."""
+    tasks: list[Task] = []
+    plan = None
+    part = 0
+    while plan_path(root, part).exists():
+        description = _read_description(plan_path(root, part))
+        for group, (grid, number, num_rows) in enumerate(description["tasks"]):
+            tasks.append(Task(grid=grid, number=number, num_rows=num_rows, part=part, group=group))
+        part += 1
+        settings = from_json(PlanSettings, description["settings"])
+        names = tuple(description["label_names"])
+        plan = Plan(settings, names, tuple(tasks), part, track_name(root))
+    return plan
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    try:
+        return unsealed(path, pq.read_schema(path).metadata)
+    except (pa.ArrowException, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{path}: damaged plan ({error}). Restore it from a copy.") from error
+
+
+def task_rows(root: Path, task: Task) -> list[dict[str, Any]]:
+    """The planned rows of one task, as PLAN_SCHEMA has them."""
+    rows: list[dict[str, Any]] = task_table(root, task).to_pylist()
+    return rows
+
+
+def task_table(root: Path, task: Task) -> pa.Table:
+    """The planned rows of one task, PLAN_SCHEMA; StoreError where the plan is damaged."""
+    path = plan_path(root, task.part)
+    try:
+        status = path.stat()
+        footer = _footer(path, status.st_ino, status.st_mtime_ns)
+        file = pq.ParquetFile(path, metadata=footer, page_checksum_verification=True)
+        return file.read_row_group(task.group)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise StoreError(f"{path}: damaged plan ({error}). Restore it from a copy.") from error
+
+
+@functools.lru_cache(maxsize=4)
+def _footer(path: Path, inode: int, changed: int) -> Any:
+    # It lists every row group: reading it anew for each would take time in square of their number.
+    return pq.read_metadata(path)
+
+
+def extend_plan(
+    root: Path,
+    listing: pa.Table,
+    settings: PlanSettings,
+    views: int,
+    grids_of: Callable[[pa.Table], pa.Array],
+    *,
+    by_content: bool = False,
+    retry_failed: bool = False,
+) -> Plan:
+    """Plan the entries of a listing that are new or changed, `views` rows each; the plan that
+    results.
+
+    `listing` is a table of ENTRY_SCHEMA sorted by key. `grids_of` tells the grid shapes the codes
+    of some entries will have; it is asked for new entries only. An image has changed when its etag
+    has; with `by_content`, when its bytes have, if those of the planned row are in the index. With
+    `retry_failed`, images that stand in the ledger are planned once more.
+    """
+    plan = read_plan(root)
+    num_parts = plan.num_parts if plan else 0
+    fresh = fresh_entries(
+        root, num_parts, listing, by_content=by_content, retry_failed=retry_failed
+    )
+    if len(fresh):
+        label_names = _more_names(plan.label_names if plan else (), fresh["label_name"])
+        by_grid = _split_by(fresh, grids_of(fresh))
+        _write_part(root, plan, settings, label_names, by_grid, views)
+        plan = read_plan(root)
+    if plan is None:
+        raise StoreError("There is nothing to plan.")
+    return plan
+
+
+def prune_plan(root: Path, listing: pa.Table) -> int:
+    """Mark every row of the images that the listing no longer has; how many images those are.
+
+    One that comes back later is planned as if it were new.
+    """
+    plan = read_plan(root)
+    keys = listing["key"]
+    gone = [
+        rows.filter(pc.invert(pc.is_in(rows["key"], value_set=keys)))
+        for rows in planned_rows(root, plan.num_parts if plan else 0, ("key", "grid", "row"))
+    ]
+    if not gone:
+        return 0
+    newly = unmarked(root, pa.concat_tables(gone))
+    if len(newly):
+        write_pruned(root, newly)
+    return len(newly["key"].unique())
+
+
+def _more_names(names: tuple[str, ...], found: pa.ChunkedArray) -> tuple[str, ...]:
+    """The label names, new ones behind the old: a label never changes its number."""
+    return names + tuple(sorted(set(found.unique().drop_null().to_pylist()) - set(names)))
+
+
+def _split_by(entries: pa.Table, grids: pa.Array) -> dict[str, pa.Table]:
+    """The entries of each grid shape, in their order."""
+    names = sorted(pc.unique(grids).to_pylist())
+    return {grid: entries.filter(pc.equal(grids, grid)).combine_chunks() for grid in names}
+
+
+def _write_part(
+    root: Path,
+    plan: Plan | None,
+    settings: PlanSettings,
+    label_names: tuple[str, ...],
+    by_grid: dict[str, pa.Table],
+    views: int,
+) -> None:
+    next_task: dict[str, int] = {}
+    for task in plan.tasks if plan else ():
+        next_task[task.grid] = max(next_task.get(task.grid, 0), task.number + 1)
+    part = plan.num_parts if plan else 0
+    tasks: list[tuple[Task, int]] = []  # with the number of its first view
+    for grid, entries in by_grid.items():
+        num_rows = len(entries) * views
+        for place, first in enumerate(range(0, num_rows, settings.rows_per_task)):
+            count = min(settings.rows_per_task, num_rows - first)
+            number = next_task.get(grid, 0) + place
+            task = Task(grid=grid, number=number, num_rows=count, part=part, group=len(tasks))
+            tasks.append((task, first))
+    size = settings.rows_per_task
+    tables = (
+        _planned(by_grid[task.grid], task, first, size, views, label_names) for task, first in tasks
+    )
+    write_part(root, part, settings, label_names, [task for task, _ in tasks], tables)
+
+
+def write_part(
+    root: Path,
+    part: int,
+    settings: PlanSettings,
+    label_names: tuple[str, ...],
+    tasks: Sequence[Task],
+    tables: Iterable[pa.Table],
+    anew: bool = False,
+) -> None:
+    """Write one part of a plan: its tasks and, as PLAN_SCHEMA, the rows of each.
+
+    Raises StoreError where the part is there already, unless it is to be written `anew`.
+    """
+    description = {
+        "format": FORMAT,
+        "settings": to_json(settings),
+        "label_names": list(label_names),
+        "tasks": [(task.grid, task.number, task.num_rows) for task in tasks],
+    }
+    schema = PLAN_SCHEMA.with_metadata({METADATA_KEY: sealed(description)})
+    _write_whole(plan_path(root, part), schema, tables, settings.rows_per_task, anew)
+
+
+def _planned(
+    entries: pa.Table,
+    task: Task,
+    first: int,
+    rows_per_task: int,
+    views: int,
+    label_names: tuple[str, ...],
+) -> pa.Table:
+    """The rows of one task, PLAN_SCHEMA: the views of `entries` from view number `first` on."""
+    lines = np.arange(first, first + task.num_rows)
+    chosen = entries.take(pa.array(lines // views))
+    view = pa.array(lines % views)
+    older = chosen.select(["older_grid", "older_row"]).rename_columns(["grid", "row"])
+    # An image's views are neighbours, the older ones as well.
+    older = older.set_column(1, "row", pc.add(older["row"], view))
+    names = pa.array(label_names, pa.large_string())
+    columns = {name: chosen[name] for name in ("key", "uri", "offset", "size", "etag")} | {
+        "view": view,
+        "label": pc.index_in(chosen["label_name"], value_set=names),
+        "grid": pa.repeat(task.grid, task.num_rows),
+        "row": pa.array(task.number * rows_per_task + np.arange(task.num_rows)),
+        "replaces": addresses(older),
+    }
+    table = pa.table({field.name: columns[field.name] for field in PLAN_SCHEMA})
+    return table.cast(PLAN_SCHEMA)
+
+
+def _write_whole(
+    path: Path, schema: pa.Schema, groups: Iterable[pa.Table], size: int, anew: bool
+) -> None:
+    """Write tables as the row groups of a file that appears whole, `anew` alone over another.
+
+    Raises StoreError where another file has the name.
+    """
+    make_folders(path.parent)
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    options = {"compression": "zstd", "write_page_checksum": True}
+    with disk.disk.create(aside) as file, pq.ParquetWriter(file, schema, **options) as writer:
+        for table in groups:
+            writer.write_table(table, row_group_size=size)
+    fsync_path(aside)
+    if anew:
+        disk.disk.replace(aside, path)
+        fsync_path(path.parent)
+    elif not link_once(aside, path):
+        raise StoreError(f"{path} was written by another process. Run the command again.")
+    # An earlier run may have made the folder and been killed before it flushed its name.
+    fsync_path(path.parent.parent)

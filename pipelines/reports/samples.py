@@ -1,0 +1,97 @@
+"""What a report shows of a folder of samples: pictures out of whatever was saved, and its index."""
+
+from __future__ import annotations
+
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ops.images import ImageError, decode_image, resize_and_crop, to_image
+from pipelines.generation.code_store import codes_path
+from pipelines.reports.plots import data_uri, image_uri
+from pipelines.generation.index import CRASHED, read_index, read_parts, sample_name
+from pipelines.store import CodeStore
+from tokenizer import load_tokenizer
+from tokenizer.tiling import decode_tiled
+
+MOST_BYTES = 4 << 20  # a larger PNG is shown smaller
+MOST_PIXELS = 1 << 20
+
+Named = tuple[str, str]  # a name, and a picture as a URI
+Maybe = tuple[str, str | None]
+
+
+def sample_pictures(path: Path, most: int) -> tuple[list[Named], int]:
+    """What the samples of a folder were told and the first of them, and how many it has; the
+    largest are left out."""
+    files = sorted(path.glob("sample-*.png"))
+    told = sorted(path.glob("told-*.png"))
+    if files:
+        shown = [*told, *files[:most]]
+        found: Iterator[Maybe] = ((p.stem, _uri(p.read_bytes())) for p in shown)
+        total = len(files)
+    else:
+        found, total = islice(_in_tars(path) or _in_codes(path), most), _number_ok(path)
+    return [(name, uri) for name, uri in found if uri is not None], total
+
+
+def _number_ok(path: Path) -> int:
+    return sum(part.ok for part in read_parts(path).values())
+
+
+def _uri(data: bytes) -> str | None:
+    """A PNG as it is, smaller where it is large; None where it is too large to be read."""
+    if len(data) <= MOST_BYTES:
+        return data_uri(data)
+    try:
+        return image_uri(_smaller(decode_image(data)))
+    except ImageError:
+        return None
+
+
+def _smaller(image: np.ndarray) -> np.ndarray:
+    scale = min(1.0, (MOST_PIXELS / (image.shape[0] * image.shape[1])) ** 0.5)
+    size = max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))
+    return resize_and_crop(image, size)
+
+
+def _in_tars(path: Path) -> Iterator[Maybe] | None:
+    tars = sorted((path / "tars").glob("*.tar"))
+    return _read_tars(tars) if tars else None
+
+
+def _read_tars(tars: list[Path]) -> Iterator[Maybe]:
+    for path in tars:
+        with tarfile.open(path) as tar:
+            for member in tar:
+                file = tar.extractfile(member)
+                if file is not None and member.name.endswith(".png"):
+                    yield member.name.removesuffix(".png"), _uri(file.read())
+
+
+def _in_codes(path: Path) -> Iterator[Maybe]:
+    if not codes_path(path).is_dir():
+        return
+    store = CodeStore.open(codes_path(path))
+    tokenizer = load_tokenizer(store.tokenizer_folder)
+    for row in (store[place] for place in range(len(store))):
+        codes = torch.from_numpy(row["codes"].astype(np.int64))[None]
+        pixels = decode_tiled(tokenizer, codes, (row["height"], row["width"]))
+        yield row["key"], image_uri(_smaller(to_image(pixels)[0]))
+
+
+def index_facts(path: Path) -> tuple[list[Named], list[tuple[str, str, str]]]:
+    """How many samples have which status, and the name, status and reason of those given up."""
+    index = read_index(path).select(["sample", "status", "error"])
+    counts = Counter(index["status"].to_pylist())
+    failed = [
+        (sample_name(line["sample"]), line["status"], line["error"] or "")
+        for line in index.to_pylist()
+        if line["status"] == CRASHED
+    ]
+    return [(status, f"{count:,}") for status, count in counts.items()], failed

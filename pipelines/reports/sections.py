@@ -1,0 +1,304 @@
+"""The parts of a report, each made from one folder: a store, a run, samples, or several of them."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import torch
+
+from ops.config import UserError, from_json
+from ops.images import ImageArray, ImageError, Transform, to_image, to_pixels
+from ops.metrics import codebook_usage, psnr
+from ops.runtime import read_metrics
+from pipelines.generation.code_store import PAINTED
+from pipelines.inputs.reading import read_source
+from pipelines.reports.plots import curve_plot, file_uri, image_uri, usage_plot
+from pipelines.reports.samples import index_facts, sample_pictures
+from pipelines.store import CodeStore, grid_shape
+from pipelines.tracks.report import lacking
+from tokenizer import VQGAN, load_tokenizer
+
+PAIRS = 12  # originals beside their reconstructions
+LOOKED_AT = 1000  # rows among which those are chosen
+PICTURES = 24  # of one folder
+LEDGER = 200  # failed images listed
+COUNTED_ROWS = 65_536  # of a larger store, rows spread evenly are counted
+TIMINGS = "timings.json"  # [{"stage": ..., "seconds": ...}], as the demo leaves it
+RUN_PICTURE = re.compile(r"(.+)-(\d{8})\.png")
+
+
+class ReportError(UserError):
+    """A folder that no report can be made of."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Pictures side by side, as URIs, over one caption; a wide one takes the page's width."""
+
+    sources: tuple[str, ...]
+    caption: str
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells; without a head, the first cell of each row names it."""
+
+    rows: Sequence[tuple[str, ...]]
+    head: tuple[str, ...] = ()
+
+
+@dataclass
+class Section:
+    title: str
+    text: list[str] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+
+
+def sections_of(path: Path) -> list[Section]:
+    """The sections on `path`, or on the folders in it; ReportError where there are none."""
+    if not path.is_dir():
+        raise ReportError(f"{path} is not a folder. Name a run, a code store or samples.")
+    sections = list(_own_sections(path))
+    if not sections:
+        children = sorted(child for child in path.iterdir() if child.is_dir())
+        found = [section for child in children for section in _own_sections(child)]
+        order = ("Codes", "Training", "Samples")
+        sections = sorted(found, key=lambda section: order.index(section.title.split(":")[0]))
+    if not sections:
+        raise ReportError(
+            f"{path} holds no code store (zarr.json), no run (metrics.jsonl) and no samples "
+            "(generation.json), and neither do the folders in it."
+        )
+    if (path / TIMINGS).is_file():
+        sections.append(timings_section(path / TIMINGS))
+    return sections
+
+
+def _own_sections(path: Path) -> Iterator[Section]:
+    if (path / "zarr.json").is_file():
+        yield store_section(path)
+    if (path / "metrics.jsonl").is_file():
+        yield run_section(path)
+    if (path / "generation.json").is_file():
+        yield samples_section(path)
+
+
+# --- a code store
+
+
+def store_section(path: Path) -> Section:
+    """Summary, reconstructions beside originals, code usage, failures."""
+    store = CodeStore.open(path)
+    section = Section(f"Codes: {path.name}")
+    provenance = store.provenance["image"]
+    size, factor = provenance["codebook_size"], provenance["downsample_factor"]
+    section.tables.append(Table(_store_facts(store)))
+    if len(store):
+        section.text.append(
+            "What some of the painted codes give."
+            if "painted" in provenance
+            else "Left the picture that was encoded, right what its codes alone give back."
+        )
+        section.figures += _reconstructions(store)
+        section.figures.append(_usage_figure(store, size, factor))
+    if len(store.failed):
+        section.text.append(f"{len(store.failed):,} rows hold no codes; the last table says why.")
+        section.tables.append(_ledger(store))
+    return section
+
+
+def _ledger(store: CodeStore) -> Table:
+    lines = store.failed.select(["key", "status", "error"]).to_pylist()
+    views = Counter((line["key"], line["status"], line["error"] or "") for line in lines)
+    rows = [(*why, str(count)) for why, count in list(views.items())[:LEDGER]]
+    if len(views) > LEDGER:
+        rows.append((f"and {len(views) - LEDGER:,} more", "", "", ""))
+    return Table(rows, ("image", "status", "reason", "rows"))
+
+
+def _store_facts(store: CodeStore) -> list[tuple[str, str]]:
+    provenance = store.provenance["image"]
+    size, factor = provenance["codebook_size"], provenance["downsample_factor"]
+    bits = math.log2(size) / factor**2
+    encoded = store.index.filter(pc.equal(store.index["status"], "ok"))
+    facts = [
+        ("images", f"{pc.count_distinct(encoded['source']).as_py():,}"),
+        ("rows of codes", ", ".join(f"{n:,} of {grid}" for grid, n in store.grids.items()) or "0"),
+        ("rows failed", f"{len(store.failed):,}"),
+        ("tokenizer", f"{provenance['tokenizer']}, fingerprint {provenance['fingerprint']}"),
+        ("codebook", f"{size:,} codes, one for {factor}x{factor} pixels"),
+        ("bits a pixel", f"{bits:.3f} (an 8-bit RGB pixel has 24: {24 / bits:.0f} times fewer)"),
+    ]
+    facts += [(f"track {name}", _track_fact(store, name)) for name in store.track_names]
+    if store.label_names:
+        facts.append(("classes", ", ".join(store.label_names)))
+    return facts + [(name, text) for name, text in _facts(provenance) if "transform" in name]
+
+
+def _track_fact(store: CodeStore, name: str) -> str:
+    lack, provenance = lacking(store, name), store.provenance[name]
+    made = ""
+    if "tokenizer" in provenance:
+        made = f" by tokenizer {provenance['tokenizer']}, fingerprint {provenance['fingerprint']}"
+    return f"{lack.rows:,} rows{made}{lack.summary}"
+
+
+def _reconstructions(store: CodeStore) -> list[Figure]:
+    tokenizer = load_tokenizer(store.tokenizer_folder)
+    transform = _transform(store.provenance["image"])
+    chosen = _one_row_a_picture(store)
+    spread = sorted({round(i) for i in np.linspace(0, len(chosen) - 1, PAIRS)})
+    return [_pair(chosen[i], tokenizer, transform) for i in spread]
+
+
+def _one_row_a_picture(store: CodeStore) -> list[dict[str, Any]]:
+    """Rows of different source images, from all over the store."""
+    positions = sorted({round(i) for i in np.linspace(0, len(store) - 1, LOOKED_AT)})
+    by_source: dict[str, dict[str, Any]] = {}
+    for position in positions:
+        row = store[position]
+        by_source.setdefault(row["source"], row)
+    return list(by_source.values())
+
+
+def _transform(provenance: Mapping[str, Any]) -> Transform | None:
+    stated = provenance.get("transform")
+    return from_json(Transform, stated) if isinstance(stated, Mapping) else None
+
+
+def _pair(row: Mapping[str, Any], tokenizer: VQGAN, transform: Transform | None) -> Figure:
+    codes = torch.from_numpy(row["codes"].astype(np.int64))[None]
+    with torch.inference_mode():
+        pixels = tokenizer.decode(codes)
+    decoded = image_uri(to_image(pixels)[0])
+    name = f"{row['key']}: {codes.numel():,} codes"
+    if row["source"].startswith(PAINTED):
+        return Figure((decoded,), name)
+    original = _original(row, transform, tokenizer.config.downsample_factor)
+    if original is None:
+        return Figure((decoded,), f"{name}; the original is no longer there")
+    quality = float(psnr(to_pixels(original), pixels)[0])
+    return Figure((image_uri(original), decoded), f"{name}, {quality:.1f} dB")
+
+
+def _original(
+    row: Mapping[str, Any], transform: Transform | None, factor: int
+) -> ImageArray | None:
+    """The very picture that was encoded, cut from its source again; None where that is gone."""
+    if transform is None:
+        return None
+    rows, columns = grid_shape(row["grid"])
+    try:
+        data = read_source(row["source"])
+        size = (rows * factor, columns * factor)
+        return transform.read(data, size, view=row["view"], key=row["key"]).image
+    except (OSError, ImageError):
+        return None
+
+
+def _usage_figure(store: CodeStore, codebook_size: int, factor: int) -> Figure:
+    counts = np.zeros(codebook_size, np.int64)
+    counted = 0
+    for grid, total in store.grids.items():
+        share = max(1, COUNTED_ROWS * total // len(store))
+        rows = store.ok_rows(grid)[:: -(-total // share)]
+        for batch in np.array_split(rows, -(-len(rows) // 4096)):
+            counts += np.bincount(store.read(grid, batch).ravel(), minlength=codebook_size)
+        counted += len(rows)
+    usage = codebook_usage(torch.from_numpy(counts))
+    of = "" if counted == len(store) else f" (counted on {counted:,} rows)"
+    return Figure(
+        (usage_plot(counts),),
+        f"Code usage{of}: {usage.used:,} of {codebook_size:,} codes occur, perplexity "
+        f"{usage.perplexity:,.0f}; entropy {usage.bits:.2f} bits a code, "
+        f"{usage.bits / factor**2:.3f} a pixel.",
+    )
+
+
+# --- a training run
+
+
+def run_section(path: Path) -> Section:
+    """Curves of metrics.jsonl, the newest pictures, the settings."""
+    section = Section(f"Training: {path.name}")
+    lines = read_metrics(path / "metrics.jsonl")
+    for name in _figure_names(lines):
+        points = [(line["step"], line[name]) for line in lines if name in line]
+        steps, values = zip(*points, strict=True)
+        caption = f"{name}: {values[-1]:.4g} after {steps[-1]:,} steps"
+        section.figures.append(Figure((curve_plot(steps, values, name),), caption))
+    for picture in _newest_pictures(path / "samples"):
+        section.figures.append(Figure((file_uri(picture),), picture.stem, wide=True))
+    if (path / "run.json").is_file():
+        section.tables.append(Table(list(_facts(json.loads((path / "run.json").read_text())))))
+    return section
+
+
+def _figure_names(lines: Sequence[Mapping[str, float]]) -> list[str]:
+    names = dict.fromkeys(name for line in lines for name in line)
+    first = [name for name in names if name.endswith("loss")]
+    return [*first, *(name for name in names if name not in ("step", *first))]
+
+
+def _newest_pictures(folder: Path) -> list[Path]:
+    newest: dict[str, Path] = {}
+    for path in sorted(folder.glob("*.png")):
+        match = RUN_PICTURE.fullmatch(path.name)
+        newest[match[1] if match else path.stem] = path
+    return list(newest.values())[:PICTURES]
+
+
+# --- samples
+
+
+def samples_section(path: Path) -> Section:
+    """The pictures of a folder, what its index tells, and the settings that made them."""
+    section = Section(f"Samples: {path.name}")
+    pictures, total = sample_pictures(path, PICTURES)
+    for name, uri in pictures:
+        section.figures.append(Figure((uri,), name, wide=len(pictures) == 1))
+    if total > len(pictures):
+        section.text.append(f"The first {len(pictures)} of {total:,} pictures.")
+    statuses, failed = index_facts(path)
+    if statuses:
+        section.tables.append(Table(statuses))
+    if failed:
+        rows = failed[:LEDGER]
+        if len(failed) > LEDGER:
+            rows.append((f"and {len(failed) - LEDGER:,} more", "", ""))
+        section.tables.append(Table(rows, ("sample", "status", "reason")))
+    settings = json.loads((path / "generation.json").read_text())
+    section.tables.append(Table(list(_facts(settings))))
+    return section
+
+
+# --- figures about the whole
+
+
+def timings_section(path: Path) -> Section:
+    """How long each stage of the demo took."""
+    stages = [(stage["stage"], stage["seconds"]) for stage in json.loads(path.read_text())]
+    rows = [(name, f"{seconds:.1f} s") for name, seconds in stages]
+    rows.append(("together", f"{sum(seconds for _, seconds in stages):.1f} s"))
+    return Section("Timings", tables=[Table(rows)])
+
+
+def _facts(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested settings as lines: {"a": {"b": 1}} gives ("a.b", "1")."""
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            yield from _facts(value, f"{prefix}{name}.")
+        elif value is not None:
+            items = value if isinstance(value, list) else [value]
+            yield f"{prefix}{name}", ", ".join(map(str, items))

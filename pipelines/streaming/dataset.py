@@ -1,0 +1,294 @@
+"""Code stores as shuffled training batches, in an order that (seed, step) decides alone."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ops.grouping import by_group
+from ops.noise import uniforms
+from pipelines.streaming.tracks import NO_GRIDS, as_told, frames_of, open_tracks
+from pipelines.streaming.sources import (
+    CodeSource,
+    DatasetError,
+    check_together,
+    cut_windows,
+    join_labels,
+    places_of,
+    true_edges,
+)
+from pipelines.streaming.order import IntArray, KeyedOrder, SourceTurns
+from pipelines.store import CodeStore, grid_shape
+
+CodeBatch = dict[str, Tensor]
+# Samples that are worked out at a time: fewer, and numpy's calls cost more than what they do.
+SAMPLES_AHEAD = 16_384
+
+
+class Samples(NamedTuple):
+    """Which rows to take, where to cut them, and what they are called."""
+
+    source: IntArray  # (N,) position in CodeDataset.sources
+    line: IntArray  # (N,) line of that source
+    cuts: NDArray[np.float64]  # (N, 2) in [0, 1); (N, 0) where each grid is one window
+
+
+class Pool(NamedTuple):
+    """One grid shape of one store."""
+
+    store: CodeStore
+    grid: str
+    tracks: Mapping[str, CodeStore]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return grid_shape(self.grid)
+
+
+class Places(NamedTuple):
+    """Samples as places in the stores."""
+
+    pool: IntArray  # (N,) position in CodeDataset._pools
+    row: IntArray  # (N,) row number of that grid
+    cuts: NDArray[np.float64]  # as above
+    label: IntArray  # (N,) position in CodeDataset.label_names; -1 for none
+
+    def part(self, number: int, size: int) -> Places:
+        """Samples `number * size` to `(number + 1) * size`; the last part may be short."""
+        part = slice(number * size, (number + 1) * size)
+        return Places(self.pool[part], self.row[part], self.cuts[part], self.label[part])
+
+
+class CodeDataset:
+    """Windows of `window` x `window` codes cut from the rows of one store or several.
+
+    An epoch has each image of a store once, in a keyed order; which of its views, and where the
+    window lies in a larger grid, is drawn by (seed, position) too. `every_view` takes each row as
+    an image by itself. Keys held out (see pipelines/inputs/holdout.py) never train, in no view.
+
+    Several stores are mixed by `weights` (default: by their numbers of images); each goes round
+    its own epochs. Their codes must be one tokenizer's; their labels are joined by name.
+
+    `train_batch(step)` is a pure function, so resuming needs the step alone. Rank `rank` of
+    `world` takes each world-th sample of a global batch, which has `world * batch_size`: the same
+    global batch on another number of ranks is the same stream.
+
+    `tracks` names what batches shall hold beside the codes; rows that lack one do not count.
+
+    `cache_memory`, in bytes, keeps neighbouring samples to as many shards as fit in it, for stores
+    that are slow to reach; None shuffles all rows at once.
+
+    Raises DatasetError where nothing is left to train on (unless `may_be_all_held_out`), a grid is
+    smaller than the window, or the stores do not go together.
+    """
+
+    def __init__(
+        self,
+        stores: CodeStore | Sequence[CodeStore],
+        *,
+        window: int,
+        batch_size: int,
+        seed: int = 0,
+        held_out_share: float = 0.0,
+        may_be_all_held_out: bool = False,
+        weights: Sequence[float] | None = None,
+        every_view: bool = False,
+        tracks: Sequence[str] = (),
+        cache_memory: int | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        stores = [stores] if isinstance(stores, CodeStore) else list(stores)
+        check_together(stores, window)
+        if not 0 <= rank < world:
+            raise DatasetError(f"There is no rank {rank} among {world}; the first is 0.")
+        self.window, self.batch_size, self.seed = window, batch_size, seed
+        self.rank, self.world = rank, world
+        self.tracks = tuple(tracks)
+        self.sources = [
+            CodeSource(store, held_out_share, every_view, opened)
+            for store, opened in zip(stores, open_tracks(stores, self.tracks), strict=True)
+        ]
+        #: The classes; a label is a position in this list.
+        self.label_names, self._label_tables = join_labels(stores)
+        self._pools = [
+            Pool(source.store, grid, source.tracks)
+            for source in self.sources
+            for grid in source.grids
+        ]
+        grids = np.array([len(source.grids) for source in self.sources])
+        self._first_pool = np.cumsum(grids) - grids
+        self._needs_draws = any(source.needs_draws(window) for source in self.sources)
+        if not may_be_all_held_out:
+            self._start_order(weights, cache_memory)
+        self._ahead: tuple[int, Places] | None = None
+
+    def _start_order(self, weights: Sequence[float] | None, cache_memory: int | None) -> None:
+        """Set up what positions stand for."""
+        for source in self.sources:
+            if not len(source.train):
+                path = source.store.path
+                also = "".join(f" with a partner in track {name!r}" for name in self.tracks[:1])
+                raise DatasetError(f"{path} has no row to train on{also}. Did encoding succeed?")
+        images = [len(source.train) for source in self.sources]
+        if weights is not None and len(weights) != len(images):
+            raise DatasetError(f"{len(images)} stores, but {len(weights)} weights. Name one each.")
+        self._turns = SourceTurns(weights or images, self.seed)
+        share = None if cache_memory is None else cache_memory // len(images)
+        self._orders = [
+            KeyedOrder(source.shard_sizes, self.seed + number, source.shards_within(share))
+            for number, source in enumerate(self.sources)
+        ]
+        # Of a small store no epochs are worked out that may never come.
+        most = sum(images) // self.global_batch_size
+        self._steps_ahead = max(1, min(SAMPLES_AHEAD // self.batch_size, most))
+
+    @property
+    def global_batch_size(self) -> int:
+        """Samples a step on all ranks together."""
+        return self.batch_size * self.world
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Steps in which as many samples pass as all stores have images to train on."""
+        return sum(len(source.train) for source in self.sources) / self.global_batch_size
+
+    @property
+    def order(self) -> dict[str, int | list[int]]:
+        """What decides which sample stands where, as JSON: two streams with equal ones are one."""
+        return {
+            "seed": self.seed,
+            "global_batch_size": self.global_batch_size,
+            "images": [order.length for order in self._orders],
+            "shards_together": [order.shards_together or 0 for order in self._orders],
+            "turns": self._turns.turns.tolist(),
+        }
+
+    def train_batch(self, step: int) -> CodeBatch:
+        """The samples of one step: "codes" (B, window, window) int64, "label" (B,) int64, -1 for
+        none, "place" (B, 4) int64, the window's top row and left column in the whole grid and the
+        grid's rows and columns, and "true_edges" (B, 3) bool: whether top, left and right are the
+        whole grid's own. Tracks that are grids come as codes do, under their names; "boxes"
+        (B, M, 5) and "keypoints" (B, P, 2) in the window's frame, see prior.conditions.frames; with boxes
+        also "crop" (B, 4), the part of the whole image that the window shows."""
+        first = step - step % self._steps_ahead
+        ahead = self._ahead
+        if ahead is None or ahead[0] != first:
+            steps = np.arange(first, first + self._steps_ahead)
+            ahead = self._ahead = (first, self._places(self._train_samples(steps)))
+        return self._read(ahead[1].part(step - first, self.batch_size))
+
+    def train_keys(self, step: int) -> list[str]:
+        """The keys of that batch's samples (B), for a message: finding them takes a while."""
+        samples = self._train_samples(np.array([step]))
+
+        def keys(number: int, places: IntArray) -> NDArray[Any]:
+            return self.sources[number].keys(samples.line[places])
+
+        return by_group(samples.source, keys).tolist()
+
+    def batches(self, start: int, stride: int = 1) -> Iterator[CodeBatch]:
+        """The batches of steps `start`, `start + stride` and so on, without end."""
+        for first in itertools.count(start, stride * self._steps_ahead):
+            steps = first + stride * np.arange(self._steps_ahead)
+            places = self._places(self._train_samples(steps))
+            yield from (self._read(places.part(n, self.batch_size)) for n in range(len(steps)))
+
+    def _train_samples(self, steps: IntArray) -> Samples:
+        """The samples of this rank at some steps, step after step."""
+        within = self.rank + self.world * np.arange(self.batch_size)
+        positions = (steps[:, None] * self.global_batch_size + within).ravel()
+        # A number each for the window's row and column and, last, for the view.
+        draws = uniforms(self.seed, positions, 1, 3)[:, 0] if self._needs_draws else None
+        sources, own_positions = self._turns(positions)
+
+        def lines(number: int, places: IntArray) -> IntArray:
+            source = self.sources[number]
+            images = source.train[self._orders[number](own_positions[places])]
+            if draws is None:
+                return source.first_line[images]
+            return source.lines(images, draws[places, 2])
+
+        cuts = np.empty((len(positions), 0)) if draws is None else draws[:, :2]
+        return Samples(sources, by_group(sources, lines), cuts)
+
+    def held_out_batches(self, most: int = 64, cut: float = 0.5) -> list[CodeBatch]:
+        """A window of each of up to `most` held-out images, spread evenly over them.
+
+        `cut` says where in larger grids: 0.5 in the middle, 0 in the top left corner.
+        """
+        sizes = np.array([len(source.held_out) for source in self.sources])
+        total = int(sizes.sum())
+        chosen = np.arange(min(most, total)) * total // max(1, min(most, total))
+        if not len(chosen):
+            return []
+        sources = np.searchsorted(np.cumsum(sizes), chosen, side="right")
+        numbers = chosen - (np.cumsum(sizes) - sizes)[sources]
+
+        def lines(number: int, places: IntArray) -> IntArray:
+            source = self.sources[number]
+            return source.middle_lines(source.held_out[numbers[places]])
+
+        samples = Samples(sources, by_group(sources, lines), np.full((len(chosen), 2), cut))
+        places, size = self._places(samples), self.batch_size
+        return [self._read(places.part(n, size)) for n in range(-(-len(chosen) // size))]
+
+    def _places(self, samples: Samples) -> Places:
+        """Where samples lie, and their labels by joined names."""
+
+        def column(take: Callable[[CodeSource, IntArray], NDArray[Any]]) -> IntArray:
+            return by_group(
+                samples.source, lambda n, places: take(self.sources[n], samples.line[places])
+            )
+
+        labels = by_group(
+            samples.source,
+            lambda n, places: self._label_tables[n][self.sources[n].labels(samples.line[places])],
+        )
+        grid = column(lambda source, lines: source.grid[lines])
+        row = column(lambda source, lines: source.row[lines])
+        return Places(self._first_pool[samples.source] + grid, row, samples.cuts, labels)
+
+    def _read(self, places: Places) -> CodeBatch:
+        """The batch of samples that lie at `places`."""
+        where = by_group(places.pool, lambda number, chosen: self._where(number, places, chosen))
+        batch = {
+            "codes": torch.from_numpy(self._stored(places, None).astype(np.int64)),
+            "label": torch.from_numpy(places.label.copy()),
+            "place": torch.from_numpy(where),
+            "true_edges": torch.from_numpy(true_edges(where, self.window)),
+        }
+        if self.tracks:
+            frames = frames_of(batch["place"], self.window)
+            for name in self.tracks:
+                batch |= as_told(name, self._stored(places, name), frames)
+        return batch
+
+    def _where(self, number: int, places: Places, chosen: IntArray) -> IntArray:
+        return places_of(self._pools[number].shape, self.window, places.cuts[chosen])
+
+    def _stored(self, places: Places, track: str | None) -> NDArray[Any]:
+        """Rows as stored of the images' codes, or of a track; grids are cut to the window."""
+
+        def rows(number: int, chosen: IntArray | slice) -> NDArray[Any]:
+            pool = self._pools[number]
+            if track is None:
+                whole = pool.store.read(pool.grid, places.row[chosen])
+            else:
+                whole = pool.tracks[track].read(pool.grid, places.row[chosen])
+            if track in NO_GRIDS or pool.shape == (self.window, self.window):
+                return whole
+            return cut_windows(whole, self.window, places.cuts[chosen])
+
+        # Of one pool, the usual case, no batch need be looked through for others.
+        one = len(self._pools) == 1
+        return rows(0, slice(None)) if one else by_group(places.pool, rows)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_ahead": None}  # worked out again sooner than carried along

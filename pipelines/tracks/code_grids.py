@@ -1,0 +1,144 @@
+"""Tracks whose rows a tokenizer makes: files that belong to the images, and small versions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ops.config import ConfigError
+from pipelines.jobs.cluster import check_absolute
+from pipelines.inputs.partners import ByName
+from pipelines.planning.plan import Plan
+from pipelines.inputs.reading import list_input
+from pipelines.encoding.sources import NO_PARTNER, SEVERAL_PARTNERS
+from pipelines.store import code_dtype
+from pipelines.store.layout import tokenizer_path
+from pipelines.tracks.plan import PARTNER, PARTNER_SCHEMA, FindPartners
+from pipelines.tracks.base import FILES, TRACK_KINDS, Input, Track
+from tokenizer import VQGAN, load_tokenizer
+
+#: Names of tracks that no tokenizer of photographs is meant for.
+OWN_TOKENIZER = ("segmentation", "depth")
+FROM_IMAGES = ("batch_size", "threads", "convolution", "device")  # as the images were encoded
+
+
+def provenance_of(kind: str, tokenizer: VQGAN, images: dict[str, Any]) -> dict[str, Any]:
+    """The provenance of a track of codes: its tokenizer's, and the rest as of the images."""
+    return {
+        "kind": kind,
+        "tokenizer": tokenizer.name,
+        "fingerprint": tokenizer.fingerprint,
+        "codebook_size": tokenizer.config.codebook_size,
+        "downsample_factor": tokenizer.config.downsample_factor,
+        "dtype": code_dtype(tokenizer.config.codebook_size).name,
+        "transform": images["transform"],
+        **{name: images[name] for name in FROM_IMAGES},
+    }
+
+
+@TRACK_KINDS.register(FILES)
+class FileTrack(Track):
+    """Label maps, depth maps or pictures: files of the images' names, cut as the images are."""
+
+    def __init__(self, root: Path, asked: Input) -> None:
+        super().__init__(root, asked)
+        path = Path(asked.value)
+        check_absolute({f"--track {self.name}": path})
+        self.path = path.absolute()
+        self.value = str(self.path)
+        tokenizer = self._find_tokenizer(asked)
+        factor = asked.image_tokenizer.config.downsample_factor
+        if tokenizer.config.downsample_factor != factor:
+            raise ConfigError(
+                f"--track {self.name}: its tokenizer has downsample factor "
+                f"{tokenizer.config.downsample_factor}, the images' {factor}, so their codes would "
+                "not lie on each other. Train one of the same factor."
+            )
+        self.check_same("fingerprint", tokenizer.fingerprint)
+        self.content = tokenizer.content
+        self._made_by = tokenizer
+        # The images' own tokenizer is in the store already.
+        if tokenizer.fingerprint != asked.image_tokenizer.fingerprint:
+            self.tokenizer = tokenizer
+        self.files = list_input(self.path).table.combine_chunks()  # take() is asked for each task
+
+    def _find_tokenizer(self, asked: Input) -> VQGAN:
+        kept = tokenizer_path(self.books, self.name)
+        if asked.tokenizer is not None:
+            return load_tokenizer(asked.tokenizer)
+        if kept.is_dir():
+            return load_tokenizer(kept)
+        if self.name in OWN_TOKENIZER:
+            raise ConfigError(
+                f"--track {self.name}: which tokenizer makes codes of these? Name its folder with "
+                f"--track-tokenizer {self.name}=DIR; train_tokenizer tiny-{self.name} makes one."
+            )
+        return asked.image_tokenizer
+
+    def provenance(self, images: dict[str, Any]) -> dict[str, Any]:
+        if self.older is not None:
+            return self.older
+        made = provenance_of(self.content.config.kind, self._made_by, images)
+        resizing = f"pillow {self.content.resampling.name.lower()}"
+        decoding = f"{self.content.noun}, orientation applied"
+        transform = {**made["transform"], "decoding": decoding, "resizing": resizing}
+        return {**made, "transform": transform}
+
+    def partners(self, images: Plan) -> FindPartners:
+        by_name = ByName(self.files["key"].to_pylist())
+        keys = self.files["key"]
+
+        def find(planned: pa.Table) -> pa.Table:
+            found = [by_name.places(key) for key in planned["key"].to_pylist()]
+            place = pa.array([one[0] if len(one) == 1 else None for one in found], pa.int64())
+            partner = self.files.select(PARTNER).take(place)
+            columns = {name: partner[name].to_pylist() for name in PARTNER}
+            for line in np.flatnonzero(place.is_null().to_numpy(zero_copy_only=False)):
+                several = ", ".join(keys[place].as_py() for place in found[line])
+                etag = SEVERAL_PARTNERS if several else NO_PARTNER
+                for name, value in zip(PARTNER, (several, None, 0, etag), strict=True):
+                    columns[name][line] = value
+            return pa.table(columns, schema=PARTNER_SCHEMA)
+
+        return find
+
+    @property
+    def reads(self) -> Mapping[str, Path]:
+        return {f"--track {self.name}": self.path}
+
+
+@TRACK_KINDS.register("low_res")
+class LowResTrack(Track):
+    """The images themselves, shrunk and enlarged again, in codes of their own tokenizer."""
+
+    def __init__(self, root: Path, asked: Input) -> None:
+        super().__init__(root, asked)
+        if asked.tokenizer is not None:
+            raise ConfigError("--track low_res is encoded by the images' tokenizer: name no other.")
+        if not asked.value.isdigit() or int(asked.value) < 2:
+            raise ConfigError(
+                f"--track low_res={asked.value}: say by how much, a whole number from 2 on: "
+                "low_res=4 is a quarter of the width and height."
+            )
+        self.ratio = int(asked.value)
+        self.check_same("ratio", self.ratio)
+        self.images = asked.images
+        self._made_by = asked.image_tokenizer
+
+    def provenance(self, images: dict[str, Any]) -> dict[str, Any]:
+        if self.older is not None:
+            return self.older
+        shrinking = "pillow box, rounded size; enlarged by pillow bicubic"
+        made = provenance_of("low_res", self._made_by, images)
+        return {**made, "ratio": self.ratio, "shrinking": shrinking}
+
+    def partners(self, images: Plan) -> FindPartners:
+        return lambda planned: planned.select(PARTNER)
+
+    @property
+    def reads(self) -> Mapping[str, Path]:
+        return {"--in": self.images}

@@ -1,0 +1,132 @@
+"""What a tokenizer is trained and measured on: images, label maps or depth maps."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from ops.config import UserError
+from ops.grey_images import decode_labels
+from ops.images import ImageError, resize_and_crop
+from pipelines.inputs.archives import parse_address
+from pipelines.inputs.partners import Lost, paired
+from pipelines.inputs.parquet import group_of, is_table
+from pipelines.inputs.reading import Entry, list_input, read_bytes
+from pipelines.inputs.holdout import held_out
+from pipelines.inputs.thread_map import sweep
+from tokenizer.contents import Content, ContentConfig
+
+MOST_CLASSES_FOUND = (
+    1024  # more than any set of label maps has: those are depth maps, or photographs
+)
+
+
+class TokenizerData(NamedTuple):
+    """What the flags name."""
+
+    learned: list[Entry]  # to train on
+    measured: list[Entry]  # held out
+    lost: list[Lost]  # images without a partner
+
+
+def list_data(data: Path, targets: Path | None, held_out_share: float) -> TokenizerData:
+    """The images in `data`, or the files in `targets` that belong to them, split by images' keys.
+
+    So what a photograph's tokenizer never saw, its label map's tokenizer never saw either.
+    """
+    entries = list_input(data).entries
+    lost: list[Lost] = []
+    if targets is not None:
+        entries, lost = paired(entries, list_input(targets).entries)
+        if not entries:
+            raise UserError(
+                f"No file in {targets} has the name of an image in {data}. Partners differ in what "
+                "comes after the last dot alone: lake/a.jpg and lake/a.png."
+            )
+    which = [held_out(entry.key, held_out_share) for entry in entries]
+    return TokenizerData(
+        [entry for entry, out in zip(entries, which, strict=True) if not out],
+        [entry for entry, out in zip(entries, which, strict=True) if out],
+        lost,
+    )
+
+
+def read_entry(entry: Entry) -> Callable[[], bytes]:
+    """A function that reads an image's bytes when they are wanted."""
+    return functools.partial(read_bytes, entry.uri, entry.offset, entry.size, entry.etag)
+
+
+def in_groups(entries: list[Entry]) -> tuple[list[Entry], list[int] | None]:
+    """The entries and how many neighbours are read together, where they lie in Parquet tables.
+
+    A table gives up a row group at a time, so a shuffle of all its rows would read it over and
+    over. Files and tar files can be read anywhere.
+    """
+    places = [parse_address(entry.uri) for entry in entries]
+    if not any(place and is_table(place[0]) for place in places):
+        return entries, None
+
+    def group(place: tuple[str, int] | None) -> tuple[str, int]:
+        return (place[0], group_of(*place)) if place and is_table(place[0]) else ("", 0)
+
+    groups = [group(place) for place in places]
+    order = sorted(range(len(entries)), key=lambda number: (groups[number], number))
+    sizes = [len(list(together)) for _, together in groupby(groups[number] for number in order)]
+    return [entries[number] for number in order], sizes
+
+
+def with_classes(config: ContentConfig, entries: Sequence[Entry]) -> ContentConfig:
+    """The content with as many classes as label maps hold, where it needs and does not say them.
+
+    Raises UserError where these files are no label maps.
+    """
+    if config.kind != "segmentation" or config.num_classes:
+        return config
+    highest = functools.partial(_highest_label, void_label=config.void_label)
+    columns = {name: [getattr(e, name) for e in entries] for name in ("uri", "offset", "size")}
+    found = max(sweep(highest, pa.table(columns), "looking for labels"), default=-1)
+    if found < 0:
+        raise UserError(
+            f"None of {len(entries)} files is a label map: a grey or palette PNG whose numbers are "
+            "classes. Does --data, or --targets, name a folder of those?"
+        )
+    if found >= MOST_CLASSES_FOUND:
+        raise UserError(
+            f"The highest label found is {found:,}: are these label maps? If they are, say so with "
+            f"--num-classes {found + 1}."
+        )
+    return replace(config, num_classes=found + 1)
+
+
+def _highest_label(uri: str, offset: int | None, size: int, void_label: int) -> int:
+    """The highest label of one file; -1 where it has none."""
+    try:
+        labels = decode_labels(read_bytes(uri, offset, size))
+    except ImageError:
+        return -1
+    valid = labels[labels != void_label]
+    return int(valid.max()) if valid.size else -1
+
+
+def evaluation_samples(
+    content: Content, entries: Sequence[Entry], size: int, on_bad: Callable[[str, str], None]
+) -> Tensor:
+    """Middle squares (N, ., size, size) of the files; on_bad(key, reason) for the unreadable."""
+    squares = []
+    for entry in entries:
+        try:
+            raster = content.decode(read_entry(entry)())
+        except ImageError as error:
+            on_bad(entry.key, str(error))
+            continue
+        squares.append(resize_and_crop(raster, size, resampling=content.resampling))
+    return content.samples(np.stack(squares)) if squares else torch.empty(0)

@@ -1,0 +1,216 @@
+"""One training step of a VQGAN: autoencoder and critic, averages, held-out figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ops.checkpoint import load_model, load_tensors, save_tensors
+from ops.colours import amount_colours
+from ops.images import ImageArray, image_grid
+from ops.metrics import code_counts, codebook_usage
+from ops.runtime import autocast, pinned
+from pipelines.training.optimizer import WeightAverage, evaluating, make_optimizer, take_step
+from pipelines.training.parallel import AS_IS, Execution, gradients_held_back, in_step
+from pipelines.recipes import TokenizerRecipe
+from pipelines.training.plots import usage_picture
+from pipelines.training.loop import Evaluation, Trainee
+from tokenizer import VQGAN, save_tokenizer
+from tokenizer.contents import Content
+from tokenizer.losses import Losses, VQGANObjective
+from tokenizer.model_folder import KIND
+
+PICTURES = 8  # originals above their reconstructions
+
+
+class TokenizerTrainee(Trainee[Tensor]):
+    """Trains on samples (B, ., H, W) of the model's content; figures are taken on those in
+    `held_out` (N, ., S, S).
+
+    B is this process's share of the recipe's batch. What looks at a batch as a whole, the critic's
+    normalisation and its weight, looks at those parts of it that all processes go through at once.
+    """
+
+    def __init__(
+        self,
+        model: VQGAN,
+        recipe: TokenizerRecipe,
+        steps: int,
+        held_out: Tensor,
+        device: torch.device,
+        execution: Execution = AS_IS,
+    ) -> None:
+        self.device, self.recipe, self.steps, self.execution = device, recipe, steps, execution
+        self.model = model.to(device).train()
+        if device.type == "cuda":  # slower on CPUs, measured
+            self.model = self.model.to(memory_format=torch.channels_last)
+        self.objective = VQGANObjective(recipe.losses).to(device).train()
+        self.held_out = held_out
+        for part in (self.model.encoder, self.model.decoder):
+            part.blocks.recompute = execution.recompute
+        if execution.compile:  # these are nearly all of the work; the quantizer would break graphs
+            self.model.encoder.compile()
+            self.model.decoder.compile()
+        self.spread = in_step(self.model, execution.ranks, device)
+        self.optimizer = make_optimizer(self.model, recipe.optimizer)
+        self.average = WeightAverage(self.model, recipe.optimizer.ema_decay)
+        discriminator = self.objective.discriminator
+        self.discriminator_optimizer = (
+            make_optimizer(discriminator, recipe.discriminator_optimizer) if discriminator else None
+        )
+
+    def prepare(self, batch: Tensor, step: int) -> Tensor:
+        return pinned(batch, self.device)
+
+    def train_step(self, batch: Tensor, step: int) -> Mapping[str, Tensor]:
+        parts = batch.to(self.device, non_blocking=True).chunk(self.execution.accumulate)
+        self.model.quantizer.step = step
+        self._start_codebook(parts)
+        config = self.recipe.optimizer
+        rate = config.rate_at(step, self.steps)
+        found: list[Losses] = []
+        losses = self._losses(parts, step, found)
+        norm = take_step(self.optimizer, losses, rate, config.max_gradient_norm)
+        self.average.update(self.model, step)
+        figures = _means([losses.figures for losses in found])
+        figures |= {"gradient_norm": norm, "learning_rate": torch.tensor(rate)}
+        figures |= self.model.quantizer.figures()
+        rebuilt = [losses.pixels for losses in found]
+        return figures | self._train_discriminator(parts, rebuilt, step)
+
+    def _start_codebook(self, parts: tuple[Tensor, ...]) -> None:
+        """Let the codebook start from the whole first batch, not from its first part."""
+        quantizer = self.model.quantizer
+        if len(parts) > 1 and quantizer.needs_start:
+            with torch.no_grad(), autocast(self.device):
+                pixels = (self.model.content.pixels(part) for part in parts)
+                latents = [self.model.pre_quant(self.model.encoder(part)) for part in pixels]
+            quantizer.prepare(torch.cat(latents).float())
+
+    def _losses(
+        self, parts: tuple[Tensor, ...], step: int, found: list[Losses]
+    ) -> Iterator[Tensor]:
+        """What each part of the batch adds to the loss; details, without graphs, go to `found`."""
+        for number, samples in enumerate(parts, 1):
+            with gradients_held_back(self.spread, held=number < len(parts)):
+                with autocast(self.device):
+                    losses = self.objective.autoencoder_loss(self.model, samples, step, self.spread)
+                found.append(
+                    losses._replace(total=losses.total.detach(), pixels=losses.pixels.detach())
+                )
+                yield losses.total / len(parts)
+
+    def _train_discriminator(
+        self, real: tuple[Tensor, ...], fake: list[Tensor], step: int
+    ) -> dict[str, Tensor]:
+        """The critic's step; nothing before it is to learn."""
+        discriminator, optimizer = self.objective.discriminator, self.discriminator_optimizer
+        if optimizer is None or not self.objective.adversarial_strength(step):
+            return {}
+        found: list[Mapping[str, Tensor]] = []
+
+        def losses() -> Iterator[Tensor]:
+            for pixels, rebuilt in zip(real, fake, strict=True):
+                with autocast(self.device):
+                    critic = self.objective.discriminator_loss(pixels, rebuilt, step)
+                assert critic is not None
+                found.append(critic.figures)
+                yield critic.total / len(real)
+            assert discriminator is not None
+            self.execution.ranks.average_gradients(discriminator)
+
+        config = self.recipe.discriminator_optimizer
+        # The critic's warm-up counts from the step it begins to learn at.
+        since = step - self.recipe.losses.adversarial_start
+        rate = config.rate_at(since, max(1, self.steps - self.recipe.losses.adversarial_start))
+        norm = take_step(optimizer, losses(), rate, config.max_gradient_norm)
+        figures = _means(found)
+        verdicts = (self.execution.ranks.mean(figures[n]) for n in ("real_logit", "fake_logit"))
+        self.objective.lecam.update(*verdicts)
+        return figures | {"discriminator_gradient_norm": norm}
+
+    def amounts(self) -> Mapping[str, int]:
+        return {"images": self.recipe.batch_size}
+
+    def save(self, folder: Path | None) -> None:
+        if folder is None:
+            return
+        save_tokenizer(folder, self.model)
+        save_tensors(folder / "ema.safetensors", self.average.tensors)
+        state = {"optimizer": self.optimizer.state_dict()}
+        if self.discriminator_optimizer is not None:
+            assert self.objective.discriminator is not None
+            state["discriminator"] = self.objective.discriminator.state_dict()
+            state["lecam"] = self.objective.lecam.state_dict()
+            state["discriminator_optimizer"] = self.discriminator_optimizer.state_dict()
+        torch.save(state, folder / "train_state.pt")
+
+    def load(self, folder: Path) -> None:
+        _, tensors = load_model(folder, KIND)
+        self.model.load_state_dict(tensors)
+        self.average.load(load_tensors(folder / "ema.safetensors"))
+        state = torch.load(folder / "train_state.pt", map_location=self.device, weights_only=True)
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.discriminator_optimizer is not None:
+            assert self.objective.discriminator is not None
+            self.objective.discriminator.load_state_dict(state["discriminator"])
+            self.objective.lecam.load_state_dict(state["lecam"])
+            self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
+
+    def evaluate(self, step: int) -> Evaluation:
+        if not len(self.held_out):
+            return Evaluation({}, {})
+        with evaluating(self.model, self.average.tensors):
+            figures, shown, counts = reconstruction_figures(self.model, self.held_out, self.device)
+        return Evaluation(
+            {f"held_out_{name}": value for name, value in figures.items()},
+            {
+                **reconstruction_pictures(self.model.content, self.held_out, shown),
+                "code_usage": usage_picture(counts.numpy()),
+            },
+            loss=-figures[self.model.content.headline],
+        )
+
+
+def reconstruction_pictures(
+    content: Content, samples: Tensor, rebuilt: Tensor, most: int = PICTURES
+) -> dict[str, ImageArray]:
+    """The first samples above what came back, and where that is wrong: bright is a quarter of the
+    whole range, or another label."""
+    samples, rebuilt = samples[:most], rebuilt[:most]
+    pairs = np.concatenate([content.pictures(samples), content.pictures(rebuilt)])
+    errors = amount_colours(4 * content.errors(samples, rebuilt).numpy())
+    return {
+        "reconstructions": image_grid(pairs, columns=len(samples)),
+        "errors": image_grid(errors, columns=len(samples)),
+    }
+
+
+def _means(figures: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of each figure over the parts of a batch."""
+    return {name: torch.stack([part[name] for part in figures]).mean() for name in figures[0]}
+
+
+@torch.no_grad()
+def reconstruction_figures(
+    model: VQGAN, samples: Tensor, device: torch.device
+) -> tuple[dict[str, float], Tensor, Tensor]:
+    """What content says of rebuilt samples (N, ., S, S), and codebook usage; the samples that came
+    back; how often each code occurred (K,)."""
+    rebuilt, counts = [], torch.zeros(model.config.codebook_size, dtype=torch.int64)
+    for part in samples.split(4):
+        codes = model.encode(model.content.pixels(part.to(device)))
+        counts += code_counts(codes.cpu(), model.config.codebook_size)
+        rebuilt.append(model.content.rebuilt(model.decode(codes).float()).cpu())
+    shown = torch.cat(rebuilt)
+    usage = codebook_usage(counts)
+    figures = {
+        **model.content.figures(samples, shown),
+        "codes_used": float(usage.used),
+        "perplexity": usage.perplexity,
+    }
+    return figures, shown, counts

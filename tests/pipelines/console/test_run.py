@@ -1,0 +1,59 @@
+import errno
+from dataclasses import dataclass
+
+import pytest
+
+from ops.config import ConfigError
+from pipelines.console.run import run_command
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """Does a thing."""
+
+    number: int = 1
+    """how many"""
+
+
+def run_raising(error):
+    def run(flags):
+        raise error
+
+    return run_command(Flags, run, ["--number", "2"], "pipelines.thing")
+
+
+def test_flags_are_parsed_and_the_exit_code_is_the_commands():
+    assert run_command(Flags, lambda flags: flags.number, ["--number", "7"], "pipelines.x") == 7
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (ConfigError("no such size"), 2, "error: no such size"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "a.png"), 2, "a.png"),
+        (PermissionError(errno.EACCES, "Permission denied", "b"), 2, "Permission denied"),
+        (OSError(errno.ENOSPC, "No space left on device", "c"), 2, "make room and run the same"),
+        (KeyboardInterrupt(), 130, "run the same command again"),
+    ],
+)
+def test_what_users_can_mend_is_one_line_without_a_traceback(error, code, message, capsys):
+    assert run_raising(error) == code
+    stderr = capsys.readouterr().err
+    assert message in stderr
+    assert stderr.count("\n") == 1
+
+
+def test_a_defect_of_ours_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run_raising(ZeroDivisionError())
+    with pytest.raises(OSError, match="Too many open files"):
+        run_raising(OSError(errno.EMFILE, "Too many open files"))
+
+
+def test_help_names_the_command_and_every_flag(capsys):
+    with pytest.raises(SystemExit) as ended:
+        run_command(Flags, lambda flags: 0, ["--help"], "pipelines.thing")
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert "python -m pipelines.thing" in text
+    assert "how many" in text

@@ -1,0 +1,127 @@
+"""Batches to codes: a row knows nothing of its neighbours, and no image stops the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+from hypothesis import strategies as st
+
+from ops.images import Transform
+from pipelines.encoding.batches import BatchEncoder
+from pipelines.planning.diff import DUPLICATE
+from pipelines.inputs.reading import content_hash, list_input
+from pipelines.encoding.sources import Photographs
+from pipelines.store.task_buffer import Line
+from tokenizer import load_tokenizer
+
+SIZE = (32, 32)
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_tokenizer: Path) -> Iterator[BatchEncoder]:
+    encoder = BatchEncoder(
+        load_tokenizer(tiny_tokenizer),
+        Photographs(Transform(image_size=32)),
+        batch_size=5,
+        threads=1,
+        lanes=1,
+        decoders=2,
+    )
+    yield encoder
+    encoder.stop()
+
+
+@pytest.fixture(scope="module")
+def rows(photographs: Path) -> list[dict[str, Any]]:
+    """Five planned images."""
+    names = ("key", "uri", "offset", "size", "etag")
+    entries = list_input(photographs).entries[:5]
+    return [{"view": 0} | {name: getattr(entry, name) for name in names} for entry in entries]
+
+
+def codes_of(encoder: BatchEncoder, rows: list[dict[str, Any]], places: set[int]) -> np.ndarray:
+    reading = encoder.read({place: rows[place] for place in sorted(places)}, SIZE)
+    return encoder.encode(reading).result().numpy()
+
+
+def lines_of(encoder: BatchEncoder, rows: list[dict[str, Any]]) -> list[Line]:
+    lines = encoder.read(dict(enumerate(rows)), SIZE).lines
+    return [lines[place].result() for place in range(len(rows))]
+
+
+@hypothesis.given(present=st.sets(st.integers(0, 4), min_size=1))
+def test_the_codes_of_a_row_do_not_depend_on_who_is_beside_it(
+    encoder: BatchEncoder, rows: list[dict[str, Any]], present: set[int]
+) -> None:
+    full = codes_of(encoder, rows, set(range(5)))
+    assert len(np.unique(full.reshape(5, -1), axis=0)) == 5
+    places = sorted(present)
+    np.testing.assert_array_equal(codes_of(encoder, rows, present)[places], full[places])
+
+
+def test_lines_tell_size_and_hash_of_what_was_read(
+    encoder: BatchEncoder, rows: list[dict[str, Any]]
+) -> None:
+    hashes = [content_hash(Path(row["uri"]).read_bytes()) for row in rows]
+    assert lines_of(encoder, rows) == [Line(64, 48, "ok", None, digest) for digest in hashes]
+
+
+def test_one_of_two_images_with_the_same_key_is_not_read(
+    encoder: BatchEncoder, rows: list[dict[str, Any]]
+) -> None:
+    first, second = lines_of(encoder, [rows[0], {**rows[0], "etag": DUPLICATE}])
+    assert first.status == "ok"
+    assert second == Line(None, None, "duplicate key", "another image has the same key", None)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        (MemoryError("4 GiB"), "out of memory", "MemoryError: 4 GiB"),
+        (OSError("strange disk"), "unreadable", "OSError: strange disk"),
+        (ZeroDivisionError("codec"), "broken", "ZeroDivisionError: codec"),
+    ],
+)
+def test_whatever_a_codec_raises_is_that_images_line(
+    encoder: BatchEncoder,
+    rows: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    status: str,
+    text: str,
+) -> None:
+    read = Transform.read
+
+    def failing(self: Transform, data: bytes, size: tuple[int, int], view: int, key: str) -> Any:
+        if key == rows[3]["key"]:
+            raise error
+        return read(self, data, size, view, key)
+
+    monkeypatch.setattr(Transform, "read", failing)
+    lines = lines_of(encoder, rows)
+    digest = content_hash(Path(rows[3]["uri"]).read_bytes())
+    assert lines[3] == Line(None, None, status, text, digest)
+    assert [line.status for line in lines].count("ok") == 4
+
+
+def test_a_file_that_is_gone_has_no_hash(encoder: BatchEncoder, rows: list[dict[str, Any]]) -> None:
+    (line,) = lines_of(encoder, [{**rows[0], "uri": "/nowhere/at all.jpg"}])
+    assert (line.status, line.content) == ("missing", None)
+
+
+def test_a_tokenizer_that_does_not_work_fails_before_any_image(tiny_tokenizer: Path) -> None:
+    tokenizer = load_tokenizer(tiny_tokenizer)
+
+    def failing(pixels: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("no kernel for this device")
+
+    tokenizer.encode = failing  # type: ignore[method-assign]
+    source = Photographs(Transform(image_size=32))
+    with pytest.raises(RuntimeError, match="no kernel for this device"):
+        BatchEncoder(tokenizer, source, batch_size=2, threads=1, lanes=1, decoders=1)

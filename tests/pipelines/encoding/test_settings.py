@@ -1,0 +1,99 @@
+"""What a store is begun with: choices that `auto` makes, and what is held to ever after."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from ops.config import ConfigError
+from ops.images import Transform
+from pipelines.encoding import settings as encode_settings
+from pipelines.encoding.settings import EncodeFlags, check_same, plan_settings
+from pipelines.encoding.worker import EncodeWorker
+from pipelines.store import StoreError
+from tokenizer import load_tokenizer
+from ops.cpu.convolution import Convolution, nnpack_works
+
+
+@pytest.fixture
+def tokenizer(tiny_tokenizer):
+    return load_tokenizer(tiny_tokenizer)
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Says whether torch has NNPACK on the machine that we are on from now."""
+
+    def become(has_nnpack):
+        monkeypatch.setattr(encode_settings, "nnpack_works", lambda: has_nnpack)
+
+    return become
+
+
+def settings(tokenizer, older=None, image_size=256, **asked):
+    flags = EncodeFlags(in_=Path("in"), out=Path("out"), **{"device": "cpu", **asked})
+    return plan_settings(flags, tokenizer, Transform(image_size=image_size), 100, older)
+
+
+def test_on_cpus_one_picture_is_a_batch_and_small_ones_share_one(tokenizer):
+    sizes = {side: settings(tokenizer, image_size=side) for side in (1024, 256, 64, 8)}
+    assert {side: found.track["batch_size"] for side, found in sizes.items()} == {
+        1024: 1, 256: 1, 64: 16, 8: 256,
+    }  # fmt: skip
+
+
+def test_auto_takes_nnpack_where_it_is_and_gains(tokenizer, machine):
+    machine(has_nnpack=True)
+    assert settings(tokenizer).track["convolution"] == "nnpack"
+    assert settings(tokenizer, threads=2).track["convolution"] == "direct"
+    assert settings(tokenizer, convolution="direct").track["convolution"] == "direct"
+    machine(has_nnpack=False)
+    assert settings(tokenizer).track["convolution"] == "direct"
+
+
+def test_a_store_goes_on_as_it_was_begun(tokenizer, machine):
+    machine(has_nnpack=False)
+    begun = settings(tokenizer)
+    machine(has_nnpack=True)
+    again = settings(tokenizer, begun)
+    assert again.track["convolution"] == "direct"
+    check_same(Path("store"), begun, again)
+
+
+def test_the_other_way_of_convolving_is_refused(tokenizer, machine):
+    machine(has_nnpack=True)
+    begun = settings(tokenizer)
+    other = settings(tokenizer, begun, convolution="direct")
+    with pytest.raises(StoreError, match=r"--convolution \(the store has nnpack, asked for direct"):
+        check_same(Path("store"), begun, other)
+
+
+def test_a_machine_without_nnpack_says_so_before_anything_is_planned(tokenizer, machine):
+    machine(has_nnpack=True)
+    begun = settings(tokenizer)
+    machine(has_nnpack=False)
+    with pytest.raises(ConfigError, match="begun with --convolution nnpack"):
+        settings(tokenizer, begun)
+    with pytest.raises(ConfigError, match="--convolution direct"):
+        settings(tokenizer, convolution="nnpack")
+    # Actors encode on machines of their own, and each looks for itself.
+    assert settings(tokenizer, begun, workers=2).track == begun.track
+
+
+def test_nnpack_is_for_cpus(tokenizer, machine, monkeypatch):
+    machine(has_nnpack=True)
+    device = dataclasses.make_dataclass("Device", [("type", str)])
+    monkeypatch.setattr(encode_settings, "resolve_device", lambda name: device("cuda"))
+    assert settings(tokenizer, device="cuda").track["convolution"] == "direct"
+    with pytest.raises(ConfigError, match="for CPUs"):
+        settings(tokenizer, device="cuda", convolution="nnpack")
+
+
+@pytest.mark.parametrize("convolution", ["direct", "nnpack"])
+def test_workers_convolve_as_the_store_was_begun(run, photographs, convolution):
+    if convolution == "nnpack" and not nnpack_works():
+        pytest.skip("this torch has no NNPACK for this processor")
+    assert run(photographs, convolution=convolution) == 0
+    worker = EncodeWorker(run.out)
+    methods = {m.method for m in worker.tokenizer.modules() if isinstance(m, Convolution)}
+    assert methods == {convolution}

@@ -1,0 +1,32 @@
+from pipelines.inputs.partners import paired
+from pipelines.inputs.reading import list_input
+
+
+def folder_of(root, *names):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"\x89PNG\r\n\x1a\n")
+    return list_input(root).entries
+
+
+def test_partners_have_the_image_s_key_and_their_own_bytes(tmp_path):
+    images = folder_of(tmp_path / "images", "lake/a.jpg", "lake/b.JPEG", "c.d.png")
+    targets = folder_of(tmp_path / "maps", "lake/a.png", "lake/b.png", "c.d.tif", "left.png")
+    found, lost = paired(images, targets)
+    assert [entry.key for entry in found] == ["c.d.png", "lake/a.jpg", "lake/b.JPEG"]
+    assert [entry.uri for entry in found] == [
+        str(tmp_path / "maps" / name) for name in ("c.d.tif", "lake/a.png", "lake/b.png")
+    ]
+    assert lost == []
+
+
+def test_images_without_a_partner_or_with_several_are_named(tmp_path):
+    images = folder_of(tmp_path / "images", "a.jpg", "b.jpg", "lake/c.jpg")
+    targets = folder_of(tmp_path / "maps", "a.png", "a.tif", "c.png", "b.png")
+    found, lost = paired(images, targets)
+    assert [entry.key for entry in found] == ["b.jpg"]
+    assert lost == [
+        ("a.jpg", "several partners: a.png, a.tif"),
+        ("lake/c.jpg", "no partner of the same name"),
+    ]

@@ -1,0 +1,205 @@
+"""The queue's bookkeeping under random deaths: every result once, the guilty alone given up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+
+from pipelines.jobs.queue import JobError, TaskQueue, Unit
+
+Span = tuple[int, int]  # rows first to end, as work
+
+
+def halves(span: Span) -> list[Span]:
+    first, end = span
+    middle = (first + end) // 2
+    return [(first, middle), (middle, end)] if end - first > 1 else []
+
+
+@dataclass
+class Simulation:
+    """Workers that die of poison rows, and now and then of nothing; chance decides what is next."""
+
+    poison: frozenset[int]
+    data: st.DataObject
+    workers: int
+    accidents: int  # deaths that no row is to blame for
+    depth: int = 2
+    held: list[list[Unit[Span]]] = field(default_factory=list)
+    results: Counter[Span] = field(default_factory=Counter)
+    given_up: list[Span] = field(default_factory=list)
+
+    def run(self, queue: TaskQueue[Span]) -> None:
+        self.held = [[] for _ in range(self.workers)]
+        for _ in range(10_000):
+            if not queue.left:
+                return
+            self._hand_out(queue)
+            busy = [held for held in self.held if held]
+            assert busy, "work is left, and nobody was given any"
+            held = self.data.draw(st.sampled_from(busy), "worker")
+            self._step(queue, held)
+        raise AssertionError("the queue goes round and round")
+
+    def _hand_out(self, queue: TaskQueue[Span]) -> None:
+        for depth in range(self.depth):
+            for held in self.held:
+                if len(held) == depth and (unit := queue.take(held)) is not None:
+                    held.append(unit)
+                    alone = len(held) == 1
+                    assert alone or not any(unit.suspect for unit in held)
+
+    def _step(self, queue: TaskQueue[Span], held: list[Unit[Span]]) -> None:
+        accident = self.accidents > 0 and self.data.draw(st.booleans(), "accident")
+        unit = self.data.draw(st.sampled_from(held), "unit")
+        if accident or self._kills(unit.work):
+            self.accidents -= accident
+            dead, held[:] = list(held), []
+            guilty = queue.died(dead, "it died")
+            if guilty is not None:
+                assert dead == [guilty]
+                self.given_up.append(guilty.work)
+                queue.settled(guilty)
+            return
+        held.remove(unit)
+        if queue.succeeded(unit):
+            self.results[unit.work] += 1
+
+    def _kills(self, span: Span) -> bool:
+        gone = {first for first, _ in self.given_up}
+        return any(row in self.poison and row not in gone for row in range(*span))
+
+
+@hypothesis.given(
+    st.data(),
+    st.lists(st.integers(1, 9), min_size=1, max_size=6),
+    st.sets(st.integers(0, 40), max_size=4),
+    st.integers(1, 3),
+    st.integers(0, 2),  # fewer than attempts, so that no row can be struck so often by chance
+)
+def test_every_result_comes_once_and_only_poison_is_given_up(
+    data: st.DataObject, sizes: list[int], poison: set[int], workers: int, accidents: int
+) -> None:
+    ends = [sum(sizes[: n + 1]) for n in range(len(sizes))]
+    spans = [(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+    there = frozenset(row for row in poison if row < ends[-1])
+    hypothesis.assume(len(there) < ends[-1])  # some row shows that workers are well
+    simulation = Simulation(there, data, workers, accidents)
+    simulation.run(TaskQueue(spans, attempts=3, split=halves, workers=workers))
+    assert simulation.results == Counter(spans)
+    assert sorted(simulation.given_up) == [(row, row + 1) for row in sorted(there)]
+
+
+def die_alone(queue: TaskQueue[Span], times: int) -> list[Span]:
+    """Let whatever comes next kill its worker, so many times; what was begun."""
+    begun = []
+    for _ in range(times):
+        unit = queue.take([])
+        assert unit is not None
+        begun.append(unit.work)
+        queue.died([unit], "it died")
+    return begun
+
+
+def test_workers_that_die_on_anything_cost_no_row() -> None:
+    queue: TaskQueue[Span] = TaskQueue([(0, 1), (1, 2)], split=halves)
+    with pytest.raises(JobError, match=r"die on every task.* the last time: it died"):
+        die_alone(queue, 100)
+
+
+def test_a_machine_in_trouble_ends_the_run_before_rows_are_given_up() -> None:
+    tasks = [(n * 1024, (n + 1) * 1024) for n in range(10)]
+    queue: TaskQueue[Span] = TaskQueue(tasks, split=halves)
+    first = queue.take([])
+    assert first is not None
+    assert queue.succeeded(first)
+    with pytest.raises(JobError, match="24 times in a row"):
+        die_alone(queue, 100)
+
+
+def test_poison_that_is_all_that_is_left_is_given_up_if_others_did_well_before() -> None:
+    queue: TaskQueue[Span] = TaskQueue([(0, 1)], split=halves, proven=True)
+    for attempt in range(3):
+        unit = take(queue)
+        given_up = queue.died([unit], "it died")
+        assert given_up is (unit if attempt == 2 else None)
+    with pytest.raises(JobError, match="die on every task"):
+        die_alone(TaskQueue([(0, 1)], split=halves), 3)
+
+
+def take(queue: TaskQueue[Span], *held: Unit[Span]) -> Unit[Span]:
+    unit = queue.take(held)
+    assert unit is not None
+    return unit
+
+
+def test_what_killed_is_tried_again_after_something_else_did_well() -> None:
+    queue: TaskQueue[Span] = TaskQueue([(n, n + 1) for n in range(4)], split=halves)
+    killer = take(queue)
+    queue.died([killer], "it died")
+    other = take(queue)
+    assert other.work == (1, 2)
+    another = take(queue, other)  # nothing is due, so a worker may hold two
+    queue.succeeded(other)
+    assert queue.take([another]) is None, "a suspect is due: workers run empty"
+    assert take(queue) is killer
+
+
+def test_a_death_counts_only_while_others_do_well() -> None:
+    queue: TaskQueue[Span] = TaskQueue([(n, n + 1) for n in range(3)], attempts=2, split=halves)
+    queue.succeeded(take(queue))
+    killer, other = take(queue), take(queue)
+    for _ in range(5):  # not one of them with a success after the death before
+        assert queue.died([killer], "it died") is None
+        assert take(queue) is killer
+    queue.succeeded(other)
+    assert queue.died([killer], "it died") is killer
+
+
+def test_a_task_whose_poison_is_given_up_runs_alone() -> None:
+    queue: TaskQueue[Span] = TaskQueue([(n, n + 1) for n in range(4)], attempts=1, split=halves)
+    queue.succeeded(take(queue))
+    killer, other = take(queue), take(queue)
+    assert queue.died([killer], "it died") is killer
+    queue.settled(killer)
+    assert queue.take([other]) is None
+    assert take(queue) is killer
+    assert queue.take([killer]) is None
+
+
+def test_without_a_way_to_split_a_killer_ends_the_run() -> None:
+    queue: TaskQueue[Span] = TaskQueue([(0, 9)], attempts=2)
+    with pytest.raises(JobError, match=r"Task \(0, 9\) failed 2 times; the last time: it died"):
+        die_alone(queue, 2)
+
+
+def test_a_task_that_kills_without_its_poison_too_ends_the_run() -> None:
+    queue: TaskQueue[Span] = TaskQueue([(0, 2), (2, 3)], attempts=1, split=halves)
+    assert die_alone(queue, 2) == [(0, 2), (0, 1)]
+    while (unit := queue.take([])) is not None and unit.whole is not None:
+        if unit.work == (1, 2):
+            queue.succeeded(unit)
+        else:
+            assert queue.died([unit], "it died") is unit
+            queue.settled(unit)
+    assert unit is not None
+    assert unit.isolated
+    with pytest.raises(JobError, match=r"Task \(0, 2\) failed 1 times"):
+        queue.died([unit], "it died")
+
+
+def test_exceptions_are_counted_apart_from_deaths() -> None:
+    queue: TaskQueue[Span] = TaskQueue([(0, 9)], split=halves)
+    for _ in range(2):
+        unit = queue.take([])
+        assert unit is not None
+        queue.raised(unit, "trouble")
+        queue.died([queue.take([]) or unit], "it died")
+    unit = queue.take([])
+    assert unit is not None
+    with pytest.raises(JobError, match="failed 3 times; the last time: trouble"):
+        queue.raised(unit, "trouble")

@@ -1,0 +1,289 @@
+"""Every task runs to its end exactly once for the caller, whatever happens to workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ops.config import ConfigError
+from pipelines.jobs import actors as ray_workers
+from pipelines.jobs.run import JobError, run_tasks
+
+
+class Doubler:
+    """A worker that leaves a mark for each task it begins and obeys tasks that name a mishap."""
+
+    def __init__(self, marks: Path) -> None:
+        self.marks = marks
+
+    def run(self, task: tuple[int, str]) -> int:
+        number, mishap = task
+        mark = self.marks / f"{number}"
+        first_time = not mark.exists()
+        with open(mark, "a") as file:
+            file.write("x")
+        if mishap == "always dies" or (mishap == "dies once" and first_time):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if mishap == "raises" or (mishap == "raises once" and first_time):
+            raise RuntimeError("worker trouble")
+        if mishap == "user":
+            raise ConfigError("the user's mistake")
+        return 2 * number
+
+
+def sendable(make_worker: Callable[[], Any]) -> Callable[[], Any]:
+    """`make_worker`, to be pickled by value: Ray's workers cannot import this file."""
+    from ray import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    return make_worker
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"nobody made {path}")
+        time.sleep(0.01)
+
+
+def run(marks: Path, tasks: list[tuple[int, str]], workers: int) -> dict[int, int]:
+    results: dict[int, int] = {}
+
+    def keep(task: tuple[int, str], result: int) -> None:
+        assert task[0] not in results
+        results[task[0]] = result
+
+    run_tasks(tasks, sendable(partial(Doubler, marks)), on_result=keep, workers=workers)
+    return results
+
+
+class Meeting:
+    """A worker whose tasks end only when another one is inside of the same worker."""
+
+    def __init__(self) -> None:
+        self.others = threading.Barrier(2, timeout=60)
+        self.stopped = False
+
+    def run(self, task: int) -> int:
+        self.others.wait()
+        return os.getpid()
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+class Reporter:
+    """A worker whose task ends only when the driver has heard how far it is."""
+
+    def __init__(self, heard: Path) -> None:
+        self.heard = heard
+        self.at = 0
+
+    def run(self, task: int) -> int:
+        self.at = task
+        wait_for(self.heard)
+        return task
+
+    def progress(self) -> int:
+        return self.at
+
+    def stop(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_tasks_run_in_this_process(tmp_path: Path, count: int) -> None:
+    tasks = [(number, "") for number in range(count)]
+    assert run(tmp_path, tasks, 0) == {number: 2 * number for number in range(count)}
+
+
+def test_errors_in_this_process_come_through(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="worker trouble"):
+        run(tmp_path, [(0, "raises")], 0)
+
+
+def test_a_worker_is_inside_of_two_tasks_at_once() -> None:
+    worker = Meeting()
+    results: list[int] = []
+    run_tasks(range(6), lambda: worker, on_result=lambda _, pid: results.append(pid), overlap=2)
+    assert results == [os.getpid()] * 6
+    assert worker.stopped
+
+
+def test_an_exception_stops_the_worker_and_ends_the_run() -> None:
+    class Stoppable:
+        def __init__(self) -> None:
+            self.stopped = threading.Event()
+
+        def run(self, task: str) -> None:
+            if task == "raises":
+                raise RuntimeError("worker trouble")
+            assert self.stopped.wait(60)
+
+        def stop(self) -> None:
+            self.stopped.set()
+
+    with pytest.raises(RuntimeError, match="worker trouble"):
+        run_tasks(["waits", "raises", "never"], Stoppable, on_result=print, overlap=2)
+
+
+def test_ctrl_c_stops_the_threads_of_this_process() -> None:
+    class Endless:
+        def __init__(self) -> None:
+            self.stopped = threading.Event()
+
+        def run(self, task: int) -> None:
+            signal.raise_signal(signal.SIGINT)  # the main thread waits, and is to be woken
+            assert self.stopped.wait(60)
+
+        def stop(self) -> None:
+            self.stopped.set()
+
+    with pytest.raises(KeyboardInterrupt):
+        run_tasks([0, 1, 2], Endless, on_result=print, overlap=2)
+
+
+def report(tmp_path: Path, workers: int) -> list[list[int]]:
+    """What on_progress was told of two workers, or one, that wait until it was told enough."""
+    told: list[list[int]] = []
+
+    def on_progress(states: list[int]) -> None:
+        told.append(states)
+        if sorted(states) == sorted(range(7, 7 + max(1, workers))):
+            (tmp_path / "heard").touch()
+
+    run_tasks(
+        list(range(7, 7 + max(1, workers))),
+        sendable(partial(Reporter, tmp_path / "heard")),
+        on_result=lambda task, result: None,
+        workers=workers,
+        overlap=2 if workers == 0 else 1,
+        on_progress=on_progress,
+    )
+    return told
+
+
+def test_progress_of_this_process_is_told(tmp_path: Path) -> None:
+    assert [7] in report(tmp_path, 0)
+
+
+def halves(rows: range) -> list[range]:
+    middle = len(rows) // 2
+    return [rows[:middle], rows[middle:]] if len(rows) > 1 else []
+
+
+class Eater:
+    """A worker that dies of rows called poison until they are told to it."""
+
+    def __init__(self, told: Path, poison: tuple[int, ...]) -> None:
+        self.told, self.poison = told, poison
+
+    def run(self, rows: range) -> int:
+        if any(row in rows and not (self.told / str(row)).exists() for row in self.poison):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return len(rows)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_local")
+class TestOnRay:
+    def test_actors_give_what_this_process_gives(self, tmp_path: Path) -> None:
+        tasks = [(number, "") for number in range(9)]
+        assert run(tmp_path, tasks, 2) == {number: 2 * number for number in range(9)}
+        assert {path.read_text() for path in tmp_path.iterdir()} == {"x"}
+
+    def test_a_dead_actors_tasks_are_run_by_another(self, tmp_path: Path) -> None:
+        tasks = [(n, {1: "dies once", 3: "raises once"}.get(n, "")) for n in range(6)]
+        assert run(tmp_path, tasks, 2) == {number: 2 * number for number in range(6)}
+        assert (tmp_path / "1").read_text() == "xx"
+
+    @pytest.mark.parametrize(("mishap", "marks"), [("always dies", "xxxx"), ("raises", "xxx")])
+    def test_a_task_has_three_attempts(self, tmp_path: Path, mishap: str, marks: str) -> None:
+        with pytest.raises(JobError, match=r"Task \(1, .* failed 3 times"):
+            run(tmp_path, [(0, ""), (1, mishap), (2, "")], 1)
+        # A death beside another task counts for neither; an exception says whose it is.
+        assert (tmp_path / "1").read_text() == marks
+
+    def test_a_users_mistake_ends_the_run_at_once(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="the user's mistake"):
+            run(tmp_path, [(0, "user")], 1)
+        assert (tmp_path / "0").read_text() == "x"
+
+    def test_workers_that_cannot_start_are_reported(self, tmp_path: Path) -> None:
+        def broken() -> Doubler:
+            raise OSError("no weights here")
+
+        with pytest.raises(JobError, match="no weights here"):
+            run_tasks([1], broken, on_result=print, workers=1)
+
+    def test_workers_that_die_at_their_start_are_reported(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def dying() -> Doubler:
+            with open(tmp_path / "starts", "a") as file:
+                file.write("x")
+            os.kill(os.getpid(), signal.SIGKILL)
+            return Doubler(tmp_path)
+
+        monkeypatch.setattr(ray_workers, "LOST_STARTS", 4)
+        with pytest.raises(JobError, match="do not start: the worker's process died: it was kill"):
+            run_tasks([1], sendable(dying), on_result=print, workers=1)
+        assert (tmp_path / "starts").read_text() == "xxxx"
+
+    def test_a_users_mistake_at_the_start_of_a_worker_ends_the_run_at_once(
+        self, tmp_path: Path
+    ) -> None:
+        def mistaken() -> Doubler:
+            with open(tmp_path / "starts", "a") as file:
+                file.write("x")
+            raise ConfigError("no such tokenizer")
+
+        with pytest.raises(ConfigError, match="no such tokenizer"):
+            run_tasks([1], sendable(mistaken), on_result=print, workers=1)
+        assert (tmp_path / "starts").read_text() == "x"
+
+    def test_what_kills_is_halved_until_it_is_alone_and_given_up(self, tmp_path: Path) -> None:
+        results: list[tuple[range, int]] = []
+        given_up: list[range] = []
+
+        def give_up(rows: range) -> None:
+            given_up.append(rows)
+            (tmp_path / str(rows[0])).touch()
+
+        run_tasks(
+            [range(3), range(3, 7), range(7, 9)],
+            sendable(partial(Eater, tmp_path, (4,))),
+            on_result=lambda rows, count: results.append((rows, count)),
+            workers=2,
+            overlap=2,
+            split=halves,
+            give_up=give_up,
+        )
+        assert given_up == [range(4, 5)]
+        expected = [(range(3), 3), (range(3, 7), 4), (range(7, 9), 2)]
+        assert sorted(results, key=lambda result: result[0][0]) == expected
+
+    def test_an_actor_is_inside_of_two_tasks_at_once(self) -> None:
+        pids: list[int] = []
+        run_tasks(
+            range(4),
+            sendable(Meeting),
+            on_result=lambda _, pid: pids.append(pid),
+            workers=1,
+            overlap=2,
+        )
+        assert len(pids) == 4
+        assert len(set(pids)) == 1
+
+    def test_progress_of_every_actor_is_told(self, tmp_path: Path) -> None:
+        assert [7, 8] in [sorted(states) for states in report(tmp_path, 2)]

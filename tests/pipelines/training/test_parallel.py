@@ -1,0 +1,269 @@
+"""Two processes that train together, against one that trains alone."""
+
+import dataclasses
+import functools
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+
+from ops.ranks import ALONE, Ranks, all_samples, from_first, ranks_here
+from pipelines.training.parallel import Execution
+from pipelines.training.prior_task import PriorTrainee
+from pipelines.recipes import PRIOR_RECIPES, TOKENIZER_RECIPES
+from pipelines.training.tokenizer_task import TokenizerTrainee
+from pipelines.training.loop import step_seed
+from prior import GPT, ClassLabel, Conditions, GPTConfig, LossSettings
+from tests.tokenizer.test_quantizers import CONFIGS as QUANTIZER_CONFIGS
+from tokenizer import build_tokenizer
+from tokenizer.discriminator import DiscriminatorConfig
+from tokenizer.quantizers import QUANTIZERS
+
+CODES, SIDE, BATCH, STEPS = 9, 4, 8, 4
+CPU = torch.device("cpu")
+EVERY_TERM = {
+    "adversarial_start": 0,
+    "adversarial_ramp": 2,
+    "lecam_weight": 0.1,
+    "r1_weight": 1.0,
+    "r1_every": 2,
+    "discriminator": DiscriminatorConfig(channels=8, spectral_norm=True),
+}
+LOGGED = ("loss", "gradient_norm")
+NAMED = (
+    *LOGGED, "adaptive_weight", "adversarial_loss", "discriminator_loss",
+    "discriminator_gradient_norm", "lecam_loss", "real_logit", "fake_logit",
+)  # fmt: skip
+
+
+def prior_trainee(execution):
+    """One at the start of its run, with everything that draws: labels dropped, noise read."""
+    torch.manual_seed(0)
+    conditions = Conditions([ClassLabel(num_classes=3)], CODES)
+    config = GPTConfig(
+        codebook_size=CODES,
+        condition_vocab_size=4,
+        condition_length=1,
+        window=SIDE,
+        num_layers=2,
+        num_heads=2,
+        width=8,
+    )
+    recipe = dataclasses.replace(
+        PRIOR_RECIPES["tiny"],
+        window=SIDE,
+        label_dropout=0.5,
+        loss=LossSettings(pkeep=0.7, z_loss_weight=0.01),
+    )
+    held_out = [codes_batch(100, ALONE)]
+    return PriorTrainee(
+        GPT(config),
+        conditions,
+        build_tokenizer("tiny", seed=0),
+        {"fingerprint": "0" * 16, "codebook_size": CODES},
+        recipe,
+        steps=STEPS,
+        seed=0,
+        held_out=held_out,
+        device=CPU,
+        execution=execution,
+    )
+
+
+def tokenizer_trainee(execution, **losses):
+    torch.manual_seed(0)
+    recipe = TOKENIZER_RECIPES["tiny"]
+    losses = {"adversarial_start": 10**6, **losses}
+    recipe = dataclasses.replace(recipe, losses=dataclasses.replace(recipe.losses, **losses))
+    model = build_tokenizer("tiny", seed=0)
+    model.quantizer.restart_after = 2  # so that codes are drawn anew within the few steps
+    return TokenizerTrainee(model, recipe, STEPS, torch.empty(0), CPU, execution)
+
+
+def codes_batch(step, ranks):
+    random = torch.Generator().manual_seed(step)
+    codes = torch.randint(CODES, (BATCH, SIDE, SIDE), generator=random)
+    label = torch.randint(-1, 3, (BATCH,), generator=random)
+    return {"codes": codes[ranks.rank :: ranks.world], "label": label[ranks.rank :: ranks.world]}
+
+
+def pixels_batch(step, ranks):
+    random = torch.Generator().manual_seed(step)
+    return torch.rand(BATCH, 3, 32, 32, generator=random)[ranks.rank :: ranks.world] * 2 - 1
+
+
+def losses_of(trainee, batches, ranks, steps=range(STEPS), named=LOGGED):
+    """The mean over all ranks, at each step, of the figures that are named."""
+    found = []
+    for step in steps:
+        torch.manual_seed(step_seed(0, step, ranks.rank))
+        batch = trainee.prepare(batches(step, ranks), step)
+        figures = trainee.train_step(batch, step)
+        found.append([float(ranks.mean(figures[n])) for n in named])
+    return torch.tensor(found)
+
+
+def _enter(rank, work, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    result = work(ranks_here())
+    torch.save(result, Path(folder) / f"result-{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def by_two(work):
+    """What work(ranks) returns in each of two processes."""
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(_enter, (work, folder), nprocs=2)
+        return [torch.load(Path(folder) / f"result-{rank}.pt") for rank in range(2)]
+
+
+def train_both(folder, ranks):
+    """Losses of all kinds of trainee on these ranks, and checkpoints that they leave."""
+    spread, sharded = Execution(ranks=ranks), Execution(ranks=ranks, shard=ranks.world > 1)
+    found = {
+        "prior": losses_of(prior_trainee(spread), codes_batch, ranks),
+        "parts": losses_of(
+            prior_trainee(dataclasses.replace(spread, accumulate=2)), codes_batch, ranks
+        ),
+        "tokenizer": losses_of(tokenizer_trainee(spread), pixels_batch, ranks),
+        "critic": losses_of(
+            tokenizer_trainee(spread, **EVERY_TERM), pixels_batch, ranks, named=NAMED
+        ),
+    }
+    trainee = tokenizer_trainee(spread, **EVERY_TERM)
+    losses_of(trainee, pixels_batch, ranks, range(1))
+    critic = trainee.objective.discriminator
+    found["gradients"] = torch.cat(
+        [p.grad.flatten() for module in (trainee.model, critic) for p in module.parameters()]
+    )
+    trainee = prior_trainee(sharded)
+    found["sharded"] = losses_of(trainee, codes_batch, ranks, range(2))
+    evaluation = trainee.evaluate(2)
+    found["held out"] = torch.tensor(evaluation.loss)
+    trainee.save(folder if ranks.is_first else None)
+    ranks.first_says(None)  # the folder is whole
+    again = prior_trainee(sharded)
+    again.load(folder)
+    found["resumed"] = losses_of(again, codes_batch, ranks, range(2, 4))
+    return found
+
+
+def stay_together(ranks):
+    """A tokenizer's and its critic's weights after steps with all losses."""
+    trainee = tokenizer_trainee(Execution(ranks=ranks, accumulate=2), adversarial_start=0)
+    losses_of(trainee, pixels_batch, ranks)
+    return [*trainee.model.state_dict().values(), *trainee.objective.discriminator.parameters()]
+
+
+def quantize_together(ranks):
+    """What each kind of quantizer, behind a convolution, has become after steps on these ranks."""
+    found = {}
+    for kind, config in QUANTIZER_CONFIGS.items():
+        torch.manual_seed(0)
+        # A softer entropy than the default, whose slope at the signs would magnify last bits.
+        config = dataclasses.replace(config, restart_after=2, entropy_temperature=1.0)
+        quantizer = QUANTIZERS[kind](config)
+        model = torch.nn.Sequential(torch.nn.Conv2d(3, config.code_dim, 8, stride=8), quantizer)
+        learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.SGD(learned, lr=0.1)
+        for step in range(STEPS):
+            torch.manual_seed(step_seed(0, step, ranks.rank))
+            quantized = model(pixels_batch(step, ranks))
+            optimizer.zero_grad()
+            (quantized.latents.square().mean() + quantized.loss).backward()
+            ranks.average_gradients(model)
+            optimizer.step()
+        found[kind] = model.state_dict()
+    return found
+
+
+def tell(ranks):
+    """What comes of each way to tell the others something."""
+    own = torch.tensor([[10.0 * place + ranks.rank] for place in range(2)])
+    return {
+        "mean": ranks.mean(own),
+        "samples": all_samples(own),
+        "from first": from_first(own.clone()),
+        "first says": torch.tensor(ranks.first_says(ranks.rank)),
+    }
+
+
+def do_all(folder, ranks):
+    return {
+        "losses": train_both(folder, ranks),
+        "weights": stay_together(ranks),
+        "quantizers": quantize_together(ranks),
+        **tell(ranks),
+    }
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """What do_all returns in each of two processes; starting them takes longer than all they do."""
+    return by_two(functools.partial(do_all, tmp_path_factory.mktemp("by-two")))
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory, pair):
+    """The losses of train_both alone, and those of the first of two processes."""
+    return train_both(tmp_path_factory.mktemp("alone"), ALONE), pair[0]["losses"]
+
+
+@pytest.mark.parametrize(
+    "kind", ["prior", "parts", "tokenizer", "critic", "gradients", "sharded", "held out", "resumed"]
+)
+def test_two_processes_lose_what_one_does(found, kind):
+    alone, by_two = found
+    torch.testing.assert_close(by_two[kind], alone[kind], rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_in_parts_loses_what_it_does_whole(found):
+    alone, _ = found
+    torch.testing.assert_close(alone["parts"], alone["prior"], rtol=1e-4, atol=1e-5)
+    in_parts = tokenizer_trainee(Execution(accumulate=4))
+    in_parts.model.quantizer.restart_after = 10**6  # counted in parts, so it would come earlier
+    whole = tokenizer_trainee(Execution())
+    whole.model.quantizer.restart_after = 10**6
+    torch.testing.assert_close(
+        losses_of(in_parts, pixels_batch, ALONE),
+        losses_of(whole, pixels_batch, ALONE),
+        rtol=1e-3,
+        atol=1e-5,
+    )
+
+
+def test_a_sharded_run_that_is_resumed_takes_the_steps_of_one_that_is_not(found):
+    alone, by_two = found
+    torch.testing.assert_close(by_two["sharded"], alone["prior"][:2], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(by_two["resumed"], alone["prior"][2:], rtol=1e-4, atol=1e-5)
+
+
+def test_processes_keep_equal_weights_of_model_and_critic(pair):
+    first, second = (found["weights"] for found in pair)
+    for one, other in zip(first, second, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("kind", QUANTIZERS)
+def test_two_processes_quantize_as_one_does(pair, kind):
+    first, second = (found["quantizers"][kind] for found in pair)
+    alone = quantize_together(ALONE)[kind]
+    for name, tensor in alone.items():
+        assert torch.equal(first[name], second[name]), name
+        if kind != "gumbel":  # each process draws noise of its own
+            torch.testing.assert_close(first[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_what_processes_tell_each_other(pair):
+    for heard in pair:
+        assert heard["mean"].tolist() == [[0.5], [10.5]]
+        assert heard["samples"].tolist() == [[0], [1], [10], [11]]
+        assert heard["from first"].tolist() == [[0], [10]]
+        assert heard["first says"] == 0
+    assert Ranks().first_says("word") == "word"
+    assert all_samples(torch.ones(2)).shape == (2,)

@@ -1,0 +1,134 @@
+"""Cached painting against whole forwards, one for every code."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ops.noise import uniforms
+from prior.sampling import local as local_sampling
+from prior.sampling.local import RowRing, paint_locally
+from prior.sampling.distributions import SamplingSettings, draw, guided
+from tests.prior.models.test_local_gpt import CODES, codes_for, random_model
+
+MODELS = {radius: random_model(radius=radius) for radius in (1, 2, 3)}
+PREFIXES = torch.tensor([[CODES, CODES + 2], [CODES + 1, CODES + 1]])
+NOTHING = torch.full((2, 2), CODES)
+
+
+def numbers_for(rows, columns, seed=0):
+    return torch.from_numpy(uniforms(seed, range(2), rows, columns))
+
+
+@torch.no_grad()
+def paint_slowly(model, numbers, choice, forced=None):
+    """One whole forward a code; what is not drawn yet is code 0, which must not matter."""
+    _, rows, columns = numbers.shape
+    codes = torch.zeros(2, rows, columns, dtype=torch.int64)
+    for i in range(rows):
+        for j in range(columns):
+            if forced is not None and forced[i, j] >= 0:
+                codes[:, i, j] = forced[i, j]
+                continue
+            logits = model.code_logits(PREFIXES, codes)[:, i, j]
+            if choice.guidance_scale != 1:
+                nothing = model.code_logits(NOTHING, codes)[:, i, j]
+                logits = guided(logits, nothing, choice.guidance_scale)
+            codes[:, i, j] = draw(logits, numbers[:, i, j], choice).codes
+    return codes
+
+
+@given(
+    radius=st.sampled_from(sorted(MODELS)),
+    rows=st.integers(1, 7),
+    columns=st.integers(1, 9),
+    at_once=st.integers(1, 10),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=30)
+def test_painting_is_the_slow_loop_code_for_code(radius, rows, columns, at_once, seed):
+    numbers, choice = numbers_for(rows, columns, seed), SamplingSettings()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(local_sampling, "POSITIONS_AT_ONCE", 2 * at_once)
+        painted = paint_locally(MODELS[radius], PREFIXES, numbers, choice).codes
+    assert torch.equal(painted, paint_slowly(MODELS[radius], numbers, choice))
+
+
+def test_guidance_and_known_codes_are_the_slow_loops_too():
+    model, numbers = MODELS[2], numbers_for(6, 7)
+    choice = SamplingSettings(guidance_scale=1.5, top_k=5)
+    forced = torch.full((6, 7), -1)
+    forced[:2], forced[3, 2], forced[4, 6] = 3, 7, 1
+    painted = paint_locally(
+        model, PREFIXES, numbers, choice, null_prefixes=NOTHING, forced=forced
+    ).codes
+    assert torch.equal(painted, paint_slowly(model, numbers, choice, forced))
+
+
+def test_each_sample_goes_on_from_codes_of_its_own():
+    """What a whole canvas has in its upper rows leads to what it has in the lower ones."""
+    model, numbers, choice = MODELS[2], numbers_for(6, 7), SamplingSettings()
+    whole = paint_locally(model, PREFIXES, numbers, choice).codes
+    assert not torch.equal(whole[0, :3], whole[1, :3])
+    forced = whole.clone()
+    forced[:, 3:] = -1
+    again = paint_locally(model, PREFIXES, numbers, choice, forced=forced).codes
+    assert torch.equal(again, whole)
+
+
+def test_samples_may_be_known_in_different_places():
+    model, numbers, choice = MODELS[2], numbers_for(6, 7), SamplingSettings()
+    random = torch.Generator().manual_seed(3)
+    forced = torch.randint(8, (2, 6, 7), generator=random)
+    forced[torch.rand(forced.shape, generator=random) < 0.6] = -1
+    together = paint_locally(model, PREFIXES, numbers, choice, forced=forced)
+    assert torch.equal(together.codes[forced >= 0], forced[forced >= 0])
+    assert (together.log_probabilities[forced >= 0] == 0).all()
+    for sample in range(2):
+        both = forced[sample].expand(2, -1, -1)
+        alone = paint_locally(model, PREFIXES, numbers, choice, forced=both).codes
+        assert torch.equal(alone[sample], together.codes[sample])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (12, 5), (4, 30)])
+def test_cached_logits_are_those_of_the_whole_forward(rows, columns):
+    """At every position, a row at a time, in float64."""
+    model, codes = MODELS[3], codes_for(rows, columns, batch=2)
+    whole = model.code_logits(PREFIXES, codes)
+    ring = RowRing(model, PREFIXES, columns + 1, kept=1 + 3)
+    border = torch.full((2, rows, 1), model.config.border_token)
+    received = torch.cat([border, codes], 2)
+    for row in range(rows):
+        for column in range(columns + 1):
+            places = torch.tensor([row]), torch.tensor([column])
+            logits = ring.read(received[:, row, column : column + 1], *places)
+            if column < columns:
+                torch.testing.assert_close(logits[:, 0], whole[:, row, column])
+
+
+def test_memory_does_not_grow_with_the_rows(monkeypatch):
+    rings = []
+
+    class NotedRing(RowRing):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            rings.append(self.nbytes)
+
+    monkeypatch.setattr(local_sampling, "RowRing", NotedRing)
+    for rows in (8, 40):
+        paint_locally(MODELS[1], PREFIXES, numbers_for(rows, 3), SamplingSettings())
+    assert rings[0] == rings[1]
+
+
+def test_every_cell_is_counted_once():
+    counted = []
+    numbers = numbers_for(5, 4)
+    paint_locally(
+        MODELS[2],
+        PREFIXES,
+        numbers,
+        SamplingSettings(),
+        on_cells=lambda n, _: counted.append(n),
+    )
+    assert sum(counted) == 20

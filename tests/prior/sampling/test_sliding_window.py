@@ -1,0 +1,315 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ops.config import ConfigError
+from ops.noise import uniforms
+from ops.windows import Grid, Window
+from prior import GPT, ClassLabel, Conditions, GPTConfig
+from prior.sampling import sliding_window
+from prior.sampling.decoder import Decoder
+from prior.models.gpt_config import MODERN
+from prior.sampling.distributions import SamplingSettings, draw
+from prior.sampling.sliding_window import grid_prefix, lanes_for, paint_codes
+
+CONDITIONS = Conditions([ClassLabel(num_classes=3)], 7)
+GRID_CODES = 5  # different codes of the condition that is a grid
+
+
+def random_gpt(window=4, seed=0, condition_length=1, **options):
+    """Weights large enough that every token and place weighs on the next code; float64."""
+    torch.manual_seed(seed)
+    config = GPTConfig(
+        codebook_size=7,
+        condition_vocab_size=max(CONDITIONS.vocab_size, GRID_CODES),
+        condition_length=condition_length,
+        window=window,
+        num_layers=2,
+        num_heads=2,
+        width=8,
+        **options,
+    )
+    model = GPT(config).double()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    return model.eval()
+
+
+def family(of_grid=False, **options):
+    """Models and decoders by window; `of_grid` with a condition that is a grid like the codes."""
+    models = {}
+    for window in (1, 2, 3, 4, 5):
+        length = window**2 if of_grid else 1
+        model = random_gpt(window, condition_length=length, **options)
+        models[window] = model, Decoder(model)
+    return models
+
+
+PAPER, GRIDDED = family(), family(of_grid=True)
+FAMILIES = pytest.mark.parametrize("models", [PAPER, family(**MODERN)], ids=["paper", "modern"])
+
+
+@torch.inference_mode()
+def paint_slowly(model, prefix, numbers, choice, *, stride, forced=None):
+    """The rule without any cache: one whole forward a cell. A cell not yet drawn is -1, which no
+    embedding takes, so reading one is an error. Codes and log-probabilities."""
+    batch, rows, columns = numbers.shape
+    window = model.config.window
+    height, width = min(window, rows), min(window, columns)
+    codes, logs = torch.full((batch, rows, columns), -1), torch.zeros(batch, rows, columns)
+    if forced is not None:
+        codes[:] = forced
+    for i in range(rows):
+        for j in range(columns):
+            if codes[0, i, j] >= 0:
+                continue
+            top, left = i - window // 2, j - window // 2
+            top, left = top - top % stride, left - left % stride
+            top, left = max(0, min(top, rows - window)), max(0, min(left, columns - window))
+            place = (i - top) * width + (j - left)
+            before = codes[:, top : top + height, left : left + width].flatten(1)[:, :place]
+            tokens = prefix(Window(top, left, height, width))
+            before = before.repeat(len(tokens) // batch, 1)
+            positions = model.positions(height, width)[: tokens.shape[1] + place]
+            logits = model(torch.cat([tokens, before], 1), positions)[:, -1]
+            if choice.guidance_scale != 1:
+                scale = choice.guidance_at(place / (height * width))
+                logits = logits[batch:] + scale * (logits[:batch] - logits[batch:])
+            codes[:, i, j], logs[:, i, j] = draw(logits, numbers[:, i, j], choice)
+    return codes, logs
+
+
+def numbers_for(batch, rows, columns, seed=0):
+    return torch.from_numpy(uniforms(seed, range(batch), rows, columns))
+
+
+def paint(decoder, prefix, numbers, choice, **options):
+    return paint_codes(
+        decoder, prefix, lambda row: numbers[:, row], choice, tuple(numbers.shape), **options
+    )
+
+
+def assert_alike(drawn, expected):
+    assert torch.equal(drawn.codes, expected[0])
+    torch.testing.assert_close(drawn.log_probabilities, expected[1], rtol=0, atol=1e-5)
+
+
+def labelled(*labels):
+    tokens = CONDITIONS.tokens({"label": labels}, len(labels))
+    return lambda window: tokens
+
+
+def condition_grid(seed, *shape):
+    """Tokens of a condition that is a grid itself."""
+    return 7 + torch.randint(GRID_CODES, shape, generator=torch.Generator().manual_seed(seed))
+
+
+@st.composite
+def canvases(draw_from):
+    window = draw_from(st.sampled_from(sorted(PAPER)))
+    stride = draw_from(st.integers(1, window - window // 2))
+    rows, columns = draw_from(st.integers(1, 11)), draw_from(st.integers(1, 11))
+    return window, stride, rows, columns, draw_from(st.integers(0, 99))
+
+
+@FAMILIES
+@given(canvas=canvases())
+@settings(max_examples=40, deadline=None)
+def test_painting_is_the_slow_loop_code_for_code(models, canvas):
+    window, stride, rows, columns, seed = canvas
+    model, decoder = models[window]
+    arguments = labelled(0, 2), numbers_for(2, rows, columns, seed), SamplingSettings()
+    assert_alike(
+        paint(decoder, *arguments, stride=stride), paint_slowly(model, *arguments, stride=stride)
+    )
+
+
+@given(canvas=canvases())
+@settings(max_examples=25, deadline=None)
+def test_a_condition_that_is_a_grid_slides_with_the_window(canvas):
+    window, stride, rows, columns, seed = canvas
+    model, decoder = GRIDDED[window]
+    prefix = grid_prefix(condition_grid(seed, 2, rows, columns), window)
+    arguments = prefix, numbers_for(2, rows, columns, seed), SamplingSettings()
+    assert_alike(
+        paint(decoder, *arguments, stride=stride), paint_slowly(model, *arguments, stride=stride)
+    )
+
+
+@given(canvas=canvases(), rest=st.integers(1, 6))
+@settings(max_examples=25, deadline=None)
+def test_rests_change_nothing_but_rounding(canvas, rest):
+    window, stride, rows, columns, seed = canvas
+    model, decoder = PAPER[window]
+    arguments = labelled(0, 2), numbers_for(2, rows, columns, seed), SamplingSettings()
+    painted = paint(decoder, *arguments, stride=stride, rest=rest)
+    assert_alike(painted, paint_slowly(model, *arguments, stride=stride))
+
+
+@given(canvas=canvases(), rest=st.integers(1, 6), memory=st.sampled_from([0, 4 << 30]))
+@settings(max_examples=25, deadline=None)
+def test_painting_goes_on_at_a_rest_bit_for_bit(canvas, rest, memory):
+    window, stride, rows, columns, seed = canvas
+    decoder = Decoder(random_gpt(window).float())
+    arguments = labelled(0, 2), numbers_for(2, rows, columns, seed), SamplingSettings()
+    options = {"stride": stride, "rest": rest, "cache_memory": memory}
+    whole = paint(decoder, *arguments, **options)
+    for done in range(0, rows, rest):
+        forced = whole.codes.clone()
+        forced[:, done:] = -1
+        again = paint(decoder, *arguments, forced=forced, **options)
+        assert torch.equal(again.codes, whole.codes)
+        assert torch.equal(again.log_probabilities[:, done:], whole.log_probabilities[:, done:])
+
+
+@FAMILIES
+@given(canvas=canvases())
+@settings(max_examples=20, deadline=None)
+def test_painting_around_known_codes_is_the_slow_loop(models, canvas):
+    window, stride, rows, columns, seed = canvas
+    model, decoder = models[window]
+    random = torch.Generator().manual_seed(seed)
+    forced = torch.randint(7, (rows, columns), generator=random)
+    forced[torch.rand(rows, columns, generator=random) < 0.5] = -1
+    arguments = labelled(-1, -1), numbers_for(2, rows, columns, seed), SamplingSettings()
+    painted = paint(decoder, *arguments, stride=stride, forced=forced)
+    assert_alike(painted, paint_slowly(model, *arguments, stride=stride, forced=forced))
+    assert (painted.codes[:, forced >= 0] == forced[forced >= 0]).all()
+    assert (painted.log_probabilities[:, forced >= 0] == 0).all()
+
+
+@given(canvas=canvases(), memory=st.floats(0, 6), lanes=st.integers(1, 4))
+@settings(max_examples=25, deadline=None)
+def test_neither_memory_nor_lanes_change_what_is_painted(canvas, memory, lanes):
+    window, stride, rows, columns, seed = canvas
+    model, decoder = GRIDDED[window]
+    forced = torch.randint(7, (rows, columns), generator=torch.Generator().manual_seed(seed))
+    forced[torch.rand(rows, columns, generator=torch.Generator().manual_seed(seed)) < 0.8] = -1
+    prefix = grid_prefix(condition_grid(seed, 1, rows, columns), window)
+    arguments = prefix, numbers_for(1, rows, columns, seed), SamplingSettings()
+    length = window**2 + min(rows, window) * min(columns, window) - 1
+    bound = int(memory * decoder.cache_bytes(1, length))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sliding_window.SEQUENCES_AT_ONCE, "cpu", lanes)
+        painted = paint(decoder, *arguments, stride=stride, forced=forced, cache_memory=bound)
+    assert_alike(painted, paint_slowly(model, *arguments, stride=stride, forced=forced))
+
+
+@FAMILIES
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("schedule", ["constant", "power-cosine"])
+def test_guided_painting_is_the_slow_loop(models, stride, schedule):
+    model, decoder = models[4]
+    choice = SamplingSettings(guidance_scale=2.5, guidance_schedule=schedule, top_k=5)
+    numbers = numbers_for(2, 9, 7)
+    arguments = labelled(1, 2, -1, -1), numbers, choice
+    painted = paint(decoder, *arguments, stride=stride)
+    assert_alike(painted, paint_slowly(model, *arguments, stride=stride))
+    unguided = paint(decoder, labelled(1, 2), numbers, SamplingSettings(top_k=5), stride=stride)
+    assert not torch.equal(painted.codes, unguided.codes)
+
+
+def test_a_guided_grid_condition_is_the_slow_loop():
+    model, decoder = GRIDDED[3]
+    told = condition_grid(0, 2, 7, 6)
+    prefix = grid_prefix(torch.cat([told, torch.full_like(told, 7)]), 3)
+    arguments = prefix, numbers_for(2, 7, 6), SamplingSettings(guidance_scale=3)
+    assert_alike(paint(decoder, *arguments, stride=1), paint_slowly(model, *arguments, stride=1))
+
+
+@pytest.mark.parametrize("of_grid", [False, True])
+def test_stride_1_is_the_papers_loop_over_whole_windows(of_grid):
+    # As published: the whole window goes in, what is not drawn yet as an arbitrary code.
+    model, decoder = (GRIDDED if of_grid else PAPER)[4]
+    condition, numbers = condition_grid(0, 1, 9, 6), numbers_for(1, 9, 6)
+    codes = torch.zeros(1, 9, 6, dtype=torch.int64)
+    with torch.inference_mode():
+        for i in range(9):
+            for j in range(6):
+                top, left = max(0, min(i - 2, 9 - 4)), max(0, min(j - 2, 6 - 4))
+                patch = codes[:, top : top + 4, left : left + 4].reshape(1, 16)
+                told = condition[:, top : top + 4, left : left + 4].reshape(1, 16)
+                told = told if of_grid else CONDITIONS.null_tokens(1)
+                logits = model(torch.cat([told, patch], 1)[:, :-1])[:, -16:].view(4, 4, 7)
+                here = logits[i - top, j - left][None]
+                codes[:, i, j] = draw(here, numbers[:, i, j], SamplingSettings()).codes
+    prefix = grid_prefix(condition, 4) if of_grid else labelled(-1)
+    assert torch.equal(paint(decoder, prefix, numbers, SamplingSettings(), stride=1).codes, codes)
+
+
+def reads(decoder, monkeypatch):
+    """What the decoder reads from now on: for each forward, how many tokens of each run."""
+    noted, read = [], decoder.read
+    monkeypatch.setattr(
+        decoder, "read", lambda runs: noted.append([len(r.positions) for r in runs]) or read(runs)
+    )
+    return noted
+
+
+def test_each_code_is_read_once_while_a_window_stays(monkeypatch):
+    decoder = Decoder(random_gpt())
+    read = reads(decoder, monkeypatch)
+    paint(decoder, labelled(-1), numbers_for(1, 4, 4), SamplingSettings(), stride=2)
+    assert read == [[1]] * 16
+    read.clear()
+    paint(decoder, labelled(-1), numbers_for(1, 4, 8), SamplingSettings(), stride=2)
+    # Three windows of 4x4 at columns 0, 2 and 4, none of which reads its last code.
+    assert sum(map(sum, read)) == 3 * 16
+    assert sum(map(len, read)) == 32
+    assert len(read) == 4 * 3 + 8  # rows overlap: each begins 4 cells behind the one above
+
+
+def test_cells_along_a_border_share_a_cache_at_stride_1(monkeypatch):
+    decoder = Decoder(random_gpt())
+    read = reads(decoder, monkeypatch)
+    paint(decoder, labelled(-1), numbers_for(1, 9, 9), SamplingSettings(), stride=1)
+    # 6 x 6 windows; each is read once, up to the last cell that is drawn in it.
+    last = [3 if start == 5 else 2 for start in range(6)]
+    assert sum(map(sum, read)) == sum(1 + row * 4 + column for row in last for column in last)
+    assert sum(map(len, read)) == 81
+
+
+def test_a_wide_canvas_keeps_few_caches(monkeypatch):
+    decoder, made = Decoder(random_gpt()), []
+    new_cache = decoder.new_cache
+    monkeypatch.setattr(decoder, "new_cache", lambda *size: made.append(1) or new_cache(*size))
+    paint(decoder, labelled(-1), numbers_for(1, 12, 60), SamplingSettings(), stride=2)
+    # A band of rows is drawn in one sweep, each row 4 columns behind: the caches are those between
+    # the first row and the last, however wide the canvas is.
+    assert len(made) <= 12 * 4 // 2 + 1
+
+
+def test_every_cell_is_reported_with_the_codes_so_far():
+    reported, forced = [], torch.full((3, 5), -1)
+    forced[0, 0] = 1
+
+    def on_cells(count, codes):
+        reported.append((count, int((codes[0] >= 0).sum())))
+
+    paint(
+        PAPER[4][1],
+        labelled(-1),
+        numbers_for(1, 3, 5),
+        SamplingSettings(),
+        stride=1,
+        forced=forced,
+        on_cells=on_cells,
+    )
+    assert reported[0] == (1, 1)
+    for before, (count, drawn) in zip([(0, 0), *reported], reported, strict=False):
+        assert drawn == before[1] + count
+    assert reported[-1][1] == 15
+
+
+def test_as_many_sequences_are_read_together_as_the_device_gains_by():
+    cpu, grid = torch.device("cpu"), Grid(64, 64, 16, 8)
+    assert [lanes_for(cpu, sequences, grid, 1000) for sequences in (1, 8, 100)] == [64, 8, 1]
+    # Where memory is short, no more rows than have room for the windows between them.
+    assert [lanes_for(cpu, 1, grid, most) for most in (1, 7, 100)] == [1, 3, 50]
+    assert lanes_for(cpu, 1, Grid(64, 64, 16, 1), 7) == 7
+
+
+def test_a_stride_beyond_half_the_window_is_refused():
+    with pytest.raises(ConfigError, match="stride"):
+        paint(PAPER[4][1], labelled(-1), numbers_for(1, 8, 8), SamplingSettings(), stride=3)
