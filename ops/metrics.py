@@ -54,9 +54,9 @@ def codebook_usage(counts: Tensor) -> Usage:
     """Usage from how often each code occurs: counts (K,)."""
     share = counts.double() / counts.sum().clamp(min=1)
     entropy = -torch.special.xlogy(share, share).sum()
-    nats = float(entropy)
+    nll = float(entropy)
     return Usage(
-        int((counts > 0).sum()), float(entropy.exp()), nats / float(torch.tensor(2.0).log())
+        int((counts > 0).sum()), float(entropy.exp()), nll / float(torch.tensor(2.0).log())
     )
 
 
@@ -72,15 +72,15 @@ class Agreement(NamedTuple):
     mean_iou: float  # intersection over union, mean over the classes that occur or are told
 
 
-def label_agreement(labels: Tensor, told: Tensor, num_classes: int) -> Agreement:
+def label_agreement(labels: Tensor, predicted: Tensor, num_classes: int) -> Agreement:
     """Agreement of labels told with the true ones, both of one shape, 0 .. num_classes - 1.
 
     Places where the true label is negative, void, are left out; not a number where none is left.
     """
     labelled = labels >= 0
-    labels, told = labels[labelled], told[labelled]
-    right = code_counts(labels[labels == told], num_classes)
-    union = code_counts(labels, num_classes) + code_counts(told, num_classes) - right
+    labels, predicted = labels[labelled], predicted[labelled]
+    right = code_counts(labels[labels == predicted], num_classes)
+    union = code_counts(labels, num_classes) + code_counts(predicted, num_classes) - right
     occurs = union > 0
     iou = right[occurs].double() / union[occurs]
-    return Agreement(float((labels == told).double().mean()), float(iou.mean()))
+    return Agreement(float((labels == predicted).double().mean()), float(iou.mean()))

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
-def whole(value: Any, keep: bool = True) -> Any:
+def gather_full(value: Any, keep: bool = True) -> Any:
     """`value` with every DTensor in its dicts and lists made a whole tensor on the CPU.
 
     Every process must ask at once; one that does not `keep` them gets None in their place, and
@@ -19,9 +19,9 @@ def whole(value: Any, keep: bool = True) -> Any:
         full = value.full_tensor()
         return full.cpu() if keep else None
     if isinstance(value, dict):
-        return {key: whole(entry, keep) for key, entry in value.items()}
+        return {key: gather_full(entry, keep) for key, entry in value.items()}
     if isinstance(value, list):
-        return [whole(entry, keep) for entry in value]
+        return [gather_full(entry, keep) for entry in value]
     return value
 
 

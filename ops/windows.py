@@ -123,12 +123,17 @@ class Wavefront:
     def __init__(
         self,
         grid: Grid,
-        lanes: int,
+        parallel_rows: int,
         known: Sequence[Sequence[bool]] | None = None,
-        rest: int | None = None,
+        flush_every_rows: int | None = None,
     ) -> None:
         self.first = 0  # the first row of which cells are left
-        self._grid, self._lanes, self._known, self._rest = grid, lanes, known, rest
+        self._grid, self._parallel_rows, self._known, self._flush_every_rows = (
+            grid,
+            parallel_rows,
+            known,
+            flush_every_rows,
+        )
         self._drawn: deque[int] = deque()  # how many cells of row first + k are drawn
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -173,9 +178,9 @@ class Wavefront:
     def _may_begin(self) -> bool:
         """Whether the next row may be begun beside those that are."""
         row = self.first + len(self._drawn)
-        if self._rest is not None and row % self._rest == 0 and self._drawn:
+        if self._flush_every_rows is not None and row % self._flush_every_rows == 0 and self._drawn:
             return False
-        return len(self._drawn) < self._lanes and row < self._grid.rows
+        return len(self._drawn) < self._parallel_rows and row < self._grid.rows
 
     def _pass_known(self) -> None:
         if self._known is not None:

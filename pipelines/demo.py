@@ -112,7 +112,7 @@ def stages_of(flags: Flags, images: Path) -> list[tuple[str, Callable[[], int]]]
             ["tiny", "--codes", codes, "--out", prior, "--steps", str(flags.steps)]
         )
 
-    def paint(folder: str, count: int, size: str) -> Callable[[], int]:
+    def samples(folder: str, count: int, size: str) -> Callable[[], int]:
         target = ["--out", str(out / folder), "--count", str(count), "--size", size]
         # A prior this small gives the rare codes far too much weight. Seen side by side, the
         # paper's top-k of 100 painted long streaks; this keeps more of the photographs' grain.
@@ -123,8 +123,8 @@ def stages_of(flags: Flags, images: Path) -> list[tuple[str, Callable[[], int]]]
         ("Encode the photographs", encode_images),
         ("Open the code store", open_store),
         ("Train a small prior on the codes", train),
-        (f"Paint {flags.samples} samples of {size}", paint("samples", flags.samples, size)),
-        (f"Paint a canvas of {flags.canvas}", paint("canvas", 1, flags.canvas)),
+        (f"Paint {flags.samples} samples of {size}", samples("samples", flags.samples, size)),
+        (f"Paint a canvas of {flags.canvas}", samples("canvas", 1, flags.canvas)),
     ]
 
 

@@ -16,18 +16,16 @@ import torch
 from ops.config import ConfigError
 from ops.files import exclusive_lock
 from ops.images import Transform
-from pipelines.tracks import code_grids as code_tracks  # noqa: F401 - it registers its kinds of tracks
-from pipelines.jobs.cluster import check_absolute, cluster_address
+from pipelines.console.progress import progress_bar
 from pipelines.console.run import run_command
 from pipelines.encoding.settings import EncodeFlags, check_same, plan_settings
-from pipelines.encoding.worker import Done, EncodeWorker, Piece, condemn, split_work
-from pipelines.tracks.annotations import GeometryTrack
-from pipelines.planning.grid_shapes import grids_of
-from pipelines.jobs.run import run_tasks
-from pipelines.planning.plan import Plan, Task, extend_plan, prune_plan, read_plan
-from pipelines.console.progress import progress_bar
-from pipelines.jobs.actors import ray_running
+from pipelines.encoding.worker import Done, EncodeWorker, Piece, quarantine, split_work
 from pipelines.inputs.reading import InputError, Listing, list_input
+from pipelines.jobs.actors import ray_running
+from pipelines.jobs.cluster import check_absolute, cluster_address
+from pipelines.jobs.run import run_tasks
+from pipelines.planning.grid_shapes import grids_of
+from pipelines.planning.plan import Plan, Task, extend_plan, prune_plan, read_plan
 from pipelines.store import (
     CodeStore,
     StoreError,
@@ -42,9 +40,11 @@ from pipelines.store.recovery import (
     remove_partials,
     write_checksums,
 )
+from pipelines.tracks import code_grids as code_tracks  # noqa: F401 - it registers its kinds of tracks
+from pipelines.tracks.annotations import GeometryTrack
+from pipelines.tracks.base import Track, open_tracks, waiting_tasks
 from pipelines.tracks.plan import check_as_planned, store_attributes
 from pipelines.tracks.report import lacking
-from pipelines.tracks.base import Track, open_tracks, waiting_tasks
 from tokenizer import VQGAN, load_tokenizer
 
 LISTED = 20  # failed and skipped files named at the end; the index names all that failed
@@ -61,9 +61,9 @@ def encode(flags: EncodeFlags) -> int:
     _check_output(root)
     _check_flags(flags)
     tokenizer = load_tokenizer(flags.tokenizer)
-    if tokenizer.config.content.kind != "image":
+    if tokenizer.config.modality.kind != "image":
         raise ConfigError(
-            f"{flags.tokenizer} is a tokenizer of {tokenizer.content.noun}, not of photographs. "
+            f"{flags.tokenizer} is a tokenizer of {tokenizer.modality.noun}, not of photographs. "
             "Name one of those, for instance photo-f8."
         )
     transform = Transform(
@@ -117,14 +117,14 @@ def _finish(root: Path) -> None:
 
 def _run_track(flags: EncodeFlags, track: Track, plan: Plan) -> int:
     """Encode what is not in a further track; how many rows that was."""
-    waiting = waiting_tasks(track.books, plan)
+    waiting = waiting_tasks(track.track_dir, plan)
     if isinstance(track, GeometryTrack):
         for task in waiting:
             track.make(plan, task)
     else:
-        _run(track.books, flags, plan, waiting, track.reads)
-    check_as_planned(track.books, waiting)
-    _finish(track.books)
+        _run(track.track_dir, flags, plan, waiting, track.reads)
+    check_as_planned(track.track_dir, waiting)
+    _finish(track.track_dir)
     return sum(task.num_rows for task in waiting)
 
 
@@ -158,7 +158,7 @@ def _plan(
 ) -> Plan:
     """The store's plan with the listing's new images in it; the store made if there is none."""
     older = read_plan(root)
-    if older is not None and "painted" in older.settings.track:
+    if older is not None and "generated" in older.settings.track:
         raise StoreError(f"{root} holds codes that generate painted. Name another --out.")
     num_rows = len(listing.table) * transform.views
     settings = plan_settings(
@@ -195,7 +195,7 @@ def _run(
     track = plan.settings.track
     on_gpu = torch.device(track["device"]).type != "cpu"
     gpus = float(on_gpu) if flags.gpus_per_worker == "auto" else flags.gpus_per_worker
-    lanes = 1 if on_gpu else _lanes(flags, track["threads"])
+    concurrent_batches = 1 if on_gpu else _concurrent_batches(flags, track["threads"])
     with progress_bar("image") as progress, _threads_restored():
         num_rows = sum(task.num_rows for task in tasks)
         doing = "encoding" if plan.track == "image" else f"encoding {plan.track}"
@@ -220,7 +220,7 @@ def _run(
         work: list[Task | Piece] = [*tasks]
         run_tasks(
             work,
-            partial(EncodeWorker, root, lanes, _cpus(flags) + 1),
+            partial(EncodeWorker, root, concurrent_batches, _cpus(flags) + 1),
             on_result=on_result,
             workers=flags.workers,
             cpus_per_worker=flags.cpus_per_worker,
@@ -228,7 +228,7 @@ def _run(
             address=flags.address,
             overlap=2,
             split=partial(split_work, batch_size=track["batch_size"]),
-            give_up=partial(condemn, root, plan),
+            give_up=partial(quarantine, root, plan),
             proven=len(tasks) < len(plan.tasks),
             reads=reads,
             writes={"--out": root},
@@ -241,7 +241,7 @@ def _cpus(flags: EncodeFlags) -> int:
     return flags.cpus_per_worker if flags.workers else torch.get_num_threads()
 
 
-def _lanes(flags: EncodeFlags, threads: int) -> int:
+def _concurrent_batches(flags: EncodeFlags, threads: int) -> int:
     """Forward passes that run side by side in one process on CPUs."""
     return max(1, _cpus(flags) // threads)
 

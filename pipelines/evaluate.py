@@ -20,13 +20,13 @@ from ops.config import UserError
 from ops.files import write_json
 from ops.images import write_png
 from ops.runtime import resolve_device
-from pipelines.streaming.dataset import CodeDataset
-from pipelines.console.run import run_command
 from pipelines.conditioning.build import tracks_of
-from pipelines.training.prior_task import held_out_cut, held_out_nats
+from pipelines.console.run import run_command
 from pipelines.store import CodeStore
+from pipelines.streaming.dataset import CodeDataset
+from pipelines.training.prior_task import held_out_cut, held_out_nll
 from pipelines.training.tokenizer_data import evaluation_samples, list_data
-from pipelines.training.tokenizer_task import reconstruction_figures, reconstruction_pictures
+from pipelines.training.tokenizer_task import reconstruction_metrics, reconstruction_pictures
 from prior import load_prior
 from tokenizer import load_tokenizer
 
@@ -64,12 +64,12 @@ def main(argv: list[str] | None = None) -> int:
 def evaluate(flags: EvaluateFlags) -> int:
     """Measure, write the JSON file, print the figures; the exit code."""
     measure = evaluate_tokenizer if flags.kind == "tokenizer" else evaluate_prior
-    figures = measure(flags)
+    metrics = measure(flags)
     settings = {name: str(value) for name, value in asdict(flags).items()}
-    write_json(flags.out, {"figures": figures, "settings": settings, "torch": torch.__version__})
-    for key, reason in figures.get("unreadable", {}).items():
+    write_json(flags.out, {"metrics": metrics, "settings": settings, "torch": torch.__version__})
+    for key, reason in metrics.get("unreadable", {}).items():
         print(f"unreadable: {key!r}: {reason}")
-    print(", ".join(f"{name} {_shown(value)}" for name, value in figures.items()))
+    print(", ".join(f"{name} {_shown(value)}" for name, value in metrics.items()))
     return 0
 
 
@@ -84,30 +84,30 @@ def evaluate_tokenizer(flags: EvaluateFlags) -> dict[str, Any]:
     intersection over union), and how fast they were encoded."""
     device = resolve_device(flags.device)
     tokenizer = load_tokenizer(flags.model, device)
-    content = tokenizer.content
+    modality = tokenizer.modality
     files = list_data(flags.data, flags.targets, flags.held_out)
     unreadable = dict(files.lost)
     samples = evaluation_samples(
-        content, files.measured[: flags.most], flags.image_size, unreadable.__setitem__
+        modality, files.measured[: flags.most], flags.image_size, unreadable.__setitem__
     )
     if not len(samples):
         raise UserError(
-            f"{flags.data}: nothing to measure on ({len(unreadable)} of {content.noun} could not "
+            f"{flags.data}: nothing to measure on ({len(unreadable)} of {modality.noun} could not "
             "be read). Raise --held-out, 1 takes all."
         )
-    figures, rebuilt, _ = reconstruction_figures(tokenizer, samples, device)
+    metrics, rebuilt, _ = reconstruction_metrics(tokenizer, samples, device)
     started = time.perf_counter()
     for part in samples.split(4):
-        tokenizer.encode(content.pixels(part.to(device))).cpu()
+        tokenizer.encode(modality.pixels(part.to(device))).cpu()
     rate = len(samples) / (time.perf_counter() - started)
     if flags.picture is not None:
-        shown = reconstruction_pictures(content, samples, rebuilt)
+        shown = reconstruction_pictures(modality, samples, rebuilt)
         write_png(flags.picture, shown["reconstructions"])
     size = tokenizer.config.codebook_size
     return {
         "images": len(samples),
         "unreadable": unreadable,
-        **figures,
+        **metrics,
         "codebook_size": size,
         "bits_per_pixel": math.log2(size) / tokenizer.config.downsample_factor**2,
         "encoded_images_per_second": rate,
@@ -138,11 +138,11 @@ def evaluate_prior(flags: EvaluateFlags) -> dict[str, Any]:
     if not batches:
         raise UserError(f"{flags.data}: no row to measure on. Raise --held-out, 1 takes all.")
     with torch.no_grad():
-        nats = held_out_nats(prior.model, prior.conditions, batches, device).mean
+        nll = held_out_nll(prior.model, prior.conditions, batches, device).mean
     return {
         "rows": sum(len(batch["codes"]) for batch in batches),
-        "nats_per_code": nats,
-        "bits_per_code": nats / math.log(2),
+        "nats_per_code": nll,
+        "bits_per_code": nll / math.log(2),
         "fingerprint": made,
     }
 

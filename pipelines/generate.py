@@ -16,30 +16,14 @@ import torch
 
 from ops.config import ConfigError
 from ops.files import exclusive_lock, write_json
-from pipelines.jobs.cluster import check_absolute
-from pipelines.console.run import run_command
-from pipelines.generation.flags import GenerateFlags, check_flags, make_request
-from pipelines.jobs.run import run_tasks
-from pipelines.generation.preview import preview_path
-from pipelines.generation.settings import (
-    PaintRequest,
-    check_record,
-    deciding_settings,
-    read_record,
-    record_path,
-)
-from pipelines.generation.worker import (
-    Done,
-    PaintTask,
-    PaintWorker,
-    condemn,
-    split_work,
-)
-from pipelines.generation.code_store import finish_store, prepare_store
+from pipelines.conditioning.encode import ConditionEncoder, make_condition_encoder
 from pipelines.console.progress import progress_bar
-from pipelines.training.run_folder import find_tokenizer
+from pipelines.console.run import run_command
+from pipelines.generation.code_store import finish_store, prepare_store
 from pipelines.generation.contact_sheet import remove_grids, write_grids
+from pipelines.generation.flags import GenerateFlags, check_flags, make_request
 from pipelines.generation.index import failed_lines, part_path, read_parts, sample_name
+from pipelines.generation.preview import preview_path
 from pipelines.generation.resume import (
     Folder,
     empty_staging,
@@ -47,7 +31,23 @@ from pipelines.generation.resume import (
     lock_path,
     remove_partials,
 )
-from pipelines.conditioning.encode import Teller, make_teller
+from pipelines.generation.settings import (
+    GenerationRequest,
+    check_record,
+    deciding_settings,
+    read_record,
+    record_path,
+)
+from pipelines.generation.worker import (
+    Done,
+    GenerationTask,
+    GenerationWorker,
+    quarantine,
+    split_work,
+)
+from pipelines.jobs.cluster import check_absolute
+from pipelines.jobs.run import run_tasks
+from pipelines.training.run_folder import find_tokenizer
 from prior import Prior, load_prior
 
 LISTED = 20  # failed samples named at the end; the index names all
@@ -73,18 +73,18 @@ def run(flags: GenerateFlags) -> int:
         wanted = range(flags.count) if flags.only is None else range(flags.only, flags.only + 1)
         folder = Folder(request, read_parts(request.out), flags.retry_failed)
         tasks = folder.unfinished(wanted)
-        teller = make_teller(request, prior, tokenizer)
+        condition_encoder = make_condition_encoder(request, prior, tokenizer)
         new = 0
         if tasks:
-            teller.check()
+            condition_encoder.check()
             remove_grids(request)
             write_json(record_path(request.out), {**settings, "count": request.count})
             if "codes" in request.save:
                 prepare_store(request, tokenizer, label_names(prior), settings)
             for task in tasks:
                 folder.reopen(task)
-            new = paint(request, tasks, flags, proven=bool(folder.parts))
-        finish(request, teller)
+            new = generate(request, tasks, flags, proven=bool(folder.parts))
+        finish(request, condition_encoder)
         return report(flags, request, wanted, new)
 
 
@@ -99,7 +99,9 @@ def label_names(prior: Prior) -> tuple[str, ...]:
     return names
 
 
-def paint(request: PaintRequest, tasks: list[PaintTask], flags: GenerateFlags, proven: bool) -> int:
+def generate(
+    request: GenerationRequest, tasks: list[GenerationTask], flags: GenerateFlags, proven: bool
+) -> int:
     """Do the tasks, behind a bar that counts codes; how many samples were painted or given up."""
     codes = request.rows * request.columns
     wanted = sum(task.end - task.first for task in tasks)
@@ -116,7 +118,7 @@ def paint(request: PaintRequest, tasks: list[PaintTask], flags: GenerateFlags, p
             note = f"{samples:,} of {wanted:,} samples"
             bar.update(row, completed=shown, bad=done.failed, note=note)
 
-        def on_result(task: PaintTask, result: Done) -> None:
+        def on_result(task: GenerationTask, result: Done) -> None:
             nonlocal done
             require_whole(request, task)
             done = Done(*(sum(pair) for pair in zip(done, result, strict=True)))
@@ -124,26 +126,29 @@ def paint(request: PaintRequest, tasks: list[PaintTask], flags: GenerateFlags, p
 
         run_tasks(
             tasks,
-            partial(PaintWorker, request),
+            partial(GenerationWorker, request),
             on_result=on_result,
             workers=flags.workers,
             cpus_per_worker=flags.cpus_per_worker or flags.threads,
             gpus_per_worker=gpus_per_worker(flags),
             address=flags.address,
             split=partial(split_work, batch_size=request.batch_size),
-            give_up=partial(condemn, request),
+            give_up=partial(quarantine, request),
             proven=proven,
             on_progress=show,
             reads={
                 "--prior": request.prior,
-                **{f"--condition {told.name}": told.path for told in request.told},
+                **{
+                    f"--condition {condition_inputs.name}": condition_inputs.path
+                    for condition_inputs in request.condition_inputs
+                },
             },
             writes={"--out": request.out},
         )
     return wanted - kept
 
 
-def require_whole(request: PaintRequest, task: PaintTask) -> None:
+def require_whole(request: GenerationRequest, task: GenerationTask) -> None:
     """Raise ConfigError where a task that is done has left nothing that can be seen here."""
     # A worker on another machine may have written into a folder of the same name there.
     if not part_path(request.out, task.number).exists():
@@ -175,17 +180,17 @@ def gpus_per_worker(flags: GenerateFlags) -> float:
 # --- after
 
 
-def finish(request: PaintRequest, teller: Teller) -> None:
+def finish(request: GenerationRequest, condition_encoder: ConditionEncoder) -> None:
     """What remains when all tasks are done, each time: an earlier run may not have come to it."""
     empty_staging(request.out)
     preview_path(request.out).unlink(missing_ok=True)  # the samples are there
     if "codes" in request.save:
         finish_store(request.out)
     if "images" in request.save:
-        write_grids(request, teller)
+        write_grids(request, condition_encoder)
 
 
-def report(flags: GenerateFlags, request: PaintRequest, wanted: range, new: int) -> int:
+def report(flags: GenerateFlags, request: GenerationRequest, wanted: range, new: int) -> int:
     """Print which samples were given up, and one line; the exit code."""
     lines = failed_lines(request.out, read_parts(request.out).values())
     failed = [line for line in lines if line["sample"] in wanted]

@@ -107,13 +107,13 @@ def model_of(flags: ImportPriorFlags, tensors: Tensors, tokenizer: VQGAN) -> tup
     if flags.num_classes is not None and flags.conditions is not None:
         raise ConfigError("Published models are told classes or coordinates; leave one out.")
     size = tokenizer.config.codebook_size
-    told: Condition = StartOfSequence()
+    condition: Condition = StartOfSequence()
     if flags.num_classes is not None:
-        told = ClassLabel(num_classes=flags.num_classes)
+        condition = ClassLabel(num_classes=flags.num_classes)
     elif flags.conditions is not None:
         factor = tokenizer.config.downsample_factor
-        told = Coordinates(codebook_size=size, downsample_factor=factor)
-    conditions = Conditions([told], size)
+        condition = Coordinates(codebook_size=size, downsample_factor=factor)
+    conditions = Conditions([condition], size)
     config, weights = import_compvis_gpt(
         tensors, conditions, window=flags.window, num_heads=flags.num_heads
     )

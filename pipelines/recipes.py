@@ -14,9 +14,9 @@ from pipelines.training.optimizer import OptimizerConfig
 from prior import LossSettings
 from prior.orderings import ROW_MAJOR
 from tokenizer import PRESETS, VQGANConfig
-from tokenizer.contents import ContentConfig
 from tokenizer.discriminator import DiscriminatorConfig
 from tokenizer.losses import LossConfig
+from tokenizer.modalities import ModalityConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,7 +24,7 @@ class TokenizerRecipe:
     """One tokenizer run. `preset` names a network of tokenizer.PRESETS; sizes are in pixels."""
 
     preset: str
-    content: ContentConfig = field(default_factory=ContentConfig)
+    modality: ModalityConfig = field(default_factory=ModalityConfig)
     """what it is shown; a num_classes of 0 is found in the data"""
     losses: LossConfig
     optimizer: OptimizerConfig
@@ -41,7 +41,7 @@ class TokenizerRecipe:
     log_every: int = 10
 
     def __post_init__(self) -> None:
-        kind, losses = self.content.kind, self.losses
+        kind, losses = self.modality.kind, self.losses
         if kind != "image" and (losses.perceptual, losses.adversarial) != ("none", "none"):
             raise ConfigError(
                 f"{kind}: the perceptual loss and the discriminator are for photographs alone. "
@@ -53,7 +53,7 @@ class TokenizerRecipe:
     @property
     def config(self) -> VQGANConfig:
         """The network, with as many channels as the content has."""
-        return PRESETS[self.preset].of_content(self.content)
+        return PRESETS[self.preset].with_modality(self.modality)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +67,7 @@ class PriorRecipe:
     """in which order the window's codes are foretold: see prior.orderings"""
     dropout: float = 0.0
     label_dropout: float = 0.1
-    start_alike: bool = False
+    init_from_codebook: bool = False
     """first weights that follow the codebook: see prior.models.gpt.start_alike"""
     loss: LossSettings = field(default_factory=LossSettings)
     """what training lowers besides its surprise: see prior.objective"""
@@ -188,7 +188,7 @@ TOKENIZER_RECIPES: dict[str, TokenizerRecipe] = {
     # Label maps at the smallest size: one-hot in, logits out, no critic. Minutes on 2 cores.
     "tiny-segmentation": TokenizerRecipe(
         preset="tiny",
-        content=ContentConfig(kind="segmentation"),
+        modality=ModalityConfig(kind="segmentation"),
         losses=LossConfig(reconstruction="cross_entropy", perceptual="none", adversarial="none"),
         optimizer=OptimizerConfig(learning_rate=1e-3, betas=(0.5, 0.9)),
         batch_size=8,
@@ -199,7 +199,7 @@ TOKENIZER_RECIPES: dict[str, TokenizerRecipe] = {
     # Depth at the smallest size: one channel, no critic. Minutes on 2 cores.
     "tiny-depth": TokenizerRecipe(
         preset="tiny",
-        content=ContentConfig(kind="depth"),
+        modality=ModalityConfig(kind="depth"),
         losses=LossConfig(l2_weight=2.0, perceptual="none", adversarial="none"),
         optimizer=OptimizerConfig(learning_rate=1e-3, betas=(0.5, 0.9)),
         batch_size=8,
@@ -211,7 +211,7 @@ TOKENIZER_RECIPES: dict[str, TokenizerRecipe] = {
     # network of 1,024 codes, each class's own yes or no, constant rate. One GPU; not run here.
     "segmentation-f16": TokenizerRecipe(
         preset="imagenet-f16-1024",
-        content=ContentConfig(kind="segmentation"),
+        modality=ModalityConfig(kind="segmentation"),
         losses=LossConfig(reconstruction="bce", perceptual="none", adversarial="none"),
         optimizer=OptimizerConfig(learning_rate=4.5e-6 * 12, betas=(0.5, 0.9), schedule="constant"),
         batch_size=12,
@@ -224,7 +224,7 @@ TOKENIZER_RECIPES: dict[str, TokenizerRecipe] = {
     ),
     "depth-f16": TokenizerRecipe(
         preset="imagenet-f16-1024",
-        content=ContentConfig(kind="depth"),
+        modality=ModalityConfig(kind="depth"),
         losses=LossConfig(perceptual="none", adversarial="none"),
         optimizer=OptimizerConfig(learning_rate=4.5e-6 * 12, betas=(0.5, 0.9), schedule="constant"),
         batch_size=12,
@@ -241,7 +241,7 @@ TOKENIZER_RECIPES: dict[str, TokenizerRecipe] = {
 STUDY_PRIOR = PriorRecipe(
     preset="study",
     optimizer=OptimizerConfig(learning_rate=3e-3, weight_decay=0.01, warmup_steps=50),
-    start_alike=True,
+    init_from_codebook=True,
     steps=600,
     save_every=200,
     sample_every=600,
@@ -253,7 +253,7 @@ PRIOR_RECIPES: dict[str, PriorRecipe] = {
     "tiny": PriorRecipe(
         preset="tiny",
         optimizer=OptimizerConfig(learning_rate=3e-3, weight_decay=0.01, warmup_steps=50),
-        start_alike=True,
+        init_from_codebook=True,
         steps=400,
         save_every=100,
         sample_every=200,
@@ -268,7 +268,7 @@ PRIOR_RECIPES: dict[str, PriorRecipe] = {
     "tiny-snail": PriorRecipe(
         preset="tiny-snail",
         optimizer=OptimizerConfig(learning_rate=3e-3, weight_decay=0.01, warmup_steps=50),
-        start_alike=True,
+        init_from_codebook=True,
         steps=400,
         save_every=100,
         sample_every=200,
@@ -278,7 +278,7 @@ PRIOR_RECIPES: dict[str, PriorRecipe] = {
         preset="tiny-local",
         optimizer=OptimizerConfig(learning_rate=3e-3, weight_decay=0.01, warmup_steps=50),
         window=32,
-        start_alike=True,
+        init_from_codebook=True,
         batch_size=2,
         steps=400,
         save_every=100,

@@ -17,7 +17,7 @@ import tyro
 from ops.config import ConfigError
 from pipelines.console.run import run_command
 from pipelines.studies import STUDIES
-from pipelines.studies.bench import Bench
+from pipelines.studies.context import StudyContext
 from pipelines.studies.runs import do_runs
 from pipelines.studies.study_report import write_report
 from pipelines.training.flags import use_threads
@@ -58,7 +58,7 @@ def run(flags: StudyFlags) -> int:
         if value is not None and value < 1:
             raise ConfigError(f"--{name} must be at least 1, found {value}.")
     use_threads(flags.threads)
-    bench = Bench(
+    context = StudyContext(
         data=flags.data,
         out=flags.out,
         threads=flags.threads,
@@ -66,8 +66,8 @@ def run(flags: StudyFlags) -> int:
         perceptual=flags.perceptual,
         shown=flags.show,
     )
-    runs = do_runs(flags.name, study, bench, flags.seeds, say)
-    report = write_report(study, bench, runs, command_of(flags))
+    runs = do_runs(flags.name, study, context, flags.seeds, say)
+    report = write_report(study, context, runs, command_of(flags))
     print((flags.out / "table.md").read_text(), end="")
     print(f"{report}: {len(runs)} runs")
     return 0

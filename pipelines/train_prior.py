@@ -19,39 +19,39 @@ import tyro
 from ops.config import ConfigError
 from ops.ranks import ALONE, Ranks
 from ops.runtime import keep_freed_memory, resolve_device
+from pipelines.conditioning.build import make_conditions, tracks_of
+from pipelines.console.run import run_command
 from pipelines.jobs.cluster import check_absolute
+from pipelines.recipes import PRIOR_RECIPES, PriorRecipe
+from pipelines.store import CodeStore
 from pipelines.streaming.dataset import CodeDataset
 from pipelines.streaming.sources import check_tokenizer
-from pipelines.console.run import run_command
-from pipelines.training.launch import run_sitting
 from pipelines.training.estimate import prior_lines
-from pipelines.conditioning.build import make_conditions, tracks_of
-from pipelines.training.prior_task import PriorTrainee, held_out_cut
-from pipelines.recipes import PRIOR_RECIPES, PriorRecipe
-from pipelines.training.run_folder import keep_tokenizers
-from pipelines.store import CodeStore
-from pipelines.training.loop import OnStep, Source, train
 from pipelines.training.flags import (
     TrainingFlags,
     division_of,
-    execution_of,
     lasting_settings,
-    lay_over,
     loop_settings,
     outcome,
+    override_recipe,
+    parallel_config_of,
     pin_settings,
-    team_of,
     use_threads,
+    worker_config_of,
 )
+from pipelines.training.launch import run_attempts
+from pipelines.training.loop import OnStep, Source, train
+from pipelines.training.prior_task import PriorTask, held_out_cut
+from pipelines.training.run_folder import keep_tokenizers
 from prior import (
     Conditions,
     LocalConfig,
     PriorConfig,
     PriorModel,
     condition_sizes,
+    init_from_codebook,
     make_model,
     preset_config,
-    start_alike,
 )
 from prior.orderings import ROW_MAJOR
 from tokenizer import VQGAN, load_tokenizer
@@ -97,7 +97,7 @@ class Data(NamedTuple):
 
 def open_data(flags: TrainPriorFlags, ranks: Ranks = ALONE) -> Data:
     """What the flags name, checked; the data set gives the parts of one process of `ranks`."""
-    recipe = lay_over(PRIOR_RECIPES, flags.recipe, flags, "window", "ordering")
+    recipe = override_recipe(PRIOR_RECIPES, flags.recipe, flags, "window", "ordering")
     if not flags.codes:
         raise ConfigError("--codes names no store. Name one that pipelines.encode wrote.")
     stores = [CodeStore.open(path) for path in flags.codes]
@@ -154,9 +154,9 @@ def untrained_model(
     """An untrained model of the recipe's preset for these codes and conditions."""
     torch.manual_seed(seed)
     model = make_model(prior_config(recipe, conditions))
-    if recipe.start_alike:
+    if recipe.init_from_codebook:
         every_code = torch.arange(conditions.codebook_size).view(1, 1, -1)
-        start_alike(model, tokenizer.quantizer.lookup(every_code)[0, :, 0].T)
+        init_from_codebook(model, tokenizer.quantizer.lookup(every_code)[0, :, 0].T)
     return model
 
 
@@ -188,7 +188,7 @@ def tokenizer_info(tokenizer: VQGAN) -> dict[str, Any]:
     }
 
 
-def sit(
+def run_attempt(
     flags: TrainPriorFlags, ranks: Ranks, on_step: OnStep | None, data: Data | None = None
 ) -> int:
     """One process's part of a run that was started; the steps it took."""
@@ -198,7 +198,7 @@ def sit(
     recipe, _, dataset, conditions = data or open_data(flags, ranks)
     tokenizer = load_tokenizer(flags.out / "tokenizer")
     model = untrained_model(recipe, conditions, tokenizer, flags.seed)
-    trainee = PriorTrainee(
+    train_task = PriorTask(
         model,
         conditions,
         tokenizer,
@@ -209,10 +209,10 @@ def sit(
         held_out=dataset.held_out_batches(cut=held_out_cut(model.config)),
         shown=dataset.train_batch(0),
         device=device,
-        execution=execution_of(flags, ranks, device, shard=flags.shard),
+        parallel_config=parallel_config_of(flags, ranks, device, shard=flags.shard),
     )
     source = Source(dataset.train_batch, dataset.train_keys)
-    return train(trainee, source, flags.out, loop_settings(recipe, flags.seed), ranks, on_step)
+    return train(train_task, source, flags.out, loop_settings(recipe, flags.seed), ranks, on_step)
 
 
 def sizes(flags: TrainPriorFlags, data: Data) -> list[str]:
@@ -241,8 +241,8 @@ def run(flags: TrainPriorFlags) -> int:
         return 0
     start_run(flags, data)
     mine = None if flags.workers else data  # workers open their own
-    sitting = functools.partial(sit, flags, data=mine)
-    taken = run_sitting(flags.out, data.recipe.steps, sitting, team_of(flags), reads)
+    attempt = functools.partial(run_attempt, flags, data=mine)
+    taken = run_attempts(flags.out, data.recipe.steps, attempt, worker_config_of(flags), reads)
     print(outcome(flags.out, taken, data.recipe.steps, "paint with python -m pipelines.generate"))
     return 0
 

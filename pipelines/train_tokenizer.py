@@ -19,13 +19,26 @@ import tyro
 from ops.config import ConfigError, UserError
 from ops.ranks import Ranks
 from ops.runtime import keep_freed_memory, resolve_device
-from pipelines.jobs.cluster import check_absolute
 from pipelines.console.run import run_command
-from pipelines.training.launch import run_sitting
-from pipelines.training.estimate import tokenizer_lines
-from pipelines.training.image_dataset import ImageCrops
 from pipelines.inputs.bad_images import Ledger
+from pipelines.jobs.cluster import check_absolute
 from pipelines.recipes import TOKENIZER_RECIPES, TokenizerRecipe
+from pipelines.training.estimate import tokenizer_lines
+from pipelines.training.flags import (
+    TrainingFlags,
+    division_of,
+    lasting_settings,
+    loop_settings,
+    outcome,
+    override_recipe,
+    parallel_config_of,
+    pin_settings,
+    use_threads,
+    worker_config_of,
+)
+from pipelines.training.image_dataset import ImageCrops
+from pipelines.training.launch import run_attempts
+from pipelines.training.loop import OnStep, Source, train
 from pipelines.training.tokenizer_data import (
     TokenizerData,
     evaluation_samples,
@@ -34,22 +47,9 @@ from pipelines.training.tokenizer_data import (
     read_entry,
     with_classes,
 )
-from pipelines.training.tokenizer_task import TokenizerTrainee
-from pipelines.training.loop import OnStep, Source, train
-from pipelines.training.flags import (
-    TrainingFlags,
-    division_of,
-    execution_of,
-    lasting_settings,
-    lay_over,
-    loop_settings,
-    outcome,
-    pin_settings,
-    team_of,
-    use_threads,
-)
+from pipelines.training.tokenizer_task import TokenizerTask
 from tokenizer import PRESETS, build_tokenizer
-from tokenizer.contents import ContentConfig, make_content
+from tokenizer.modalities import ModalityConfig, make_modality
 
 MOST_HELD_OUT = 64
 BAD_IMAGES = "bad_images.jsonl"
@@ -99,14 +99,14 @@ class TrainTokenizerFlags(TrainingFlags):
 
 def resolve_recipe(flags: TrainTokenizerFlags) -> TokenizerRecipe:
     """The recipe with the flags that were given laid over it."""
-    recipe = lay_over(TOKENIZER_RECIPES, flags.recipe, flags, "crop_size")
+    recipe = override_recipe(TOKENIZER_RECIPES, flags.recipe, flags, "crop_size")
     given = {name: getattr(flags, name) for name in LOSS_FLAGS if getattr(flags, name) is not None}
     if flags.adaptive is not None:
         given["adaptive"] = flags.adaptive == "yes"
     recipe = dataclasses.replace(
         recipe,
         losses=dataclasses.replace(recipe.losses, **given),
-        content=resolve_content(flags, recipe.content),
+        modality=resolve_modality(flags, recipe.modality),
     )
     factor = PRESETS[recipe.preset].downsample_factor
     if recipe.crop_size % factor:
@@ -114,16 +114,16 @@ def resolve_recipe(flags: TrainTokenizerFlags) -> TokenizerRecipe:
     return recipe
 
 
-def resolve_content(flags: TrainTokenizerFlags, content: ContentConfig) -> ContentConfig:
+def resolve_modality(flags: TrainTokenizerFlags, modality: ModalityConfig) -> ModalityConfig:
     """The recipe's content with the flags about label maps laid over it."""
     names = ("num_classes", "void_label")
     given = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
-    if given and content.kind != "segmentation":
+    if given and modality.kind != "segmentation":
         raise ConfigError(
-            f"{flags.recipe} is for {make_content(content).noun}; --num-classes and --void-label "
+            f"{flags.recipe} is for {make_modality(modality).noun}; --num-classes and --void-label "
             "are about label maps."
         )
-    return dataclasses.replace(content, **given)
+    return dataclasses.replace(modality, **given)
 
 
 class Data(NamedTuple):
@@ -142,11 +142,11 @@ def open_data(flags: TrainTokenizerFlags) -> Data:
             f"{flags.data} has no image to train on: of {len(files.measured)} listed, --held-out "
             f"{flags.held_out} leaves none."
         )
-    content = with_classes(recipe.content, [*files.learned, *files.measured])
-    return Data(dataclasses.replace(recipe, content=content), files)
+    modality = with_classes(recipe.modality, [*files.learned, *files.measured])
+    return Data(dataclasses.replace(recipe, modality=modality), files)
 
 
-def sit(
+def run_attempt(
     flags: TrainTokenizerFlags, ranks: Ranks, on_step: OnStep | None, data: Data | None = None
 ) -> int:
     """One process's part of a run; the steps it took."""
@@ -154,7 +154,7 @@ def sit(
     keep_freed_memory()
     device = resolve_device(flags.device)
     recipe, files = data or open_data(flags)
-    content = make_content(recipe.content)
+    modality = make_modality(recipe.modality)
     # Of several processes each keeps its own list: two cannot append to one file safely.
     ledger = Ledger(flags.out / (f"bad_images-{ranks.rank}.jsonl" if ranks.rank else BAD_IMAGES))
     for lost in files.lost if ranks.is_first else []:
@@ -167,23 +167,23 @@ def sit(
         scale_range=recipe.scale_range,
         seed=flags.seed,
         ledger=ledger,
-        content=content,
+        modality=modality,
         shard_sizes=shard_sizes,
     )
     measured = files.measured[:MOST_HELD_OUT]
     torch.manual_seed(flags.seed)  # for the discriminator's first weights
-    trainee = TokenizerTrainee(
-        build_tokenizer(recipe.preset, flags.seed, recipe.content),
+    train_task = TokenizerTask(
+        build_tokenizer(recipe.preset, flags.seed, recipe.modality),
         recipe,
         steps=recipe.steps,
-        held_out=evaluation_samples(content, measured, recipe.evaluation_size, ledger.add),
+        held_out=evaluation_samples(modality, measured, recipe.evaluation_size, ledger.add),
         device=device,
-        execution=execution_of(flags, ranks, device),
+        parallel_config=parallel_config_of(flags, ranks, device),
     )
     source = Source(
         functools.partial(crops.batch, ranks=ranks), functools.partial(crops.keys, ranks=ranks)
     )
-    return train(trainee, source, flags.out, loop_settings(recipe, flags.seed), ranks, on_step)
+    return train(train_task, source, flags.out, loop_settings(recipe, flags.seed), ranks, on_step)
 
 
 def sizes(flags: TrainTokenizerFlags, data: Data) -> list[str]:
@@ -209,21 +209,21 @@ def run(flags: TrainTokenizerFlags) -> int:
     )
     data = open_data(flags)
     # Workers need not look for the classes again.
-    flags = dataclasses.replace(flags, num_classes=data.recipe.content.num_classes or None)
+    flags = dataclasses.replace(flags, num_classes=data.recipe.modality.num_classes or None)
     if flags.dry_run:
         print("\n".join(sizes(flags, data)))
         return 0
     flags.out.mkdir(parents=True, exist_ok=True)
     pin_settings(flags.out, lasting_settings(data.recipe, held_out=flags.held_out, seed=flags.seed))
     mine = None if flags.workers else data  # workers list their own
-    sitting = functools.partial(sit, flags, data=mine)
-    taken = run_sitting(flags.out, data.recipe.steps, sitting, team_of(flags), reads)
+    attempt = functools.partial(run_attempt, flags, data=mine)
+    taken = run_attempts(flags.out, data.recipe.steps, attempt, worker_config_of(flags), reads)
     print(outcome(flags.out, taken, data.recipe.steps, _what_next(flags, data.recipe)))
     return 0
 
 
 def _what_next(flags: TrainTokenizerFlags, recipe: TokenizerRecipe) -> str:
-    if recipe.content.kind == "image":
+    if recipe.modality.kind == "image":
         return f"encode with python -m pipelines.encode --tokenizer {flags.out}"
     return f"measure with python -m pipelines.evaluate tokenizer {flags.out}"
 

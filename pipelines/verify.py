@@ -17,15 +17,14 @@ import pyarrow.compute as pc
 import tyro
 
 from ops.files import file_hash
+from pipelines.console.progress import progress_bar
 from pipelines.console.run import run_command
 from pipelines.planning.plan import Plan, Task, read_plan, task_table
-from pipelines.console.progress import progress_bar
 from pipelines.store import StoreError
 from pipelines.store.commit import committed_tasks, read_part
-from pipelines.store.damage import shard_damage
+from pipelines.store.integrity import check_shard
 from pipelines.store.layout import (
     TRACKS,
-    books_path,
     checksums_path,
     index_path,
     metadata_files,
@@ -35,6 +34,7 @@ from pipelines.store.layout import (
     shard_path,
     staging_path,
     tokenizer_folder,
+    track_path,
 )
 from pipelines.store.recovery import listed_files, read_checksums
 from pipelines.tracks.plan import store_attributes
@@ -79,9 +79,9 @@ def verify(flags: VerifyFlags) -> int:
         problems, plan = _check(root, threads)
         tracks = further_tracks(root)
         for name in tracks:
-            problems += _check(books_path(root, name), threads)[0]
+            problems += _check(track_path(root, name), threads)[0]
     for problem in problems:
-        print(_told_of(plan, problem))
+        print(_provenance_note(plan, problem))
     counts = f"{plan.num_rows} rows in {len(plan.tasks)} shards" if plan else "a store"
     counts += f", and the tracks {', '.join(tracks)}" if tracks else ""
     if problems:
@@ -91,9 +91,9 @@ def verify(flags: VerifyFlags) -> int:
     return 0
 
 
-def _told_of(plan: Plan | None, problem: str) -> str:
+def _provenance_note(plan: Plan | None, problem: str) -> str:
     """A problem with the remedy that helps: codes that were painted are painted again."""
-    if plan is not None and "painted" in plan.settings.track:
+    if plan is not None and "generated" in plan.settings.track:
         problem = problem.replace("If its images are still there, remove", "Remove")
         problem = problem.replace("un encode again", "un generate again")
     return problem
@@ -103,9 +103,11 @@ def further_tracks(root: Path) -> list[str]:
     """The tracks that a store has, or has what is left of."""
     marks = ("_plan/0.parquet", "_checksums.json")
     found = (
-        books for books in (root / TRACKS).glob("*") if any((books / m).exists() for m in marks)
+        track_dir
+        for track_dir in (root / TRACKS).glob("*")
+        if any((track_dir / m).exists() for m in marks)
     )
-    return sorted(books.name for books in found)
+    return sorted(track_dir.name for track_dir in found)
 
 
 def _check(root: Path, threads: ThreadPoolExecutor) -> tuple[list[str], Plan | None]:
@@ -281,17 +283,17 @@ def _problems_of_shard(
     path = shard_path(root, task.grid, track, task.number)
     rows, anew = _rows_and_remedy(root, plan, task)
     try:
-        damage = shard_damage(path, shard["sha256"], index, task.grid, track, plan.attributes)
+        corruption = check_shard(path, shard["sha256"], index, task.grid, track, plan.attributes)
     except FileNotFoundError:
         if (staging_path(root) / shard["file"]).exists():
             return [f"{path}: not published yet, {rows}. Run encode again."]
         return [f"{path}: missing, {rows}. {anew}"]
     except OSError as error:
         return [f"{path}: cannot be read ({error.strerror}), {rows}. {anew}"]
-    if damage.rows.any():
-        wrong = index["row"].filter(pa.array(damage.rows)).to_pylist()
+    if corruption.rows.any():
+        wrong = index["row"].filter(pa.array(corruption.rows)).to_pylist()
         return [f"{path}: damaged in {_ranges(wrong)}. {anew}"]
-    if damage.file:
+    if corruption.file:
         where = "where plain zarr looks for their places"
         return [f"{path}: damaged outside its {rows}, {where}. {anew}"]
     return []

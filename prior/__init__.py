@@ -15,15 +15,21 @@ from prior.conditions import (
 )
 from prior.models.gpt import GPT
 from prior.models.gpt_config import PRESETS, GPTConfig
+from prior.models.init_from_codebook import init_from_codebook
 from prior.models.local_gpt import LocalConfig, LocalGPT
-from prior.models.registry import PriorConfig, PriorModel, condition_sizes, make_model, preset_config
-from prior.objective import LossSettings, Objective, perturbed, training_objective
-from prior.sampling.options import PaintOptions
-from prior.prior import Prior, load_prior, save_prior
 from prior.models.pixelsnail import PixelSNAIL
-from prior.sampling.distributions import Draw, SamplingSettings
+from prior.models.registry import (
+    PriorConfig,
+    PriorModel,
+    condition_sizes,
+    make_model,
+    preset_config,
+)
 from prior.models.snail_config import SnailConfig
-from prior.models.init_from_codebook import start_alike
+from prior.objective import LossSettings, Objective, perturbed, training_objective
+from prior.prior import Prior, load_prior, save_prior
+from prior.sampling.distributions import Draw, SamplingSettings
+from prior.sampling.options import GenerationConfig
 
 __all__ = [
     "CONDITIONS",
@@ -43,7 +49,7 @@ __all__ = [
     "LossSettings",
     "LowResolution",
     "Objective",
-    "PaintOptions",
+    "GenerationConfig",
     "PixelSNAIL",
     "Prior",
     "PriorConfig",
@@ -58,6 +64,6 @@ __all__ = [
     "perturbed",
     "preset_config",
     "save_prior",
-    "start_alike",
+    "init_from_codebook",
     "training_objective",
 ]

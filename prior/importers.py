@@ -131,13 +131,13 @@ def _condition_rows(shared: Tensor, part: Condition) -> Tensor:
     """
     if part.vocab_size == 1:
         return shared[:1]
-    told = part.vocab_size - 1
-    if told > len(shared):
+    num_used = part.vocab_size - 1
+    if num_used > len(shared):
         raise CheckpointError(
             f"tok_emb.weight has {len(shared)} rows, too few for the condition "
-            f"{part.name!r} with {told} tokens."
+            f"{part.name!r} with {num_used} tokens."
         )
-    return torch.cat([shared[:told], shared[:told].mean(dim=0, keepdim=True)])
+    return torch.cat([shared[:num_used], shared[:num_used].mean(dim=0, keepdim=True)])
 
 
 def _position_table(theirs: Mapping[str, Tensor], config: GPTConfig) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ops.config import ConfigError
-from prior.models.gpt import surprise
+from prior.models.gpt import cross_entropy
 from prior.models.registry import PriorModel
 
 
@@ -38,7 +38,7 @@ class LossSettings:
 class Objective(NamedTuple):
     """What one batch gives."""
 
-    nats: Tensor  # (B, h, w), the surprise at each code, without any term on top; no gradient
+    nll: Tensor  # (B, h, w), the surprise at each code, without any term on top; no gradient
     loss: Tensor  # scalar: what to lower
 
 
@@ -48,7 +48,7 @@ def training_objective(
     codes: Tensor,
     read: Tensor,
     settings: LossSettings,
-    counted: Tensor | None = None,
+    valid_mask: Tensor | None = None,
 ) -> Objective:
     """The objective of codes (B, h, w) after tokens (B, C), of which the model reads `read`.
 
@@ -57,9 +57,9 @@ def training_objective(
     is still over all cells, so that parts of a batch add up.
     """
     logits = model.code_logits(condition_tokens, read)
-    nats = surprise(logits, codes)
-    losses = nats + extra_terms(logits, codes, nats, settings)
-    return Objective(nats.detach(), (losses if counted is None else losses * counted).mean())
+    nll = cross_entropy(logits, codes)
+    losses = nll + extra_terms(logits, codes, nll, settings)
+    return Objective(nll.detach(), (losses if valid_mask is None else losses * valid_mask).mean())
 
 
 def perturbed(
@@ -74,17 +74,17 @@ def perturbed(
 
 
 def extra_terms(
-    logits: Tensor, codes: Tensor, nats: Tensor, settings: LossSettings
+    logits: Tensor, codes: Tensor, nll: Tensor, settings: LossSettings
 ) -> Tensor | float:
     """What the settings add to `nats` (B, h, w), the surprise at `codes` under `logits`."""
     added: Tensor | float = 0.0
     if not settings.label_smoothing and not settings.z_loss_weight:
         return added
     # The log of the softmax's denominator, without another pass over every logit.
-    log_totals = nats + logits.gather(-1, codes[..., None])[..., 0].float()
+    log_totals = nll + logits.gather(-1, codes[..., None])[..., 0].float()
     if settings.label_smoothing:
         evenly = log_totals - logits.float().mean(dim=-1)  # the surprise at a code at random
-        added = added + settings.label_smoothing * (evenly - nats)
+        added = added + settings.label_smoothing * (evenly - nll)
     if settings.z_loss_weight:
         added = added + settings.z_loss_weight * log_totals.square()
     return added

@@ -86,28 +86,28 @@ def random(rows: int, columns: int, seed: int) -> np.ndarray:
     return np.random.RandomState(seed).permutation(rows * columns)
 
 
-class Course(NamedTuple):
+class TokenOrder(NamedTuple):
     """The order in which a canvas that fits into a window is foretold."""
 
     cells: Tensor  # (n,) int64, raster numbers in the canvas
     places: Tensor  # (n,) int64, rising: where each stands in the whole window's order
 
 
-def course(
+def token_order(
     name: str, seed: int, window: int, rows: int, columns: int, device: torch.device
-) -> Course:
+) -> TokenOrder:
     """The course of a canvas of rows x columns, which are `window` at most.
 
     A canvas that is smaller is the window's upper left part, and its cells keep the window's order:
     each is foretold from the place at which it was learned, and conditions that are grids or boxes
     lie as they do in training.
     """
-    both = _course(name, seed, window, rows, columns)
-    return Course(*(torch.as_tensor(numbers, device=device) for numbers in both))
+    both = _token_order(name, seed, window, rows, columns)
+    return TokenOrder(*(torch.as_tensor(numbers, device=device) for numbers in both))
 
 
 @lru_cache(maxsize=64)
-def _course(
+def _token_order(
     name: str, seed: int, window: int, rows: int, columns: int
 ) -> tuple[np.ndarray, np.ndarray]:
     row, column = np.divmod(ORDERINGS[name](window, window, seed), window)

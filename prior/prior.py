@@ -22,18 +22,24 @@ from ops.config import ConfigError, from_json, to_json
 from ops.noise import uniforms
 from ops.runtime import resolve_device
 from prior.conditions import Conditions, Shape
-from prior.sampling.decoder import Decoder
+from prior.conditions.inputs import ConditionInputs, canvas_tokens, window_prefix
 from prior.models.gpt import GPT
 from prior.models.local_gpt import LocalGPT
-from prior.sampling.local import paint_locally
-from prior.models.registry import ARCHITECTURES, PriorConfig, PriorModel, architecture_name, make_model
-from prior.sampling.packed_linear import inference_copy
-from prior.sampling.options import PaintOptions
-from prior.sampling.rejection import Rejection, candidate_number
+from prior.models.registry import (
+    ARCHITECTURES,
+    PriorConfig,
+    PriorModel,
+    architecture_name,
+    make_model,
+)
+from prior.sampling.decoder import Decoder
 from prior.sampling.distributions import Draw
-from prior.sampling.sliding_window import paint_codes
+from prior.sampling.local import sample_locally
+from prior.sampling.options import GenerationConfig
+from prior.sampling.packed_linear import inference_copy
+from prior.sampling.rejection import Rejection, candidate_number
+from prior.sampling.sliding_window import sample_codes
 from prior.sampling.snail_decoder import SnailDecoder
-from prior.conditions.inputs import Told, canvas_tokens, window_prefix
 
 MODEL_KIND = "prior"
 
@@ -60,33 +66,37 @@ class Prior:
     def config(self) -> PriorConfig:
         return self.model.config
 
-    def sample(self, **options: Any) -> Tensor:
-        """Codes (N, window, window), the grid it was trained on; `options` are PaintOptions'."""
-        return self.paint(self.config.window, self.config.window, **options)
+    def sample(self, rows: int | None = None, columns: int | None = None, **options: Any) -> Tensor:
+        """Codes (N, rows, columns) int64 on the CPU, one grid for each sample.
 
-    def paint(self, rows: int, columns: int, **options: Any) -> Tensor:
-        """Codes (N, rows, columns) int64 on the CPU, for each of the samples asked for.
-
-        `options` are the fields of PaintOptions. Sample k is the same whichever others are asked
-        for, at one batch_size: it is always painted in place k % batch_size of a full batch.
-        Raises ConfigError for settings that cannot be met.
+        `rows` and `columns` count codes and default to the window of training. `options` are the
+        fields of GenerationConfig. Sample k does not depend on which other samples are requested:
+        it always takes place k % batch_size of a full batch. Raises ConfigError for settings that
+        this prior cannot meet.
         """
-        return self.draw(rows, columns, **options).codes
+        window = self.config.window
+        rows, columns = (window if size is None else size for size in (rows, columns))
+        return self.sample_with_log_probs(rows, columns, **options).codes
 
-    def draw(self, rows: int, columns: int, **options: Any) -> Draw:
-        """What `paint` paints, with the log-probability (N, rows, columns) of each code."""
-        asked = PaintOptions(**options)
+    def sample_with_log_probs(self, rows: int, columns: int, **options: Any) -> Draw:
+        """As `sample`, with the log-probability (N, rows, columns) of each code in nats."""
+        asked = GenerationConfig(**options)
         chosen = asked.chosen
         if rows < 1 or columns < 1 or not chosen:
             raise ConfigError(f"Nothing to paint: {len(chosen)} grids of {rows}x{columns} codes.")
-        told = Told(self.conditions, self._entries(asked), chosen, (rows, columns))
+        condition_inputs = ConditionInputs(
+            self.conditions, self._entries(asked), chosen, (rows, columns)
+        )
         known = self._known(asked.forced, rows, columns, len(chosen))
         if asked.guides and not self.conditions.can_guide:
             raise ConfigError(
                 "guidance_scale needs a prior that can be told something, like classes; leave it "
                 "at 1."
             )
-        paint_batch, rejection = self._painter(asked), Rejection(asked.score, asked.accept_score)
+        sample_batch, rejection = (
+            self._batch_sampler(asked),
+            Rejection(asked.score, asked.accept_score),
+        )
         groups = sorted({sample // asked.width for sample in chosen})
         report = _Report(asked, len(groups) * asked.candidates * rows * columns)
         for group in groups:
@@ -94,8 +104,8 @@ class Prior:
             report.wanted = [sample for sample in together if sample in chosen]
             forced = _of_batch(known, chosen, together)
             for candidate in range(asked.candidates):
-                drawn = paint_batch(
-                    told=told.of(together),
+                drawn = sample_batch(
+                    condition_inputs=condition_inputs.of(together),
                     uniforms=self._uniforms(asked.seed, together, candidate, columns),
                     shape=(asked.width, rows, columns),
                     forced=forced,
@@ -109,18 +119,22 @@ class Prior:
         best = [rejection.best[sample] for sample in chosen]
         return Draw(*(torch.stack(each) for each in zip(*best, strict=True)))
 
-    def _entries(self, asked: PaintOptions) -> dict[str, Any]:
+    def _entries(self, asked: GenerationConfig) -> dict[str, Any]:
         """All that the samples are told."""
-        told, labels, count = dict(asked.told or {}), asked.labels, len(asked.chosen)
+        condition_inputs, labels, count = (
+            dict(asked.condition_inputs or {}),
+            asked.labels,
+            len(asked.chosen),
+        )
         if labels is None:
-            return told
+            return condition_inputs
         if "label" not in self.conditions.entries:
             raise ConfigError("This prior was trained without classes; leave the labels out.")
-        if "label" in told:
+        if "label" in condition_inputs:
             raise ConfigError("Labels are given twice; leave them out, or out of told.")
         if not isinstance(labels, int) and len(labels) != count:
             raise ConfigError(f"{len(labels)} labels for {count} samples: give one, or one each.")
-        return {**told, "label": torch.as_tensor(labels)}
+        return {**condition_inputs, "label": torch.as_tensor(labels)}
 
     def _uniforms(
         self, seed: int, samples: Sequence[int], candidate: int, columns: int
@@ -150,47 +164,47 @@ class Prior:
             )
         return known
 
-    def _painter(self, asked: PaintOptions) -> Callable[..., Draw]:
+    def _batch_sampler(self, asked: GenerationConfig) -> Callable[..., Draw]:
         """What paints a batch with this kind of model."""
         model, stride = inference_copy(self.model), asked.stride
         if isinstance(model, LocalGPT):
             if stride is not None:
                 raise ConfigError("This prior needs no windows; leave stride out.")
-            return partial(self._paint_locally, model, asked)
+            return partial(self._sample_locally, model, asked)
         stride = model.config.default_stride if stride is None else stride
         decoder = Decoder(model) if isinstance(model, GPT) else SnailDecoder(model)
-        return partial(self._paint_by_windows, decoder, asked, stride)
+        return partial(self._sample_by_windows, decoder, asked, stride)
 
-    def _paint_locally(
+    def _sample_locally(
         self,
         model: LocalGPT,
-        asked: PaintOptions,
-        told: Mapping[str, Tensor],
+        asked: GenerationConfig,
+        condition_inputs: Mapping[str, Tensor],
         uniforms: Callable[[int], Tensor],
         shape: tuple[int, int, int],
         **options: Any,
     ) -> Draw:
         batch, canvas = shape[0], shape[1:]
-        tokens = canvas_tokens(self.conditions, told, batch, canvas, self.config.window)
+        tokens = canvas_tokens(self.conditions, condition_inputs, batch, canvas, self.config.window)
         prefixes = tokens.to(self.device)
         numbers = torch.stack([uniforms(row) for row in range(shape[1])], dim=1)
         nothing = self._null_prefixes(batch, canvas) if asked.guides else None
-        return paint_locally(model, prefixes, numbers, asked, null_prefixes=nothing, **options)
+        return sample_locally(model, prefixes, numbers, asked, null_prefixes=nothing, **options)
 
-    def _paint_by_windows(
+    def _sample_by_windows(
         self,
         decoder: Decoder | SnailDecoder,
-        asked: PaintOptions,
+        asked: GenerationConfig,
         stride: int,
-        told: Mapping[str, Tensor],
+        condition_inputs: Mapping[str, Tensor],
         uniforms: Callable[[int], Tensor],
         shape: tuple[int, int, int],
         **options: Any,
     ) -> Draw:
         batch, canvas, side = shape[0], shape[1:], self.config.window
-        of_window = window_prefix(self.conditions, told, batch, canvas, side)
+        of_window = window_prefix(self.conditions, condition_inputs, batch, canvas, side)
         nothing = [self._null_prefixes(batch, (side, side))] if asked.guides else []
-        return paint_codes(
+        return sample_codes(
             decoder,
             lambda window: torch.cat([of_window(window).to(self.device), *nothing]),
             uniforms,
@@ -198,7 +212,7 @@ class Prior:
             shape,
             stride=stride,
             cache_memory=asked.cache_memory,
-            rest=asked.rest,
+            flush_every_rows=asked.flush_every_rows,
             **options,
         )
 
@@ -227,7 +241,7 @@ def _of_batch(
 class _Report:
     """Tells the caller how far painting is."""
 
-    def __init__(self, asked: PaintOptions, total: int) -> None:
+    def __init__(self, asked: GenerationConfig, total: int) -> None:
         self.wanted: Sequence[int] = ()  # samples of the batch that is being painted
         self._asked, self._total, self._done = asked, total, 0
 

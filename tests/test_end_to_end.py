@@ -43,7 +43,7 @@ def train_words(road: Path) -> list[str]:
     return [*words, "--steps", "2", "--batch-size", "2"]
 
 
-def paint(road: Path, name: str, size: str, count: int, seed: int = 0) -> list[Path]:
+def sample(road: Path, name: str, size: str, count: int, seed: int = 0) -> list[Path]:
     words = ["--prior", str(road / "prior"), "--out", str(road / name), "--size", size]
     assert generate.main([*words, "--count", str(count), "--seed", str(seed)]) == 0
     return sorted((road / name).glob("sample-*.png"))
@@ -87,8 +87,8 @@ def test_encoding_and_training_again_change_nothing(
 
 
 def test_same_seed_paints_the_same_bytes_and_another_does_not(road: Path) -> None:
-    first, again = paint(road, "samples", "72x64", 2), paint(road, "again", "72x64", 2)
-    other = paint(road, "other", "72x64", 2, seed=1)
+    first, again = sample(road, "samples", "72x64", 2), sample(road, "again", "72x64", 2)
+    other = sample(road, "other", "72x64", 2, seed=1)
     assert [size_of(path) for path in first] == [(72, 64)] * 2
     pictures = [[path.read_bytes() for path in paths] for paths in (first, again, other)]
     assert pictures[0] == pictures[1]
@@ -96,14 +96,14 @@ def test_same_seed_paints_the_same_bytes_and_another_does_not(road: Path) -> Non
 
 
 def test_canvas_wider_than_the_window_has_the_size_asked_for(road: Path) -> None:
-    (canvas,) = paint(road, "canvas", "171x140", 1)
+    (canvas,) = sample(road, "canvas", "171x140", 1)
     image = decode_image(canvas.read_bytes())
     assert image.shape == (140, 171, 3)
     assert image[:, SIDE:].std() > 0  # painted beyond the first window, too
 
 
 def test_report_tells_of_every_part(road: Path) -> None:
-    paint(road, "samples", "72x64", 2)
+    sample(road, "samples", "72x64", 2)
     (road / "timings.json").write_text(json.dumps([{"stage": "encode", "seconds": 1.5}]))
     assert report.main([str(road)]) == 0
     page = (road / "report.html").read_text()

@@ -9,14 +9,14 @@ from PIL import Image
 
 from ops.images import MAGIC_LENGTH, decode_image, looks_like_image
 from tokenizer import build_tokenizer, save_tokenizer
-from tokenizer.contents import ContentConfig
+from tokenizer.modalities import ModalityConfig
 
 CLASSES = 6
 
 
 def make_tokenizer(folder: Path, kind: str) -> Path:
     """A model folder of a small untrained tokenizer of label maps or depth maps."""
-    content = ContentConfig(kind=kind, num_classes=CLASSES if kind == "segmentation" else 0)
+    content = ModalityConfig(kind=kind, num_classes=CLASSES if kind == "segmentation" else 0)
     save_tokenizer(folder, build_tokenizer("tiny", 1, content))
     return folder
 

@@ -75,5 +75,5 @@ class GumbelQuantizer(Quantizer):
     def lookup(self, codes: Tensor) -> Tensor:
         return self.embedding(codes).movedim(-1, 1)
 
-    def figures(self) -> dict[str, Tensor]:
-        return {**super().figures(), "temperature": torch.tensor(self.temperature)}
+    def metrics(self) -> dict[str, Tensor]:
+        return {**super().metrics(), "temperature": torch.tensor(self.temperature)}

@@ -19,13 +19,13 @@ from ops.config import ConfigError
 from ops.grey_images import DEPTH_LEVELS, decode_depth, decode_labels
 from ops.images import ImageArray, ImageError, Raster
 from ops.metrics import label_agreement
-from tokenizer.contents import CONTENTS, Content, ContentConfig, ContinuousContent
+from tokenizer.modalities import MODALITIES, ContinuousModality, Modality, ModalityConfig
 
 VOID = -1  # in samples: no label
 
 
-@CONTENTS.register("segmentation")
-class SegmentationContent(Content):
+@MODALITIES.register("segmentation")
+class SegmentationModality(Modality):
     """Label maps: rasters of whole numbers (H, W), samples int64 (B, 1, H, W), VOID where there is
     no label; pixels one-hot (B, num_classes, H, W), all zero at VOID."""
 
@@ -34,7 +34,7 @@ class SegmentationContent(Content):
     headline = "accuracy"
     noun = "label maps"
 
-    def __init__(self, config: ContentConfig) -> None:
+    def __init__(self, config: ModalityConfig) -> None:
         super().__init__(config)
         if config.num_classes < 2:
             raise ConfigError(
@@ -63,7 +63,7 @@ class SegmentationContent(Content):
     def rebuilt(self, output: Tensor) -> Tensor:
         return output.argmax(dim=1, keepdim=True)
 
-    def figures(self, samples: Tensor, rebuilt: Tensor) -> dict[str, float]:
+    def metrics(self, samples: Tensor, rebuilt: Tensor) -> dict[str, float]:
         agreement = label_agreement(samples, rebuilt, self.channels)
         return {"accuracy": agreement.accuracy, "mean_iou": agreement.mean_iou}
 
@@ -74,8 +74,8 @@ class SegmentationContent(Content):
         return class_colours(samples.squeeze(1).cpu().numpy())
 
 
-@CONTENTS.register("depth")
-class DepthContent(ContinuousContent):
+@MODALITIES.register("depth")
+class DepthModality(ContinuousModality):
     """Depth maps: rasters float32 (H, W) from 0 to 65535, samples and pixels (B, 1, H, W) in
     [-1, 1]."""
 
@@ -107,15 +107,15 @@ def cross_entropy_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
     They stay in the count, so that the mean of two halves of a batch is that of the whole.
     """
-    nats = F.cross_entropy(logits, labels.squeeze(1), ignore_index=VOID, reduction="sum")
-    return nats / labels.numel()
+    nll = F.cross_entropy(logits, labels.squeeze(1), ignore_index=VOID, reduction="sum")
+    return nll / labels.numel()
 
 
 def binary_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of each class's own yes or no, mean over places and classes, as published."""
     targets = one_hot(labels, logits.shape[1])
-    nats = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    return (nats * (labels != VOID)).mean()
+    nll = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return (nll * (labels != VOID)).mean()
 
 
 #: Name -> function from logits (B, K, H, W) and labels (B, 1, H, W) to a scalar.

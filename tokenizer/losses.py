@@ -81,7 +81,7 @@ class Losses(NamedTuple):
     """One training forward's result."""
 
     total: Tensor  # scalar to minimise
-    figures: dict[str, Tensor]  # each term, detached
+    metrics: dict[str, Tensor]  # each term, detached
     pixels: Tensor  # (B, C, H, W) the reconstruction, with its graph
     codes: Tensor  # (B, h, w)
 
@@ -90,7 +90,7 @@ class CriticLosses(NamedTuple):
     """The critic's side of one training forward."""
 
     total: Tensor  # scalar to minimise
-    figures: dict[str, Tensor]  # its terms and its mean verdicts, detached
+    metrics: dict[str, Tensor]  # its terms and its mean verdicts, detached
 
 
 class VQGANObjective(nn.Module):
@@ -122,18 +122,18 @@ class VQGANObjective(nn.Module):
 
         `spread` is called in place of the model it wraps, where several processes train.
         """
-        result = (spread or model)(model.content.pixels(samples))
+        result = (spread or model)(model.modality.pixels(samples))
         terms = self._reconstruction_terms(samples, result.pixels.float())
         reconstruction = sum(terms.values(), result.quantizer_loss.new_zeros(()))
         total = reconstruction + result.quantizer_loss
-        figures = {**terms, "quantizer_loss": result.quantizer_loss}
+        metrics = {**terms, "quantizer_loss": result.quantizer_loss}
         strength = self.adversarial_strength(step)
         if strength:
             adversarial, weight = self._adversarial_term(model, result.pixels, reconstruction)
             total = total + strength * weight * adversarial
-            figures |= {"adversarial_loss": adversarial, "adaptive_weight": strength * weight}
-        figures["loss"] = total
-        detached = {name: value.detach() for name, value in figures.items()}
+            metrics |= {"adversarial_loss": adversarial, "adaptive_weight": strength * weight}
+        metrics["loss"] = total
+        detached = {name: value.detach() for name, value in metrics.items()}
         return Losses(total, detached, result.pixels, result.codes)
 
     def discriminator_loss(self, real: Tensor, fake: Tensor, step: int) -> CriticLosses | None:
@@ -143,15 +143,15 @@ class VQGANObjective(nn.Module):
         config = self.config
         logits = self.discriminator(real), self.discriminator(fake.detach())
         total = DISCRIMINATOR_LOSSES[config.adversarial](*logits)
-        figures = {"real_logit": logits[0].mean(), "fake_logit": logits[1].mean()}
+        metrics = {"real_logit": logits[0].mean(), "fake_logit": logits[1].mean()}
         if config.lecam_weight:
-            figures["lecam_loss"] = config.lecam_weight * self.lecam(*logits)
-            total = total + figures["lecam_loss"]
+            metrics["lecam_loss"] = config.lecam_weight * self.lecam(*logits)
+            total = total + metrics["lecam_loss"]
         if config.r1_weight and (step - config.adversarial_start) % config.r1_every == 0:
-            figures["r1_loss"] = config.r1_weight * r1_penalty(self.discriminator, real)
-            total = total + config.r1_every * figures["r1_loss"]
-        figures["discriminator_loss"] = total
-        return CriticLosses(total, {name: value.detach() for name, value in figures.items()})
+            metrics["r1_loss"] = config.r1_weight * r1_penalty(self.discriminator, real)
+            total = total + config.r1_every * metrics["r1_loss"]
+        metrics["discriminator_loss"] = total
+        return CriticLosses(total, {name: value.detach() for name, value in metrics.items()})
 
     def _reconstruction_terms(self, samples: Tensor, output: Tensor) -> dict[str, Tensor]:
         """Each reconstruction term, weighted."""

@@ -16,12 +16,12 @@ from ops.checkpoint import (
     save_model,
 )
 from ops.config import ConfigError, from_json, to_json
-from tokenizer.contents import ContentConfig
 from ops.cpu.convolution import use_convolution
+from tokenizer.modalities import ModalityConfig
 from tokenizer.vqgan import PRESETS, VQGAN, VQGANConfig
 
 KIND = "vqgan"
-PHOTOGRAPHS = ContentConfig()
+PHOTOGRAPHS = ModalityConfig()
 WEIGHTS = Path(__file__).parent / "weights"
 
 
@@ -30,7 +30,7 @@ def bundled_tokenizers() -> list[str]:
     return sorted(path.parent.name for path in WEIGHTS.glob("*/config.json"))
 
 
-def build_tokenizer(preset: str, seed: int = 0, content: ContentConfig = PHOTOGRAPHS) -> VQGAN:
+def build_tokenizer(preset: str, seed: int = 0, modality: ModalityConfig = PHOTOGRAPHS) -> VQGAN:
     """An untrained VQGAN of a preset, its weights drawn from `seed`; for training and tests.
 
     Raises ConfigError for a name that PRESETS does not have.
@@ -39,7 +39,7 @@ def build_tokenizer(preset: str, seed: int = 0, content: ContentConfig = PHOTOGR
         raise ConfigError(f"No tokenizer preset {preset!r}; there are {', '.join(PRESETS)}.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return VQGAN(PRESETS[preset].of_content(content), name=preset)
+        return VQGAN(PRESETS[preset].with_modality(modality), name=preset)
 
 
 def load_tokenizer(

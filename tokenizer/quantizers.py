@@ -125,7 +125,7 @@ class Quantizer(nn.Module, ABC):
     def learn(self, latents: Tensor, codes: Tensor) -> None:
         """Called in training once they were: for what no gradient teaches."""
 
-    def figures(self) -> dict[str, Tensor]:
+    def metrics(self) -> dict[str, Tensor]:
         """The running statistics as scalars to log.
 
         codebook_usage: share of the codes that are in use; perplexity: as many codes, equally

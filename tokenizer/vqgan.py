@@ -20,7 +20,7 @@ from tokenizer import (  # noqa: F401 - they register their quantizers and conte
     vector_quantizers,
 )
 from tokenizer.autoencoder import AutoencoderConfig, Decoder, Encoder
-from tokenizer.contents import ContentConfig, check_channels, make_content
+from tokenizer.modalities import ModalityConfig, check_channels, make_modality
 from tokenizer.quantizers import QUANTIZERS, QuantizerConfig
 
 
@@ -30,13 +30,13 @@ class VQGANConfig:
 
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
-    content: ContentConfig = field(default_factory=ContentConfig)
+    modality: ModalityConfig = field(default_factory=ModalityConfig)
     quant_convs: bool = True
     """1x1 convolutions between latents and codes, as published weights have them; without them
     latent_channels must be code_dim"""
 
     def __post_init__(self) -> None:
-        check_channels(self.content, self.autoencoder.image_channels)
+        check_channels(self.modality, self.autoencoder.image_channels)
         if self.quantizer.kind not in QUANTIZERS:
             raise ConfigError(
                 f"No quantizer {self.quantizer.kind!r}; there are {', '.join(QUANTIZERS)}."
@@ -48,11 +48,11 @@ class VQGANConfig:
                 f"({code_dim})."
             )
 
-    def of_content(self, content: ContentConfig) -> VQGANConfig:
+    def with_modality(self, modality: ModalityConfig) -> VQGANConfig:
         """The same network for another content, with as many channels as that has."""
-        channels = make_content(content).channels
+        channels = make_modality(modality).channels
         autoencoder = dataclasses.replace(self.autoencoder, image_channels=channels)
-        return dataclasses.replace(self, autoencoder=autoencoder, content=content)
+        return dataclasses.replace(self, autoencoder=autoencoder, modality=modality)
 
     @property
     def codebook_size(self) -> int:
@@ -77,7 +77,7 @@ class VQGAN(nn.Module):
     def __init__(self, config: VQGANConfig, name: str = "") -> None:
         super().__init__()
         self.config = config
-        self.content = make_content(config.content)
+        self.modality = make_modality(config.modality)
         self.name = name
         self.folder: Path | None = None
         self.encoder = Encoder(config.autoencoder)
@@ -136,8 +136,8 @@ class VQGAN(nn.Module):
     def fingerprint(self) -> str:
         """16 hex digits of what decides the codes; a decoder tuned further keeps them valid."""
         config = to_json(self.config)
-        if self.config.content == ContentConfig():  # codes were of photographs alone at first
-            del config["content"]
+        if self.config.modality == ModalityConfig():  # codes were of photographs alone at first
+            del config["modality"]
         # Whether there is attention in the middle is to be seen by the tensors.
         for name in ("decoder_res_blocks", "mid_attention", "dropout"):
             del config["autoencoder"][name]

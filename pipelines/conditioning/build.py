@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ops.config import ConfigError, Registry
-from pipelines.streaming.tracks import TRACK_CONDITIONS, open_tracks
 from pipelines.store import CodeStore
+from pipelines.streaming.tracks import TRACK_CONDITIONS, open_tracks
 from prior.conditions import (
     CONDITIONS,
     Boxes,

@@ -15,12 +15,12 @@ from ops.config import ConfigError, Registry
 from ops.images import ImageArray, ImageError, Raster, resize_and_crop
 from ops.low_resolution import enlarged, shrunk_size
 from ops.masked_images import MaskedImage, decode_masked, known_cells, resize_masked
-from pipelines.inputs.annotations import Box, Figure, Point
-from pipelines.generation.settings import PaintRequest
+from pipelines.conditioning.inputs import HALF, ConditionFiles
+from pipelines.generation.settings import GenerationRequest
+from pipelines.inputs.annotations import Box, Point, Pose
 from pipelines.inputs.reading import Entry
 from pipelines.training.run_folder import track_tokenizers
 from pipelines.training.tokenizer_data import read_entry
-from pipelines.conditioning.inputs import HALF, Told
 from prior import Conditions, Prior
 from prior.conditions import Boxes, Keypoints, LowResolution
 from tokenizer import VQGAN
@@ -31,7 +31,7 @@ KEPT = 16  # files whose codes are kept: samples are told the same ones in turn
 KNOWN = (HALF, "inpaint")  # what gives codes of the picture itself
 
 
-class Teller:
+class ConditionEncoder:
     """Tells samples of pictures of `size` (height, width) what `told` names.
 
     `tokenizers` are those of the conditions that have one of their own, by name.
@@ -39,7 +39,7 @@ class Teller:
 
     def __init__(
         self,
-        told: Sequence[Told],
+        condition_inputs: Sequence[ConditionFiles],
         conditions: Conditions,
         tokenizer: VQGAN,
         tokenizers: Mapping[str, VQGAN],
@@ -47,7 +47,7 @@ class Teller:
     ) -> None:
         self.size, self.tokenizer, self.tokenizers = size, tokenizer, tokenizers
         self.parts = {part.name: part for part in conditions.parts}
-        self._items = {each.name: each.items for each in told}
+        self._items = {each.name: each.items for each in condition_inputs}
         self._made = functools.lru_cache(KEPT)(self._make)
 
     @property
@@ -66,7 +66,7 @@ class Teller:
         """Whether parts of the pictures are known."""
         return any(name in self._items for name in KNOWN)
 
-    def told(self, samples: Sequence[int]) -> dict[str, Tensor]:
+    def condition_inputs(self, samples: Sequence[int]) -> dict[str, Tensor]:
         """What they are told, as PaintOptions.told has it; the same files give the same."""
         found: dict[str, Tensor] = {}
         for name in self._items:
@@ -108,16 +108,16 @@ class Teller:
 
     def tokens(self, tokenizer: VQGAN, raster: Raster) -> Tensor:
         """Codes (h, w) of a raster (H, W, ...)."""
-        content = tokenizer.content
+        modality = tokenizer.modality
         device = next(tokenizer.parameters()).device
         with torch.inference_mode():
-            pixels = content.pixels(content.samples(np.stack([raster])).to(device))
+            pixels = modality.pixels(modality.samples(np.stack([raster])).to(device))
             return encode_tiled(tokenizer, pixels)[0].cpu()
 
     def raster(self, tokenizer: VQGAN, item: Entry) -> Raster:
         """The raster in a file, its middle cut to the canvas's aspect."""
-        content, data = tokenizer.content, read_entry(item)()
-        return resize_and_crop(content.decode(data), self.size, resampling=content.resampling)
+        modality, data = tokenizer.modality, read_entry(item)()
+        return resize_and_crop(modality.decode(data), self.size, resampling=modality.resampling)
 
     def coarse(self, item: Entry) -> ImageArray:
         """The picture in a file as coarse as those that the prior was trained on."""
@@ -125,7 +125,7 @@ class Teller:
         assert isinstance(part, LowResolution)
         assert part.ratio is not None  # train_prior recorded the store's
         small = shrunk_size(self.size, part.ratio)
-        image = self.tokenizer.content.decode(read_entry(item)())
+        image = self.tokenizer.modality.decode(read_entry(item)())
         return enlarged(resize_and_crop(image, small, resampling=BOX), self.size)
 
     def fractions(self, numbers: Sequence[float]) -> list[float]:
@@ -139,83 +139,97 @@ class Teller:
         return resize_masked(decode_masked(read_entry(item)()), self.size)
 
 
-def make_teller(request: PaintRequest, prior: Prior, tokenizer: VQGAN) -> Teller:
+def make_condition_encoder(
+    request: GenerationRequest, prior: Prior, tokenizer: VQGAN
+) -> ConditionEncoder:
     """What tells the samples of a request, on the prior's device."""
-    tokenizers = track_tokenizers(request.prior, prior, prior.device) if request.told else {}
+    tokenizers = (
+        track_tokenizers(request.prior, prior, prior.device) if request.condition_inputs else {}
+    )
     size = request.height, request.width
-    return Teller(request.told, prior.conditions, tokenizer, tokenizers, size)
+    return ConditionEncoder(request.condition_inputs, prior.conditions, tokenizer, tokenizers, size)
 
 
-Maker = Callable[[Teller, str, Any], dict[str, Tensor]]
+Maker = Callable[[ConditionEncoder, str, Any], dict[str, Tensor]]
 #: Name of a condition -> what one item tells, as entries of a batch without its first axis.
 MAKERS: Registry[Maker] = Registry("condition")
 
 
 @MAKERS.register("segmentation")
 @MAKERS.register("depth")
-def make_grid(teller: Teller, name: str, item: Entry) -> dict[str, Tensor]:
+def make_grid(condition_encoder: ConditionEncoder, name: str, item: Entry) -> dict[str, Tensor]:
     """Codes by the condition's own tokenizer."""
-    tokenizer = teller.tokenizers[name]
-    return {name: teller.tokens(tokenizer, teller.raster(tokenizer, item))}
+    tokenizer = condition_encoder.tokenizers[name]
+    return {name: condition_encoder.tokens(tokenizer, condition_encoder.raster(tokenizer, item))}
 
 
 @MAKERS.register("low_res")
-def make_low_res(teller: Teller, name: str, item: Entry) -> dict[str, Tensor]:
-    return {name: teller.tokens(teller.tokenizer, teller.coarse(item))}
+def make_low_res(condition_encoder: ConditionEncoder, name: str, item: Entry) -> dict[str, Tensor]:
+    return {
+        name: condition_encoder.tokens(condition_encoder.tokenizer, condition_encoder.coarse(item))
+    }
 
 
 @MAKERS.register(HALF)
-def make_half(teller: Teller, name: str, item: Entry) -> dict[str, Tensor]:
+def make_half(condition_encoder: ConditionEncoder, name: str, item: Entry) -> dict[str, Tensor]:
     """Codes of the upper half, made of nothing else, and -1 below."""
-    factor = teller.tokenizer.config.downsample_factor
-    rows, columns = (-(-side // factor) for side in teller.size)
+    factor = condition_encoder.tokenizer.config.downsample_factor
+    rows, columns = (-(-side // factor) for side in condition_encoder.size)
     if rows < 2:
         raise ImageError("small", "one row of codes has no upper half: raise --size")
-    upper = teller.raster(teller.tokenizer, item)[: teller.half_height]
+    upper = condition_encoder.raster(condition_encoder.tokenizer, item)[
+        : condition_encoder.half_height
+    ]
     codes = torch.full((rows, columns), -1)
-    codes[: rows // 2] = teller.tokens(teller.tokenizer, upper)
+    codes[: rows // 2] = condition_encoder.tokens(condition_encoder.tokenizer, upper)
     return {name: codes}
 
 
 @MAKERS.register("inpaint")
-def make_inpaint(teller: Teller, name: str, item: Entry) -> dict[str, Tensor]:
+def make_inpaint(condition_encoder: ConditionEncoder, name: str, item: Entry) -> dict[str, Tensor]:
     """Codes of what is known of a picture with transparent holes, and -1 elsewhere."""
-    masked = teller.masked(item)
-    factor = teller.tokenizer.config.downsample_factor
+    masked = condition_encoder.masked(item)
+    factor = condition_encoder.tokenizer.config.downsample_factor
     known = torch.from_numpy(known_cells(masked.known, factor))
     if known.all():
         raise ImageError("whole", "nothing in it is transparent, so nothing is to be painted")
-    return {name: teller.tokens(teller.tokenizer, masked.image).where(known, -1)}
+    return {
+        name: condition_encoder.tokens(condition_encoder.tokenizer, masked.image).where(known, -1)
+    }
 
 
 @MAKERS.register("boxes")
-def make_boxes(teller: Teller, name: str, item: Sequence[Box]) -> dict[str, Tensor]:
+def make_boxes(
+    condition_encoder: ConditionEncoder, name: str, item: Sequence[Box]
+) -> dict[str, Tensor]:
     """Objects (max_objects, 5) in fractions of the canvas; -1 where there are fewer."""
-    part = teller.parts[name]
+    part = condition_encoder.parts[name]
     assert isinstance(part, Boxes)
     boxes = torch.zeros(max(part.max_objects, len(item)), 5)
     boxes[:, 0] = -1
     for line, box in enumerate(item):
         corners = box.left, box.top, box.left + box.width, box.top + box.height
         number = part.category_names.index(box.category)
-        boxes[line] = torch.tensor([number, *teller.fractions(corners)])
+        boxes[line] = torch.tensor([number, *condition_encoder.fractions(corners)])
     return {name: boxes}
 
 
 @MAKERS.register("keypoints")
-def make_keypoints(teller: Teller, name: str, item: Sequence[Figure]) -> dict[str, Tensor]:
+def make_keypoints(
+    condition_encoder: ConditionEncoder, name: str, item: Sequence[Pose]
+) -> dict[str, Tensor]:
     """Points (num_points, 2) of the first figure in fractions of the canvas; nan for none."""
-    part = teller.parts[name]
+    part = condition_encoder.parts[name]
     assert isinstance(part, Keypoints)
     points = torch.full((part.num_points, 2), torch.nan)
     for place, point in enumerate(points_of(part, item)):
         if point is not None:
-            points[place] = torch.tensor(teller.fractions(point))
+            points[place] = torch.tensor(condition_encoder.fractions(point))
     return {name: points}
 
 
-def points_of(part: Keypoints, item: Sequence[Figure]) -> list[Point | None]:
+def points_of(part: Keypoints, item: Sequence[Pose]) -> list[Point | None]:
     """The points, in pixels, of the first of some figures, in the prior's order."""
-    figure = item[0] if item else {}
+    pose = item[0] if item else {}
     names = part.point_names or map(str, range(part.num_points))
-    return [figure.get(name) for name in names]
+    return [pose.get(name) for name in names]

@@ -12,7 +12,7 @@ from typing import Any
 from ops.config import ConfigError
 from ops.files import file_hash
 from ops.images import ImageError
-from pipelines.inputs.annotations import FigureParser, parse_box, read_lines
+from pipelines.inputs.annotations import PoseParser, parse_box, read_lines
 from pipelines.inputs.reading import content_hash, list_input
 from pipelines.training.tokenizer_data import read_entry
 from prior.conditions import Boxes, Conditions, Keypoints
@@ -25,7 +25,7 @@ NAMED = 5  # files named in an error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Told:
+class ConditionFiles:
     """One condition and where it comes from. Plain values: it travels to the workers."""
 
     name: str
@@ -34,13 +34,13 @@ class Told:
     digest: str  # of all their bytes: with the order, what decides what sample k is told
 
 
-def told_of(texts: Sequence[str], conditions: Conditions) -> tuple[Told, ...]:
+def parse_conditions(texts: Sequence[str], conditions: Conditions) -> tuple[ConditionFiles, ...]:
     """What the flag names, in the order of the names.
 
     Raises ConfigError for what this prior cannot be told, InputError where there are no files.
     """
     known = [part.name for part in conditions.parts if part.name not in NOT_BY_FILE]
-    found: dict[str, Told] = {}
+    found: dict[str, ConditionFiles] = {}
     for text in texts:
         name, _, where = text.partition("=")
         if not where:
@@ -70,7 +70,7 @@ def _why_not(name: str, known: Sequence[str]) -> str:
     )
 
 
-def _files(name: str, path: Path) -> Told:
+def _files(name: str, path: Path) -> ConditionFiles:
     entries = list_input(path).entries
     bad: list[str] = []
     digest = hashlib.sha256()
@@ -80,12 +80,14 @@ def _files(name: str, path: Path) -> Told:
         except ImageError as error:
             bad.append(f"{entry.key}: {error}")
     _refuse(name, bad, len(entries), "files")
-    return Told(name=name, path=path, items=tuple(entries), digest=digest.hexdigest()[:32])
+    return ConditionFiles(
+        name=name, path=path, items=tuple(entries), digest=digest.hexdigest()[:32]
+    )
 
 
-def _lines(part: Boxes | Keypoints, path: Path) -> Told:
+def _lines(part: Boxes | Keypoints, path: Path) -> ConditionFiles:
     """Lines of a JSONL file as encode's --track reads them, by the picture that they name."""
-    parse = parse_box if isinstance(part, Boxes) else _figure_parser(part)
+    parse = parse_box if isinstance(part, Boxes) else _pose_parser(part)
     lines = read_lines(path, parse)
     bad = [f"{where}: {why}" for where, why in lines.bad]
     if isinstance(part, Boxes):
@@ -98,11 +100,11 @@ def _lines(part: Boxes | Keypoints, path: Path) -> Told:
         ]
     _refuse(part.name, bad, len(bad) + sum(map(len, lines.found.values())), "lines")
     items = tuple(tuple(found) for found in lines.found.values())
-    return Told(name=part.name, path=path, items=items, digest=file_hash(path)[:32])
+    return ConditionFiles(name=part.name, path=path, items=items, digest=file_hash(path)[:32])
 
 
-def _figure_parser(part: Keypoints) -> FigureParser:
-    return FigureParser(part.point_names or None, None if part.point_names else part.num_points)
+def _pose_parser(part: Keypoints) -> PoseParser:
+    return PoseParser(part.point_names or None, None if part.point_names else part.num_points)
 
 
 def _refuse(name: str, bad: list[str], count: int, what: str) -> None:

@@ -11,55 +11,55 @@ from PIL import Image, ImageDraw
 from ops.colours import class_colours
 from ops.config import Registry
 from ops.images import ImageArray
-from pipelines.inputs.annotations import Box, Figure
-from pipelines.inputs.reading import Entry
-from pipelines.conditioning.encode import Teller, points_of
+from pipelines.conditioning.encode import ConditionEncoder, points_of
 from pipelines.conditioning.inputs import HALF
+from pipelines.inputs.annotations import Box, Pose
+from pipelines.inputs.reading import Entry
 from prior.conditions import Boxes, Keypoints
 
 WHITE = 255
-Drawer = Callable[[Teller, str, Any], ImageArray]
+Drawer = Callable[[ConditionEncoder, str, Any], ImageArray]
 #: Name of a condition -> the picture, uint8 (height, width, 3), of what one item tells.
 DRAWERS: Registry[Drawer] = Registry("condition")
 
 
-def told_picture(teller: Teller, name: str, sample: int) -> ImageArray:
+def condition_picture(condition_encoder: ConditionEncoder, name: str, sample: int) -> ImageArray:
     """What a sample is told by one condition, uint8 (height, width, 3)."""
-    return DRAWERS[name](teller, name, teller.item(name, sample))
+    return DRAWERS[name](condition_encoder, name, condition_encoder.item(name, sample))
 
 
 @DRAWERS.register("segmentation")
 @DRAWERS.register("depth")
-def draw_grid(teller: Teller, name: str, item: Entry) -> ImageArray:
-    tokenizer = teller.tokenizers[name]
-    content = tokenizer.content
-    raster = teller.raster(tokenizer, item)
-    return np.asarray(content.pictures(content.samples(np.stack([raster])))[0])
+def draw_grid(condition_encoder: ConditionEncoder, name: str, item: Entry) -> ImageArray:
+    tokenizer = condition_encoder.tokenizers[name]
+    modality = tokenizer.modality
+    raster = condition_encoder.raster(tokenizer, item)
+    return np.asarray(modality.pictures(modality.samples(np.stack([raster])))[0])
 
 
 @DRAWERS.register("low_res")
-def draw_low_res(teller: Teller, name: str, item: Entry) -> ImageArray:
-    return teller.coarse(item)
+def draw_low_res(condition_encoder: ConditionEncoder, name: str, item: Entry) -> ImageArray:
+    return condition_encoder.coarse(item)
 
 
 @DRAWERS.register(HALF)
-def draw_half(teller: Teller, name: str, item: Entry) -> ImageArray:
-    image = teller.raster(teller.tokenizer, item).copy()
-    image[teller.half_height :] = WHITE
+def draw_half(condition_encoder: ConditionEncoder, name: str, item: Entry) -> ImageArray:
+    image = condition_encoder.raster(condition_encoder.tokenizer, item).copy()
+    image[condition_encoder.half_height :] = WHITE
     return image
 
 
 @DRAWERS.register("inpaint")
-def draw_inpaint(teller: Teller, name: str, item: Entry) -> ImageArray:
-    masked = teller.masked(item)
+def draw_inpaint(condition_encoder: ConditionEncoder, name: str, item: Entry) -> ImageArray:
+    masked = condition_encoder.masked(item)
     return np.where(masked.known[..., None], masked.image, np.uint8(WHITE))
 
 
 @DRAWERS.register("boxes")
-def draw_boxes(teller: Teller, name: str, item: Sequence[Box]) -> ImageArray:
+def draw_boxes(condition_encoder: ConditionEncoder, name: str, item: Sequence[Box]) -> ImageArray:
     """Each box in the colour of its category, which is written in it."""
-    picture, pen = _blank(teller)
-    part = teller.parts[name]
+    picture, pen = _blank(condition_encoder)
+    part = condition_encoder.parts[name]
     assert isinstance(part, Boxes)
     for box in item:
         colour = _colour(part.category_names.index(box.category))
@@ -70,20 +70,22 @@ def draw_boxes(teller: Teller, name: str, item: Sequence[Box]) -> ImageArray:
 
 
 @DRAWERS.register("keypoints")
-def draw_keypoints(teller: Teller, name: str, item: Sequence[Figure]) -> ImageArray:
+def draw_keypoints(
+    condition_encoder: ConditionEncoder, name: str, item: Sequence[Pose]
+) -> ImageArray:
     """A dot for each point."""
-    picture, pen = _blank(teller)
-    part = teller.parts[name]
+    picture, pen = _blank(condition_encoder)
+    part = condition_encoder.parts[name]
     assert isinstance(part, Keypoints)
     found = [point for point in points_of(part, item) if point is not None]
-    radius = max(2, min(teller.size) // 64)
+    radius = max(2, min(condition_encoder.size) // 64)
     for number, (x, y) in enumerate(found):
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=_colour(number))
     return np.asarray(picture)
 
 
-def _blank(teller: Teller) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    height, width = teller.size
+def _blank(condition_encoder: ConditionEncoder) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    height, width = condition_encoder.size
     picture = Image.new("RGB", (width, height), "white")
     return picture, ImageDraw.Draw(picture)
 

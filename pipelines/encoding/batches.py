@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ops.images import ImageError
 from ops.runtime import pinned
-from pipelines.inputs.reading import content_hash, read_bytes
 from pipelines.encoding.sources import Row, RowSource, Size
+from pipelines.inputs.reading import content_hash, read_bytes
 from pipelines.store.task_buffer import Line
 from tokenizer import VQGAN
 
@@ -58,16 +58,18 @@ class BatchEncoder:
         *,
         batch_size: int,
         threads: int,
-        lanes: int,
+        concurrent_batches: int,
         decoders: int,
     ) -> None:
         self.tokenizer = tokenizer
         self.source = source
         self.batch_size = batch_size
-        self.lanes = lanes
+        self.concurrent_batches = concurrent_batches
         self.device = next(tokenizer.parameters()).device
         self._decoders = ThreadPoolExecutor(decoders, "decode")
-        self._encoders = ThreadPoolExecutor(lanes, "encode", torch.set_num_threads, (threads,))
+        self._encoders = ThreadPoolExecutor(
+            concurrent_batches, "encode", torch.set_num_threads, (threads,)
+        )
         side = source.transform.image_size
         self.encode(self.read({}, (side, side))).result().numpy()
 

@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from ops.config import ConfigError, to_json
+from ops.cpu.convolution import nnpack_works
 from ops.images import Transform
 from ops.runtime import resolve_device
 from pipelines.planning.plan import PlanSettings
 from pipelines.store import StoreError, code_dtype
 from tokenizer import VQGAN
-from ops.cpu.convolution import nnpack_works
 
 # On a CPU one image of 256x256 is as fast as four together, measured, and takes less memory; on a
 # GPU many fill it.

@@ -14,7 +14,7 @@ from ops.config import from_json
 from ops.images import ImageError, Raster, Transform, to_pixels
 from ops.low_resolution import degraded
 from pipelines.planning.diff import DUPLICATE
-from tokenizer.contents import Content
+from tokenizer.modalities import Modality
 
 Row = Mapping[str, Any]  # a line of PLAN_SCHEMA; of further tracks also of IMAGE_COLUMNS
 Size = tuple[int, int]  # height, width
@@ -95,16 +95,16 @@ class LowResolutions(Photographs):
 class Partners(RowSource):
     """Files that belong to the images, cut as these are: rasters of a tokenizer's content."""
 
-    def __init__(self, transform: Transform, content: Content) -> None:
+    def __init__(self, transform: Transform, modality: Modality) -> None:
         super().__init__(transform)
-        self.content = content
+        self.modality = modality
 
     def check(self, row: Row) -> None:
         check_image(row)
         check_partner(row)
 
     def read(self, data: bytes, row: Row, size: Size) -> Found:
-        raster = self.content.decode(data)
+        raster = self.modality.decode(data)
         height, width = raster.shape[:2]
         image_width, image_height = row["image_width"], row["image_height"]
         # Each side of a smaller or larger version may be a pixel off.
@@ -115,15 +115,15 @@ class Partners(RowSource):
             )
         view, key = row["view"], row["key"]
         return Found(
-            self.transform.cut(raster, size, view, key, self.content.resampling), width, height
+            self.transform.cut(raster, size, view, key, self.modality.resampling), width, height
         )
 
     def blank(self, count: int, size: Size) -> Tensor:
-        shape = (count, *size, *self.content.raster_shape)
-        return torch.from_numpy(np.zeros(shape, self.content.raster_dtype))
+        shape = (count, *size, *self.modality.raster_shape)
+        return torch.from_numpy(np.zeros(shape, self.modality.raster_dtype))
 
     def pixels(self, rasters: Tensor, device: torch.device) -> Tensor:
-        return self.content.pixels(self.content.samples(rasters.numpy()).to(device))
+        return self.modality.pixels(self.modality.samples(rasters.numpy()).to(device))
 
 
 def check_image(row: Row) -> None:
@@ -140,7 +140,7 @@ def check_partner(row: Row) -> None:
         raise ImageError(SEVERAL_PARTNERS, f"unclear which is its own: {row['uri']}")
 
 
-def source_of(provenance: Mapping[str, Any], content: Content) -> RowSource:
+def source_of(provenance: Mapping[str, Any], modality: Modality) -> RowSource:
     """What makes the rows of a track of codes, by its provenance and its tokenizer's content."""
     transform = from_json(Transform, provenance["transform"])
     kind = provenance.get("kind")
@@ -148,4 +148,4 @@ def source_of(provenance: Mapping[str, Any], content: Content) -> RowSource:
         return Photographs(transform)
     if kind == "low_res":
         return LowResolutions(transform, provenance["ratio"])
-    return Partners(transform, content)
+    return Partners(transform, modality)

@@ -24,19 +24,19 @@ import pyarrow as pa
 
 from ops.runtime import keep_freed_memory, resolve_device
 from pipelines.encoding.batches import BatchEncoder, CodesToCome, Reading
-from pipelines.planning.plan import Plan, Task, read_plan, task_table
 from pipelines.encoding.sources import IMAGE_COLUMNS, Size, source_of
+from pipelines.jobs.queue import halves
+from pipelines.planning.plan import Plan, Task, read_plan, task_table
 from pipelines.store import StoreError, commit_task, grid_shape, publish_task, row_form
 from pipelines.store.commit import read_part
 from pipelines.store.layout import index_path, store_root, tokenizer_folder
-from pipelines.store.subparts import read_subparts, remove_subparts, write_subpart
-from pipelines.store.task_buffer import Draft, Line
-from pipelines.jobs.queue import halves
+from pipelines.store.partial import read_partial_shards, remove_partial_shards, write_partial_shard
+from pipelines.store.task_buffer import Line, TaskBuffer
 from tokenizer import load_tokenizer
 
 READ_AHEAD = 2  # batches decoded beyond those that are being encoded
 READ_COLUMNS = ["key", "uri", "offset", "size", "etag", "view"]
-SUBPART_SECONDS = 30.0  # how much work a kill may cost
+PARTIAL_SHARD_SECONDS = 30.0  # how much work a kill may cost
 CRASHED = Line(None, None, "crashed", "the process that worked on it died, every time", None)
 REMEDIES = {
     errno.ENOSPC: "Make room",
@@ -72,13 +72,13 @@ def split_work(work: Task | Piece, batch_size: int) -> list[Piece]:
     ]
 
 
-def condemn(root: Path, plan: Plan, work: Task | Piece) -> Done:
+def quarantine(root: Path, plan: Plan, work: Task | Piece) -> Done:
     """Put down, for whoever does the task next, that its one row kills who works on it."""
     piece = _as_piece(work)
     assert piece.end - piece.first == 1, "only what cannot be split is given up"
-    draft = _draft(root, plan, piece.task)
-    draft.put(piece.first, CRASHED, None)
-    _keep(root, piece.task, draft, piece.first, piece.end)
+    buffer = _buffer(root, plan, piece.task)
+    buffer.put(piece.first, CRASHED, None)
+    _keep(root, piece.task, buffer, piece.first, piece.end)
     return Done(1, 1)
 
 
@@ -91,7 +91,9 @@ class EncodeWorker:
     tasks: while one commits, the other has its turn to encode.
     """
 
-    def __init__(self, root: Path, lanes: int = 1, decoders: int | None = None) -> None:
+    def __init__(
+        self, root: Path, concurrent_batches: int = 1, decoders: int | None = None
+    ) -> None:
         keep_freed_memory()
         plan = read_plan(root)
         if plan is None:
@@ -104,30 +106,30 @@ class EncodeWorker:
             raise StoreError(f"{self.tokenizer.folder} is not the tokenizer it began with.")
         self._batches = BatchEncoder(
             self.tokenizer,
-            source_of(track, self.tokenizer.content),
+            source_of(track, self.tokenizer.modality),
             batch_size=track["batch_size"],
             threads=track["threads"],
-            lanes=lanes,
-            decoders=decoders or lanes + 1,
+            concurrent_batches=concurrent_batches,
+            decoders=decoders or concurrent_batches + 1,
         )
         self._keeper = ThreadPoolExecutor(1, "keep")
         self._turn = threading.Lock()
-        self._inside: list[Draft] = []  # of the tasks that are not committed
+        self._inside: list[TaskBuffer] = []  # of the tasks that are not committed
 
     def run(self, work: Task | Piece) -> Done:
         """Encode and commit a task, or keep a piece of one; StoreError where that fails."""
         piece = _as_piece(work)
         if index_path(self.root, piece.task.grid, piece.task.number).exists():
             return self._committed(piece)  # by an attempt that died before it could say so
-        draft = _draft(self.root, self.plan, piece.task)
-        self._inside.append(draft)
+        buffer = _buffer(self.root, self.plan, piece.task)
+        self._inside.append(buffer)
         try:
-            self._fill(draft, piece, whole=isinstance(work, Task))
+            self._fill(buffer, piece, whole=isinstance(work, Task))
             if isinstance(work, Task):
-                self._commit(draft, work)
+                self._commit(buffer, work)
         finally:
-            self._inside.remove(draft)
-        statuses = [line.status for line in draft.lines[piece.first : piece.end] if line]
+            self._inside.remove(buffer)
+        statuses = [line.status for line in buffer.lines[piece.first : piece.end] if line]
         return Done(len(statuses), len(statuses) - statuses.count("ok"))
 
     def progress(self) -> Done:
@@ -144,17 +146,17 @@ class EncodeWorker:
         grid, number = piece.task.grid, piece.task.number
         with _writing(self.root):
             publish_task(self.root, grid, number)
-            remove_subparts(self.root, grid, number)
+            remove_partial_shards(self.root, grid, number)
         statuses = read_part(self.root, grid, number)[0]["status"].to_pylist()
         statuses = statuses[piece.first : piece.end]
         return Done(len(statuses), len(statuses) - statuses.count("ok"))
 
-    def _fill(self, draft: Draft, piece: Piece, whole: bool) -> None:
+    def _fill(self, buffer: TaskBuffer, piece: Piece, whole: bool) -> None:
         """Put every row of the piece that the draft lacks.
 
         What is not about to be committed as a `whole` task, or not soon, is kept in sub-parts.
         """
-        missing = draft.missing(piece.first, piece.end)
+        missing = buffer.missing(piece.first, piece.end)
         if not missing:
             return
         kept, since = missing[0], math.inf  # the clock starts with the first batch
@@ -162,13 +164,13 @@ class EncodeWorker:
 
         def keep(end: int) -> None:
             nonlocal kept, since
-            keeping.append(self._keeper.submit(_keep, self.root, piece.task, draft, kept, end))
+            keeping.append(self._keeper.submit(_keep, self.root, piece.task, buffer, kept, end))
             kept, since = end, time.monotonic()
 
         try:
-            for end in self._encode(draft, piece.task, missing):
+            for end in self._encode(buffer, piece.task, missing):
                 since = min(since, time.monotonic())
-                if time.monotonic() - since >= SUBPART_SECONDS:
+                if time.monotonic() - since >= PARTIAL_SHARD_SECONDS:
                     keep(end)
             if kept < piece.end and not whole:
                 keep(piece.end)
@@ -177,14 +179,14 @@ class EncodeWorker:
         for future in keeping:
             future.result()
 
-    def _encode(self, draft: Draft, task: Task, missing: list[int]) -> Iterator[int]:
+    def _encode(self, buffer: TaskBuffer, task: Task, missing: list[int]) -> Iterator[int]:
         """Encode the rows at these places in order; after each batch, the place behind its last.
 
         Decoding begins at once, encoding when the task before has all its batches on their way.
         """
         factor = self.plan.settings.track["downsample_factor"]
         rows, columns = grid_shape(task.grid)
-        planned = self._planned(draft, task)
+        planned = self._planned(buffer, task)
         reading = self._read(planned, missing, (rows * factor, columns * factor))
         ahead = deque(islice(reading, READ_AHEAD))
         encoding: deque[_Batch] = deque()
@@ -193,14 +195,14 @@ class EncodeWorker:
                 places, pictures = ahead.popleft()
                 encoding.append(_Batch(places, pictures, self._batches.encode(pictures)))
                 ahead.extend(islice(reading, 1))
-                if len(encoding) > self._batches.lanes:
-                    yield self._put(draft, encoding.popleft())
+                if len(encoding) > self._batches.concurrent_batches:
+                    yield self._put(buffer, encoding.popleft())
         while encoding:
-            yield self._put(draft, encoding.popleft())
+            yield self._put(buffer, encoding.popleft())
 
-    def _planned(self, draft: Draft, task: Task) -> pa.Table:
+    def _planned(self, buffer: TaskBuffer, task: Task) -> pa.Table:
         """What a row's source asks for; of a further track also what became of the image."""
-        planned = draft.planned.select(READ_COLUMNS)
+        planned = buffer.planned.select(READ_COLUMNS)
         if self.plan.track != "image":
             image = read_part(store_root(self.root), task.grid, task.number)[0]
             for name, asked_as in IMAGE_COLUMNS.items():
@@ -219,17 +221,17 @@ class EncodeWorker:
             by_place = {place - first: rows[place - first] for place in places}
             yield places, self._batches.read(by_place, size)
 
-    def _put(self, draft: Draft, batch: _Batch) -> int:
+    def _put(self, buffer: TaskBuffer, batch: _Batch) -> int:
         codes = batch.codes.result().numpy()
         for place, (within, line) in zip(batch.places, batch.reading.lines.items(), strict=True):
             found = line.result()
-            draft.put(place, found, codes[within] if found.status == "ok" else None)
+            buffer.put(place, found, codes[within] if found.status == "ok" else None)
         return batch.places[-1] + 1
 
-    def _commit(self, draft: Draft, task: Task) -> None:
+    def _commit(self, buffer: TaskBuffer, task: Task) -> None:
         settings = self.plan.settings
-        index = draft.index(0, task.num_rows)
-        shards = {draft.track: draft.codes}
+        index = buffer.index(0, task.num_rows)
+        shards = {buffer.track: buffer.codes}
         with _writing(self.root):
             commit_task(
                 self.root,
@@ -240,7 +242,7 @@ class EncodeWorker:
                 index,
                 compress=settings.compress,
             )
-            remove_subparts(self.root, task.grid, task.number)
+            remove_partial_shards(self.root, task.grid, task.number)
 
 
 class _Batch(NamedTuple):
@@ -255,22 +257,22 @@ def _as_piece(work: Task | Piece) -> Piece:
     return Piece(task=work, first=0, end=work.num_rows) if isinstance(work, Task) else work
 
 
-def _draft(root: Path, plan: Plan, task: Task) -> Draft:
+def _buffer(root: Path, plan: Plan, task: Task) -> TaskBuffer:
     """The task as planned, with the rows that earlier attempts left in pieces."""
     form = row_form(task.grid, plan.settings.track)
-    draft = Draft(task_table(root, task), plan.track, form)
-    for subpart in read_subparts(root, task.grid, task.number):
-        draft.put_subpart(subpart)
-    return draft
+    buffer = TaskBuffer(task_table(root, task), plan.track, form)
+    for partial_shard in read_partial_shards(root, task.grid, task.number):
+        buffer.put_partial_shard(partial_shard)
+    return buffer
 
 
-def _keep(root: Path, task: Task, draft: Draft, first: int, end: int) -> None:
+def _keep(root: Path, task: Task, buffer: TaskBuffer, first: int, end: int) -> None:
     """Make rows durable before their task is committed; after that they are no use."""
     if index_path(root, task.grid, task.number).exists():
         return
-    codes, index = {draft.track: draft.codes[first:end]}, draft.index(first, end)
+    codes, index = {buffer.track: buffer.codes[first:end]}, buffer.index(first, end)
     with _writing(root):
-        write_subpart(root, task.grid, task.number, first, codes, index)
+        write_partial_shard(root, task.grid, task.number, first, codes, index)
 
 
 @contextlib.contextmanager

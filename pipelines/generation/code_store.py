@@ -11,10 +11,10 @@ import pyarrow as pa
 
 from ops import disk
 from ops.files import make_folders
-from pipelines.generation.settings import PaintRequest
-from pipelines.planning.plan import PLAN_SCHEMA, PlanSettings, Task, read_plan, write_part
-from pipelines.generation.sample_buffer import Codes, SampleDraft
 from pipelines.generation.index import sample_name
+from pipelines.generation.sample_buffer import Codes, SampleBuffer
+from pipelines.generation.settings import GenerationRequest
+from pipelines.planning.plan import PLAN_SCHEMA, PlanSettings, Task, read_plan, write_part
 from pipelines.store import INDEX_SCHEMA, CodeStore, commit_task, grid_name, write_metadata
 from pipelines.store.layout import checksums_path, index_path, plan_path, shard_path, staging_path
 from pipelines.store.recovery import (
@@ -28,7 +28,7 @@ from pipelines.store.shards import row_checksums
 from tokenizer import VQGAN
 
 TRACK = "image"
-PAINTED = "painted:"  # how the source of such a row begins: there is no image file
+NUM_SAMPLES = "generated:"  # how the source of such a row begins: there is no image file
 
 
 def codes_path(out: Path) -> Path:
@@ -36,7 +36,10 @@ def codes_path(out: Path) -> Path:
 
 
 def prepare_store(
-    request: PaintRequest, tokenizer: VQGAN, label_names: Sequence[str], settings: dict[str, Any]
+    request: GenerationRequest,
+    tokenizer: VQGAN,
+    label_names: Sequence[str],
+    settings: dict[str, Any],
 ) -> None:
     """Make codes.zarr for all samples that are asked for, or have it take in more of them."""
     root = codes_path(request.out)
@@ -57,7 +60,7 @@ def prepare_store(
 
 
 def _write_plan(
-    request: PaintRequest,
+    request: GenerationRequest,
     root: Path,
     tokenizer: VQGAN,
     label_names: Sequence[str],
@@ -70,7 +73,7 @@ def _write_plan(
         "codebook_size": config.codebook_size,
         "downsample_factor": config.downsample_factor,
         "dtype": request.dtype.name,
-        "painted": settings,
+        "generated": settings,
     }
     grid = grid_name(*request.shape)
     tasks = [
@@ -82,12 +85,12 @@ def _write_plan(
     write_part(root, 0, plan_settings, tuple(label_names), tasks, tables)
 
 
-def plan_rows(request: PaintRequest, samples: range) -> pa.Table:
+def plan_rows(request: GenerationRequest, samples: range) -> pa.Table:
     """PLAN_SCHEMA for these samples: row k is sample k."""
     columns = {
         "key": [sample_name(sample) for sample in samples],
         "view": [0] * len(samples),
-        "uri": [f"{PAINTED}{request.seed}/{sample}" for sample in samples],
+        "uri": [f"{NUM_SAMPLES}{request.seed}/{sample}" for sample in samples],
         "offset": [None] * len(samples),
         "size": [0] * len(samples),
         "etag": [""] * len(samples),
@@ -99,13 +102,15 @@ def plan_rows(request: PaintRequest, samples: range) -> pa.Table:
     return pa.table(columns, schema=PLAN_SCHEMA)
 
 
-def commit_codes(request: PaintRequest, draft: SampleDraft, contents: list[str | None]) -> bool:
+def commit_codes(
+    request: GenerationRequest, buffer: SampleBuffer, contents: list[str | None]
+) -> bool:
     """Commit a task's codes; `contents` are the hashes of its pictures.
 
     Returns False where other content had been committed, see commit_task.
     """
-    planned = plan_rows(request, draft.samples)
-    lines = draft.lines
+    planned = plan_rows(request, buffer.samples)
+    lines = buffer.lines
     columns = {name: planned[name] for name in ("key", "grid", "row", "view", "label", "replaces")}
     columns |= {
         "source": planned["uri"],
@@ -113,30 +118,30 @@ def commit_codes(request: PaintRequest, draft: SampleDraft, contents: list[str |
         "height": pa.array([request.height] * len(lines), pa.int32()),
         "status": pa.array([line.status for line in lines]),
         "error": pa.array([line.error for line in lines], pa.string()),
-        "checksum": pa.array(row_checksums(draft.codes), pa.uint32()),
+        "checksum": pa.array(row_checksums(buffer.codes), pa.uint32()),
         "content": pa.array(contents, pa.string()),
     }
     index = pa.table({name: columns[name] for name in INDEX_SCHEMA.names}).cast(INDEX_SCHEMA)
     root, grid = codes_path(request.out), grid_name(*request.shape)
-    shards = {TRACK: draft.codes}
-    return commit_task(root, grid, draft.number, request.samples_per_task, shards, index)
+    shards = {TRACK: buffer.codes}
+    return commit_task(root, grid, buffer.number, request.samples_per_task, shards, index)
 
 
-def has_codes(request: PaintRequest, number: int) -> bool:
+def has_codes(request: GenerationRequest, number: int) -> bool:
     """Whether a task's codes are in the store."""
     root, grid = codes_path(request.out), grid_name(*request.shape)
     shard = shard_path(root, grid, TRACK, number)
     return index_path(root, grid, number).exists() and shard.exists()
 
 
-def take_codes_out(request: PaintRequest, number: int) -> None:
+def take_codes_out(request: GenerationRequest, number: int) -> None:
     """Have the store forget a task's codes, to be committed anew."""
     root, grid = codes_path(request.out), grid_name(*request.shape)
     disk.disk.unlink(checksums_path(root))
     disk.disk.unlink(index_path(root, grid, number))
 
 
-def stored_codes(request: PaintRequest, number: int) -> dict[str, Codes]:
+def stored_codes(request: GenerationRequest, number: int) -> dict[str, Codes]:
     """Codes (h, w) of a task's samples, by name, as far as the store has them."""
     if not has_codes(request, number):
         return {}

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from ops.images import MAX_PIXELS, ImageArray, decode_image, image_grid, resize_and_crop, write_png
-from pipelines.generation.settings import PaintRequest
+from pipelines.conditioning.encode import ConditionEncoder
+from pipelines.conditioning.preview import condition_picture
 from pipelines.generation.outputs import picture_path
-from pipelines.conditioning.encode import Teller
-from pipelines.conditioning.preview import told_picture
+from pipelines.generation.settings import GenerationRequest
 
 GRID_PICTURES = 64
 GRID_SIDE = 256  # pixels; larger pictures are shrunk for the grid
@@ -22,31 +22,31 @@ def grid_path(out: Path) -> Path:
     return out / "grid.png"
 
 
-def told_path(out: Path, name: str) -> Path:
-    return out / f"told-{name}.png"
+def conditions_path(out: Path, name: str) -> Path:
+    return out / f"condition-{name}.png"
 
 
-def remove_grids(request: PaintRequest) -> None:
+def remove_grids(request: GenerationRequest) -> None:
     """Remove what shows how many samples there were."""
-    for path in (grid_path(request.out), *request.out.glob(told_path(Path(), "*").name)):
+    for path in (grid_path(request.out), *request.out.glob(conditions_path(Path(), "*").name)):
         path.unlink(missing_ok=True)
 
 
-def write_grids(request: PaintRequest, teller: Teller) -> None:
+def write_grids(request: GenerationRequest, condition_encoder: ConditionEncoder) -> None:
     """Write what is missing of told-NAME.png for each condition and, of two or more, grid.png."""
     if request.width * request.height > MAX_PIXELS:
         return
     first = range(min(request.count, GRID_PICTURES))
-    painted = [sample for sample in first if picture_path(request.out, sample).is_file()]
-    for name in teller.names:
-        pictures = (told_picture(teller, name, sample) for sample in painted)
-        _write(told_path(request.out, name), pictures, request)
-    if len(painted) > 1:
-        paths = (picture_path(request.out, sample) for sample in painted)
+    sampled = [sample for sample in first if picture_path(request.out, sample).is_file()]
+    for name in condition_encoder.names:
+        pictures = (condition_picture(condition_encoder, name, sample) for sample in sampled)
+        _write(conditions_path(request.out, name), pictures, request)
+    if len(sampled) > 1:
+        paths = (picture_path(request.out, sample) for sample in sampled)
         _write(grid_path(request.out), (decode_image(p.read_bytes()) for p in paths), request)
 
 
-def _write(path: Path, pictures: Iterable[ImageArray], request: PaintRequest) -> None:
+def _write(path: Path, pictures: Iterable[ImageArray], request: GenerationRequest) -> None:
     if path.exists():
         return
     scale = min(1.0, GRID_SIDE / max(request.width, request.height))

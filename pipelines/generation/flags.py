@@ -11,18 +11,18 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from ops.config import ConfigError
+from pipelines.conditioning.inputs import parse_conditions
 from pipelines.generation.settings import (
     MOST_TASKS,
-    PaintRequest,
-    good_rest,
+    GenerationRequest,
+    default_flush_every_rows,
     good_samples_per_task,
     labels_of,
     saves_of,
 )
-from pipelines.conditioning.inputs import told_of
 from prior import Prior
-from prior.sampling.options import DEFAULT_CACHE_MEMORY, LARGEST_DEFAULT_BATCH
 from prior.sampling.distributions import SamplingSettings
+from prior.sampling.options import DEFAULT_CACHE_MEMORY, LARGEST_DEFAULT_BATCH
 from tokenizer import VQGAN
 
 
@@ -130,7 +130,7 @@ def check_flags(flags: GenerateFlags) -> None:
 
 def make_request(
     flags: GenerateFlags, prior: Prior, tokenizer: VQGAN, record: Mapping[str, Any] | None
-) -> PaintRequest:
+) -> GenerationRequest:
     """The flags with their defaults filled in; raises ConfigError for what cannot be.
 
     What is recorded stands where nothing is asked for, so that --count may grow.
@@ -156,7 +156,7 @@ def make_request(
             f"{count:,} samples, {samples_per_task} a task, would be too many files. Name another "
             "--out, or a larger --samples-per-task there."
         )
-    return PaintRequest(
+    return GenerationRequest(
         prior=flags.prior.absolute(),
         out=flags.out.absolute(),
         width=width,
@@ -171,7 +171,7 @@ def make_request(
         samples_per_task=samples_per_task,
         save=saves_of(flags.save),
         labels=labels_of(flags.labels, prior),
-        told=told_of(flags.condition, prior.conditions),
+        condition_inputs=parse_conditions(flags.condition, prior.conditions),
         sampling=SamplingSettings(
             temperature=flags.temperature,
             top_k=flags.top_k,
@@ -182,15 +182,15 @@ def make_request(
             guidance_power=flags.guidance_power,
         ),
         cache_memory=int(flags.cache_memory * 2**30),
-        rest=rest_of(flags, prior, rows, columns),
+        flush_every_rows=flush_every_rows_of(flags, prior, rows, columns),
         device=flags.device,
         threads=flags.threads,
         preview=flags.preview,
     )
 
 
-def rest_of(flags: GenerateFlags, prior: Prior, rows: int, columns: int) -> int | None:
+def flush_every_rows_of(flags: GenerateFlags, prior: Prior, rows: int, columns: int) -> int | None:
     """Rows after which painting rests, if it does."""
     if flags.keep_rows != "auto":
         return flags.keep_rows
-    return good_rest(rows, columns, prior.config.window)
+    return default_flush_every_rows(rows, columns, prior.config.window)

@@ -27,7 +27,7 @@ from pipelines.store import StoreError
 from pipelines.store.commit import parquet_bytes
 from pipelines.store.layout import FORMAT, METADATA_KEY, sealed, staging_path, unsealed
 
-OK, CRASHED, NOT_PAINTED = "ok", "crashed", "not painted"
+OK, CRASHED, NOT_SAMPLED = "ok", "crashed", "not painted"
 
 SAMPLE_SCHEMA = pa.schema(
     [
@@ -93,10 +93,10 @@ def read_parts(out: Path) -> dict[int, Part]:
 def _read_part(path: Path) -> Part:
     try:
         footer = pq.read_metadata(path)
-        told = unsealed(path, footer.metadata)
+        footer_values = unsealed(path, footer.metadata)
     except (pa.ArrowException, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _damaged(path, error) from error
-    return Part(int(path.stem), footer.num_rows, told["ok"], told["crashed"])
+        raise _corrupt(path, error) from error
+    return Part(int(path.stem), footer.num_rows, footer_values["ok"], footer_values["crashed"])
 
 
 def read_lines(out: Path, number: int) -> list[dict[str, Any]]:
@@ -122,10 +122,10 @@ def _read_table(path: Path) -> pa.Table:
         table = pq.ParquetFile(path, page_checksum_verification=True).read()
         return table.replace_schema_metadata(None).cast(SAMPLE_SCHEMA)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise _damaged(path, error) from error
+        raise _corrupt(path, error) from error
 
 
-def _damaged(path: Path, error: Exception) -> SamplesError:
+def _corrupt(path: Path, error: Exception) -> SamplesError:
     return SamplesError(
         f"{path}: damaged ({error}). Remove it and run the command again to paint its samples anew."
     )

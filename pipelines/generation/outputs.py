@@ -15,9 +15,9 @@ import torch
 from ops.files import atomic_path
 from ops.images import to_image
 from ops.png import write_png_strips
-from pipelines.generation.settings import PaintRequest
-from pipelines.generation.sample_buffer import Codes
 from pipelines.generation.index import sample_name
+from pipelines.generation.sample_buffer import Codes
+from pipelines.generation.settings import GenerationRequest
 from tokenizer import VQGAN
 from tokenizer.tiling import decode_strips
 
@@ -30,7 +30,7 @@ def tar_path(out: Path, number: int) -> Path:
     return out / "tars" / f"{number:05d}.tar"
 
 
-def holder(request: PaintRequest, number: int, sample: int) -> str | None:
+def holder(request: GenerationRequest, number: int, sample: int) -> str | None:
     """The file that holds a sample's picture, below the folder of samples."""
     if "images" in request.save:
         return picture_path(Path(), sample).name

@@ -16,16 +16,23 @@ from typing import Any
 
 from ops import disk
 from ops.files import fsync_path
-from pipelines.generation.settings import PaintRequest
-from pipelines.generation.worker import PaintTask
 from pipelines.generation.code_store import has_codes, stored_codes, take_codes_out
-from pipelines.generation.sample_buffer import Codes, Line, SampleDraft, codes_hash, keep, read_draft
 from pipelines.generation.index import CRASHED, OK, Part, part_path, read_lines, sample_name
 from pipelines.generation.outputs import codes_in_tar, picture_path, tar_path
+from pipelines.generation.sample_buffer import (
+    Codes,
+    Line,
+    SampleBuffer,
+    codes_hash,
+    keep,
+    read_buffer,
+)
+from pipelines.generation.settings import GenerationRequest
+from pipelines.generation.worker import GenerationTask
 from pipelines.store.layout import staging_path
 
 LOCK = "driver.lock"
-SUBPART = re.compile(r"\d+x\d+-(\d+)-.*\.subpart")
+PARTIAL_SUFFIX = re.compile(r"\d+x\d+-(\d+)-.*\.partial-shard")
 PICTURE = re.compile(r"sample-(\d+)\.png")
 
 
@@ -43,7 +50,7 @@ def remove_partials(out: Path) -> None:
 def empty_staging(out: Path) -> None:
     """Remove what dead attempts left, but not samples kept for tasks that are still to be done."""
     for path in staging_path(out).iterdir():
-        kept = SUBPART.fullmatch(path.name)
+        kept = PARTIAL_SUFFIX.fullmatch(path.name)
         if path.name != LOCK and not (kept and not part_path(out, int(kept[1])).exists()):
             disk.disk.unlink(path)
 
@@ -51,7 +58,9 @@ def empty_staging(out: Path) -> None:
 class Folder:
     """What is there of the samples that are asked for."""
 
-    def __init__(self, request: PaintRequest, parts: dict[int, Part], retry_failed: bool) -> None:
+    def __init__(
+        self, request: GenerationRequest, parts: dict[int, Part], retry_failed: bool
+    ) -> None:
         self.request, self.parts, self.retry_failed = request, parts, retry_failed
         # One look at the folder: a million names are read in a second, a million files in minutes.
         names = os.listdir(request.out)
@@ -61,14 +70,14 @@ class Folder:
         numbers = (int(found[1]) for name in names if (found := PICTURE.fullmatch(name)))
         self._pictures_of = Counter(number // request.samples_per_task for number in numbers)
 
-    def unfinished(self, wanted: range) -> list[PaintTask]:
+    def unfinished(self, wanted: range) -> list[GenerationTask]:
         """The tasks that lack any of the samples `wanted`."""
         found = []
         for number in range(self.request.num_tasks):
             samples = self.request.samples_of(number)
             first, end = max(samples.start, wanted.start), min(samples.stop, wanted.stop)
             if first < end and not self._has(number, range(first, end)):
-                found.append(PaintTask(number=number, first=first, end=end))
+                found.append(GenerationTask(number=number, first=first, end=end))
         return found
 
     def _has(self, number: int, wanted: range) -> bool:
@@ -99,12 +108,12 @@ class Folder:
 
     # --- opening tasks again
 
-    def reopen(self, task: PaintTask) -> None:
+    def reopen(self, task: GenerationTask) -> None:
         """Give what is whole of a finished task back to it, and take its file of the index away."""
         request, number = self.request, task.number
         if number in self.parts:
-            draft = self._salvaged(number)
-            keep(request.out, draft, draft.samples.start, draft.samples.stop)
+            buffer = self._salvaged(number)
+            keep(request.out, buffer, buffer.samples.start, buffer.samples.stop)
         if "codes" in request.save:
             take_codes_out(request, number)
         path = part_path(request.out, number)
@@ -112,20 +121,20 @@ class Folder:
             disk.disk.unlink(path)
             fsync_path(path.parent)
 
-    def _salvaged(self, number: int) -> SampleDraft:
+    def _salvaged(self, number: int) -> SampleBuffer:
         request = self.request
         samples = request.samples_of(number)
-        draft = SampleDraft(number, samples, request.shape, request.codebook_size)
+        buffer = SampleBuffer(number, samples, request.shape, request.codebook_size)
         codes = self._codes(number)
         for line in read_lines(request.out, number):
             sample, found = line["sample"], codes.get(sample_name(line["sample"]))
             known = Line(*(line[name] for name in Line._fields))
             if line["status"] == OK and found is not None:
                 if codes_hash(found) == line["codes_hash"]:  # a picture can be drawn of them again
-                    draft.put(sample, known, found)
+                    buffer.put(sample, known, found)
             elif self._is_whole(line) and (line["status"] == CRASHED or not self._needs_codes):
-                draft.put(sample, known)
-        return draft
+                buffer.put(sample, known)
+        return buffer
 
     @property
     def _needs_codes(self) -> bool:
@@ -139,16 +148,16 @@ class Folder:
         return codes_in_tar(tar_path(request.out, number)) if "tars" in request.save else {}
 
 
-def kept_samples(request: PaintRequest, tasks: list[PaintTask]) -> int:
+def kept_samples(request: GenerationRequest, tasks: list[GenerationTask]) -> int:
     """How many of the samples that these tasks want are painted and kept already."""
     names = os.listdir(staging_path(request.out))
-    begun = {int(found[1]) for name in names if (found := SUBPART.fullmatch(name))}
+    begun = {int(found[1]) for name in names if (found := PARTIAL_SUFFIX.fullmatch(name))}
     kept = 0
     for task in tasks:
         if task.number in begun:
             samples = request.samples_of(task.number)
-            draft = read_draft(
+            buffer = read_buffer(
                 request.out, task.number, samples, request.shape, request.codebook_size
             )
-            kept += task.end - task.first - len(draft.missing(task.first, task.end))
+            kept += task.end - task.first - len(buffer.missing(task.first, task.end))
     return kept

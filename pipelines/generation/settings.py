@@ -14,8 +14,8 @@ import torch
 from ops.checkpoint import fingerprint
 from ops.config import ConfigError, Registry, to_json
 from ops.runtime import resolve_device
+from pipelines.conditioning.inputs import ConditionFiles
 from pipelines.store import code_dtype
-from pipelines.conditioning.inputs import Told
 from prior import Prior
 from prior.sampling.distributions import SamplingSettings
 
@@ -29,15 +29,16 @@ NUM_TASKS = 256  # about so many: short enough to share among workers and to do 
 SAMPLES_PER_TASK = 1024  # at most: of pictures of a megapixel, a tar of a gigabyte
 MOST_TASKS = 1 << 16  # each has a file of the index
 LARGE_CANVAS = 1 << 14  # codes; a megapixel where each stands for 8x8
-LEAST_REST = 64
+MIN_FLUSH_ROWS = 64
 #: Of a request, what does not decide what is in the folder.
 NOT_DECIDING = (
-    "prior", "out", "device", "count", "rows", "columns", "codebook_size", "preview", "told",
+    "prior", "out", "device", "count", "rows", "columns", "codebook_size", "preview",
+    "condition_inputs",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
-class PaintRequest:
+class GenerationRequest:
     """What to paint, whichever samples a task names. Plain values: it travels to the workers."""
 
     prior: Path  # a run folder or model folder
@@ -54,10 +55,12 @@ class PaintRequest:
     samples_per_task: int
     save: tuple[str, ...]  # names of SAVES
     labels: tuple[int, ...]  # sample k has labels[k % len]; none: no label
-    told: tuple[Told, ...]
+    condition_inputs: tuple[ConditionFiles, ...]
     sampling: SamplingSettings
     cache_memory: int  # bytes
-    rest: int | None  # rows of codes that are kept when they are finished; None: whole samples are
+    flush_every_rows: (
+        int | None
+    )  # rows of codes that are kept when they are finished; None: whole samples are
     device: str
     threads: int
     preview: bool
@@ -112,7 +115,7 @@ def good_samples_per_task(count: int, batch_size: int) -> int:
     return batch_size * max(1, min(batches, SAMPLES_PER_TASK // batch_size))
 
 
-def good_rest(rows: int, columns: int, window: int) -> int | None:
+def default_flush_every_rows(rows: int, columns: int, window: int) -> int | None:
     """Rows of a large canvas after which painting rests and what is done is kept: whole windows.
 
     Rows are painted side by side, each a window behind the one above, so a rest costs about the
@@ -120,11 +123,11 @@ def good_rest(rows: int, columns: int, window: int) -> int | None:
     """
     if rows * columns < LARGE_CANVAS:
         return None
-    rest = -(-max(LEAST_REST, 4 * columns // window) // window) * window
-    return rest if rest < rows else None
+    flush_every_rows = -(-max(MIN_FLUSH_ROWS, 4 * columns // window) // window) * window
+    return flush_every_rows if flush_every_rows < rows else None
 
 
-def deciding_settings(request: PaintRequest, prior: Prior) -> dict[str, Any]:
+def deciding_settings(request: GenerationRequest, prior: Prior) -> dict[str, Any]:
     """All that the content of the folder is a function of, beside the number of samples."""
     settings = {k: v for k, v in to_json(request).items() if k not in NOT_DECIDING}
     return {
@@ -132,7 +135,11 @@ def deciding_settings(request: PaintRequest, prior: Prior) -> dict[str, Any]:
         "tokenizer_fingerprint": prior.tokenizer_info["fingerprint"],
         **settings.pop("sampling"),
         **settings,
-        "told": {told.name: told.digest for told in request.told} or None,
+        "condition_inputs": {
+            condition_inputs.name: condition_inputs.digest
+            for condition_inputs in request.condition_inputs
+        }
+        or None,
         "device": resolve_device(request.device).type,
         "torch": torch.__version__,
     }
@@ -144,7 +151,7 @@ def record_path(out: Path) -> Path:
 
 def read_record(out: Path) -> dict[str, Any] | None:
     """The settings that the samples in `out` were made with, or None where there are none."""
-    begun = ("index/*.parquet", "_staging/*.subpart", "sample-*.png")
+    begun = ("index/*.parquet", "_staging/*.partial-shard", "sample-*.png")
     if record_path(out).exists() and any(any(out.glob(pattern)) for pattern in begun):
         record: dict[str, Any] = json.loads(record_path(out).read_text())
         return record

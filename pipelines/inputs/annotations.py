@@ -31,7 +31,7 @@ class Box(NamedTuple):
 
 
 #: Points of a figure by name, or by number as text; None where one is not known.
-Figure = dict[str, Point | None]
+Pose = dict[str, Point | None]
 
 
 @dataclass
@@ -120,7 +120,7 @@ class ClassParser:
         return first
 
 
-class FigureParser:
+class PoseParser:
     """Figures of {"file", "keypoints": [[x, y, visible], ...] or {name: [x, y], ...}}; a point may
     be null, or its visible 0.
 
@@ -132,7 +132,7 @@ class FigureParser:
         self._known, self.count = names, count
         self.names: set[str] = set(names or ())
 
-    def __call__(self, line: dict[str, Any]) -> Figure | None:
+    def __call__(self, line: dict[str, Any]) -> Pose | None:
         """The figure of a line, None where it has none; ValueError where it cannot be used."""
         points = line.get("keypoints")
         if points is None:
@@ -145,19 +145,19 @@ class FigureParser:
             raise ValueError("a list of keypoints, where others are named")
         if len(points) != (self.count or len(points)):
             raise ValueError(f"{len(points)} keypoints, where others have {self.count}")
-        figure = {str(place): _point(point) for place, point in enumerate(points)}
+        pose = {str(place): _point(point) for place, point in enumerate(points)}
         self.count = len(points)
-        return figure
+        return pose
 
-    def _named(self, points: dict[str, Any]) -> Figure:
+    def _named(self, points: dict[str, Any]) -> Pose:
         if self.count is not None and not self.names:
             raise ValueError("named keypoints, where others are a list")
         unknown = sorted(points.keys() - set(self._known)) if self._known else []
         if unknown:
             raise ValueError(f"a keypoint {unknown[0]!r}, which the store does not have")
-        figure = {name: _point(point) for name, point in points.items()}
+        pose = {name: _point(point) for name, point in points.items()}
         self.names |= points.keys()
-        return figure
+        return pose
 
 
 def _point(point: Any) -> Point | None:

@@ -51,7 +51,9 @@ class Entry:
     """One image of an input: its stable name and where its bytes lie."""
 
     key: str  # the path below the input, with "/" between folders
-    uri: str  # the file to open; in an archive, that and the place: see pipelines/inputs/archives.py
+    uri: (
+        str  # the file to open; in an archive, that and the place: see pipelines/inputs/archives.py
+    )
     offset: int | None  # the place in an archive; None: the whole file
     size: int  # bytes; 0 when the file could not be found, or a table must be read to know
     etag: str  # changes when the content does

@@ -19,7 +19,9 @@ AT_A_TIME = 1024  # files handed to the threads at once
 SOON = 2.0  # seconds; what is done by then shows no bar
 
 
-def sweep(read: Callable[[str, int | None, int], T], entries: pa.Table, doing: str) -> Iterator[T]:
+def thread_map(
+    read: Callable[[str, int | None, int], T], entries: pa.Table, doing: str
+) -> Iterator[T]:
     """`read(uri, offset, size)` of each entry, in their order.
 
     `doing` stands at the bar, which appears on stderr once this has taken two seconds.

@@ -74,7 +74,7 @@ class _Actor:
 
 
 @dataclass(eq=False)
-class _Seat(Generic[T]):
+class _Slot(Generic[T]):
     """One actor and what it is doing; tasks go only to actors that have come up."""
 
     actor: Any
@@ -89,7 +89,7 @@ class _Seat(Generic[T]):
         return single + list(self.held)
 
 
-class Crew(Generic[T, R]):
+class ActorPool(Generic[T, R]):
     """The actors of one run: hands them the queue's tasks and hears what comes of them."""
 
     def __init__(
@@ -114,7 +114,7 @@ class Crew(Generic[T, R]):
         self.failed_starts = 0  # in a row
         self.give_up = give_up
         self.on_progress = on_progress
-        self.seats: list[_Seat[T]] = []
+        self.slots: list[_Slot[T]] = []
 
     def work_off(self, workers: int, on_result: Callable[[T, R], None]) -> None:
         """Start `workers` actors and return when every task's result has come.
@@ -124,101 +124,101 @@ class Crew(Generic[T, R]):
         import ray
 
         try:
-            self.seats = [self._new_seat() for _ in range(workers)]
-            told = time.monotonic()
+            self.slots = [self._new_slot() for _ in range(workers)]
+            last_report = time.monotonic()
             while self.queue.left:
                 self._hand_out()
                 for unit, result in self._listen():
                     on_result(unit.work, result)
-                if self.on_progress and time.monotonic() - told >= PROGRESS_SECONDS:
-                    told = time.monotonic()
+                if self.on_progress and time.monotonic() - last_report >= PROGRESS_SECONDS:
+                    last_report = time.monotonic()
                     self._tell_progress(self.on_progress)
         except ray.exceptions.RayError as error:
             raise JobError(f"Ray failed: {error}") from error
         finally:
-            for seat in self.seats:
+            for slot in self.slots:
                 with contextlib.suppress(ray.exceptions.RayError):
-                    ray.kill(seat.actor)
+                    ray.kill(slot.actor)
 
-    def _new_seat(self) -> _Seat[T]:
+    def _new_slot(self) -> _Slot[T]:
         import ray
 
         options: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, **self.options}
         actor_class: Any = ray.remote(_Actor)
         actor = actor_class.options(**options).remote(self.make_worker)
-        return _Seat(actor, actor.make_ready.remote())
+        return _Slot(actor, actor.make_ready.remote())
 
     def _hand_out(self) -> None:
         """Give waiting tasks to actors that are up, first one each, then the second."""
         for depth in range(self.depth):
-            for seat in self.seats:
-                if seat.coming_up is None and len(seat.held) == depth:
-                    unit = self.queue.take(list(seat.held.values()))
+            for slot in self.slots:
+                if slot.coming_up is None and len(slot.held) == depth:
+                    unit = self.queue.take(list(slot.held.values()))
                     if unit is not None:
-                        seat.held[seat.actor.run.remote(unit.work)] = unit
+                        slot.held[slot.actor.run.remote(unit.work)] = unit
 
     def _tell_progress(self, on_progress: Callable[[list[Any]], None]) -> None:
         """Pass on the answers that have come, and ask again."""
-        on_progress([seat.progress for seat in self.seats if seat.progress is not None])
-        for seat in self.seats:
-            if seat.coming_up is None and seat.asked is None:
-                seat.asked = seat.actor.progress.remote()
+        on_progress([slot.progress for slot in self.slots if slot.progress is not None])
+        for slot in self.slots:
+            if slot.coming_up is None and slot.asked is None:
+                slot.asked = slot.actor.progress.remote()
 
     def _listen(self) -> list[tuple[Unit[T], R]]:
         """Wait for the next news of any actor: at most one task and its result."""
         import ray
 
-        seat_of = {reference: seat for seat in self.seats for reference in seat.references()}
+        slot_of = {reference: slot for slot in self.slots for reference in slot.references()}
         pause = PROGRESS_SECONDS if self.on_progress else None
-        news, _ = ray.wait(list(seat_of), num_returns=1, timeout=pause)
+        news, _ = ray.wait(list(slot_of), num_returns=1, timeout=pause)
         if not news:
             return []
-        reference, seat = news[0], seat_of[news[0]]
+        reference, slot = news[0], slot_of[news[0]]
         try:
             value = ray.get(reference)
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, UserError):
                 raise error.cause from None
-            self._raised(reference, seat, error)
+            self._raised(reference, slot, error)
         except ray.exceptions.RayError as error:
-            self._died(seat, _why_died(error), LOST_STARTS)
+            self._died(slot, _why_died(error), LOST_STARTS)
         else:
-            return self._heard(reference, seat, value)
+            return self._context(reference, slot, value)
         return []
 
-    def _heard(self, reference: Any, seat: _Seat[T], value: Any) -> list[tuple[Unit[T], R]]:
-        if reference == seat.coming_up:
-            seat.coming_up = None
+    def _context(self, reference: Any, slot: _Slot[T], value: Any) -> list[tuple[Unit[T], R]]:
+        if reference == slot.coming_up:
+            slot.coming_up = None
             self.failed_starts = 0
-        elif reference == seat.asked:
-            seat.asked, seat.progress = None, value
+        elif reference == slot.asked:
+            slot.asked, slot.progress = None, value
         else:
-            seat.progress = None
-            unit = seat.held.pop(reference)
+            slot.progress = None
+            unit = slot.held.pop(reference)
             if self.queue.succeeded(unit):
                 return [(unit, value)]
         return []
 
-    def _raised(self, reference: Any, seat: _Seat[T], error: Exception) -> None:
-        if reference == seat.coming_up:
-            self._died(seat, str(error), self.attempts)
-        elif reference == seat.asked:
+    def _raised(self, reference: Any, slot: _Slot[T], error: Exception) -> None:
+        if reference == slot.coming_up:
+            self._died(slot, str(error), self.attempts)
+        elif reference == slot.asked:
             raise error
         else:
-            self.queue.raised(seat.held.pop(reference), str(error))
+            self.queue.raised(slot.held.pop(reference), str(error))
 
-    def _died(self, seat: _Seat[T], why: str, allowed_starts: int) -> None:
+    def _died(self, slot: _Slot[T], why: str, allowed_starts: int) -> None:
         """Give a dead actor's tasks back and start another in its place."""
         import ray
 
-        ray.kill(seat.actor)  # one that is only out of reach shall not go on
-        if seat.coming_up is not None:
+        ray.kill(slot.actor)  # one that is only out of reach shall not go on
+        if slot.coming_up is not None:
             self.failed_starts += 1
             if self.failed_starts >= allowed_starts:
                 raise JobError(f"Workers do not start: {why}")
-        self.seats[self.seats.index(seat)] = self._new_seat()
-        if seat.held:
-            unit = self.queue.died(list(seat.held.values()), why)
+        self.slots[self.slots.index(slot)] = self._new_slot()
+        if slot.held:
+            unit = self.queue.died(list(slot.held.values()), why)
             if unit is not None:
                 assert self.give_up is not None
                 self.give_up(unit.work)

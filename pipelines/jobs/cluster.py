@@ -52,7 +52,7 @@ def check_on_every_node(reads: Mapping[str, Path], writes: Mapping[str, Path]) -
         ).remote(_plain(reads), _plain(writes))
         for node in nodes
     }
-    found = [f"on {node}, {line}" for node, told in asked.items() for line in ray.get(told)]
+    found = [f"on {node}, {line}" for node, answer in asked.items() for line in ray.get(answer)]
     if found:
         raise ClusterPathError(
             f"{'; '.join(found)}. Name paths on a file system that all nodes share."

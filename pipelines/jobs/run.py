@@ -14,8 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
+from pipelines.jobs.actors import PROGRESS_SECONDS, ActorPool, ray_running
 from pipelines.jobs.cluster import check_on_every_node, cluster_address, inside_job
-from pipelines.jobs.actors import PROGRESS_SECONDS, Crew, ray_running
 from pipelines.jobs.queue import JobError, TaskQueue
 
 __all__ = ["JobError", "Worker", "run_tasks"]
@@ -78,7 +78,7 @@ def run_tasks(
         _run_here(tasks, make_worker(), on_result, overlap, on_progress)
         return
     assert (split is None) == (give_up is None), "what cannot be split must be given up"
-    crew: Crew[T, R] = Crew(
+    pool: ActorPool[T, R] = ActorPool(
         TaskQueue(tasks, attempts=attempts, split=split, workers=workers, proven=proven),
         make_worker,
         {"num_cpus": cpus_per_worker, "num_gpus": gpus_per_worker},
@@ -90,7 +90,7 @@ def run_tasks(
     with ray_running(cluster_address(address), cpus=workers * cpus_per_worker):
         if address or inside_job():
             check_on_every_node(reads, writes)
-        crew.work_off(min(workers, len(tasks)), on_result)
+        pool.work_off(min(workers, len(tasks)), on_result)
 
 
 def _run_here(
@@ -106,7 +106,7 @@ def _run_here(
         return
     waiting = deque(tasks)
     running: dict[Future[R], T] = {}
-    told = time.monotonic()
+    last_report = time.monotonic()
     with ThreadPoolExecutor(overlap, "task") as threads:
         try:
             while waiting or running:
@@ -115,8 +115,8 @@ def _run_here(
                     running[threads.submit(worker.run, task)] = task
                 for future in wait(running, PROGRESS_SECONDS, FIRST_COMPLETED).done:
                     on_result(running.pop(future), future.result())
-                if on_progress is not None and time.monotonic() - told >= PROGRESS_SECONDS:
-                    told = time.monotonic()
+                if on_progress is not None and time.monotonic() - last_report >= PROGRESS_SECONDS:
+                    last_report = time.monotonic()
                     on_progress([worker.progress()] if hasattr(worker, "progress") else [])
         finally:  # on Ctrl-C too: leaving the pool waits for its threads
             worker.stop()  # type: ignore[attr-defined]

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 
 from ops.images import ImageError
 from pipelines.inputs.reading import content_hash, read_bytes
+from pipelines.inputs.thread_map import thread_map
 from pipelines.store.commit import INDEX_SCHEMA, committed_tasks, read_part
 from pipelines.store.layout import StoreError, plan_path
-from pipelines.store.pruned import read_pruned
-from pipelines.inputs.thread_map import sweep
+from pipelines.store.tombstones import read_tombstones
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 Places = np.ndarray[Any, np.dtype[np.int64]]
@@ -78,7 +78,7 @@ def addresses(table: pa.Table) -> pa.ChunkedArray:
 
 def unmarked(root: Path, rows: pa.Table) -> pa.Table:
     """The rows whose "grid/row" no pruning has marked."""
-    marked = read_pruned(root)
+    marked = read_tombstones(root)
     if not len(marked):
         return rows
     return rows.filter(pc.invert(pc.is_in(addresses(rows), value_set=addresses(marked))))
@@ -143,7 +143,7 @@ def _compare_contents(root: Path, listing: pa.Table, planned: pa.Table, known: M
     # A row is only ever made of as many bytes as were planned, so another size is another content.
     asked_same_size = asked & _is_true(pc.equal(listing["size"], planned["size"]))
     chosen = pa.array(asked_same_size)
-    now = pa.array(sweep(_hash_of, listing.filter(chosen), "comparing contents"), pa.string())
+    now = pa.array(thread_map(_hash_of, listing.filter(chosen), "comparing contents"), pa.string())
     readable = pc.is_valid(now).to_numpy(zero_copy_only=False)  # the others' etags must do
     known[asked & ~asked_same_size] = False
     same = _is_true(pc.equal(now, hashed.filter(chosen)))

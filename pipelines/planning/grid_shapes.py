@@ -8,8 +8,8 @@ import pyarrow as pa
 
 from ops.images import ImageError, Transform, image_size
 from pipelines.inputs.reading import open_regular, read_bytes
+from pipelines.inputs.thread_map import thread_map
 from pipelines.store import grid_name
-from pipelines.inputs.thread_map import sweep
 
 NO_GRID = grid_name(1, 1)  # for what shows no size: a ledger row without codes should be small
 
@@ -30,7 +30,7 @@ def grids_of(transform: Transform, entries: pa.Table) -> pa.Array:
 
     if transform.crop != "native":
         return pa.repeat(of_size(1, 1), len(entries))
-    return pa.array(sweep(of_file, entries, "reading headers"), pa.string())
+    return pa.array(thread_map(of_file, entries, "reading headers"), pa.string())
 
 
 def _size_in_header(uri: str, offset: int | None, size: int) -> tuple[int, int]:

@@ -34,7 +34,7 @@ from pipelines.store.layout import (
     track_name,
     unsealed,
 )
-from pipelines.store.pruned import write_pruned
+from pipelines.store.tombstones import write_tombstones
 
 PLAN_SCHEMA = pa.schema(
     [
@@ -207,7 +207,7 @@ def prune_plan(root: Path, listing: pa.Table) -> int:
         return 0
     newly = unmarked(root, pa.concat_tables(gone))
     if len(newly):
-        write_pruned(root, newly)
+        write_tombstones(root, newly)
     return len(newly["key"].unique())
 
 

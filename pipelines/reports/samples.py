@@ -13,8 +13,8 @@ import torch
 
 from ops.images import ImageError, decode_image, resize_and_crop, to_image
 from pipelines.generation.code_store import codes_path
-from pipelines.reports.plots import data_uri, image_uri
 from pipelines.generation.index import CRASHED, read_index, read_parts, sample_name
+from pipelines.reports.plots import data_uri, image_uri
 from pipelines.store import CodeStore
 from tokenizer import load_tokenizer
 from tokenizer.tiling import decode_tiled
@@ -30,9 +30,9 @@ def sample_pictures(path: Path, most: int) -> tuple[list[Named], int]:
     """What the samples of a folder were told and the first of them, and how many it has; the
     largest are left out."""
     files = sorted(path.glob("sample-*.png"))
-    told = sorted(path.glob("told-*.png"))
+    conditions = sorted(path.glob("condition-*.png"))
     if files:
-        shown = [*told, *files[:most]]
+        shown = [*conditions, *files[:most]]
         found: Iterator[Maybe] = ((p.stem, _uri(p.read_bytes())) for p in shown)
         total = len(files)
     else:

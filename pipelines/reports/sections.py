@@ -19,7 +19,7 @@ from ops.config import UserError, from_json
 from ops.images import ImageArray, ImageError, Transform, to_image, to_pixels
 from ops.metrics import codebook_usage, psnr
 from ops.runtime import read_metrics
-from pipelines.generation.code_store import PAINTED
+from pipelines.generation.code_store import NUM_SAMPLES
 from pipelines.inputs.reading import read_source
 from pipelines.reports.plots import curve_plot, file_uri, image_uri, usage_plot
 from pipelines.reports.samples import index_facts, sample_pictures
@@ -107,7 +107,7 @@ def store_section(path: Path) -> Section:
     if len(store):
         section.text.append(
             "What some of the painted codes give."
-            if "painted" in provenance
+            if "generated" in provenance
             else "Left the picture that was encoded, right what its codes alone give back."
         )
         section.figures += _reconstructions(store)
@@ -183,7 +183,7 @@ def _pair(row: Mapping[str, Any], tokenizer: VQGAN, transform: Transform | None)
         pixels = tokenizer.decode(codes)
     decoded = image_uri(to_image(pixels)[0])
     name = f"{row['key']}: {codes.numel():,} codes"
-    if row["source"].startswith(PAINTED):
+    if row["source"].startswith(NUM_SAMPLES):
         return Figure((decoded,), name)
     original = _original(row, transform, tokenizer.config.downsample_factor)
     if original is None:
@@ -209,15 +209,15 @@ def _original(
 
 def _usage_figure(store: CodeStore, codebook_size: int, factor: int) -> Figure:
     counts = np.zeros(codebook_size, np.int64)
-    counted = 0
+    num_counted = 0
     for grid, total in store.grids.items():
         share = max(1, COUNTED_ROWS * total // len(store))
         rows = store.ok_rows(grid)[:: -(-total // share)]
         for batch in np.array_split(rows, -(-len(rows) // 4096)):
             counts += np.bincount(store.read(grid, batch).ravel(), minlength=codebook_size)
-        counted += len(rows)
+        num_counted += len(rows)
     usage = codebook_usage(torch.from_numpy(counts))
-    of = "" if counted == len(store) else f" (counted on {counted:,} rows)"
+    of = "" if num_counted == len(store) else f" (counted on {num_counted:,} rows)"
     return Figure(
         (usage_plot(counts),),
         f"Code usage{of}: {usage.used:,} of {codebook_size:,} codes occur, perplexity "

@@ -5,7 +5,7 @@
       g32x32/image/c/<task>/0/0         one task's shard: its raw rows, contiguous from byte 0
       _plan/<part>.parquet              the frozen input
       _index/32x32/<task>.parquet       what became of each row of one task
-      _pruned/<n>.parquet               rows whose images are gone from the input
+      _tombstones/<n>.parquet               rows whose images are gone from the input
       _tokenizer/image/                 a copy of the tokenizer that made the codes
       _checksums.json                   sha256 of each file of the four folders above
       _staging/                         what is being written
@@ -106,13 +106,13 @@ def inner_rows(rows_per_task: int, compress: bool = False) -> int:
     return min(n for n in divisors if n >= min(least, rows_per_task))
 
 
-def books_path(root: Path, track: str) -> Path:
+def track_path(root: Path, track: str) -> Path:
     """Where a further track of the store at `root` keeps its plan, index and staging folder."""
     return root / TRACKS / track
 
 
-def source_path(books: Path) -> Path:
-    return books / "_source.json"
+def source_path(track_dir: Path) -> Path:
+    return track_dir / "_source.json"
 
 
 def store_root(root: Path) -> Path:
@@ -141,8 +141,8 @@ def plan_path(root: Path, part: int) -> Path:
     return root / "_plan" / f"{part}.parquet"
 
 
-def pruned_path(root: Path, part: int) -> Path:
-    return root / "_pruned" / f"{part}.parquet"
+def tombstones_path(root: Path, part: int) -> Path:
+    return root / "_tombstones" / f"{part}.parquet"
 
 
 def checksums_path(root: Path) -> Path:

@@ -17,16 +17,16 @@ from pipelines.store.layout import (
     CLASS,
     StoreAttributes,
     StoreError,
-    books_path,
     grid_shape,
     plan_path,
     read_attributes,
     store_root,
     tokenizer_folder,
     track_name,
+    track_path,
 )
-from pipelines.store.pruned import read_pruned
 from pipelines.store.shard_files import ShardFiles
+from pipelines.store.tombstones import read_tombstones
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 DECODED_BYTES = 512 << 20
@@ -75,13 +75,13 @@ class CodeStore:
         root = store_root(self.path)
         if name == "image":
             return CodeStore(root, self._attributes, self._decoded_bytes)
-        books = books_path(root, name)
-        if name not in self._attributes.tracks or not plan_path(books, 0).exists():
+        track_dir = track_path(root, name)
+        if name not in self._attributes.tracks or not plan_path(track_dir, 0).exists():
             has = ", ".join(self.track_names) or "none"
             raise StoreError(
                 f"{root} has no track {name!r}; it has {has}. Add it with encode --track {name}=..."
             )
-        return CodeStore(books, self._attributes, self._decoded_bytes)
+        return CodeStore(track_dir, self._attributes, self._decoded_bytes)
 
     @property
     def provenance(self) -> dict[str, dict[str, Any]]:
@@ -126,7 +126,7 @@ class CodeStore:
     @cached_property
     def _gone(self) -> pa.ChunkedArray:
         """Addresses of the pruned rows and of all older content of their images."""
-        return self._with_older(_addresses(read_pruned(store_root(self.path))))
+        return self._with_older(_addresses(read_tombstones(store_root(self.path))))
 
     def _with_older(self, addresses: pa.ChunkedArray) -> pa.ChunkedArray:
         """These rows' addresses and those of all that they replace, rows that failed between."""

@@ -18,8 +18,8 @@ from pipelines.store.layout import (
     shard_path,
     staging_path,
 )
+from pipelines.store.mapping import can_lie_side_by_side, map_side_by_side
 from pipelines.store.shards import decode_shard, shard_rows, shard_size
-from pipelines.store.side_by_side import can_lie_side_by_side, map_side_by_side
 
 Codes = np.ndarray[Any, Any]
 Address = tuple[str, str, int]  # grid, track, task

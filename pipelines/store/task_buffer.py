@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from pipelines.store import INDEX_SCHEMA, fill_value
 from pipelines.store.layout import RowForm
+from pipelines.store.partial import PartialShard
 from pipelines.store.shards import row_checksums
-from pipelines.store.subparts import Subpart
 
 PLANNED = ("key", "grid", "row", "view", "label", "replaces")  # in the index as in the plan
 
@@ -25,7 +25,7 @@ class Line(NamedTuple):
     content: str | None  # hash of the image file's bytes, where they could be read
 
 
-class Draft:
+class TaskBuffer:
     """Codes and lines of a task's rows, by their place in the task; rows not put are fill."""
 
     def __init__(self, planned: pa.Table, track: str, form: RowForm) -> None:
@@ -46,13 +46,13 @@ class Draft:
         if codes is not None:
             self.codes[place] = codes
 
-    def put_subpart(self, subpart: Subpart) -> None:
+    def put_partial_shard(self, partial_shard: PartialShard) -> None:
         """All rows of a piece that somebody has done before."""
-        columns = [subpart.index[name].to_pylist() for name in Line._fields]
+        columns = [partial_shard.index[name].to_pylist() for name in Line._fields]
         for place, values in enumerate(zip(*columns, strict=True)):
             line = Line(*values)
-            codes = subpart.codes[self.track][place] if line.status == "ok" else None
-            self.put(subpart.first + place, line, codes)
+            codes = partial_shard.codes[self.track][place] if line.status == "ok" else None
+            self.put(partial_shard.first + place, line, codes)
 
     def missing(self, first: int, end: int) -> list[int]:
         """The places from `first` to before `end` that have not been put."""

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ops.grouping import by_group
 from ops.noise import uniforms
-from pipelines.streaming.tracks import NO_GRIDS, as_told, frames_of, open_tracks
+from pipelines.store import CodeStore, grid_shape
+from pipelines.streaming.order import IntArray, KeyedOrder, SourceTurns
 from pipelines.streaming.sources import (
     CodeSource,
     DatasetError,
@@ -23,8 +24,7 @@ from pipelines.streaming.sources import (
     places_of,
     true_edges,
 )
-from pipelines.streaming.order import IntArray, KeyedOrder, SourceTurns
-from pipelines.store import CodeStore, grid_shape
+from pipelines.streaming.tracks import NO_GRIDS, as_entries, frames_of, open_tracks
 
 CodeBatch = dict[str, Tensor]
 # Samples that are worked out at a time: fewer, and numpy's calls cost more than what they do.
@@ -175,8 +175,8 @@ class CodeDataset:
         none, "place" (B, 4) int64, the window's top row and left column in the whole grid and the
         grid's rows and columns, and "true_edges" (B, 3) bool: whether top, left and right are the
         whole grid's own. Tracks that are grids come as codes do, under their names; "boxes"
-        (B, M, 5) and "keypoints" (B, P, 2) in the window's frame, see prior.conditions.frames; with boxes
-        also "crop" (B, 4), the part of the whole image that the window shows."""
+        (B, M, 5) and "keypoints" (B, P, 2) in the window's frame, see prior.conditions.frames;
+        with boxes also "crop" (B, 4), the part of the whole image that the window shows."""
         first = step - step % self._steps_ahead
         ahead = self._ahead
         if ahead is None or ahead[0] != first:
@@ -267,7 +267,7 @@ class CodeDataset:
         if self.tracks:
             frames = frames_of(batch["place"], self.window)
             for name in self.tracks:
-                batch |= as_told(name, self._stored(places, name), frames)
+                batch |= as_entries(name, self._stored(places, name), frames)
         return batch
 
     def _where(self, number: int, places: Places, chosen: IntArray) -> IntArray:

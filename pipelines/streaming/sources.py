@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from ops.config import UserError
 from ops.grouping import by_group
-from pipelines.streaming.tracks import rows_with_all
 from pipelines.inputs.holdout import which_held_out
 from pipelines.store import CodeStore, code_dtype, grid_shape
+from pipelines.streaming.tracks import rows_with_all
 
 IntArray = NDArray[np.int64]
 KEYS_AT_ONCE = 65_536  # keys that exist as Python objects at a time

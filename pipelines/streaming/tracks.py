@@ -63,20 +63,20 @@ def frames_of(places: Tensor, window: int) -> Tensor:
     )
 
 
-def as_told(name: str, stored: NDArray[Any], frames: Tensor) -> dict[str, Tensor]:
+def as_entries(name: str, stored: NDArray[Any], frames: Tensor) -> dict[str, Tensor]:
     """The entries of a batch that rows of the track `name` make, by the windows' frames (N, 4).
 
     Of a grid of codes they have been cut to the window; boxes (N, 1 + M, 5) and keypoints
     (N, P, 2) are the whole view's.
     """
     if name == BOXES:
-        return boxes_as_told(torch.from_numpy(stored).double(), frames)
+        return box_entries(torch.from_numpy(stored).double(), frames)
     if name == KEYPOINTS:
         return {name: points_in(torch.from_numpy(stored).double(), frames).float()}
     return {name: torch.from_numpy(stored.astype(np.int64))}
 
 
-def boxes_as_told(stored: Tensor, frames: Tensor) -> dict[str, Tensor]:
+def box_entries(stored: Tensor, frames: Tensor) -> dict[str, Tensor]:
     """`boxes` (N, M, 5) in the windows' frames, and `crop` (N, 4): what they show of the image.
 
     A mirrored view is a part of the mirrored image.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipelines.recipes import PRIOR_RECIPES, TOKENIZER_RECIPES
-from pipelines.studies.bench import IMAGE_SIZE, Bench
+from pipelines.studies.context import IMAGE_SIZE, StudyContext
 from pipelines.studies.distances import layout_distance, patch_distance
 from pipelines.studies.photographs import held_out_photographs, learned_photographs
 from pipelines.studies.samples import sample_row
@@ -22,7 +22,7 @@ FACTORS = {"f4": 4, "f8": 8, "f16": 16}
 PRIOR = "study"
 WINDOW = PRIOR_RECIPES[PRIOR].window
 TOKENIZER_SEED = 0  # the seeds are the priors': a tokenizer's own luck is not what is asked here
-PAINTED = 40  # pictures to measure
+NUM_SAMPLES = 40  # pictures to measure
 
 
 class Downsampling(Study):
@@ -54,60 +54,60 @@ class Downsampling(Study):
         Column("pixels_per_second", "pixels painted a second, times f4's", 1, relative=True),
     )
 
-    def settings(self, bench: Bench) -> dict[str, Any]:
+    def settings(self, context: StudyContext) -> dict[str, Any]:
         recipe = TOKENIZER_RECIPES["study-f8"]
         return {
             "tokenizers": [f"study-{variant}" for variant in self.variants],
-            "tokenizer_steps": bench.capped(recipe.steps),
+            "tokenizer_steps": context.capped(recipe.steps),
             "tokenizer_batch": f"{recipe.batch_size} crops of {recipe.crop_size} pixels",
             "prior": PRIOR,
-            "prior_steps": bench.capped(PRIOR_RECIPES[PRIOR].steps),
+            "prior_steps": context.capped(PRIOR_RECIPES[PRIOR].steps),
             "prior_batch": f"{PRIOR_RECIPES[PRIOR].batch_size} windows of {WINDOW}x{WINDOW} codes",
             "image_size": IMAGE_SIZE,
-            "painted": PAINTED,
+            "generated": NUM_SAMPLES,
         }
 
-    def prepare(self, bench: Bench) -> None:
+    def prepare(self, context: StudyContext) -> None:
         for variant in self.variants:
-            tokenizer = bench.tokenizer(
+            tokenizer = context.tokenizer(
                 f"study-{variant}", f"tokenizer-{variant}", seed=TOKENIZER_SEED
             )
-            bench.codes(tokenizer, f"codes-{variant}.zarr")
+            context.codes(tokenizer, f"codes-{variant}.zarr")
 
-    def measure(self, bench: Bench, variant: str, seed: int) -> dict[str, float]:
-        codes = bench.out / f"codes-{variant}.zarr"
-        trained = bench.prior(PRIOR, codes, f"prior-{variant}-{seed}", seed)
-        nats, factor = bench.nats(trained, codes), FACTORS[variant]
-        quality = bench.quality(bench.out / f"tokenizer-{variant}")
-        painted = paint_pictures(trained, IMAGE_SIZE // factor, seed)
+    def measure(self, context: StudyContext, variant: str, seed: int) -> dict[str, float]:
+        codes = context.out / f"codes-{variant}.zarr"
+        trained = context.prior(PRIOR, codes, f"prior-{variant}-{seed}", seed)
+        nll, factor = context.nll(trained, codes), FACTORS[variant]
+        quality = context.quality(context.out / f"tokenizer-{variant}")
+        samples_ = sample_pictures(trained, IMAGE_SIZE // factor, seed)
         return {
             "context": float(WINDOW * factor),
-            "nats_per_code": nats,
-            "nats_per_pixel": nats / factor**2,
+            "nats_per_code": nll,
+            "nats_per_pixel": nll / factor**2,
             **{name: quality[name] for name in ("psnr", "ssim", "codes_used")},
-            "patch_distance": patch_distance(held_out_photographs(bench), painted),
-            "layout_distance": layout_distance(learned_photographs(bench), painted),
-            "pixels_per_second": painting_speed(trained, IMAGE_SIZE, factor),
+            "patch_distance": patch_distance(held_out_photographs(context), samples_),
+            "layout_distance": layout_distance(learned_photographs(context), samples_),
+            "pixels_per_second": sampling_speed(trained, IMAGE_SIZE, factor),
         }
 
-    def pictures(self, bench: Bench, seed: int) -> list[PictureRow]:
+    def pictures(self, context: StudyContext, seed: int) -> list[PictureRow]:
         """Samples: for each f, windows of codes as large as the prior sees at once."""
         return [
             sample_row(
-                f"{variant}, {WINDOW * factor} pixels", bench.out / f"prior-{variant}-{seed}"
+                f"{variant}, {WINDOW * factor} pixels", context.out / f"prior-{variant}-{seed}"
             )
             for variant, factor in FACTORS.items()
         ]
 
 
-def paint_pictures(folder: Path, side: int, seed: int) -> Tensor:
+def sample_pictures(folder: Path, side: int, seed: int) -> Tensor:
     """PAINTED pictures (N, 3, H, W) of side x side codes, drawn as they are: no code left out."""
     prior, tokenizer = load_prior(folder), load_tokenizer(folder / "tokenizer")
-    codes = prior.paint(side, side, count=PAINTED, seed=seed)
+    codes = prior.sample(side, side, count=NUM_SAMPLES, seed=seed)
     return torch.cat([tokenizer.decode(each[None]) for each in codes])
 
 
-def painting_speed(folder: Path, size: int, factor: int) -> float:
+def sampling_speed(folder: Path, size: int, factor: int) -> float:
     """Pixels a second at which a prior paints and decodes one picture of size x size pixels.
 
     The best of three: what else the machine does only adds to the time.
@@ -116,6 +116,6 @@ def painting_speed(folder: Path, size: int, factor: int) -> float:
     side, seconds = size // factor, []
     for _ in range(3):
         started = time.perf_counter()
-        tokenizer.decode(prior.paint(side, side, count=1))
+        tokenizer.decode(prior.sample(side, side, count=1))
         seconds.append(time.perf_counter() - started)
     return size**2 / min(seconds)

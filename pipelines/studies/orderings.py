@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipelines.recipes import PRIOR_RECIPES
-from pipelines.studies.bench import IMAGE_SIZE, Bench
+from pipelines.studies.context import IMAGE_SIZE, StudyContext
 from pipelines.studies.samples import sample_row
 from pipelines.studies.study import Column, PictureRow, Study
 from prior.orderings import ORDERINGS
@@ -29,26 +29,27 @@ class Orderings(Study):
     variants = tuple(ORDERINGS)
     columns = (Column("nats_per_code", "nats a code, held out", 3),)
 
-    def settings(self, bench: Bench) -> dict[str, Any]:
+    def settings(self, context: StudyContext) -> dict[str, Any]:
         recipe = PRIOR_RECIPES[PRIOR]
         return {
             "tokenizer": TOKENIZER,
             "image_size": IMAGE_SIZE,
             "prior": PRIOR,
-            "prior_steps": bench.capped(recipe.steps),
+            "prior_steps": context.capped(recipe.steps),
             "prior_batch": f"{recipe.batch_size} windows of {recipe.window}x{recipe.window} codes",
         }
 
-    def prepare(self, bench: Bench) -> None:
-        bench.codes(bench.tokenizer(TOKENIZER, "tokenizer", seed=0), "codes.zarr")
+    def prepare(self, context: StudyContext) -> None:
+        context.codes(context.tokenizer(TOKENIZER, "tokenizer", seed=0), "codes.zarr")
 
-    def measure(self, bench: Bench, variant: str, seed: int) -> dict[str, float]:
-        codes = bench.out / "codes.zarr"
-        trained = bench.prior(PRIOR, codes, f"prior-{variant}-{seed}", seed, ordering=variant)
-        return {"nats_per_code": bench.nats(trained, codes)}
+    def measure(self, context: StudyContext, variant: str, seed: int) -> dict[str, float]:
+        codes = context.out / "codes.zarr"
+        trained = context.prior(PRIOR, codes, f"prior-{variant}-{seed}", seed, ordering=variant)
+        return {"nats_per_code": context.nll(trained, codes)}
 
-    def pictures(self, bench: Bench, seed: int) -> list[PictureRow]:
+    def pictures(self, context: StudyContext, seed: int) -> list[PictureRow]:
         """What each prior paints in its order, of the size of its window."""
         return [
-            sample_row(variant, bench.out / f"prior-{variant}-{seed}") for variant in self.variants
+            sample_row(variant, context.out / f"prior-{variant}-{seed}")
+            for variant in self.variants
         ]

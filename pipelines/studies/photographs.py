@@ -8,37 +8,37 @@ from pathlib import Path
 from torch import Tensor
 
 from pipelines.demo import gather_photographs
-from pipelines.training.image_dataset import PHOTOGRAPHS
 from pipelines.inputs.reading import Entry
-from pipelines.studies.bench import HELD_OUT, IMAGE_SIZE, Bench
+from pipelines.studies.context import HELD_OUT, IMAGE_SIZE, StudyContext
 from pipelines.studies.study import StudyError
+from pipelines.training.image_dataset import PHOTOGRAPHS
 from pipelines.training.tokenizer_data import evaluation_samples, list_data
 
 SHOWN = ("astronaut.png", "chelsea.png", "coffee.png", "china.jpg")  # of the demo's photographs
 MOST_SHOWN = 4
 
 
-def held_out_photographs(bench: Bench) -> Tensor:
+def held_out_photographs(context: StudyContext) -> Tensor:
     """Middle squares (N, 3, S, S) of the photographs that never train.
 
     Raises StudyError where there is none, as the others here.
     """
-    return _squares(bench.data, list_data(bench.data, None, HELD_OUT).measured)
+    return _squares(context.data, list_data(context.data, None, HELD_OUT).measured)
 
 
-def learned_photographs(bench: Bench) -> Tensor:
+def learned_photographs(context: StudyContext) -> Tensor:
     """Middle squares (N, 3, S, S) of the photographs that train."""
-    return _squares(bench.data, list_data(bench.data, None, HELD_OUT).learned)
+    return _squares(context.data, list_data(context.data, None, HELD_OUT).learned)
 
 
-def shown_photographs(bench: Bench) -> Tensor:
+def shown_photographs(context: StudyContext) -> Tensor:
     """Middle squares (N, 3, S, S) of the photographs to show."""
-    folder = bench.shown or bench.out / "shown"
-    if bench.shown is None:
+    folder = context.shown or context.out / "shown"
+    if context.shown is None:
         gather_photographs(folder)
     entries = list_data(folder, None, 1.0).measured
     known = [entry for entry in entries if entry.key in SHOWN]
-    return _squares(folder, (entries if bench.shown else known)[:MOST_SHOWN])
+    return _squares(folder, (entries if context.shown else known)[:MOST_SHOWN])
 
 
 def _squares(folder: Path, entries: Sequence[Entry]) -> Tensor:

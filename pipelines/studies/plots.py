@@ -18,7 +18,7 @@ PANELS, PANEL, VARIANT = 3, 3.2, 0.7  # panels side by side; inches of one, and 
 CELL, GAP, MARGIN = 128, 4, 24  # pixels of a picture sheet
 
 
-def figures_plot(study: Study, runs: Sequence[Run]) -> bytes:
+def metrics_plot(study: Study, runs: Sequence[Run]) -> bytes:
     """A PNG with a panel for each plotted column: a point a seed, a bar at their mean."""
     columns = [column for column in shown_columns(study, runs) if column.plotted]
     across = max(1, min(PANELS, len(columns)))

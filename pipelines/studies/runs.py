@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ops.files import exclusive_lock, json_hash, write_json
 from pipelines.inputs.reading import list_input
-from pipelines.studies.bench import HELD_OUT, Bench
+from pipelines.studies.context import HELD_OUT, StudyContext
 from pipelines.studies.study import Study, StudyError
 from pipelines.training.flags import pin_settings
 
@@ -23,7 +23,7 @@ class Run(NamedTuple):
 
     variant: str
     seed: int
-    figures: dict[str, float]
+    metrics: dict[str, float]
     seconds: float  # that the sitting took in which it was finished
     date: str  # of its end
 
@@ -39,7 +39,7 @@ def read_run(path: Path) -> Run:
 
 
 def do_runs(
-    name: str, study: Study, bench: Bench, seeds: Sequence[int], say: Callable[[str], None]
+    name: str, study: Study, context: StudyContext, seeds: Sequence[int], say: Callable[[str], None]
 ) -> list[Run]:
     """All runs of the seeds, by variant and then by seed; those that are missing are done first.
 
@@ -51,16 +51,18 @@ def do_runs(
     if not seeds or len(set(seeds)) < len(seeds):
         raise StudyError("--seeds must name each seed once, and one at least.")
     wanted = [(variant, seed) for seed in seeds for variant in study.variants]
-    with exclusive_lock(bench.out / "study.lock"):
-        pin_settings(bench.out, {"study": name, **_photographs(bench), **study.settings(bench)})
-        missing = [each for each in wanted if not run_file(bench.out, *each).is_file()]
+    with exclusive_lock(context.out / "study.lock"):
+        pin_settings(
+            context.out, {"study": name, **_photographs(context), **study.settings(context)}
+        )
+        missing = [each for each in wanted if not run_file(context.out, *each).is_file()]
         if missing:
             say("what all runs share")
-            _prepare(study, bench)
+            _prepare(study, context)
         for variant, seed in missing:
             say(f"run {wanted.index((variant, seed)) + 1} of {len(wanted)}: {variant}, seed {seed}")
-            write_run(bench.out, _timed(study, bench, variant, seed))
-    found = [read_run(run_file(bench.out, *each)) for each in wanted]
+            write_run(context.out, _timed(study, context, variant, seed))
+    found = [read_run(run_file(context.out, *each)) for each in wanted]
     return sorted(found, key=lambda run: (study.variants.index(run.variant), run.seed))
 
 
@@ -75,21 +77,21 @@ def shared_seconds(out: Path) -> float:
     return float(json.loads(path.read_text())["seconds"]) if path.is_file() else 0.0
 
 
-def _prepare(study: Study, bench: Bench) -> None:
+def _prepare(study: Study, context: StudyContext) -> None:
     started = time.perf_counter()
-    study.prepare(bench)
-    total = shared_seconds(bench.out) + time.perf_counter() - started
-    write_json(bench.out / SHARED, {"seconds": round(total, 1)})
+    study.prepare(context)
+    total = shared_seconds(context.out) + time.perf_counter() - started
+    write_json(context.out / SHARED, {"seconds": round(total, 1)})
 
 
-def _timed(study: Study, bench: Bench, variant: str, seed: int) -> Run:
+def _timed(study: Study, context: StudyContext, variant: str, seed: int) -> Run:
     started = time.perf_counter()
-    figures = study.measure(bench, variant, seed)
+    metrics = study.measure(context, variant, seed)
     seconds = round(time.perf_counter() - started, 1)
-    return Run(variant, seed, figures, seconds, date.today().isoformat())
+    return Run(variant, seed, metrics, seconds, date.today().isoformat())
 
 
-def _photographs(bench: Bench) -> dict[str, Any]:
+def _photographs(context: StudyContext) -> dict[str, Any]:
     """Which photographs they are: figures on others would not belong beside these."""
-    keys = sorted(entry.key for entry in list_input(bench.data).entries)
+    keys = sorted(entry.key for entry in list_input(context.data).entries)
     return {"photographs": len(keys), "names": json_hash(keys)[:16], "held_out": HELD_OUT}

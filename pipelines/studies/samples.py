@@ -20,5 +20,5 @@ def sample_row(heading: str, run: Path, side: int | None = None) -> PictureRow:
     """
     prior, tokenizer = load_prior(run), load_tokenizer(run / "tokenizer")
     side = prior.config.window if side is None else side
-    codes = prior.paint(side, side, count=PICTURES, seed=0, top_p=TOP_P)
+    codes = prior.sample(side, side, count=PICTURES, seed=0, top_p=TOP_P)
     return PictureRow(heading, [to_image(tokenizer.decode(each[None]))[0] for each in codes])

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from ops.files import write_json
-from pipelines.training.optimizer import make_optimizer, take_step
 from pipelines.recipes import PRIOR_RECIPES
-from pipelines.studies.bench import IMAGE_SIZE, Bench
+from pipelines.studies.context import IMAGE_SIZE, StudyContext
 from pipelines.studies.samples import sample_row
 from pipelines.studies.study import Column, PictureRow, Study
+from pipelines.training.optimizer import make_optimizer, take_step
 from prior import Prior, load_prior, make_model, preset_config
 
 RECIPES = {"transformer": "study", "snail": "study-snail", "snail-equal-time": "study-snail"}
@@ -47,42 +47,43 @@ class Snail(Study):
         Column("codes_per_second", "codes painted a processor second", 0),
     )
 
-    def settings(self, bench: Bench) -> dict[str, Any]:
+    def settings(self, context: StudyContext) -> dict[str, Any]:
         recipe = PRIOR_RECIPES["study"]
         return {
             "tokenizer": TOKENIZER,
             "image_size": IMAGE_SIZE,
             "priors": RECIPES,
-            "steps": bench.capped(recipe.steps),
+            "steps": context.capped(recipe.steps),
             "batch": f"{recipe.batch_size} windows of {recipe.window}x{recipe.window} codes",
         }
 
-    def prepare(self, bench: Bench) -> None:
-        bench.codes(bench.tokenizer(TOKENIZER, "tokenizer", seed=0), "codes.zarr")
-        path = bench.out / TIMES
+    def prepare(self, context: StudyContext) -> None:
+        context.codes(context.tokenizer(TOKENIZER, "tokenizer", seed=0), "codes.zarr")
+        path = context.out / TIMES
         if not path.is_file():
             write_json(path, seconds_a_step(sorted(set(RECIPES.values()))))
 
-    def measure(self, bench: Bench, variant: str, seed: int) -> dict[str, float]:
-        codes, recipe = bench.out / "codes.zarr", RECIPES[variant]
-        seconds = json.loads((bench.out / TIMES).read_text())
-        steps = bench.capped(PRIOR_RECIPES["study"].steps)
+    def measure(self, context: StudyContext, variant: str, seed: int) -> dict[str, float]:
+        codes, recipe = context.out / "codes.zarr", RECIPES[variant]
+        seconds = json.loads((context.out / TIMES).read_text())
+        steps = context.capped(PRIOR_RECIPES["study"].steps)
         if variant == "snail-equal-time":
             steps = max(1, round(steps * seconds["study"] / seconds[recipe]))
         name = f"prior-{variant}-{seed}"
-        prior = load_prior(bench.prior(recipe, codes, name, seed, steps=steps))
+        prior = load_prior(context.prior(recipe, codes, name, seed, steps=steps))
         return {
-            "nats_per_code": bench.nats(bench.out / name, codes),
+            "nats_per_code": context.nll(context.out / name, codes),
             "steps": float(steps),
             "cpu_seconds": steps * seconds[recipe],
             "millions_of_weights": sum(p.numel() for p in prior.model.parameters()) / 1e6,
-            "codes_per_second": painting_speed(prior),
+            "codes_per_second": sampling_speed(prior),
         }
 
-    def pictures(self, bench: Bench, seed: int) -> list[PictureRow]:
+    def pictures(self, context: StudyContext, seed: int) -> list[PictureRow]:
         """Samples as large as the window."""
         return [
-            sample_row(variant, bench.out / f"prior-{variant}-{seed}") for variant in self.variants
+            sample_row(variant, context.out / f"prior-{variant}-{seed}")
+            for variant in self.variants
         ]
 
 
@@ -111,14 +112,14 @@ def _step_of(name: str) -> Callable[[], None]:
     tokens = torch.full((recipe.batch_size, 1), CODES)
 
     def step() -> None:
-        take_step(optimizer, iter([model.nats(tokens, codes).mean()]), 1e-3, 1.0)
+        take_step(optimizer, iter([model.nll(tokens, codes).mean()]), 1e-3, 1.0)
 
     return step
 
 
-def painting_speed(prior: Prior) -> float:
+def sampling_speed(prior: Prior) -> float:
     """Codes a processor second at which one window is painted."""
-    prior.paint(2, 2, count=1)  # the first call sets things up
+    prior.sample(2, 2, count=1)  # the first call sets things up
     started = time.process_time()
     prior.sample(count=1)
     return prior.config.window**2 / (time.process_time() - started)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ops.config import UserError
 from ops.images import ImageArray
-from pipelines.studies.bench import Bench
+from pipelines.studies.context import StudyContext
 
 
 class StudyError(UserError):
@@ -45,16 +45,16 @@ class Study(ABC):
     columns: tuple[Column, ...]
 
     @abstractmethod
-    def settings(self, bench: Bench) -> dict[str, Any]:
+    def settings(self, context: StudyContext) -> dict[str, Any]:
         """What decides the figures besides photographs and seeds, as JSON; told in the report."""
 
-    def prepare(self, bench: Bench) -> None:  # noqa: B027 - many studies share nothing
+    def prepare(self, context: StudyContext) -> None:  # noqa: B027 - many studies share nothing
         """Make what all runs share. Called in each sitting; what is there already stays."""
 
     @abstractmethod
-    def measure(self, bench: Bench, variant: str, seed: int) -> dict[str, float]:
+    def measure(self, context: StudyContext, variant: str, seed: int) -> dict[str, float]:
         """Train and measure one run; its figures by name."""
 
-    def pictures(self, bench: Bench, seed: int) -> list[PictureRow]:
+    def pictures(self, context: StudyContext, seed: int) -> list[PictureRow]:
         """Rows to look at, from the runs of one seed; none where there is nothing to see."""
         return []

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from ops.files import write_bytes, write_json
-from pipelines.studies.bench import Bench
-from pipelines.studies.plots import figures_plot, picture_sheet
+from pipelines.studies.context import StudyContext
+from pipelines.studies.plots import metrics_plot, picture_sheet
 from pipelines.studies.runs import Run, shared_seconds
 from pipelines.studies.study import Study
 from pipelines.studies.summary import summarise, table
@@ -21,30 +21,30 @@ from pipelines.studies.summary import summarise, table
 PICTURES = "pictures.png"
 
 
-def write_report(study: Study, bench: Bench, runs: Sequence[Run], command: str) -> Path:
+def write_report(study: Study, context: StudyContext, runs: Sequence[Run], command: str) -> Path:
     """Write everything that is told of the runs into the study's folder; the report's path.
 
     `command` is what a reader would type to have the same; no path of this machine is in any file.
     """
-    settings = json.loads((bench.out / "run.json").read_text())
+    settings = json.loads((context.out / "run.json").read_text())
     machine = describe_machine()
     cells = summarise(study, runs)
     results = {
         "command": command,
         "machine": machine,
         "settings": settings,
-        "shared_seconds": shared_seconds(bench.out),
+        "shared_seconds": shared_seconds(context.out),
         "runs": [run._asdict() for run in runs],
         "summary": {v: {name: cell._asdict() for name, cell in cells[v].items()} for v in cells},
     }
-    write_json(bench.out / "results.json", results)
-    write_bytes(bench.out / "table.md", table(study, runs).encode())
-    write_bytes(bench.out / "plot.png", figures_plot(study, runs))
-    rows = study.pictures(bench, runs[0].seed)
+    write_json(context.out / "results.json", results)
+    write_bytes(context.out / "table.md", table(study, runs).encode())
+    write_bytes(context.out / "plot.png", metrics_plot(study, runs))
+    rows = study.pictures(context, runs[0].seed)
     if rows:
-        write_bytes(bench.out / PICTURES, picture_sheet(rows))
-    report = bench.out / "report.md"
-    about = {"command": command, "made": _made(runs, machine, shared_seconds(bench.out))}
+        write_bytes(context.out / PICTURES, picture_sheet(rows))
+    report = context.out / "report.md"
+    about = {"command": command, "made": _made(runs, machine, shared_seconds(context.out))}
     text = _report(study, runs, settings, has_pictures=bool(rows), **about)
     write_bytes(report, text.encode())
     return report

@@ -21,7 +21,7 @@ class Cell(NamedTuple):
 
 def shown_columns(study: Study, runs: Sequence[Run]) -> list[Column]:
     """The study's columns that some run has a figure for."""
-    return [c for c in study.columns if any(c.figure in run.figures for run in runs)]
+    return [c for c in study.columns if any(c.figure in run.metrics for run in runs)]
 
 
 def summarise(study: Study, runs: Sequence[Run]) -> dict[str, dict[str, Cell]]:
@@ -39,7 +39,7 @@ def summarise(study: Study, runs: Sequence[Run]) -> dict[str, dict[str, Cell]]:
 
 
 def _values(runs: Sequence[Run], variant: str, figure: str) -> list[float]:
-    return [r.figures[figure] for r in runs if r.variant == variant and figure in r.figures]
+    return [r.metrics[figure] for r in runs if r.variant == variant and figure in r.metrics]
 
 
 def table(study: Study, runs: Sequence[Run]) -> str:

@@ -11,11 +11,11 @@ from torch import Tensor
 from ops.images import ImageArray, to_image
 from ops.metrics import gradient_energy
 from pipelines.recipes import TOKENIZER_RECIPES
-from pipelines.studies.bench import IMAGE_SIZE, Bench
+from pipelines.studies.context import IMAGE_SIZE, StudyContext
 from pipelines.studies.distances import patch_distance
 from pipelines.studies.photographs import held_out_photographs, shown_photographs
 from pipelines.studies.study import Column, PictureRow, Study
-from pipelines.training.tokenizer_task import reconstruction_figures
+from pipelines.training.tokenizer_task import reconstruction_metrics
 from tokenizer import load_tokenizer
 from tokenizer.perceptual import make_perceptual_loss
 
@@ -47,38 +47,38 @@ class Losses(Study):
         Column("codes_used", "codes seen, of 512", 0, plotted=False),
     )
 
-    def settings(self, bench: Bench) -> dict[str, Any]:
+    def settings(self, context: StudyContext) -> dict[str, Any]:
         vqgan = TOKENIZER_RECIPES["study-vqgan"]
         return {
             "tokenizers": list(RECIPES.values()),
-            "steps": bench.capped(vqgan.steps),
+            "steps": context.capped(vqgan.steps),
             "batch": f"{vqgan.batch_size} crops of {vqgan.crop_size} pixels",
             "critic_joins_at": vqgan.losses.adversarial_start,
-            "perceptual": Path(bench.perceptual).name,
+            "perceptual": Path(context.perceptual).name,
             "image_size": IMAGE_SIZE,
         }
 
-    def measure(self, bench: Bench, variant: str, seed: int) -> dict[str, float]:
-        flags = {} if variant == "VQ-VAE" else {"perceptual": bench.perceptual}
-        run = bench.tokenizer(RECIPES[variant], folder_of(variant, seed), seed, **flags)
-        originals = held_out_photographs(bench)
-        figures, rebuilt, _ = reconstruction_figures(
+    def measure(self, context: StudyContext, variant: str, seed: int) -> dict[str, float]:
+        flags = {} if variant == "VQ-VAE" else {"perceptual": context.perceptual}
+        run = context.tokenizer(RECIPES[variant], folder_of(variant, seed), seed, **flags)
+        originals = held_out_photographs(context)
+        metrics, rebuilt, _ = reconstruction_metrics(
             load_tokenizer(run), originals, torch.device("cpu")
         )
         energies = gradient_energy(rebuilt).sum() / gradient_energy(originals).sum()
-        figures |= {
+        metrics |= {
             "sharpness": float(energies),
             "patch_distance": patch_distance(originals, rebuilt),
         }
-        if bench.perceptual != "none":
-            figures["lpips"] = perceptual_distance(bench.perceptual, originals, rebuilt)
-        return figures
+        if context.perceptual != "none":
+            metrics["lpips"] = perceptual_distance(context.perceptual, originals, rebuilt)
+        return metrics
 
-    def pictures(self, bench: Bench, seed: int) -> list[PictureRow]:
-        originals = shown_photographs(bench)
+    def pictures(self, context: StudyContext, seed: int) -> list[PictureRow]:
+        originals = shown_photographs(context)
         rows = [PictureRow("photographs", middles(originals))]
         for variant in self.variants:
-            tokenizer = load_tokenizer(bench.out / folder_of(variant, seed))
+            tokenizer = load_tokenizer(context.out / folder_of(variant, seed))
             rebuilt = torch.cat([tokenizer.decode(tokenizer.encode(o[None])) for o in originals])
             rows.append(PictureRow(variant, middles(rebuilt)))
         return rows

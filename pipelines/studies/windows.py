@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ops.windows import Grid, Window, raster
-from pipelines.streaming.dataset import CodeDataset
 from pipelines.recipes import PRIOR_RECIPES
 from pipelines.store import CodeStore
-from pipelines.studies.bench import HELD_OUT, IMAGE_SIZE, Bench
+from pipelines.streaming.dataset import CodeDataset
+from pipelines.studies.context import HELD_OUT, IMAGE_SIZE, StudyContext
 from pipelines.studies.samples import sample_row
 from pipelines.studies.study import Column, PictureRow, Study
 from prior import Conditions, Prior, PriorModel, load_prior
@@ -47,32 +47,32 @@ class Windows(Study):
         Column("codes_per_second", "codes painted a CPU second, 64x64", 0),
     )
 
-    def settings(self, bench: Bench) -> dict[str, Any]:
+    def settings(self, context: StudyContext) -> dict[str, Any]:
         found: dict[str, Any] = {"tokenizer": TOKENIZER, "image_size": IMAGE_SIZE}
         for variant, name in RECIPES.items():
             recipe = PRIOR_RECIPES[name]
             batch = f"{recipe.batch_size} windows of {recipe.window}x{recipe.window} codes"
-            found[variant] = f"{bench.capped(recipe.steps)} steps of {batch}"
+            found[variant] = f"{context.capped(recipe.steps)} steps of {batch}"
         return found
 
-    def prepare(self, bench: Bench) -> None:
-        bench.codes(bench.tokenizer(TOKENIZER, "tokenizer", seed=0), "codes.zarr")
+    def prepare(self, context: StudyContext) -> None:
+        context.codes(context.tokenizer(TOKENIZER, "tokenizer", seed=0), "codes.zarr")
 
-    def measure(self, bench: Bench, variant: str, seed: int) -> dict[str, float]:
-        codes = bench.out / "codes.zarr"
-        prior = load_prior(bench.prior(RECIPES[variant], codes, f"prior-{variant}-{seed}", seed))
+    def measure(self, context: StudyContext, variant: str, seed: int) -> dict[str, float]:
+        codes = context.out / "codes.zarr"
+        prior = load_prior(context.prior(RECIPES[variant], codes, f"prior-{variant}-{seed}", seed))
         grids = held_out_grids(codes)
         weights = sum(parameter.numel() for parameter in prior.model.parameters())
         return {
-            "nats_stride_1": nats_as_painted(prior.model, prior.conditions, grids, 1),
-            "nats_stride_8": nats_as_painted(prior.model, prior.conditions, grids, 8),
+            "nats_stride_1": nll_as_sampled(prior.model, prior.conditions, grids, 1),
+            "nats_stride_8": nll_as_sampled(prior.model, prior.conditions, grids, 8),
             "millions_of_weights": weights / 1e6,
-            "codes_per_second": painting_speed(prior),
+            "codes_per_second": sampling_speed(prior),
         }
 
-    def pictures(self, bench: Bench, seed: int) -> list[PictureRow]:
+    def pictures(self, context: StudyContext, seed: int) -> list[PictureRow]:
         return [
-            sample_row(variant, bench.out / f"prior-{variant}-{seed}", GRID)
+            sample_row(variant, context.out / f"prior-{variant}-{seed}", GRID)
             for variant in self.variants
         ]
 
@@ -90,11 +90,11 @@ def held_out_grids(store: Path) -> Tensor:
 
 
 @torch.no_grad()
-def nats_as_painted(model: PriorModel, conditions: Conditions, grids: Tensor, stride: int) -> float:
+def nll_as_sampled(model: PriorModel, conditions: Conditions, grids: Tensor, stride: int) -> float:
     """Mean surprise, in nats, at codes (N, h, w), each after what painting would have read."""
     tokens = conditions.null_tokens(len(grids))
     if model.config.default_stride is None:  # no windows: one forward tells of every code
-        return float(model.nats(tokens, grids).double().mean())
+        return float(model.nll(tokens, grids).double().mean())
     rows, columns = grids.shape[1:]
     grid = Grid(rows, columns, model.config.window, stride)
     drawn_in: defaultdict[Window, list[tuple[int, int]]] = defaultdict(list)
@@ -102,16 +102,16 @@ def nats_as_painted(model: PriorModel, conditions: Conditions, grids: Tensor, st
         drawn_in[grid.window_of(*cell)].append(cell)
     total = 0.0
     for window, cells in drawn_in.items():
-        nats = model.nats(tokens, grids[:, *window.slices()]).double()
+        nll = model.nll(tokens, grids[:, *window.slices()]).double()
         total += sum(
-            float(nats[:, row - window.row, column - window.column].sum()) for row, column in cells
+            float(nll[:, row - window.row, column - window.column].sum()) for row, column in cells
         )
     return total / grids.numel()
 
 
-def painting_speed(prior: Prior) -> float:
+def sampling_speed(prior: Prior) -> float:
     """Codes painted in a second of the processor's time, of one canvas of CANVAS x CANVAS."""
-    prior.paint(2, 2, count=1)  # the first call sets things up
+    prior.sample(2, 2, count=1)  # the first call sets things up
     started = time.process_time()  # what else the machine does is not in it
-    prior.paint(CANVAS, CANVAS, count=1)
+    prior.sample(CANVAS, CANVAS, count=1)
     return CANVAS**2 / (time.process_time() - started)

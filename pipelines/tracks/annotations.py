@@ -17,19 +17,6 @@ from ops.config import ConfigError, from_json
 from ops.files import json_hash
 from ops.images import ImageError, Transform
 from ops.views import View
-from pipelines.jobs.cluster import check_absolute
-from pipelines.inputs.file_names import FileNames
-from pipelines.inputs.annotations import (
-    Box,
-    ClassParser,
-    Figure,
-    FigureParser,
-    Lines,
-    parse_box,
-    read_lines,
-)
-from pipelines.planning.plan import Plan, Task, task_table
-from pipelines.planning.diff import planned_rows
 from pipelines.encoding.sources import (
     IMAGE_COLUMNS,
     NO_PARTNER,
@@ -38,12 +25,25 @@ from pipelines.encoding.sources import (
     check_image,
     check_partner,
 )
+from pipelines.inputs.annotations import (
+    Box,
+    ClassParser,
+    Lines,
+    Pose,
+    PoseParser,
+    parse_box,
+    read_lines,
+)
+from pipelines.inputs.file_names import FileNames
+from pipelines.jobs.cluster import check_absolute
+from pipelines.planning.diff import planned_rows
+from pipelines.planning.plan import Plan, Task, task_table
 from pipelines.store import commit_task, grid_shape, row_form
 from pipelines.store.commit import read_part
 from pipelines.store.layout import CLASS
-from pipelines.store.task_buffer import Draft, Line
-from pipelines.tracks.plan import PARTNER_SCHEMA, FindPartners
+from pipelines.store.task_buffer import Line, TaskBuffer
 from pipelines.tracks.base import TRACK_KINDS, Input, Track
+from pipelines.tracks.plan import PARTNER_SCHEMA, FindPartners
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 Size = tuple[int, int]  # width, height
@@ -115,24 +115,24 @@ class GeometryTrack(Track):
         """Make and commit one task, whose images have been committed; how many rows failed."""
         settings = plan.settings
         transform = from_json(Transform, settings.track["transform"])
-        planned = task_table(self.books, task)
-        told = planned
+        planned = task_table(self.track_dir, task)
+        joined = planned
         image = read_part(self.root, task.grid, task.number)[0]
         for name, asked_as in IMAGE_COLUMNS.items():
-            told = told.append_column(asked_as, image[name])
-        draft = Draft(planned, self.name, row_form(task.grid, settings.track))
-        for place, row in enumerate(told.to_pylist()):
-            draft.put(place, *self._made(row, transform))
+            joined = joined.append_column(asked_as, image[name])
+        buffer = TaskBuffer(planned, self.name, row_form(task.grid, settings.track))
+        for place, row in enumerate(joined.to_pylist()):
+            buffer.put(place, *self._made(row, transform))
         commit_task(
-            self.books,
+            self.track_dir,
             task.grid,
             task.number,
             settings.rows_per_task,
-            {self.name: draft.codes},
-            draft.index(0, task.num_rows),
+            {self.name: buffer.codes},
+            buffer.index(0, task.num_rows),
             compress=settings.compress,
         )
-        return draft.num_failed
+        return buffer.num_failed
 
     def _made(self, row: Row, transform: Transform) -> tuple[Line, Numbers | None]:
         """A row's line and numbers."""
@@ -203,26 +203,24 @@ class KeypointsTrack(GeometryTrack):
 
     def read(self) -> Lines:
         names = self.older["names"] if self.older else None
-        self._figures = FigureParser(names, self.older["row_shape"][0] if self.older else None)
-        return read_lines(self.path, self._figures)
+        self._pose_parser = PoseParser(names, self.older["row_shape"][0] if self.older else None)
+        return read_lines(self.path, self._pose_parser)
 
     def meaning(self) -> dict[str, Any]:
-        count = len(self._figures.names) or self._figures.count
+        count = len(self._pose_parser.names) or self._pose_parser.count
         if count is None:
             raise ConfigError(
                 f"{self.path}: no line has keypoints, so how many a figure has is not known."
             )
-        names = sorted(self._figures.names) or None
+        names = sorted(self._pose_parser.names) or None
         self._order = names or [str(place) for place in range(count)]
         return {"row_shape": [count, 2], "names": names}
 
-    def row(self, items: Sequence[Figure], size: Size, seen: View) -> Numbers:
+    def row(self, items: Sequence[Pose], size: Size, seen: View) -> Numbers:
         unknown = (float("nan"), float("nan"))
-        figures = [
-            np.array([figure.get(name) or unknown for name in self._order]) for figure in items
-        ]
+        poses = [np.array([pose.get(name) or unknown for name in self._order]) for pose in items]
         nothing = np.full((len(self._order), 2), np.nan)
-        return _in_view(max([nothing, *figures], key=_extent), size, seen)
+        return _in_view(max([nothing, *poses], key=_extent), size, seen)
 
 
 @TRACK_KINDS.register(CLASS)

@@ -21,9 +21,9 @@ from pipelines.store import StoreError
 from pipelines.store.commit import committed_tasks
 from pipelines.store.layout import (
     TRACKS,
-    books_path,
     source_path,
     staging_path,
+    track_path,
     write_if_changed,
 )
 from pipelines.store.recovery import (
@@ -58,8 +58,8 @@ class Track(ABC):
 
     def __init__(self, root: Path, asked: Input) -> None:
         self.root, self.name, self.value = root, asked.name, asked.value
-        self.books = books_path(root, asked.name)
-        older = read_plan(self.books)
+        self.track_dir = track_path(root, asked.name)
+        older = read_plan(self.track_dir)
         self.older = None if older is None else older.settings.track
         self.tokenizer: VQGAN | None = None
         #: Lines of the input that say nothing, with the reasons.
@@ -88,19 +88,19 @@ class Track(ABC):
 
     def plan(self, images: Plan, retry_failed: bool) -> Plan:
         """Plan a row for each that the images have, and open again what must be done anew."""
-        make_folders(staging_path(self.books))
-        for folder in (self.books, self.root / TRACKS, self.root):
+        make_folders(staging_path(self.track_dir))
+        for folder in (self.track_dir, self.root / TRACKS, self.root):
             fsync_path(folder)  # an earlier run may have been killed before it did this
-        remove_partials(self.books)
-        forget_missing(self.books)
-        write_if_changed(source_path(self.books), {"source": self.value})
+        remove_partials(self.track_dir)
+        forget_missing(self.track_dir)
+        write_if_changed(source_path(self.track_dir), {"source": self.value})
         if self.tokenizer is not None:
             assert self.tokenizer.folder is not None  # it was loaded from one
-            keep_tokenizer(self.books, self.tokenizer.folder)
-        retried = failed_tasks(self.books) if retry_failed else set()
+            keep_tokenizer(self.track_dir, self.tokenizer.folder)
+        retried = failed_tasks(self.track_dir) if retry_failed else set()
         made = self.provenance(images.settings.track)
-        plan = align_plan(self.root, images, self.books, made, self.partners(images), retried)
-        publish_committed(self.books)
+        plan = align_plan(self.root, images, self.track_dir, made, self.partners(images), retried)
+        publish_committed(self.track_dir)
         return plan
 
 
@@ -127,7 +127,7 @@ def open_tracks(
         raise ConfigError(f"--track-tokenizer {name}=...: no --track {name}=... says what to read.")
     tracks, behind = [], []
     for name in sorted({*values, *kept}):
-        value = values.get(name) or _recorded(books_path(root, name))
+        value = values.get(name) or _recorded(track_path(root, name))
         if value is None or (name not in values and not _still_there(value)):
             behind.append(
                 f"track {name} is not kept up: {value or 'its input'} is gone. New images have no "
@@ -160,10 +160,10 @@ def _pairs(flag: str, texts: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
-def _recorded(books: Path) -> str | None:
+def _recorded(track_dir: Path) -> str | None:
     """Where the last run found a track's input."""
     try:
-        value = json.loads(source_path(books).read_bytes())["source"]
+        value = json.loads(source_path(track_dir).read_bytes())["source"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return value if isinstance(value, str) else None

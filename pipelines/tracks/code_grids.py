@@ -10,15 +10,15 @@ import numpy as np
 import pyarrow as pa
 
 from ops.config import ConfigError
-from pipelines.jobs.cluster import check_absolute
-from pipelines.inputs.partners import ByName
-from pipelines.planning.plan import Plan
-from pipelines.inputs.reading import list_input
 from pipelines.encoding.sources import NO_PARTNER, SEVERAL_PARTNERS
+from pipelines.inputs.partners import ByName
+from pipelines.inputs.reading import list_input
+from pipelines.jobs.cluster import check_absolute
+from pipelines.planning.plan import Plan
 from pipelines.store import code_dtype
 from pipelines.store.layout import tokenizer_path
-from pipelines.tracks.plan import PARTNER, PARTNER_SCHEMA, FindPartners
 from pipelines.tracks.base import FILES, TRACK_KINDS, Input, Track
+from pipelines.tracks.plan import PARTNER, PARTNER_SCHEMA, FindPartners
 from tokenizer import VQGAN, load_tokenizer
 
 #: Names of tracks that no tokenizer of photographs is meant for.
@@ -59,7 +59,7 @@ class FileTrack(Track):
                 "not lie on each other. Train one of the same factor."
             )
         self.check_same("fingerprint", tokenizer.fingerprint)
-        self.content = tokenizer.content
+        self.modality = tokenizer.modality
         self._made_by = tokenizer
         # The images' own tokenizer is in the store already.
         if tokenizer.fingerprint != asked.image_tokenizer.fingerprint:
@@ -67,7 +67,7 @@ class FileTrack(Track):
         self.files = list_input(self.path).table.combine_chunks()  # take() is asked for each task
 
     def _find_tokenizer(self, asked: Input) -> VQGAN:
-        kept = tokenizer_path(self.books, self.name)
+        kept = tokenizer_path(self.track_dir, self.name)
         if asked.tokenizer is not None:
             return load_tokenizer(asked.tokenizer)
         if kept.is_dir():
@@ -82,9 +82,9 @@ class FileTrack(Track):
     def provenance(self, images: dict[str, Any]) -> dict[str, Any]:
         if self.older is not None:
             return self.older
-        made = provenance_of(self.content.config.kind, self._made_by, images)
-        resizing = f"pillow {self.content.resampling.name.lower()}"
-        decoding = f"{self.content.noun}, orientation applied"
+        made = provenance_of(self.modality.config.kind, self._made_by, images)
+        resizing = f"pillow {self.modality.resampling.name.lower()}"
+        decoding = f"{self.modality.noun}, orientation applied"
         transform = {**made["transform"], "decoding": decoding, "resizing": resizing}
         return {**made, "transform": transform}
 

@@ -19,13 +19,13 @@ import pyarrow.compute as pc
 
 from ops import disk
 from ops.files import fsync_path
-from pipelines.planning.plan import PLAN_SCHEMA, Plan, Task, read_plan, task_table, write_part
 from pipelines.encoding.sources import NO_IMAGE, NO_PARTNER, SEVERAL_PARTNERS
+from pipelines.planning.plan import PLAN_SCHEMA, Plan, Task, read_plan, task_table, write_part
 from pipelines.store import StoreAttributes, StoreError
 from pipelines.store.commit import committed_tasks, read_part
-from pipelines.store.layout import TRACKS, books_path, index_path, plan_path, staging_path
+from pipelines.store.layout import TRACKS, index_path, plan_path, staging_path, track_path
+from pipelines.store.partial import remove_partial_shards
 from pipelines.store.recovery import forget
-from pipelines.store.subparts import remove_subparts
 
 #: From some planned rows of images, columns PARTNER of as many: what belongs to each.
 FindPartners = Callable[[pa.Table], pa.Table]
@@ -37,7 +37,7 @@ WITHOUT = pa.array([NO_PARTNER, SEVERAL_PARTNERS])
 def align_plan(
     root: Path,
     images: Plan,
-    books: Path,
+    track_dir: Path,
     provenance: dict[str, Any],
     partners: FindPartners,
     retried: Collection[tuple[str, int]] = (),
@@ -49,31 +49,31 @@ def align_plan(
     again.
     """
     settings = replace(images.settings, track=provenance)
-    older = read_plan(books)
+    older = read_plan(track_dir)
     for part, group in groupby(images.tasks, key=lambda task: task.part):
         tasks = list(group)
         if older is None or part >= older.num_parts:
             tables = (_aligned(task_table(root, task), None, partners) for task in tasks)
-            write_part(books, part, settings, images.label_names, tasks, tables)
+            write_part(track_dir, part, settings, images.label_names, tasks, tables)
             continue
-        changed = [task for task in tasks if _differs(root, books, task, partners)]
+        changed = [task for task in tasks if _differs(root, track_dir, task, partners)]
         outdated = part == older.num_parts - 1 and older.settings != settings
-        reopen(books, part, [*changed, *(t for t in tasks if (t.grid, t.number) in retried)])
+        reopen(track_dir, part, [*changed, *(t for t in tasks if (t.grid, t.number) in retried)])
         if changed or outdated:
-            forget(books, [plan_path(books, part)])
-            kept = (task_table(books, task) for task in tasks)
+            forget(track_dir, [plan_path(track_dir, part)])
+            kept = (task_table(track_dir, task) for task in tasks)
             tables = (
                 _aligned(task_table(root, task), old, partners)
                 for task, old in zip(tasks, kept, strict=True)
             )
-            write_part(books, part, settings, images.label_names, tasks, tables, anew=True)
-    plan = read_plan(books)
+            write_part(track_dir, part, settings, images.label_names, tasks, tables, anew=True)
+    plan = read_plan(track_dir)
     assert plan is not None  # the images' has a part at least
     return plan
 
 
-def _differs(root: Path, books: Path, task: Task, partners: FindPartners) -> bool:
-    old = task_table(books, task)
+def _differs(root: Path, track_dir: Path, task: Task, partners: FindPartners) -> bool:
+    old = task_table(track_dir, task)
     return not _aligned(task_table(root, task), old, partners).equals(old)
 
 
@@ -93,44 +93,44 @@ def _aligned(images: pa.Table, older: pa.Table | None, partners: FindPartners) -
     return images.cast(PLAN_SCHEMA)
 
 
-def reopen(books: Path, part: int, tasks: Sequence[Task]) -> None:
+def reopen(track_dir: Path, part: int, tasks: Sequence[Task]) -> None:
     """Have a track forget what has been made of some tasks, so that they are done anew."""
     if not tasks:
         return
-    parts = [index_path(books, task.grid, task.number) for task in tasks]
-    forget(books, [*parts, plan_path(books, part)])
+    parts = [index_path(track_dir, task.grid, task.number) for task in tasks]
+    forget(track_dir, [*parts, plan_path(track_dir, part)])
     for task, path in zip(tasks, parts, strict=True):
-        remove_subparts(books, task.grid, task.number)
+        remove_partial_shards(track_dir, task.grid, task.number)
         disk.disk.unlink(path)
     # All of it must be gone for good before the plan says otherwise.
-    for folder in {staging_path(books), *(path.parent for path in parts)}:
+    for folder in {staging_path(track_dir), *(path.parent for path in parts)}:
         if folder.is_dir():
             fsync_path(folder)
 
 
-def check_as_planned(books: Path, tasks: Sequence[Task]) -> None:
+def check_as_planned(track_dir: Path, tasks: Sequence[Task]) -> None:
     """Raises StoreError where one of these committed tasks is not what is planned now; such a one
     is opened again.
 
     A worker that outlived its driver may have committed rows of an older plan.
     """
     for task in tasks:
-        part = index_path(books, task.grid, task.number)
-        made = read_part(books, task.grid, task.number)[0]
-        if made["source"].to_pylist() != task_table(books, task)["uri"].to_pylist():
-            reopen(books, task.part, [task])
+        part = index_path(track_dir, task.grid, task.number)
+        made = read_part(track_dir, task.grid, task.number)[0]
+        if made["source"].to_pylist() != task_table(track_dir, task)["uri"].to_pylist():
+            reopen(track_dir, task.part, [task])
             raise StoreError(
                 f"{part} was written by a worker of an earlier run. It is removed: run the same "
                 "command again."
             )
 
 
-def failed_tasks(books: Path) -> set[tuple[str, int]]:
+def failed_tasks(track_dir: Path) -> set[tuple[str, int]]:
     """(grid, number) of the committed tasks in which a partner that is there gave no row."""
     known = pa.array([NO_PARTNER, SEVERAL_PARTNERS, NO_IMAGE, "ok"])
     found = set()
-    for grid, number in committed_tasks(books):
-        statuses = read_part(books, grid, number)[0]["status"]
+    for grid, number in committed_tasks(track_dir):
+        statuses = read_part(track_dir, grid, number)[0]["status"]
         if not pc.all(pc.is_in(statuses, value_set=known)).as_py():
             found.add((grid, number))
     return found
@@ -146,7 +146,7 @@ def store_attributes(root: Path, images: Plan) -> StoreAttributes:
     """What a store's metadata must say, of all its tracks."""
     tracks = dict(images.attributes.tracks)
     for name in kept_tracks(root):
-        plan = read_plan(books_path(root, name))
+        plan = read_plan(track_path(root, name))
         if plan is not None:
             tracks[name] = plan.settings.track
     return replace(images.attributes, tracks=tracks)

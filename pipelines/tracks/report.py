@@ -26,7 +26,7 @@ def lacking(store: CodeStore, name: str) -> Lack:
     failed = track.failed.filter(pc.not_equal(track.failed["status"], NO_IMAGE)).to_pylist()
     reasons = {line["key"]: (line["status"], line["error"]) for line in failed}
     counts = Counter(status for status, _ in reasons.values())
-    told = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-    summary = f", {len(reasons)} images lack it: {told}" if reasons else ""
+    counts_text = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    summary = f", {len(reasons)} images lack it: {counts_text}" if reasons else ""
     lines = [(key, f"{status}: {error}") for key, (status, error) in sorted(reasons.items())]
     return Lack(len(track), lines, summary)

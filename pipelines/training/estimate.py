@@ -47,7 +47,7 @@ def prior_lines(
 
     def loss(model: PriorModel) -> Tensor:
         model.recompute_activations = division.recompute
-        return model.nats(tokens, grid).mean()
+        return model.nll(tokens, grid).mean()
 
     model, activations = _without_values(lambda: make_model(config), loss, division.half)
     sequence = config.sequence_length

@@ -14,11 +14,11 @@ import torch
 from ops.config import ConfigError, to_json
 from ops.files import write_json
 from ops.ranks import Ranks
-from pipelines.training.launch import Team
-from pipelines.training.estimate import Division
-from pipelines.training.parallel import Execution
 from pipelines.recipes import PriorRecipe, TokenizerRecipe
+from pipelines.training.estimate import Division
+from pipelines.training.launch import WorkerConfig
 from pipelines.training.loop import LoopSettings, TrainingError
+from pipelines.training.parallel import ParallelConfig
 
 Recipe = TypeVar("Recipe", TokenizerRecipe, PriorRecipe)
 HABITS = ("steps", "save_every", "sample_every", "log_every")  # may change while a run lasts
@@ -66,7 +66,9 @@ class TrainingFlags:
     """how often the workers may be started again after one of them died"""
 
 
-def lay_over(recipes: Mapping[str, Recipe], name: str, flags: TrainingFlags, *more: str) -> Recipe:
+def override_recipe(
+    recipes: Mapping[str, Recipe], name: str, flags: TrainingFlags, *more: str
+) -> Recipe:
     """The recipe called `name` with the flags that were given, those named in `more` too.
 
     Raises ConfigError where there is no such recipe, or a count is below 1.
@@ -110,12 +112,12 @@ def _check_division(batch_size: int, flags: TrainingFlags) -> None:
         )
 
 
-def execution_of(
+def parallel_config_of(
     flags: TrainingFlags, ranks: Ranks, device: torch.device, shard: bool = False
-) -> Execution:
+) -> ParallelConfig:
     """How a process that trains on `device` computes its steps."""
     compiles = device.type == "cuda" and not shard
-    return Execution(
+    return ParallelConfig(
         ranks=ranks,
         accumulate=flags.accumulate,
         compile=compiles if flags.compile == "auto" else flags.compile == "yes",
@@ -136,9 +138,9 @@ def division_of(flags: TrainingFlags, shard: bool = False) -> Division:
     )
 
 
-def team_of(flags: TrainingFlags) -> Team:
+def worker_config_of(flags: TrainingFlags) -> WorkerConfig:
     """The processes that the flags ask for."""
-    return Team(
+    return WorkerConfig(
         workers=flags.workers,
         address=flags.address,
         cpus_per_worker=flags.cpus_per_worker,

@@ -17,11 +17,11 @@ from ops.noise import uniforms
 from ops.ranks import ALONE, Ranks
 from pipelines.inputs.bad_images import Ledger
 from pipelines.streaming.order import KeyedOrder
-from tokenizer.contents import Content, ContentConfig, make_content
+from tokenizer.modalities import Modality, ModalityConfig, make_modality
 
 CACHE_BYTES = 2 << 30
 SHARDS_TOGETHER = 4  # half of what pipelines/inputs/parquet.py keeps: others are read ahead
-PHOTOGRAPHS = make_content(ContentConfig())
+PHOTOGRAPHS = make_modality(ModalityConfig())
 
 
 class ImageCrops:
@@ -43,7 +43,7 @@ class ImageCrops:
         scale_range: tuple[int, int],
         seed: int,
         ledger: Ledger,
-        content: Content = PHOTOGRAPHS,
+        modality: Modality = PHOTOGRAPHS,
         shard_sizes: Sequence[int] | None = None,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
@@ -52,7 +52,7 @@ class ImageCrops:
         self.read = read
         self.batch_size, self.crop_size, self.seed = batch_size, crop_size, seed
         self.scale_range = scale_range
-        self.ledger, self.content = ledger, content
+        self.ledger, self.modality = ledger, modality
         sizes = np.array([len(read)] if shard_sizes is None else shard_sizes, np.int64)
         self._order = KeyedOrder(sizes, seed, SHARDS_TOGETHER)
         self._cache = ImageCache(cache_bytes)
@@ -61,7 +61,7 @@ class ImageCrops:
     def batch(self, step: int, ranks: Ranks = ALONE) -> Tensor:
         """The crops of a step; of several processes, rank r's at positions r, r + world, ..."""
         crops = [self._crop(position) for position in self._positions(step, ranks)]
-        return self.content.samples(np.stack(crops))
+        return self.modality.samples(np.stack(crops))
 
     def keys(self, step: int, ranks: Ranks = ALONE) -> list[str]:
         """The keys of the images that a step's crops are cut from, where all can be read."""
@@ -79,7 +79,7 @@ class ImageCrops:
         top, left = top_draw * (image.shape[0] - side), left_draw * (image.shape[1] - side)
         crop = Image.fromarray(image).resize(
             (self.crop_size, self.crop_size),
-            self.content.resampling,
+            self.modality.resampling,
             box=(left, top, left + side, top + side),
         )
         return np.asarray(crop)[:, :: -1 if mirror_draw < 0.5 else 1]
@@ -104,7 +104,7 @@ class ImageCrops:
             return cached
         key, read = self.read[number]
         try:
-            image = self._shrink(self.content.decode(read()))
+            image = self._shrink(self.modality.decode(read()))
         except (ImageError, OSError) as error:
             self._bad.add(number)
             self.ledger.add(key, str(error))
@@ -118,7 +118,7 @@ class ImageCrops:
         if scale >= 1:
             return image
         size = round(image.shape[1] * scale), round(image.shape[0] * scale)
-        return np.asarray(Image.fromarray(image).resize(size, self.content.shrinking))
+        return np.asarray(Image.fromarray(image).resize(size, self.modality.shrinking))
 
 
 class ImageCache:

@@ -12,20 +12,20 @@ from typing import Any
 from ops.checkpoint import newest_step, step_of
 from ops.files import exclusive_lock
 from ops.ranks import ALONE, Ranks, ranks_here
-from pipelines.jobs.cluster import check_on_every_node, cluster_address
-from pipelines.console.run import PLAIN_ERRORS
 from pipelines.console.progress import progress_bar
+from pipelines.console.run import PLAIN_ERRORS
 from pipelines.jobs.actors import ray_running
+from pipelines.jobs.cluster import check_on_every_node, cluster_address
 from pipelines.training.loop import OnStep, TrainingError
 
 #: One process's part of a run: opens the data, builds the trainee and calls `train`.
-Sitting = Callable[[Ranks, OnStep | None], int]
+Attempt = Callable[[Ranks, OnStep | None], int]
 LOOK_SECONDS = 0.5  # between two looks at the board
 RAY_FOLDER = ".ray_train"  # Ray Train's own small files, inside the run folder: all nodes see it
 
 
 @dataclass(frozen=True, kw_only=True)
-class Team:
+class WorkerConfig:
     """The processes of a run under Ray; without workers there is this one alone."""
 
     workers: int = 0
@@ -35,8 +35,8 @@ class Team:
     restarts: int = 10
 
 
-def run_sitting(
-    run: Path, steps: int, sitting: Sitting, team: Team, reads: Mapping[str, Path]
+def run_attempts(
+    run: Path, steps: int, attempt: Attempt, worker_config: WorkerConfig, reads: Mapping[str, Path]
 ) -> int:
     """Train in the run folder `run` until `steps` are done; returns how many were taken.
 
@@ -48,12 +48,12 @@ def run_sitting(
         start = _steps_done(run)
         if start >= steps:
             return 0
-        if not team.workers:
-            return sitting(ALONE, None)
-        address = cluster_address(team.address)
-        with ray_running(address, cpus=team.workers * team.cpus_per_worker):
+        if not worker_config.workers:
+            return attempt(ALONE, None)
+        address = cluster_address(worker_config.address)
+        with ray_running(address, cpus=worker_config.workers * worker_config.cpus_per_worker):
             check_on_every_node(reads, {"--out": run})
-            _launch(run, steps, sitting, team)
+            _launch(run, steps, attempt, worker_config)
         return _steps_done(run) - start
 
 
@@ -62,12 +62,12 @@ def _steps_done(run: Path) -> int:
     return step_of(newest) if newest else 0
 
 
-def _launch(run: Path, steps: int, sitting: Sitting, team: Team) -> None:
+def _launch(run: Path, steps: int, attempt: Attempt, worker_config: WorkerConfig) -> None:
     """Run the sitting on every worker to its end, starting all again where one dies."""
     import ray
 
     board: Any = ray.remote(num_cpus=0)(_Board).remote()
-    trainer = _make_trainer(run, sitting, team, board)
+    trainer = _make_trainer(run, attempt, worker_config, board)
     failures: list[BaseException] = []
 
     def fit() -> None:
@@ -82,42 +82,44 @@ def _launch(run: Path, steps: int, sitting: Sitting, team: Team) -> None:
     thread.start()
     try:
         _watch(thread, board, _steps_done(run), steps)
-        told: BaseException | None = ray.get(board.error.remote())
+        worker_error: BaseException | None = ray.get(board.error.remote())
     finally:
         ray.kill(board)
         shutil.rmtree(run / RAY_FOLDER, ignore_errors=True)
-    if told is not None:
-        raise told
+    if worker_error is not None:
+        raise worker_error
     for failure in failures:
         if not isinstance(failure, ray.train.WorkerGroupError):
             raise failure
         raise TrainingError(
-            f"The workers were started {team.restarts + 1} times and died each time; "
+            f"The workers were started {worker_config.restarts + 1} times and died each time; "
             f"{_steps_done(run)} steps are safe in {run}. The last time: {failure}"
         ) from failure
 
 
-def _make_trainer(run: Path, sitting: Sitting, team: Team, board: Any) -> Any:
+def _make_trainer(run: Path, attempt: Attempt, worker_config: WorkerConfig, board: Any) -> Any:
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     gpus = ray.cluster_resources().get("GPU", 0)
-    use_gpu = team.device.startswith("cuda") or (team.device == "auto" and gpus >= team.workers)
+    use_gpu = worker_config.device.startswith("cuda") or (
+        worker_config.device == "auto" and gpus >= worker_config.workers
+    )
     return TorchTrainer(
         _work,
-        train_loop_config={"sitting": sitting, "board": board},
+        train_loop_config={"attempt": attempt, "board": board},
         # gloo beside nccl: figures and messages between the processes are in the CPU's memory.
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=team.workers,
+            num_workers=worker_config.workers,
             use_gpu=use_gpu,
-            resources_per_worker={"CPU": team.cpus_per_worker, "GPU": int(use_gpu)},
+            resources_per_worker={"CPU": worker_config.cpus_per_worker, "GPU": int(use_gpu)},
         ),
         run_config=RunConfig(
             name="workers",
             storage_path=str(run / RAY_FOLDER),
-            failure_config=FailureConfig(max_failures=team.restarts),
+            failure_config=FailureConfig(max_failures=worker_config.restarts),
         ),
     )
 
@@ -135,7 +137,7 @@ def _work(config: dict[str, Any]) -> None:
     if ray.get(board.error.remote()) is not None:
         return
     try:
-        config["sitting"](ranks_here(), lambda done, note: board.show.remote(done, note))
+        config["attempt"](ranks_here(), lambda done, note: board.show.remote(done, note))
     except PLAIN_ERRORS as error:
         ray.get(board.fail.remote(error))
         raise

@@ -67,7 +67,7 @@ class LoopSettings:
 class Evaluation(NamedTuple):
     """What is found on samples that never train."""
 
-    figures: dict[str, float]
+    metrics: dict[str, float]
     pictures: dict[str, np.ndarray]  # uint8 (H, W, 3) by name
     loss: float = math.inf  # by which the best checkpoint is known: lower is better
 
@@ -82,7 +82,7 @@ class Source(Generic[Batch]):
     """the keys of that part's samples, to name them where training goes wrong"""
 
 
-class Trainee(ABC, Generic[Batch]):
+class TrainTask(ABC, Generic[Batch]):
     """What the loop trains: a model with its optimizers and averages."""
 
     @abstractmethod
@@ -114,7 +114,7 @@ class Trainee(ABC, Generic[Batch]):
 
 
 def train(
-    trainee: Trainee[Batch],
+    train_task: TrainTask[Batch],
     source: Source[Batch],
     run: Path,
     settings: LoopSettings,
@@ -129,11 +129,11 @@ def train(
     newest = newest_step(run)
     start = ranks.first_says(step_of(newest) if newest else 0)
     if start:
-        trainee.load(_visible(step_folder(run, start)))
+        train_task.load(_visible(step_folder(run, start)))
     if start >= settings.steps:
         return 0
     with _log(run, start, ranks) as log, _shown(on_step, start, settings.steps) as tick:
-        _Loop(trainee, source, run, settings, ranks, log).go(start, tick)
+        _Loop(train_task, source, run, settings, ranks, log).go(start, tick)
     return settings.steps - start
 
 
@@ -166,14 +166,14 @@ class _Loop(Generic[Batch]):
 
     def __init__(
         self,
-        trainee: Trainee[Batch],
+        train_task: TrainTask[Batch],
         source: Source[Batch],
         run: Path,
         settings: LoopSettings,
         ranks: Ranks,
         log: MetricsLog | None,
     ) -> None:
-        self.trainee, self.source, self.run, self.settings = trainee, source, run, settings
+        self.train_task, self.source, self.run, self.settings = train_task, source, run, settings
         self.ranks, self.log = ranks, log
         best = best_step(run)
         self.lowest = ranks.first_says(held_out_of(best) if best else math.inf)
@@ -186,7 +186,7 @@ class _Loop(Generic[Batch]):
         with interrupts_noted() as interrupted:
             for step, batch in _ahead(self._batch, start, self.settings.steps):
                 torch.manual_seed(step_seed(self.settings.seed, step, self.ranks.rank))
-                self.unlogged.append(self.trainee.train_step(batch, step))
+                self.unlogged.append(self.train_task.train_step(batch, step))
                 note = self._after(step + 1) or note
                 tick(step + 1, note)
                 if interrupted():
@@ -195,7 +195,7 @@ class _Loop(Generic[Batch]):
                     raise KeyboardInterrupt
 
     def _batch(self, step: int) -> Batch:
-        return self.trainee.prepare(self.source.batch(step), step)
+        return self.train_task.prepare(self.source.batch(step), step)
 
     def _after(self, done: int) -> str:
         """What is due after `done` steps; the note beside the bar, if it changed."""
@@ -216,15 +216,15 @@ class _Loop(Generic[Batch]):
             return ""
         taken, self.unlogged = self.unlogged, []
         means: dict[str, float] = {}
-        for name in dict.fromkeys(name for figures in taken for name in figures):
-            values = torch.stack([figures[name].float() for figures in taken if name in figures])
+        for name in dict.fromkeys(name for metrics in taken for name in metrics):
+            values = torch.stack([metrics[name].float() for metrics in taken if name in metrics])
             values = self.ranks.mean(values)
             if name in MUST_BE_FINITE:
                 self._check(name, values.tolist(), done - len(values))
             means[name] = float(values.mean())
         now = time.perf_counter()
         means["steps_per_second"] = len(taken) / (now - self.since)
-        for name, amount in self.trainee.amounts().items():
+        for name, amount in self.train_task.amounts().items():
             means[f"{name}_per_second"] = amount * means["steps_per_second"]
         self.since = now
         self._write(done, means)
@@ -246,18 +246,18 @@ class _Loop(Generic[Batch]):
             "--out, or look at those samples."
         )
 
-    def _write(self, done: int, figures: Mapping[str, float]) -> None:
+    def _write(self, done: int, metrics: Mapping[str, float]) -> None:
         if self.log is not None:
-            self.log.log(done, figures)
+            self.log.log(done, metrics)
 
     def _evaluate(self, done: int) -> float:
         """Log what the trainee finds on held-out samples; their loss as the first process has it.
 
         That one decides for all: whether to save must not hang on another machine's last bits.
         """
-        evaluation = self.trainee.evaluate(done)
-        if evaluation.figures:
-            self._write(done, evaluation.figures)
+        evaluation = self.train_task.evaluate(done)
+        if evaluation.metrics:
+            self._write(done, evaluation.metrics)
         if self.log is not None:
             for name, image in evaluation.pictures.items():
                 folder = self.run / "samples"
@@ -278,12 +278,12 @@ class _Loop(Generic[Batch]):
             return
         if self.ranks.is_first:
             with atomic_path(step_folder(self.run, done)) as partial:
-                self.trainee.save(partial)
+                self.train_task.save(partial)
                 if math.isfinite(held_out):
                     write_held_out(partial, held_out)
             prune_steps(self.run, self.settings.keep)
         else:
-            self.trainee.save(None)
+            self.train_task.save(None)
         self.saved, self.lowest = done, min(self.lowest, held_out)
         self.since = time.perf_counter()
 

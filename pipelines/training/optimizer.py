@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ops.config import ConfigError
-from ops.sharding import whole
+from ops.sharding import gather_full
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +79,7 @@ def take_step(
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
-    return whole(norm)
+    return gather_full(norm)
 
 
 class WeightAverage:

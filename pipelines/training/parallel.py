@@ -17,7 +17,7 @@ from ops.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Execution:
+class ParallelConfig:
     """How steps are computed, which changes nothing about them but speed, memory and rounding."""
 
     ranks: Ranks = ALONE
@@ -30,10 +30,10 @@ class Execution:
     """part the weights among the processes, too: for models beyond one card"""
 
 
-AS_IS = Execution()  # one process, whole batches
+AS_IS = ParallelConfig()  # one process, whole batches
 
 
-def in_step(module: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:
+def wrap_ddp(module: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:
     """What to call in training instead of `module`, so that gradients are means over `ranks`.
 
     The first process's weights become everybody's. Alone, it is the module itself.
@@ -44,7 +44,7 @@ def in_step(module: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:
     return DistributedDataParallel(module, device_ids=own, gradient_as_bucket_view=True)
 
 
-def gradients_held_back(module: nn.Module, held: bool) -> AbstractContextManager[Any]:
+def no_sync(module: nn.Module, held: bool) -> AbstractContextManager[Any]:
     """While `held`, forward and backward add to this process's gradients and tell nobody."""
     if held and isinstance(module, DistributedDataParallel):
         return module.no_sync()

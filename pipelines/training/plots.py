@@ -18,15 +18,15 @@ NO_CURVES = ("step", "learning_rate")  # and what ends like the next, says how f
 RATES = "_per_second"
 
 
-def loss_map_picture(nats: np.ndarray) -> ImageArray:
+def loss_map_picture(nll: np.ndarray) -> ImageArray:
     """A heat picture, uint8 (H, W, 3), of the mean nats at each place (h, w), with its scale.
 
     A place that is nan stays white.
     """
     figure = Figure(figsize=(4.8, 4.0), dpi=100, layout="constrained")
     axes = figure.add_subplot()
-    drawn = axes.imshow(nats, cmap="viridis", interpolation="nearest")
-    axes.set(title=f"nats a code, mean {np.nanmean(nats):.3f}", xlabel="column", ylabel="row")
+    drawn = axes.imshow(nll, cmap="viridis", interpolation="nearest")
+    axes.set(title=f"nats a code, mean {np.nanmean(nll):.3f}", xlabel="column", ylabel="row")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
     figure.colorbar(drawn, ax=axes)

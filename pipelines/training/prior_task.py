@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from ops.checkpoint import load_model, load_tensors, save_tensors
 from ops.images import image_grid, to_image
 from ops.runtime import autocast, pinned
-from ops.sharding import parted_like, parted_state, whole
-from pipelines.training.optimizer import WeightAverage, evaluating, make_optimizer, take_step
-from pipelines.training.parallel import AS_IS, Execution, gradients_held_back, in_step, shard
+from ops.sharding import gather_full, parted_like, parted_state
 from pipelines.recipes import PriorRecipe
+from pipelines.training.loop import Evaluation, TrainTask, step_seed
+from pipelines.training.optimizer import WeightAverage, evaluating, make_optimizer, take_step
+from pipelines.training.parallel import AS_IS, ParallelConfig, no_sync, shard, wrap_ddp
 from pipelines.training.plots import loss_map_picture
-from pipelines.training.loop import Evaluation, Trainee, step_seed
 from prior import (
     Conditions,
     LocalConfig,
@@ -42,7 +42,7 @@ CodeBatch = dict[str, Tensor]
 SAMPLES = 4  # painted at each evaluation, by the same draws each time
 
 
-class PriorTrainee(Trainee[CodeBatch]):
+class PriorTask(TrainTask[CodeBatch]):
     """Trains on {"codes": (B, h, w), "label": (B,)}; samples are decoded with `tokenizer`.
 
     B is this process's share of the recipe's batch: the positions r, r + world, ... of it.
@@ -61,13 +61,13 @@ class PriorTrainee(Trainee[CodeBatch]):
         held_out: list[CodeBatch],
         device: torch.device,
         shown: CodeBatch | None = None,
-        execution: Execution = AS_IS,
+        parallel_config: ParallelConfig = AS_IS,
     ) -> None:
         self.device, self.recipe, self.steps, self.seed = device, recipe, steps, seed
-        self.execution = execution
+        self.parallel_config = parallel_config
         # Parts of a sharded model go to the device by themselves: as a whole it may not fit.
-        self.model = (model if execution.shard else model.to(device)).train()
-        self.model.recompute_activations = execution.recompute
+        self.model = (model if parallel_config.shard else model.to(device)).train()
+        self.model.recompute_activations = parallel_config.recompute
         self.conditions, self.tokenizer_info = conditions, dict(tokenizer_info)
         self.tokenizer, self.held_out = tokenizer, held_out
         self.shown = held_out[0] if held_out else shown
@@ -77,14 +77,14 @@ class PriorTrainee(Trainee[CodeBatch]):
 
     def _spread(self) -> nn.Module:
         """The objective as a module to call in training, the model in it spread over the ranks."""
-        execution = self.execution
+        parallel_config = self.parallel_config
         objective = PriorObjective(self.model, self.recipe.loss)
-        if execution.compile:
+        if parallel_config.compile:
             objective.compile()
-        if execution.shard:
-            shard(objective, self.model.blocks, execution.ranks, self.device)
+        if parallel_config.shard:
+            shard(objective, self.model.blocks, parallel_config.ranks, self.device)
             return objective
-        return in_step(objective, execution.ranks, self.device)
+        return wrap_ddp(objective, parallel_config.ranks, self.device)
 
     def prepare(self, batch: CodeBatch, step: int) -> CodeBatch:
         """Tokens, codes and what is read of them, drawn by each sample's place in the run."""
@@ -102,25 +102,25 @@ class PriorTrainee(Trainee[CodeBatch]):
                 ]
             )
         prepared = {"tokens": tokens, "codes": codes, "read": read}
-        counted = counted_cells(self.model, batch)
-        if counted is not None:
-            prepared["counted"] = counted
+        valid_mask = valid_cells(self.model, batch)
+        if valid_mask is not None:
+            prepared["valid_mask"] = valid_mask
         return {name: pinned(tensor, self.device) for name, tensor in prepared.items()}
 
     def _generators(self, step: int, count: int) -> list[torch.Generator]:
         """Randomness for each of this process's samples, whoever else shares the batch."""
-        ranks = self.execution.ranks
+        ranks = self.parallel_config.ranks
         first = step * self.recipe.batch_size + ranks.rank
         positions = range(first, first + count * ranks.world, ranks.world)
         return [torch.Generator().manual_seed(step_seed(self.seed, p)) for p in positions]
 
     def train_step(self, batch: CodeBatch, step: int) -> Mapping[str, Tensor]:
         config = self.recipe.optimizer
-        nats: list[Tensor] = []
+        nll: list[Tensor] = []
         rate = config.rate_at(step, self.steps)
-        norm = take_step(self.optimizer, self._losses(batch, nats), rate, config.max_gradient_norm)
+        norm = take_step(self.optimizer, self._losses(batch, nll), rate, config.max_gradient_norm)
         self.average.update(self.model, step)
-        total, cells = torch.stack(nats).sum(0)
+        total, cells = torch.stack(nll).sum(0)
         mean = total / cells.clamp(min=1)
         return {
             "loss": mean,
@@ -129,17 +129,17 @@ class PriorTrainee(Trainee[CodeBatch]):
             "learning_rate": torch.tensor(rate),
         }
 
-    def _losses(self, batch: CodeBatch, nats: list[Tensor]) -> Iterator[Tensor]:
+    def _losses(self, batch: CodeBatch, nll: list[Tensor]) -> Iterator[Tensor]:
         """What each part of the batch adds to the loss; into `nats` go its sum of nats and over
         how many cells, (2,)."""
         moved = {name: t.to(self.device, non_blocking=True) for name, t in batch.items()}
-        count = self.execution.accumulate
+        count = self.parallel_config.accumulate
         for number in range(count):
             part = {name: tensor.chunk(count)[number] for name, tensor in moved.items()}
-            with gradients_held_back(self.objective, held=number < count - 1):
+            with no_sync(self.objective, held=number < count - 1):
                 with autocast(self.device):
                     objective = self.objective(**part)
-                nats.append(torch.stack(_sum_and_count(objective.nats, part.get("counted"))))
+                nll.append(torch.stack(_sum_and_count(objective.nll, part.get("valid_mask"))))
                 yield objective.loss / count
 
     def amounts(self) -> Mapping[str, int]:
@@ -147,7 +147,9 @@ class PriorTrainee(Trainee[CodeBatch]):
 
     def save(self, folder: Path | None) -> None:
         parts = (self.model.state_dict(), self.average.tensors, self.optimizer.state_dict())
-        tensors, averages, optimizer = (whole(part, keep=folder is not None) for part in parts)
+        tensors, averages, optimizer = (
+            gather_full(part, keep=folder is not None) for part in parts
+        )
         if folder is not None:
             save_prior(folder, self.model, self.conditions, self.tokenizer_info, tensors)
             save_tensors(folder / "ema.safetensors", averages)
@@ -163,43 +165,51 @@ class PriorTrainee(Trainee[CodeBatch]):
         self.optimizer.load_state_dict(parted_state(state["optimizer"], self.optimizer))
 
     def evaluate(self, step: int) -> Evaluation:
-        figures: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         pictures: dict[str, np.ndarray] = {}
         with self._averaged() as model:
             if self.held_out:
-                found = held_out_nats(model, self.conditions, self.held_out, self.device)
-                figures["held_out_loss"] = found.mean
+                found = held_out_nll(model, self.conditions, self.held_out, self.device)
+                metrics["held_out_loss"] = found.mean
                 pictures["loss_map"] = loss_map_picture(found.places.numpy())
             pictures["samples"] = self._samples(model)
-        return Evaluation(figures, pictures, figures.get("held_out_loss", math.inf))
+        return Evaluation(metrics, pictures, metrics.get("held_out_loss", math.inf))
 
     @contextmanager
     def _averaged(self) -> Iterator[PriorModel]:
         """The model with its averaged weights, for evaluation."""
-        if not self.execution.shard:
+        if not self.parallel_config.shard:
             with evaluating(self.model, self.average.tensors):
                 yield self.model
             return
         # A whole copy: painting goes token by token, and parts would travel for each. A model that
         # is too large to train on one card can still be looked through on one.
         model = make_model(self.model.config)
-        model.load_state_dict(whole(self.average.tensors))
+        model.load_state_dict(gather_full(self.average.tensors))
         with torch.no_grad():
             yield model.to(self.device).eval()
 
     def _samples(self, model: PriorModel) -> np.ndarray:
         prior = Prior(model, self.conditions, self.tokenizer_info)
         side = model.config.window
-        codes = prior.paint(side, side, count=SAMPLES, seed=self.seed, told=self._told())
+        codes = prior.sample(
+            side, side, count=SAMPLES, seed=self.seed, condition_inputs=self._condition_inputs()
+        )
         images = to_image(torch.cat([self.tokenizer.decode(c[None]) for c in codes]))
         return image_grid(images, columns=SAMPLES)
 
-    def _told(self) -> dict[str, Tensor]:
+    def _condition_inputs(self) -> dict[str, Tensor]:
         """What the samples are told: the classes, spread evenly, or where there is more to tell,
         what is told of the first images."""
         if set(self.conditions.entries) <= {"label"}:
-            told = [part.null_token for part in self.conditions.parts if "label" in part.entries]
-            return {"label": torch.arange(SAMPLES) * told[0] // SAMPLES} if told else {}
+            condition_inputs = [
+                part.null_token for part in self.conditions.parts if "label" in part.entries
+            ]
+            return (
+                {"label": torch.arange(SAMPLES) * condition_inputs[0] // SAMPLES}
+                if condition_inputs
+                else {}
+            )
         if self.shown is None:
             return {}
         return self.conditions.examples(self.shown, held_out_generators(0, SAMPLES))
@@ -213,13 +223,13 @@ class PriorObjective(nn.Module):
         self.model, self.settings = model, settings
 
     def forward(
-        self, tokens: Tensor, codes: Tensor, read: Tensor, counted: Tensor | None = None
+        self, tokens: Tensor, codes: Tensor, read: Tensor, valid_mask: Tensor | None = None
     ) -> Objective:
         """See training_objective."""
-        return training_objective(self.model, tokens, codes, read, self.settings, counted)
+        return training_objective(self.model, tokens, codes, read, self.settings, valid_mask)
 
 
-def counted_cells(model: PriorModel, batch: CodeBatch) -> Tensor | None:
+def valid_cells(model: PriorModel, batch: CodeBatch) -> Tensor | None:
     """Which of a batch's cells (B, h, w) to learn from and to measure; None for all.
 
     A prior with windows knows nothing beyond them. One without hears of everything around, so of
@@ -243,10 +253,10 @@ def held_out_cut(config: PriorConfig) -> float:
     return 0.0 if isinstance(config, LocalConfig) else 0.5
 
 
-def _sum_and_count(nats: Tensor, counted: Tensor | None, *dims: int) -> tuple[Tensor, Tensor]:
+def _sum_and_count(nll: Tensor, valid_mask: Tensor | None, *dims: int) -> tuple[Tensor, Tensor]:
     """Sums of nats (B, h, w) over counted cells, and their numbers; over `dims`, or over all."""
-    counted = torch.ones_like(nats) if counted is None else counted.to(nats.dtype)
-    return (nats * counted).sum(dims or None), counted.sum(dims or None)
+    valid_mask = torch.ones_like(nll) if valid_mask is None else valid_mask.to(nll.dtype)
+    return (nll * valid_mask).sum(dims or None), valid_mask.sum(dims or None)
 
 
 def held_out_generators(first: int, count: int) -> list[torch.Generator]:
@@ -254,23 +264,23 @@ def held_out_generators(first: int, count: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(first + i) for i in range(count)]
 
 
-class HeldOutNats(NamedTuple):
+class HeldOutNLL(NamedTuple):
     """Negative log-likelihood, in nats a code."""
 
     mean: float
     places: Tensor  # (h, w) the mean at each place of the window; nan where none was measured
 
 
-def held_out_nats(
+def held_out_nll(
     model: PriorModel, conditions: Conditions, batches: list[CodeBatch], device: torch.device
-) -> HeldOutNats:
+) -> HeldOutNLL:
     """The likelihood of some batches' codes."""
     totals, counts, first = torch.zeros(()), torch.zeros(()), 0
     for batch in batches:
         generators = held_out_generators(first, len(batch["codes"]))
         first += len(generators)
         tokens = conditions.training_tokens(batch, generators, drop_share=0.0)
-        nats = model.nats(tokens.to(device), batch["codes"].to(device)).double().cpu()
-        total, count = _sum_and_count(nats, counted_cells(model, batch), 0)
+        nll = model.nll(tokens.to(device), batch["codes"].to(device)).double().cpu()
+        total, count = _sum_and_count(nll, valid_cells(model, batch), 0)
         totals, counts = totals + total, counts + count
-    return HeldOutNats(float(totals.sum() / counts.sum()), totals / counts)
+    return HeldOutNLL(float(totals.sum() / counts.sum()), totals / counts)

@@ -18,12 +18,12 @@ from ops.config import UserError
 from ops.grey_images import decode_labels
 from ops.images import ImageError, resize_and_crop
 from pipelines.inputs.archives import parse_address
-from pipelines.inputs.partners import Lost, paired
-from pipelines.inputs.parquet import group_of, is_table
-from pipelines.inputs.reading import Entry, list_input, read_bytes
 from pipelines.inputs.holdout import held_out
-from pipelines.inputs.thread_map import sweep
-from tokenizer.contents import Content, ContentConfig
+from pipelines.inputs.parquet import group_of, is_table
+from pipelines.inputs.partners import Lost, paired
+from pipelines.inputs.reading import Entry, list_input, read_bytes
+from pipelines.inputs.thread_map import thread_map
+from tokenizer.modalities import Modality, ModalityConfig
 
 MOST_CLASSES_FOUND = (
     1024  # more than any set of label maps has: those are depth maps, or photographs
@@ -84,7 +84,7 @@ def in_groups(entries: list[Entry]) -> tuple[list[Entry], list[int] | None]:
     return [entries[number] for number in order], sizes
 
 
-def with_classes(config: ContentConfig, entries: Sequence[Entry]) -> ContentConfig:
+def with_classes(config: ModalityConfig, entries: Sequence[Entry]) -> ModalityConfig:
     """The content with as many classes as label maps hold, where it needs and does not say them.
 
     Raises UserError where these files are no label maps.
@@ -93,7 +93,7 @@ def with_classes(config: ContentConfig, entries: Sequence[Entry]) -> ContentConf
         return config
     highest = functools.partial(_highest_label, void_label=config.void_label)
     columns = {name: [getattr(e, name) for e in entries] for name in ("uri", "offset", "size")}
-    found = max(sweep(highest, pa.table(columns), "looking for labels"), default=-1)
+    found = max(thread_map(highest, pa.table(columns), "looking for labels"), default=-1)
     if found < 0:
         raise UserError(
             f"None of {len(entries)} files is a label map: a grey or palette PNG whose numbers are "
@@ -118,15 +118,15 @@ def _highest_label(uri: str, offset: int | None, size: int, void_label: int) -> 
 
 
 def evaluation_samples(
-    content: Content, entries: Sequence[Entry], size: int, on_bad: Callable[[str, str], None]
+    modality: Modality, entries: Sequence[Entry], size: int, on_bad: Callable[[str, str], None]
 ) -> Tensor:
     """Middle squares (N, ., size, size) of the files; on_bad(key, reason) for the unreadable."""
     squares = []
     for entry in entries:
         try:
-            raster = content.decode(read_entry(entry)())
+            raster = modality.decode(read_entry(entry)())
         except ImageError as error:
             on_bad(entry.key, str(error))
             continue
-        squares.append(resize_and_crop(raster, size, resampling=content.resampling))
-    return content.samples(np.stack(squares)) if squares else torch.empty(0)
+        squares.append(resize_and_crop(raster, size, resampling=modality.resampling))
+    return modality.samples(np.stack(squares)) if squares else torch.empty(0)

@@ -14,20 +14,20 @@ from ops.colours import amount_colours
 from ops.images import ImageArray, image_grid
 from ops.metrics import code_counts, codebook_usage
 from ops.runtime import autocast, pinned
-from pipelines.training.optimizer import WeightAverage, evaluating, make_optimizer, take_step
-from pipelines.training.parallel import AS_IS, Execution, gradients_held_back, in_step
 from pipelines.recipes import TokenizerRecipe
+from pipelines.training.loop import Evaluation, TrainTask
+from pipelines.training.optimizer import WeightAverage, evaluating, make_optimizer, take_step
+from pipelines.training.parallel import AS_IS, ParallelConfig, no_sync, wrap_ddp
 from pipelines.training.plots import usage_picture
-from pipelines.training.loop import Evaluation, Trainee
 from tokenizer import VQGAN, save_tokenizer
-from tokenizer.contents import Content
 from tokenizer.losses import Losses, VQGANObjective
+from tokenizer.modalities import Modality
 from tokenizer.model_folder import KIND
 
 PICTURES = 8  # originals above their reconstructions
 
 
-class TokenizerTrainee(Trainee[Tensor]):
+class TokenizerTask(TrainTask[Tensor]):
     """Trains on samples (B, ., H, W) of the model's content; figures are taken on those in
     `held_out` (N, ., S, S).
 
@@ -42,20 +42,27 @@ class TokenizerTrainee(Trainee[Tensor]):
         steps: int,
         held_out: Tensor,
         device: torch.device,
-        execution: Execution = AS_IS,
+        parallel_config: ParallelConfig = AS_IS,
     ) -> None:
-        self.device, self.recipe, self.steps, self.execution = device, recipe, steps, execution
+        self.device, self.recipe, self.steps, self.parallel_config = (
+            device,
+            recipe,
+            steps,
+            parallel_config,
+        )
         self.model = model.to(device).train()
         if device.type == "cuda":  # slower on CPUs, measured
             self.model = self.model.to(memory_format=torch.channels_last)
         self.objective = VQGANObjective(recipe.losses).to(device).train()
         self.held_out = held_out
         for part in (self.model.encoder, self.model.decoder):
-            part.blocks.recompute = execution.recompute
-        if execution.compile:  # these are nearly all of the work; the quantizer would break graphs
+            part.blocks.recompute = parallel_config.recompute
+        if (
+            parallel_config.compile
+        ):  # these are nearly all of the work; the quantizer would break graphs
             self.model.encoder.compile()
             self.model.decoder.compile()
-        self.spread = in_step(self.model, execution.ranks, device)
+        self.spread = wrap_ddp(self.model, parallel_config.ranks, device)
         self.optimizer = make_optimizer(self.model, recipe.optimizer)
         self.average = WeightAverage(self.model, recipe.optimizer.ema_decay)
         discriminator = self.objective.discriminator
@@ -67,7 +74,7 @@ class TokenizerTrainee(Trainee[Tensor]):
         return pinned(batch, self.device)
 
     def train_step(self, batch: Tensor, step: int) -> Mapping[str, Tensor]:
-        parts = batch.to(self.device, non_blocking=True).chunk(self.execution.accumulate)
+        parts = batch.to(self.device, non_blocking=True).chunk(self.parallel_config.accumulate)
         self.model.quantizer.step = step
         self._start_codebook(parts)
         config = self.recipe.optimizer
@@ -76,18 +83,18 @@ class TokenizerTrainee(Trainee[Tensor]):
         losses = self._losses(parts, step, found)
         norm = take_step(self.optimizer, losses, rate, config.max_gradient_norm)
         self.average.update(self.model, step)
-        figures = _means([losses.figures for losses in found])
-        figures |= {"gradient_norm": norm, "learning_rate": torch.tensor(rate)}
-        figures |= self.model.quantizer.figures()
+        metrics = _means([losses.metrics for losses in found])
+        metrics |= {"gradient_norm": norm, "learning_rate": torch.tensor(rate)}
+        metrics |= self.model.quantizer.metrics()
         rebuilt = [losses.pixels for losses in found]
-        return figures | self._train_discriminator(parts, rebuilt, step)
+        return metrics | self._train_discriminator(parts, rebuilt, step)
 
     def _start_codebook(self, parts: tuple[Tensor, ...]) -> None:
         """Let the codebook start from the whole first batch, not from its first part."""
         quantizer = self.model.quantizer
         if len(parts) > 1 and quantizer.needs_start:
             with torch.no_grad(), autocast(self.device):
-                pixels = (self.model.content.pixels(part) for part in parts)
+                pixels = (self.model.modality.pixels(part) for part in parts)
                 latents = [self.model.pre_quant(self.model.encoder(part)) for part in pixels]
             quantizer.prepare(torch.cat(latents).float())
 
@@ -96,7 +103,7 @@ class TokenizerTrainee(Trainee[Tensor]):
     ) -> Iterator[Tensor]:
         """What each part of the batch adds to the loss; details, without graphs, go to `found`."""
         for number, samples in enumerate(parts, 1):
-            with gradients_held_back(self.spread, held=number < len(parts)):
+            with no_sync(self.spread, held=number < len(parts)):
                 with autocast(self.device):
                     losses = self.objective.autoencoder_loss(self.model, samples, step, self.spread)
                 found.append(
@@ -118,20 +125,22 @@ class TokenizerTrainee(Trainee[Tensor]):
                 with autocast(self.device):
                     critic = self.objective.discriminator_loss(pixels, rebuilt, step)
                 assert critic is not None
-                found.append(critic.figures)
+                found.append(critic.metrics)
                 yield critic.total / len(real)
             assert discriminator is not None
-            self.execution.ranks.average_gradients(discriminator)
+            self.parallel_config.ranks.average_gradients(discriminator)
 
         config = self.recipe.discriminator_optimizer
         # The critic's warm-up counts from the step it begins to learn at.
         since = step - self.recipe.losses.adversarial_start
         rate = config.rate_at(since, max(1, self.steps - self.recipe.losses.adversarial_start))
         norm = take_step(optimizer, losses(), rate, config.max_gradient_norm)
-        figures = _means(found)
-        verdicts = (self.execution.ranks.mean(figures[n]) for n in ("real_logit", "fake_logit"))
+        metrics = _means(found)
+        verdicts = (
+            self.parallel_config.ranks.mean(metrics[n]) for n in ("real_logit", "fake_logit")
+        )
         self.objective.lecam.update(*verdicts)
-        return figures | {"discriminator_gradient_norm": norm}
+        return metrics | {"discriminator_gradient_norm": norm}
 
     def amounts(self) -> Mapping[str, int]:
         return {"images": self.recipe.batch_size}
@@ -165,52 +174,52 @@ class TokenizerTrainee(Trainee[Tensor]):
         if not len(self.held_out):
             return Evaluation({}, {})
         with evaluating(self.model, self.average.tensors):
-            figures, shown, counts = reconstruction_figures(self.model, self.held_out, self.device)
+            metrics, shown, counts = reconstruction_metrics(self.model, self.held_out, self.device)
         return Evaluation(
-            {f"held_out_{name}": value for name, value in figures.items()},
+            {f"held_out_{name}": value for name, value in metrics.items()},
             {
-                **reconstruction_pictures(self.model.content, self.held_out, shown),
+                **reconstruction_pictures(self.model.modality, self.held_out, shown),
                 "code_usage": usage_picture(counts.numpy()),
             },
-            loss=-figures[self.model.content.headline],
+            loss=-metrics[self.model.modality.headline],
         )
 
 
 def reconstruction_pictures(
-    content: Content, samples: Tensor, rebuilt: Tensor, most: int = PICTURES
+    modality: Modality, samples: Tensor, rebuilt: Tensor, most: int = PICTURES
 ) -> dict[str, ImageArray]:
     """The first samples above what came back, and where that is wrong: bright is a quarter of the
     whole range, or another label."""
     samples, rebuilt = samples[:most], rebuilt[:most]
-    pairs = np.concatenate([content.pictures(samples), content.pictures(rebuilt)])
-    errors = amount_colours(4 * content.errors(samples, rebuilt).numpy())
+    pairs = np.concatenate([modality.pictures(samples), modality.pictures(rebuilt)])
+    errors = amount_colours(4 * modality.errors(samples, rebuilt).numpy())
     return {
         "reconstructions": image_grid(pairs, columns=len(samples)),
         "errors": image_grid(errors, columns=len(samples)),
     }
 
 
-def _means(figures: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def _means(metrics: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """The mean of each figure over the parts of a batch."""
-    return {name: torch.stack([part[name] for part in figures]).mean() for name in figures[0]}
+    return {name: torch.stack([part[name] for part in metrics]).mean() for name in metrics[0]}
 
 
 @torch.no_grad()
-def reconstruction_figures(
+def reconstruction_metrics(
     model: VQGAN, samples: Tensor, device: torch.device
 ) -> tuple[dict[str, float], Tensor, Tensor]:
     """What content says of rebuilt samples (N, ., S, S), and codebook usage; the samples that came
     back; how often each code occurred (K,)."""
     rebuilt, counts = [], torch.zeros(model.config.codebook_size, dtype=torch.int64)
     for part in samples.split(4):
-        codes = model.encode(model.content.pixels(part.to(device)))
+        codes = model.encode(model.modality.pixels(part.to(device)))
         counts += code_counts(codes.cpu(), model.config.codebook_size)
-        rebuilt.append(model.content.rebuilt(model.decode(codes).float()).cpu())
+        rebuilt.append(model.modality.rebuilt(model.decode(codes).float()).cpu())
     shown = torch.cat(rebuilt)
     usage = codebook_usage(counts)
-    figures = {
-        **model.content.figures(samples, shown),
+    metrics = {
+        **model.modality.metrics(samples, shown),
         "codes_used": float(usage.used),
         "perplexity": usage.perplexity,
     }
-    return figures, shown, counts
+    return metrics, shown, counts

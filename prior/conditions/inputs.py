@@ -20,22 +20,28 @@ GRID_AXES = 2
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 
-class Told:
+class ConditionInputs:
     """Entries for each of the samples that are asked for, about a canvas (rows, columns).
 
-    They are those of prior.conditions.frames, of all samples or one for all. What follows from the canvas
-    need not be said: `place` where it is a whole grid, `crop` where it is a whole picture, `known`
+    They are those of prior.conditions.frames, of all samples or one for all. What follows from the
+    canvas need not be said: `place` where it is a whole grid, `crop` where it is a whole picture, `known`
     where codes that are not are -1. Conditions of which no entry is there tell nothing.
     Raises ConfigError for entries that the prior was not trained with, or that cannot be.
     """
 
     def __init__(
-        self, conditions: Conditions, told: Mapping[str, Any], chosen: Sequence[int], canvas: Shape
+        self,
+        conditions: Conditions,
+        condition_inputs: Mapping[str, Any],
+        chosen: Sequence[int],
+        canvas: Shape,
     ) -> None:
         self.conditions, self.canvas = conditions, canvas
         self._chosen = list(chosen)
         self._entries = {
-            name: self._of_each(name, value) for name, value in told.items() if value is not None
+            name: self._of_each(name, value)
+            for name, value in condition_inputs.items()
+            if value is not None
         }
         self._add_what_follows()
         for part in conditions.parts:

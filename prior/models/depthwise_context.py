@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from prior.models.layers import INITIAL_STD
 
 
-class LookAround(nn.Module):
+class DepthwiseContext(nn.Module):
     """Each cell's latents and those up to `radius` cells around it, weighed channel by channel.
 
     Beyond the canvas there is nothing: zeros.
@@ -34,7 +34,7 @@ class LookAround(nn.Module):
     def inner_rows(self, latents: Tensor) -> Tensor:
         """(B, radius + h + radius, w, width) -> (B, h, w, width): of rows that have all around."""
         channels = latents.permute(0, 3, 1, 2)
-        heard = F.conv2d(
+        context = F.conv2d(
             channels, self.weight, padding=(0, self.radius), groups=self.weight.shape[0]
         )
-        return heard.permute(0, 2, 3, 1)
+        return context.permute(0, 2, 3, 1)

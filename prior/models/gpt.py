@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ops.config import ConfigError
+from ops.cpu.linear import Linear
 from prior.models.attention import Block
 from prior.models.gpt_config import GPTConfig
 from prior.models.layers import NORMS, initialise_layer, scale_residual
-from ops.cpu.linear import Linear
-from prior.orderings import ROW_MAJOR, Course, course
 from prior.models.rotary import Rotation, places, rotation_at
+from prior.orderings import ROW_MAJOR, TokenOrder, token_order
 
 
 class GPT(nn.Module):
@@ -47,13 +47,15 @@ class GPT(nn.Module):
         memory for a third more work"""
         self._initialise()
 
-    def course(self, rows: int, columns: int) -> Course | None:
+    def token_order(self, rows: int, columns: int) -> TokenOrder | None:
         """The order in which the codes of a window are read and foretold; None for row by row."""
         config = self.config
         if config.ordering == ROW_MAJOR:
             return None
         device = self.token_embedding.weight.device
-        return course(config.ordering, config.ordering_seed, config.window, rows, columns, device)
+        return token_order(
+            config.ordering, config.ordering_seed, config.window, rows, columns, device
+        )
 
     def positions(self, rows: int, columns: int) -> Tensor:
         """Position (condition_length + rows * columns,) of every token before and in a window.
@@ -70,11 +72,11 @@ class GPT(nn.Module):
                 f"A grid of {rows}x{columns} codes does not fit the prior's window of "
                 f"{window}x{window}: cut windows from it."
             )
-        way = self.course(rows, columns)
+        way = self.token_order(rows, columns)
         if way is not None:
             places = start + way.places
-            told = torch.arange(start - 1, device=places.device)
-            return torch.cat([told, places - 1, places[-1:]])
+            prefix = torch.arange(start - 1, device=places.device)
+            return torch.cat([prefix, places - 1, places[-1:]])
         device = self.token_embedding.weight.device
         place = torch.arange(columns, device=device)
         place[-1] = window - 1
@@ -106,7 +108,7 @@ class GPT(nn.Module):
 
     def code_logits(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
         """Logits (B, h, w, K) of each of codes (B, h, w), from tokens (B, C) and codes before."""
-        way, sequence = self.course(*codes.shape[1:]), codes.flatten(1)
+        way, sequence = self.token_order(*codes.shape[1:]), codes.flatten(1)
         if way is not None:
             sequence = sequence[:, way.cells]
         tokens = torch.cat([condition_tokens, sequence], dim=1)[:, :-1]
@@ -116,13 +118,13 @@ class GPT(nn.Module):
             features = features[:, way.cells.argsort()]  # back to where each code stands
         return self.head(features).unflatten(1, codes.shape[1:])
 
-    def nats(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
+    def nll(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
         """Surprise (B, h, w), in nats, at each of codes (B, h, w) after tokens (B, C)."""
-        return surprise(self.code_logits(condition_tokens, codes), codes)
+        return cross_entropy(self.code_logits(condition_tokens, codes), codes)
 
     def loss(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
         """Mean cross-entropy, in nats a code, of codes (B, h, w) after tokens (B, C)."""
-        return self.nats(condition_tokens, codes).mean()
+        return self.nll(condition_tokens, codes).mean()
 
     def rotation(self, positions: Tensor) -> Rotation | None:
         """By what the blocks turn tokens at positions (T,), where places are told that way."""
@@ -147,7 +149,7 @@ class GPT(nn.Module):
             scale_residual([weight for block in blocks for weight in block.residual_weights()])
 
 
-def surprise(logits: Tensor, codes: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, codes: Tensor) -> Tensor:
     """Cross-entropy (...), in nats, of codes (...) under logits (..., K), in float32."""
     logits = logits.flatten(0, -2).float()
     return F.cross_entropy(logits, codes.flatten(), reduction="none").view_as(codes)

@@ -13,7 +13,7 @@ LATENT_FREQUENCY = 1.57  # in standard deviations, over the root of D: tried, no
 
 
 @torch.no_grad()
-def start_alike(model: PriorModel, latents: Tensor) -> None:
+def init_from_codebook(model: PriorModel, latents: Tensor) -> None:
     """Give codes that decode alike like embeddings and like rows of the head, before training.
 
     `latents` (K, D) is what each code stands for in its tokenizer. The rows become random Fourier

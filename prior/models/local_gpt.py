@@ -6,11 +6,12 @@ code, so that the rows below can know of it, and foretells nothing.
 
 Attention reaches `radius` positions to the left in its own row, and as far to every side in as many
 rows above. What is further away is heard of through the layers between. Positions turn half of each
-head's numbers (prior.models.rotary); the other half compares content alone. The condition's tokens have no
-place and only that half, so they look the same from everywhere.
+head's numbers (prior.models.rotary); the other half compares content alone. The condition's tokens
+have no place and only that half, so they look the same from everywhere.
 
 Conditions that are grids are no such tokens: the position that foretells the code at (row, column)
-receives, beside the code on its left, what the grids tell there and around (prior.models.depthwise_context).
+receives, beside the code on its left, what the grids say there and around
+(prior.models.depthwise_context).
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ops.config import ConfigError
+from ops.cpu.linear import Linear
 from prior.models.attention import Attend, Attention, Block
-from prior.models.gpt import surprise
+from prior.models.depthwise_context import DepthwiseContext
+from prior.models.gpt import cross_entropy
 from prior.models.gpt_config import BASE, LARGE, SMALL, STUDY, TINY, BlockConfig
 from prior.models.layers import NORMS, initialise_layer, scale_residual
-from ops.cpu.linear import Linear
-from prior.models.depthwise_context import LookAround
 from prior.models.neighbourhood import Layout, attend_in_bands, attend_in_blocks, band_mask
 from prior.models.rotary import Rotation, rotate, rotation_at
 
@@ -46,7 +47,7 @@ class LocalConfig(BlockConfig):
     """how far attention reaches, in codes"""
     condition_grids: int = 0
     """how many conditions have a token for each code; condition_length counts the others' tokens"""
-    look_around: int = 2
+    depthwise_context: int = 2
     """how far around it, in codes, a position hears the grids"""
     norm: str = "rms"
     mlp: str = "swiglu"
@@ -60,10 +61,10 @@ class LocalConfig(BlockConfig):
             raise ConfigError(
                 f"window and radius must be at least 1, found {self.window} and {self.radius}."
             )
-        if self.condition_grids < 0 or self.look_around < 0:
+        if self.condition_grids < 0 or self.depthwise_context < 0:
             raise ConfigError(
                 f"condition_grids and look_around must be 0 or more, found {self.condition_grids} "
-                f"and {self.look_around}."
+                f"and {self.depthwise_context}."
             )
         if self.head_dim % 8:
             raise ConfigError(
@@ -125,8 +126,10 @@ class LocalGPT(nn.Module):
         super().__init__()
         self.config = config
         self.token_embedding = nn.Embedding(config.border_token + 1, config.width)
-        self.look_around = (
-            LookAround(config.width, config.look_around) if config.condition_grids else None
+        self.depthwise_context = (
+            DepthwiseContext(config.width, config.depthwise_context)
+            if config.condition_grids
+            else None
         )
         self.dropout = nn.Dropout(config.dropout)
         blocks = [Block(config, LocalAttention) for _ in range(config.num_layers)]
@@ -152,10 +155,12 @@ class LocalGPT(nn.Module):
         received = torch.cat([border, codes], dim=2)
         tokens = torch.cat([condition_tokens, received.flatten(1)], dim=1)
         latents = self.token_embedding(tokens)
-        if self.look_around is not None:
+        if self.depthwise_context is not None:
             # The position that closes a row foretells nothing, and hears of nothing.
-            heard = F.pad(self.look_around(self.told_beside(grids)), (0, 0, 0, 1)).flatten(1, 2)
-            latents = latents + F.pad(heard, (0, 0, layout.condition_length, 0))
+            context = F.pad(self.depthwise_context(self.embed_grids(grids)), (0, 0, 0, 1)).flatten(
+                1, 2
+            )
+            latents = latents + F.pad(context, (0, 0, layout.condition_length, 0))
         latents = self.dropout(latents)
         rotation = self.rotation_of(layout, codes.device)
         attend = self._attend(layout, codes.device)
@@ -180,13 +185,13 @@ class LocalGPT(nn.Module):
         beside = condition_tokens[:, first:].unflatten(1, (grids, rows, columns))
         return condition_tokens[:, :first], beside
 
-    def told_beside(self, grids: Tensor) -> Tensor:
+    def embed_grids(self, grids: Tensor) -> Tensor:
         """What grids (B, G, h, w) tell in each place, heard nowhere else yet: (B, h, w, width)."""
         return self.token_embedding(grids).sum(1)
 
-    def nats(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
+    def nll(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
         """Surprise (B, h, w), in nats, at each of codes (B, h, w), as code_logits reads them."""
-        return surprise(self.code_logits(condition_tokens, codes), codes)
+        return cross_entropy(self.code_logits(condition_tokens, codes), codes)
 
     def uncut(self, true_edges: Tensor, rows: int, columns: int) -> Tensor:
         """Which cells (B, rows, columns) of crops are foretold from what a whole canvas would tell.
@@ -201,7 +206,7 @@ class LocalGPT(nn.Module):
         # To the right a code is heard by way of the rows above, one more with each layer.
         right_reach = config.radius * row.clamp(max=config.num_layers)[:, None]
         # Of grids more is heard around each position; the one that closes a row hears none.
-        around = config.look_around if config.condition_grids else 0
+        around = config.depthwise_context if config.condition_grids else 0
         closing = 1 if config.condition_grids else 0
         return (
             (top | (row >= reach + around)[:, None])

@@ -67,14 +67,14 @@ def attend_in_bands(
     """Attention of (B, T, heads, head_dim), work and memory growing with the canvas's area only."""
     first, rows, columns = layout
     batch, _, heads, size = queries.shape
-    told = _attention(queries[:, :first], keys[:, :first], values[:, :first])
+    prefix = _attention(queries[:, :first], keys[:, :first], values[:, :first])
     attended = _attention(
         queries[:, first:].reshape(batch * rows, columns, heads, size),
         _bands(keys, layout, radius),
         _bands(values, layout, radius),
         mask.expand(rows, -1, -1, -1).repeat(batch, 1, 1, 1),
     )
-    return torch.cat([told, attended.view(batch, rows * columns, heads, size)], dim=1)
+    return torch.cat([prefix, attended.view(batch, rows * columns, heads, size)], dim=1)
 
 
 def _bands(tokens: Tensor, layout: Layout, radius: int) -> Tensor:

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ops.config import ConfigError
-from prior.models.gpt import surprise
-from prior.models.layers import initialise_layer
 from ops.cpu.linear import Linear
+from prior.models.gpt import cross_entropy
+from prior.models.layers import initialise_layer
 from prior.models.snail_config import SnailConfig
 
 PLACE = 2  # numbers that say where a cell lies
@@ -65,11 +65,11 @@ class PixelSNAIL(nn.Module):
                 f"A grid of {rows}x{columns} codes does not fit the prior's window of "
                 f"{window}x{window}: cut windows from it."
             )
-        told, grids = self.config.split(condition_tokens, rows, columns)
-        prefix = self._embedded(told)
+        prefix, grids = self.config.split(condition_tokens, rows, columns)
+        prefix = self._embedded(prefix)
         if self.prefix_places is not None:
             prefix = prefix + self.prefix_places.weight
-        heard = self._heard(prefix, grids)
+        context = self._context(prefix, grids)
         read = as_picture(self._embedded(codes))
         place = self._place(codes)
         # Nothing of a code goes into its own cell, nor anything of those behind it.
@@ -77,7 +77,7 @@ class PixelSNAIL(nn.Module):
             self.left(F.pad(read, (0, 0, 1, 0))), right=1
         )
         for block in self.blocks:
-            latents = self._runner(block)(latents, read, place, prefix, heard)
+            latents = self._runner(block)(latents, read, place, prefix, context)
         return self.norm(F.elu(latents).permute(0, 2, 3, 1))
 
     def code_logits(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
@@ -87,23 +87,23 @@ class PixelSNAIL(nn.Module):
         """
         return self.head(self.features(condition_tokens, codes))
 
-    def nats(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
+    def nll(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
         """Surprise (B, h, w), in nats, at each of codes (B, h, w) after such tokens."""
-        return surprise(self.code_logits(condition_tokens, codes), codes)
+        return cross_entropy(self.code_logits(condition_tokens, codes), codes)
 
     def _embedded(self, tokens: Tensor) -> Tensor:
         return self.embedding_norm(self.token_embedding(tokens))
 
-    def _heard(self, prefix: Tensor, grids: Tensor) -> Tensor:
+    def _context(self, prefix: Tensor, grids: Tensor) -> Tensor:
         """What each cell is told, (B, width, h, w) or, where there are no grids, (B, width, 1, 1).
 
         The prefix says the same everywhere; grids are known whole, so cells see to all sides.
         """
         length = max(1, prefix.shape[1])
-        heard = (prefix.sum(1) / length)[:, :, None, None]
+        context = (prefix.sum(1) / length)[:, :, None, None]
         if self.grids is None:
-            return heard
-        return heard + self.grids(as_picture(self._embedded(grids).mean(1)))
+            return context
+        return context + self.grids(as_picture(self._embedded(grids).mean(1)))
 
     def _place(self, codes: Tensor) -> Tensor:
         """Row and column (B, 2, h, w) of each cell, -0.5 to 0.5 over the trained window."""
@@ -126,7 +126,7 @@ class SnailBlock(nn.Module):
         width, hidden, half = config.width, config.hidden, config.width // 2
         self._heads = config.num_heads
         residual = partial(GatedResidual, hidden=hidden, dropout=config.dropout)
-        self.heard = convolution(width, width)
+        self.context = convolution(width, width)
         self.near = nn.ModuleList(residual(width, side=2) for _ in range(config.num_residuals))
         self.content = residual(2 * width + PLACE)
         self.keys_values = convolution(2 * width + PLACE, 2 * half)
@@ -136,11 +136,11 @@ class SnailBlock(nn.Module):
         self.mix = residual(width, added=half)
 
     def forward(
-        self, latents: Tensor, read: Tensor, place: Tensor, prefix: Tensor, heard: Tensor
+        self, latents: Tensor, read: Tensor, place: Tensor, prefix: Tensor, context: Tensor
     ) -> Tensor:
         """Latents (B, width, h, w) -> the same, from codes `read` and where they lie (B, 2, h, w),
         and from what is told: tokens (B, P, width), and `heard` at each cell."""
-        latents = latents + self.heard(heard)
+        latents = latents + self.context(context)
         for layer in self.near:
             latents = layer(latents)
         # A key holds its cell's own code, so no cell looks at itself.
@@ -152,12 +152,12 @@ class SnailBlock(nn.Module):
         mixed = self._attend(queries.flatten(2).mT, keys_values, prefix.shape[1])
         return self.mix(latents, mixed.mT.unflatten(2, latents.shape[2:]))
 
-    def _attend(self, queries: Tensor, keys_values: Tensor, told: int) -> Tensor:
+    def _attend(self, queries: Tensor, keys_values: Tensor, prefix: int) -> Tensor:
         """(B, T, width / 2) of as many queries, over `told` tokens and the cells before each."""
         # One more key that is nothing: the first cell has none before it, and may be told nothing.
         keys_values = F.pad(keys_values, (0, 0, 1, 0)).to(queries.dtype)
         cells = torch.arange(queries.shape[1], device=queries.device)
-        before = F.pad(cells[:, None] > cells, (told + 1, 0), value=True)
+        before = F.pad(cells[:, None] > cells, (prefix + 1, 0), value=True)
         queries, keys, values = (
             part.unflatten(2, (self._heads, -1)).transpose(1, 2)
             for part in (queries, *keys_values.chunk(2, dim=2))

@@ -41,7 +41,11 @@ class Decoder:
     """Reads with a GPT, which is not in training and does not change meanwhile."""
 
     def __init__(self, model: GPT) -> None:
-        self.config, self.positions, self.course = model.config, model.positions, model.course
+        self.config, self.positions, self.token_order = (
+            model.config,
+            model.positions,
+            model.token_order,
+        )
         self.prefix_length = model.config.condition_length
         self._model, self._weight = model, model.token_embedding.weight
 

@@ -65,7 +65,7 @@ class RowRing:
         return F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2)
 
     def read(
-        self, tokens: Tensor, rows: Tensor, columns: Tensor, heard: Tensor | None = None
+        self, tokens: Tensor, rows: Tensor, columns: Tensor, context: Tensor | None = None
     ) -> Tensor:
         """Logits (P, G, K) of the codes at G positions that receive tokens (P, G).
 
@@ -78,8 +78,8 @@ class RowRing:
         attend = partial(self._attend, self._place(rows, columns), seen, mask)
         rotation = model.rotation(rows, columns)
         latents = model.token_embedding(tokens)
-        if heard is not None:
-            latents = latents + heard
+        if context is not None:
+            latents = latents + context
         for layer, block in enumerate(model.blocks):
             latents = block(latents, rotation, partial(attend, layer))
         return model.head(model.norm(latents))
@@ -94,8 +94,8 @@ class RowRing:
         near_columns = columns[:, None] + self.offsets[:, 1]
         there = (near_rows >= 0) & (near_columns >= 0) & (near_columns < self.columns)
         places = torch.where(there, self._place(near_rows, near_columns), 0)
-        told = torch.arange(1, self.first, device=rows.device).expand(len(rows), -1)
-        seen = torch.cat([told, places], dim=1)
+        prefix = torch.arange(1, self.first, device=rows.device).expand(len(rows), -1)
+        seen = torch.cat([prefix, places], dim=1)
         return seen.flatten(), (seen > 0)[:, None, None]
 
     def shares_seen(self, rows: Tensor, columns: Tensor) -> list[float]:
@@ -130,7 +130,7 @@ class RowRing:
         return attended.view(batch, count, *sizes)
 
 
-class HeardRows:
+class GridContextRows:
     """What grids (P, G, rows, columns) tell the positions of the rows under way.
 
     A row is worked out when its first position comes, from the rows around it; row i is kept in
@@ -138,8 +138,8 @@ class HeardRows:
     """
 
     def __init__(self, model: LocalGPT, grids: Tensor, at_once: int) -> None:
-        assert model.look_around is not None
-        self._model, self._grids, self._look = model, grids, model.look_around
+        assert model.depthwise_context is not None
+        self._model, self._grids, self._look = model, grids, model.depthwise_context
         sequences, _, _, columns = grids.shape
         weight = model.token_embedding.weight
         # The position that closes a row hears nothing: the last column stays zero.
@@ -159,9 +159,9 @@ class HeardRows:
     def _row(self, row: int) -> Tensor:
         radius, last = self._look.radius, self._grids.shape[2] - 1
         above, below = max(0, row - radius), min(last, row + radius)
-        told = self._model.told_beside(self._grids[:, :, above : below + 1])
+        prefix = self._model.embed_grids(self._grids[:, :, above : below + 1])
         beyond = above - (row - radius), row + radius - below
-        return self._look.inner_rows(F.pad(told, (0, 0, 0, 0, *beyond)))[:, 0]
+        return self._look.inner_rows(F.pad(prefix, (0, 0, 0, 0, *beyond)))[:, 0]
 
 
 def rows_at_once(columns: int, radius: int, sequences: int, device: torch.device) -> int:
@@ -173,7 +173,7 @@ def rows_at_once(columns: int, radius: int, sequences: int, device: torch.device
 
 
 @torch.inference_mode()
-def paint_locally(
+def sample_locally(
     model: LocalGPT,
     prefixes: Tensor,
     uniforms: Tensor,
@@ -206,7 +206,7 @@ def paint_locally(
     at_once = rows_at_once(columns, radius, len(prefixes), device)
     prefixes, grids = model.parted(prefixes, rows, columns)
     ring = RowRing(model, prefixes, columns + 1, at_once + radius)
-    grids_heard = HeardRows(model, grids, at_once) if grids.shape[1] else None
+    grid_context = GridContextRows(model, grids, at_once) if grids.shape[1] else None
     # Whole rounds of rows are left out, so that each row shares its forwards as ever.
     skipped = max(0, canvas.first_open - model.config.reach) // at_once * at_once
     if on_cells is not None and skipped:
@@ -215,17 +215,17 @@ def paint_locally(
         places = [(r + skipped if r >= 0 else r, c) for r, c in steps]
         row, column = torch.tensor(places, device=device).T
         tokens = canvas.received[:, row.clamp(min=0), column]
-        heard = None if grids_heard is None else grids_heard.at(places)
-        logits = ring.read(tokens.repeat(len(prefixes) // batch, 1), row, column, heard)
+        context = None if grid_context is None else grid_context.at(places)
+        logits = ring.read(tokens.repeat(len(prefixes) // batch, 1), row, column, context)
         if settings.guides:
             scales = [settings.guidance_at(share) for share in ring.shares_seen(row, column)]
             by = torch.tensor(scales, device=device, dtype=logits.dtype)[:, None]
             logits = guided(logits[:batch], logits[batch:], by)
         numbers = uniforms[:, row.clamp(min=0), column.clamp(max=columns - 1)]
         # All are drawn, so that each draw has one size; those that stand for a code are kept.
-        counted = canvas.keep(places, draw(logits.flatten(0, 1), numbers.flatten(), settings))
+        num_new = canvas.keep(places, draw(logits.flatten(0, 1), numbers.flatten(), settings))
         if on_cells is not None:
-            on_cells(counted, canvas.received[:, :, 1:])
+            on_cells(num_new, canvas.received[:, :, 1:])
     return Draw(canvas.received[:, :, 1:].contiguous(), canvas.log_probabilities)
 
 

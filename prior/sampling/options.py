@@ -10,15 +10,15 @@ import numpy as np
 from torch import Tensor
 
 from ops.config import ConfigError
-from prior.sampling.rejection import Score
 from prior.sampling.distributions import SamplingSettings
+from prior.sampling.rejection import Score
 
 LARGEST_DEFAULT_BATCH = 8
 DEFAULT_CACHE_MEMORY = 4 << 30  # bytes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PaintOptions(SamplingSettings):
+class GenerationConfig(SamplingSettings):
     """Which samples, how their codes are drawn, and in what room."""
 
     count: int = 1
@@ -29,12 +29,12 @@ class PaintOptions(SamplingSettings):
     """another seed, other samples"""
     labels: int | Sequence[int] | None = None
     """one class for all samples, or one each; -1, or none at all, says nothing"""
-    told: Mapping[str, Any] | None = None
-    """what else the samples are told about the canvas, entries as in prior.conditions.frames, of each sample
-    or one for all: `segmentation` (N, rows, columns) or (rows, columns), `boxes` (N, M, 5), ...
+    condition_inputs: Mapping[str, Any] | None = None
+    """entries as in prior.conditions.frames about the canvas, of each sample or one for all:
+    `segmentation` (N, rows, columns) or (rows, columns), `boxes` (N, M, 5), ...
     What is left out tells nothing"""
     stride: int | None = None
-    """the sliding window's, in codes; by default half the window: see prior.sampling.sliding_window"""
+    """of the sliding window, in codes; half the window by default: prior.sampling.sliding_window"""
     batch_size: int | None = None
     """samples painted at once, by default as many as there are, at most 8; it decides a sample's
     last bits, and so may change codes"""
@@ -44,7 +44,7 @@ class PaintOptions(SamplingSettings):
     """known codes (rows, columns), -1 where one is to be painted; or (N, rows, columns), one each
     of the samples: where they are known in different places, painting takes as many forwards as
     what nobody knows, and which samples share a batch decides last bits"""
-    rest: int | None = None
+    flush_every_rows: int | None = None
     """rows of codes after which all is finished before more is begun, again and again: painting
     can go on there from forced codes, to the same codes bit for bit. It decides last bits as well.
     Priors that need no window can go on at any row, and need not be asked"""
@@ -63,7 +63,7 @@ class PaintOptions(SamplingSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("batch_size", "candidates", "rest"):
+        for name in ("batch_size", "candidates", "flush_every_rows"):
             number = getattr(self, name)
             if number is not None and number < 1:
                 raise ConfigError(f"{name} must be at least 1, found {number}.")

@@ -25,12 +25,12 @@ from torch import Tensor
 
 from ops.config import ConfigError
 from ops.windows import Grid, InSequence, Wavefront, Window, check_stride
-from prior.sampling.decoder import Cache, Decoder, Run
 from prior.models.gpt_config import GPTConfig
-from prior.orderings import ROW_MAJOR
-from prior.sampling.options import DEFAULT_CACHE_MEMORY
-from prior.sampling.distributions import Draw, SamplingSettings, draw, guided
 from prior.models.snail_config import SnailConfig
+from prior.orderings import ROW_MAJOR
+from prior.sampling.decoder import Cache, Decoder, Run
+from prior.sampling.distributions import Draw, SamplingSettings, draw, guided
+from prior.sampling.options import DEFAULT_CACHE_MEMORY
 from prior.sampling.snail_decoder import SnailDecoder
 from prior.sampling.window_caches import WindowCaches
 
@@ -42,7 +42,7 @@ Prefix = Callable[[Window], Tensor]
 
 
 @torch.inference_mode()
-def paint_codes(
+def sample_codes(
     decoder: Decoder | SnailDecoder,
     prefix: Prefix,
     uniforms: Callable[[int], Tensor],
@@ -53,7 +53,7 @@ def paint_codes(
     forced: Tensor | None = None,
     on_cells: Callable[[int, Tensor], None] | None = None,
     cache_memory: int = DEFAULT_CACHE_MEMORY,
-    rest: int | None = None,
+    flush_every_rows: int | None = None,
 ) -> Draw:
     """Codes of `shape` (B, rows, columns), one drawn with each of uniforms(row) (B, columns).
 
@@ -74,15 +74,15 @@ def paint_codes(
     _, rows, columns = shape
     grid = Grid(rows, columns, decoder.config.window, stride)
     check_stride(stride, grid.window)
-    check_ordering(decoder.config, rows, columns, rest)
+    check_ordering(decoder.config, rows, columns, flush_every_rows)
     canvas = Canvas(decoder, prefix, settings, shape, forced)
     most = max(1, cache_memory // canvas.cache_bytes)
-    lanes = lanes_for(decoder.device, canvas.sequences, grid, most)
+    parallel_rows = parallel_rows_for(decoder.device, canvas.sequences, grid, most)
     known = None if canvas.known is None else canvas.known.all(0)
     passed = None if known is None else known.tolist()
     front: Wavefront | InSequence
     if canvas.order is None:
-        front = Wavefront(grid, lanes, passed, rest)
+        front = Wavefront(grid, parallel_rows, passed, flush_every_rows)
     else:
         front = InSequence(columns, canvas.order, passed)
     caches = WindowCaches(canvas.new_cache, most, front)
@@ -90,7 +90,11 @@ def paint_codes(
     if on_cells is not None and known is not None:
         on_cells(int(known.sum()), canvas.codes)
     for cells in front:
-        if rest is not None and cells[0][0] % rest == 0 and cells[0][1] == 0:
+        if (
+            flush_every_rows is not None
+            and cells[0][0] % flush_every_rows == 0
+            and cells[0][1] == 0
+        ):
             caches.forget()
         numbers |= {row: uniforms(row) for row, _ in cells if row not in numbers}
         windows = [grid.window_of(*cell) for cell in cells]
@@ -105,7 +109,7 @@ def paint_codes(
 
 
 def check_ordering(
-    config: GPTConfig | SnailConfig, rows: int, columns: int, rest: int | None = None
+    config: GPTConfig | SnailConfig, rows: int, columns: int, flush_every_rows: int | None = None
 ) -> None:
     """Raise ConfigError for what a prior cannot paint in its order: row by row anything.
 
@@ -120,11 +124,11 @@ def check_ordering(
             f"{config.window} codes; found {rows}x{columns}. Paint a smaller one, or train a prior "
             f"by {ROW_MAJOR}."
         )
-    if rest is not None:
+    if flush_every_rows is not None:
         raise ConfigError(f"{order}, which finishes no rows to rest after; leave rest out.")
 
 
-def lanes_for(device: torch.device, sequences: int, grid: Grid, most_caches: int) -> int:
+def parallel_rows_for(device: torch.device, sequences: int, grid: Grid, most_caches: int) -> int:
     """How many rows are drawn side by side, with so many sequences in each, and room for so many
     caches."""
     # Behind each row a window's width of windows waits for the next one, unless bands are one row
@@ -155,7 +159,7 @@ class Canvas:
             self.known = self.codes >= 0
         self._window_shape = min(size, rows), min(size, columns)
         self._positions = decoder.positions(*self._window_shape)
-        way = decoder.course(*self._window_shape)
+        way = decoder.token_order(*self._window_shape)
         self._sequence = None if way is None else way.cells
         self.order: list[int] | None = None if way is None else way.cells.tolist()
         """raster numbers of a window's cells as they are read; None row by row"""
@@ -198,14 +202,14 @@ class Canvas:
     ) -> None:
         """Draw R cells from logits (R, P, K) by uniforms (R, B), and put them down."""
         if self._settings.guides:
-            told, not_told = logits.chunk(2, dim=1)
+            conditional, unconditional = logits.chunk(2, dim=1)
             scales = [
                 self._settings.guidance_at(
                     self.number_of(cell, window) / (window.rows * window.columns)
                 )
                 for cell, window in zip(cells, windows, strict=True)
             ]
-            logits = guided(told, not_told, logits.new_tensor(scales)[:, None, None])
+            logits = guided(conditional, unconditional, logits.new_tensor(scales)[:, None, None])
         drawn = draw(logits.flatten(0, 1), uniforms.flatten(), self._settings)
         rows, columns = zip(*cells, strict=True)
         codes, logs = (part.view_as(uniforms).T for part in drawn)

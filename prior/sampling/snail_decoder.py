@@ -12,8 +12,8 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from prior.sampling.decoder import Run
 from prior.models.pixelsnail import PixelSNAIL
+from prior.sampling.decoder import Run
 
 
 class TokenCache:
@@ -44,7 +44,7 @@ class SnailDecoder:
         """The numbers of all tokens before and in a window."""
         return torch.arange(self.prefix_length + rows * columns, device=self.device)
 
-    def course(self, rows: int, columns: int) -> None:
+    def token_order(self, rows: int, columns: int) -> None:
         """Codes come row by row."""
 
     def new_cache(self, batch: int, length: int) -> TokenCache:
@@ -69,17 +69,17 @@ class SnailDecoder:
         rows, columns = runs[0].shape
         numbers = [run.cache.length - self.prefix_length for run in runs]
         tokens = torch.stack([run.cache.tokens for run in runs]).flatten(0, 1)
-        told, codes = tokens[:, : self.prefix_length], tokens[:, self.prefix_length :]
+        prefix, codes = tokens[:, : self.prefix_length], tokens[:, self.prefix_length :]
         # What lies behind a cell does not weigh on it, be it a former window's.
         codes = torch.nn.functional.pad(codes, (0, 1)).unflatten(1, (rows, columns))
-        features = self._model.features(self._cut(told, rows, columns), codes).flatten(1, 2)
+        features = self._model.features(self._cut(prefix, rows, columns), codes).flatten(1, 2)
         features = features.unflatten(0, (len(runs), -1))
         return self._model.head(features[torch.arange(len(runs)), :, numbers])
 
-    def _cut(self, told: Tensor, rows: int, columns: int) -> Tensor:
+    def _cut(self, prefix: Tensor, rows: int, columns: int) -> Tensor:
         """Condition tokens with grids of the trained window, with grids of rows x columns."""
         side = self.config.window
-        prefix, grids = self.config.split(told, side, side)
+        prefix, grids = self.config.split(prefix, side, side)
         return torch.cat([prefix, grids[:, :, :rows, :columns].flatten(1)], dim=1)
 
 

@@ -31,10 +31,10 @@ from ops.images import Transform, to_pixels
 from ops.runtime import keep_freed_memory
 from pipelines import encode
 from pipelines.encoding.worker import EncodeWorker
+from pipelines.inputs.reading import list_input
+from pipelines.jobs.actors import ray_running
 from pipelines.jobs.run import run_tasks
 from pipelines.planning.plan import read_plan
-from pipelines.jobs.actors import ray_running
-from pipelines.inputs.reading import list_input
 from pipelines.store import CodeStore
 from tokenizer import VQGAN, load_tokenizer
 
@@ -62,16 +62,18 @@ def rate_of_model(tokenizer: VQGAN, pixels: torch.Tensor, batch_size: int) -> fl
     return len(pixels) / (time.perf_counter() - started)
 
 
-def rate_side_by_side(tokenizer: VQGAN, pixels: torch.Tensor, lanes: int) -> float:
+def rate_side_by_side(tokenizer: VQGAN, pixels: torch.Tensor, parallel_rows: int) -> float:
     def one(batch: torch.Tensor) -> None:
         with torch.inference_mode():
             tokenizer.encode(batch)
 
-    with ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ThreadPoolExecutor(
+        parallel_rows, initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
         started = time.perf_counter()
         list(pool.map(one, pixels.split(1)))
         seconds = time.perf_counter() - started
-    torch.set_num_threads(lanes)
+    torch.set_num_threads(parallel_rows)
     return len(pixels) / seconds
 
 
@@ -114,7 +116,7 @@ def decoding_seconds(files: list[bytes]) -> float:
 def measure_command(data: Path, name: str, rounds: int, folder: Path) -> None:
     files = [Path(entry.uri).read_bytes() for entry in list_input(data).entries]
     pixels = to_pixels(np.stack([Transform().read(file, (256, 256)).image for file in files]))
-    lanes = torch.get_num_threads()
+    parallel_rows = torch.get_num_threads()
     flags, out = ["--in", str(data), "--tokenizer", name], folder / "codes.zarr"
     rate_of_command(flags, out)  # warms the disk's cache, and tells how the command convolves
     as_command = load_tokenizer(name, "cpu", CodeStore.open(out).provenance["image"]["convolution"])
@@ -122,8 +124,8 @@ def measure_command(data: Path, name: str, rounds: int, folder: Path) -> None:
     ways: dict[str, Callable[[], float]] = {
         "one by one": lambda: rate_of_model(direct, pixels, 1),
         "eight": lambda: rate_of_model(direct, pixels, 8),
-        "side by side": lambda: rate_side_by_side(direct, pixels, lanes),
-        "as the command": lambda: rate_side_by_side(as_command, pixels, lanes),
+        "side by side": lambda: rate_side_by_side(direct, pixels, parallel_rows),
+        "as the command": lambda: rate_side_by_side(as_command, pixels, parallel_rows),
     }
     ratios: dict[str, list[float]] = {"whole": [], "steady": [], "accounted": []}
     for _ in range(rounds):
@@ -132,7 +134,7 @@ def measure_command(data: Path, name: str, rounds: int, folder: Path) -> None:
         whole, steady = rate_of_command(flags, out)
         ratios["whole"].append(whole / model)
         ratios["steady"].append(steady / model)
-        ratios["accounted"].append(steady * (1 / model + decoding / lanes))
+        ratios["accounted"].append(steady * (1 / model + decoding / parallel_rows))
         print("model", ", ".join(f"{way} {rate:.2f}" for way, rate in rates.items()))
         print(
             f"decoding {1000 * decoding:.1f} ms; command {whole:.2f}, steady {steady:.2f} images/s"

@@ -23,7 +23,7 @@ from bench_sliding_window import CHOICE, CODEBOOK_SIZE, WINDOW, Loop, models_of
 
 from ops.noise import uniforms
 from prior import LocalConfig, LocalGPT
-from prior.sampling.local import RowRing, paint_locally, rows_at_once
+from prior.sampling.local import RowRing, rows_at_once, sample_locally
 from prior.sampling.packed_linear import inference_copy
 
 
@@ -49,8 +49,8 @@ def main() -> None:
     torch.manual_seed(0)
     side, images = options.grid, options.images
     _, forward, offset = models_of(options, WINDOW**2)
-    told = torch.randint(CODEBOOK_SIZE, (side, side))
-    loop = Loop(forward, torch.randint(CODEBOOK_SIZE, (side, side)), told + offset)
+    condition_inputs = torch.randint(CODEBOOK_SIZE, (side, side))
+    loop = Loop(forward, torch.randint(CODEBOOK_SIZE, (side, side)), condition_inputs + offset)
     numbers = torch.from_numpy(uniforms(0, range(images), side, side))
     holes = [divmod(int(cell), side) for cell in torch.linspace(0, side**2 - 1, options.cells)]
     turns = Turns([partial(loop.draw_cell, *h, numbers[0][h]) for h in holes], side**2)
@@ -62,9 +62,9 @@ def main() -> None:
     )  # fmt: skip
     model = inference_copy(LocalGPT(config).eval())
     prefixes = torch.full((images, 1), CODEBOOK_SIZE)
-    paint_locally(model, prefixes, numbers[:, :2], CHOICE)  # warm up
+    sample_locally(model, prefixes, numbers[:, :2], CHOICE)  # warm up
     start = time.perf_counter()
-    paint_locally(model, prefixes, numbers, CHOICE, on_cells=turns)
+    sample_locally(model, prefixes, numbers, CHOICE, on_cells=turns)
     seconds = time.perf_counter() - start - turns.seconds
 
     theirs, ours = median(loop.seconds), seconds / (side**2 * images)

@@ -30,8 +30,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ops.runtime import keep_freed_memory
-from pipelines.training.prior_task import PriorTrainee
 from pipelines.recipes import PRIOR_RECIPES
+from pipelines.training.prior_task import PriorTask
 from prior import GPT, Conditions, GPTConfig, StartOfSequence
 from tokenizer import build_tokenizer
 
@@ -63,7 +63,7 @@ def our_step(flags: argparse.Namespace, condition_length: int) -> Callable[[], f
     )
     recipe = PRIOR_RECIPES["large"]
     optimizer = dataclasses.replace(recipe.optimizer, learning_rate=RATE, warmup_steps=1)
-    trainee = PriorTrainee(
+    train_task = PriorTask(
         GPT(config),
         Conditions([StartOfSequence()], flags.codes),
         build_tokenizer("tiny", seed=0),
@@ -76,7 +76,7 @@ def our_step(flags: argparse.Namespace, condition_length: int) -> Callable[[], f
     )
     batch = {"tokens": flags.codes + condition, "codes": codes, "read": codes}
     steps = iter(range(1000))
-    return lambda: float(trainee.train_step(batch, next(steps))["loss"])
+    return lambda: float(train_task.train_step(batch, next(steps))["loss"])
 
 
 def their_step(flags: argparse.Namespace, condition_length: int) -> Callable[[], float]:
@@ -146,10 +146,10 @@ def measure(flags: argparse.Namespace, condition_length: int) -> float | None:
     print(f"{condition_length} condition tokens, {SIDE**2} codes, batch {flags.batch_size}:")
     rates: dict[str, list[float]] = {name: [] for name in names}
     for number in range(flags.rounds + 1):
-        told = {name: ask(lines[name][0], flags.steps) for name in names}
+        condition_inputs = {name: ask(lines[name][0], flags.steps) for name in names}
         if number == 0:
             continue  # first touches of memory
-        for name, (seconds, *_) in told.items():
+        for name, (seconds, *_) in condition_inputs.items():
             rates[name].append(flags.steps / seconds)
         round_rates = ", ".join(f"{name} {rates[name][-1]:.3f}" for name in names)
         print(f"  round {number}: {round_rates} steps/s")
@@ -158,7 +158,7 @@ def measure(flags: argparse.Namespace, condition_length: int) -> float | None:
     for worker in workers:
         worker.join()
     medians = {name: statistics.median(found) for name, found in rates.items()}
-    for name, (_, loss, idle, peak) in told.items():
+    for name, (_, loss, idle, peak) in condition_inputs.items():
         print(
             f"  {name}: median {medians[name]:.3f} steps/s; peak memory {peak / MIB:,.0f} MiB, "
             f"{(peak - idle) / MIB:,.0f} above idle; loss after the last step {loss:.4f}"

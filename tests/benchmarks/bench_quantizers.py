@@ -24,15 +24,15 @@ from bench_encode import make_images
 from torch import Tensor
 
 from ops.runtime import keep_freed_memory
-from pipelines.training.image_dataset import PHOTOGRAPHS, ImageCrops
 from pipelines.inputs.bad_images import Ledger
-from pipelines.training.optimizer import OptimizerConfig
+from pipelines.inputs.holdout import held_out
 from pipelines.inputs.reading import list_input
 from pipelines.recipes import TokenizerRecipe
-from pipelines.inputs.holdout import held_out
-from pipelines.training.tokenizer_data import evaluation_samples, read_entry
-from pipelines.training.tokenizer_task import TokenizerTrainee
+from pipelines.training.image_dataset import PHOTOGRAPHS, ImageCrops
 from pipelines.training.loop import step_seed
+from pipelines.training.optimizer import OptimizerConfig
+from pipelines.training.tokenizer_data import evaluation_samples, read_entry
+from pipelines.training.tokenizer_task import TokenizerTask
 from tokenizer import VQGAN, VQGANConfig
 from tokenizer.autoencoder import AutoencoderConfig
 from tokenizer.losses import LossConfig
@@ -71,15 +71,15 @@ def row(kind: str, crops: ImageCrops, measured: Tensor, steps: int) -> list[str]
     """Train with one quantizer and measure; a row of the table."""
     torch.manual_seed(0)
     config = VQGANConfig(autoencoder=AUTOENCODER, quantizer=quantizer_config(kind, steps))
-    trainee = TokenizerTrainee(VQGAN(config), RECIPE, steps, measured, torch.device("cpu"))
+    train_task = TokenizerTask(VQGAN(config), RECIPE, steps, measured, torch.device("cpu"))
     seconds = []
     for step in range(steps):
         pixels = crops.batch(step)
         torch.manual_seed(step_seed(0, step))
         started = time.perf_counter()
-        figures = trainee.train_step(pixels, step)
+        metrics = train_task.train_step(pixels, step)
         seconds.append(time.perf_counter() - started)
-    found = trainee.evaluate(steps).figures
+    found = train_task.evaluate(steps).metrics
     area = config.downsample_factor**2
     entropy = math.log2(found["held_out_perplexity"]) / area
     return [
@@ -89,7 +89,7 @@ def row(kind: str, crops: ImageCrops, measured: Tensor, steps: int) -> list[str]
         f"{found['held_out_ssim']:.3f}",
         f"{found['held_out_codes_used']:.0f}",
         f"{found['held_out_perplexity']:.0f}",
-        f"{100 * float(figures['codebook_usage']):.0f} %",
+        f"{100 * float(metrics['codebook_usage']):.0f} %",
         f"{math.log2(SIZE) / area:.3f}",
         f"{entropy:.3f}",
         f"{1 / statistics.median(seconds):.2f}",

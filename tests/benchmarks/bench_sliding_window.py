@@ -34,11 +34,11 @@ from ops.noise import uniforms
 from ops.windows import Grid, Wavefront, window_start
 from prior import GPT, GPTConfig, SamplingSettings
 from prior.sampling.decoder import Decoder
-from prior.sampling.kv_cache import KVCache
-from prior.sampling.packed_linear import inference_copy
-from prior.sampling.options import DEFAULT_CACHE_MEMORY
 from prior.sampling.distributions import draw
-from prior.sampling.sliding_window import grid_prefix, lanes_for, paint_codes
+from prior.sampling.kv_cache import KVCache
+from prior.sampling.options import DEFAULT_CACHE_MEMORY
+from prior.sampling.packed_linear import inference_copy
+from prior.sampling.sliding_window import grid_prefix, parallel_rows_for, sample_codes
 
 WINDOW = 16
 CODEBOOK_SIZE = 1024
@@ -50,11 +50,13 @@ ROWS_BETWEEN = 6  # then so many stand for those between the first and the last
 class Loop:
     """The published loop over a canvas of codes (rows, columns), cell by cell, by the clock."""
 
-    def __init__(self, forward: Callable[[Tensor], Tensor], codes: Tensor, told: Tensor) -> None:
+    def __init__(
+        self, forward: Callable[[Tensor], Tensor], codes: Tensor, condition_inputs: Tensor
+    ) -> None:
         """`forward` makes logits (1, T, K) of tokens (1, T); `told` are the condition's tokens,
         (rows, columns) or (1,)."""
         self.codes, self.seconds = codes.clone(), []
-        self._forward, self._told = forward, told
+        self._forward, self._condition_inputs = forward, condition_inputs
 
     @torch.no_grad()
     def draw_cell(self, row: int, column: int, uniform: Tensor) -> None:
@@ -65,8 +67,12 @@ class Loop:
             for place, size in zip((row, column), self.codes.shape, strict=True)
         )
         window = slice(top, top + WINDOW), slice(left, left + WINDOW)
-        told = self._told if self._told.ndim == 1 else self._told[window].flatten()
-        tokens = torch.cat([told, self.codes[window].clamp(min=0).flatten()])
+        condition_inputs = (
+            self._condition_inputs
+            if self._condition_inputs.ndim == 1
+            else self._condition_inputs[window].flatten()
+        )
+        tokens = torch.cat([condition_inputs, self.codes[window].clamp(min=0).flatten()])
         logits = self._forward(tokens[None, :-1])[:, -(WINDOW**2) :]
         here = logits.unflatten(1, (WINDOW, WINDOW))[:, row - top, column - left]
         self.codes[row, column] = draw(here, uniform[None], CHOICE).codes[0]
@@ -76,11 +82,15 @@ class Loop:
 class Painting:
     """Our side: `images` canvases at once, and what painting them has taken."""
 
-    def __init__(self, model: GPT, told: Tensor) -> None:
+    def __init__(self, model: GPT, condition_inputs: Tensor) -> None:
         """`told` are the condition's tokens, (images, rows, columns) or (images, 1)."""
-        self.decoder, self.images = Decoder(inference_copy(model)), len(told)
+        self.decoder, self.images = Decoder(inference_copy(model)), len(condition_inputs)
         self.cache_bytes = 0
-        self._prefix = (lambda _: told) if told.ndim == 2 else grid_prefix(told, WINDOW)
+        self._prefix = (
+            (lambda _: condition_inputs)
+            if condition_inputs.ndim == 2
+            else grid_prefix(condition_inputs, WINDOW)
+        )
         self._new_cache = self.decoder.new_cache
         self.decoder.new_cache = self._count_cache
 
@@ -88,17 +98,17 @@ class Painting:
         self.cache_bytes += self.decoder.cache_bytes(*size)
         return self._new_cache(*size)
 
-    def lanes(self, grid: Grid) -> int:
+    def parallel_rows(self, grid: Grid) -> int:
         """How many rows of the grid are drawn side by side."""
         length = self.decoder.config.condition_length + WINDOW**2 - 1
         most = DEFAULT_CACHE_MEMORY // self.decoder.cache_bytes(self.images, length)
-        return lanes_for(self.decoder.device, self.images, grid, most)
+        return parallel_rows_for(self.decoder.device, self.images, grid, most)
 
-    def paint(self, stride: int, forced: Tensor, on_cells: Callable | None = None) -> Tensor:
+    def sample(self, stride: int, forced: Tensor, on_cells: Callable | None = None) -> Tensor:
         """Codes (images, rows, columns), drawn where `forced` (rows, columns) is -1."""
         self.cache_bytes = 0
         rows, columns = forced.shape
-        return paint_codes(
+        return sample_codes(
             self.decoder,
             self._prefix,
             lambda row: torch.from_numpy(uniforms(0, range(self.images), 1, columns, row))[:, 0],
@@ -124,7 +134,7 @@ class Painting:
             aside += time.perf_counter() - paused
 
         start = time.perf_counter()
-        self.paint(stride, forced, on_cells)
+        self.sample(stride, forced, on_cells)
         return time.perf_counter() - start - aside
 
 
@@ -157,12 +167,12 @@ def time_by_turns(
     return seconds
 
 
-def equal_codes(model: GPT, told: Tensor, side: int, width: int) -> float:
+def equal_codes(model: GPT, condition_inputs: Tensor, side: int, width: int) -> float:
     """The share of the first sample's codes that are the same when `width` are painted at once."""
-    cut = told if told.ndim == 2 else told[:, :side, :side]
+    cut = condition_inputs if condition_inputs.ndim == 2 else condition_inputs[:, :side, :side]
     nothing = torch.full((side, side), -1)
-    alone = Painting(model, cut[:1]).paint(WINDOW // 2, nothing)
-    among = Painting(model, cut.repeat_interleave(width, 0)[:width]).paint(WINDOW // 2, nothing)
+    alone = Painting(model, cut[:1]).sample(WINDOW // 2, nothing)
+    among = Painting(model, cut.repeat_interleave(width, 0)[:width]).sample(WINDOW // 2, nothing)
     return float((alone[0] == among[0]).double().mean())
 
 
@@ -198,7 +208,7 @@ def main() -> int:
     torch.manual_seed(0)
     side, images = options.grid, options.images
     model, forward, offset = models_of(options, 1 if options.unconditional else WINDOW**2)
-    told = (
+    condition_inputs = (
         torch.zeros(images, 1, dtype=torch.int64)
         if options.unconditional
         else torch.randint(CODEBOOK_SIZE, (images, side, side))
@@ -209,20 +219,20 @@ def main() -> int:
     for hole in holes:
         forced[hole] = -1
 
-    loop = Loop(forward, forced, told[0] + offset)
+    loop = Loop(forward, forced, condition_inputs[0] + offset)
     numbers = torch.from_numpy(uniforms(0, [0], side, side))[0]
     turns = [partial(loop.draw_cell, *hole, numbers[hole]) for hole in holes]
-    ours = Painting(model, told + CODEBOOK_SIZE)
-    alone = Painting(model, told[:1] + CODEBOOK_SIZE)
+    ours = Painting(model, condition_inputs + CODEBOOK_SIZE)
+    alone = Painting(model, condition_inputs[:1] + CODEBOOK_SIZE)
     grid = Grid(side, side, WINDOW, options.stride)
-    alone.paint(1, codes.where(codes != codes[0, 0], -1))  # warm up
-    drawn = alone.paint(1, forced)[0]
+    alone.sample(1, codes.where(codes != codes[0, 0], -1))  # warm up
+    drawn = alone.sample(1, forced)[0]
     seconds = time_by_turns(ours, grid, codes, turns)
 
     same = sum(bool(drawn[hole] == loop.codes[hole]) for hole in holes)
     theirs = median(loop.seconds)
     share = seconds / (side**2 * images)
-    steps = sum(1 for _ in Wavefront(grid, ours.lanes(grid)))
+    steps = sum(1 for _ in Wavefront(grid, ours.parallel_rows(grid)))
     print(f"stride 1: {same} of {len(holes)} sampled cells are the loop's code")
     print(f"the loop: {theirs * 1000:.0f} ms a code, median of {len(holes)} of {side**2} cells")
     print(
@@ -234,7 +244,7 @@ def main() -> int:
         f"process at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB"
     )
     width, small = max(2, images), min(side, 24)
-    equal = equal_codes(model, told + CODEBOOK_SIZE, small, width)
+    equal = equal_codes(model, condition_inputs + CODEBOOK_SIZE, small, width)
     print(f"batch sizes 1 and {width}: {equal:.1%} of {small}x{small} codes are equal")
     print(f"ratio {theirs / share:.2f}")
     return 0 if same == len(holes) else 1

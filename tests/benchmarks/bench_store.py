@@ -230,8 +230,8 @@ def run_stage(name: str, store: Path, rows: int) -> dict[str, float]:
     command = [sys.executable, __file__, "--stage", name, "--rows", str(rows)]
     command += ["--folder", str(store)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return figures
+    metrics: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return metrics
 
 
 def measure(folder: Path, rows: int) -> None:
@@ -239,9 +239,9 @@ def measure(folder: Path, rows: int) -> None:
     subprocess.run([sys.executable, __file__, "--stage", "begin", "--folder", store], check=True)
     print(f"{rows:,} rows of {SIDE}x{SIDE} codes in tasks of {ROWS_PER_TASK}")
     for name in STAGES:
-        figures = run_stage(name, store, rows)
+        metrics = run_stage(name, store, rows)
         print(
-            f"  {name:22} {figures['seconds']:8.2f} s {figures['mebibytes']:8.0f} MiB", flush=True
+            f"  {name:22} {metrics['seconds']:8.2f} s {metrics['mebibytes']:8.0f} MiB", flush=True
         )
 
 

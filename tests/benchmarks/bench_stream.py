@@ -23,7 +23,6 @@ import pyarrow as pa
 import torch
 
 from ops.files import make_folders
-from pipelines.streaming.dataset import CodeDataset
 from pipelines.store import (
     INDEX_SCHEMA,
     CodeStore,
@@ -32,6 +31,7 @@ from pipelines.store import (
     write_metadata,
 )
 from pipelines.store.layout import staging_path
+from pipelines.streaming.dataset import CodeDataset
 from prior import GPT, PRESETS, GPTConfig
 
 SIDE, CODES = 16, 16_384

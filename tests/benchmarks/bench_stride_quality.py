@@ -24,7 +24,7 @@ from torch import Tensor
 from ops.images import image_grid, to_image, write_png
 from ops.windows import Grid, Window, raster
 from prior import GPT, Prior, load_prior
-from prior.models.gpt import surprise
+from prior.models.gpt import cross_entropy
 from prior.sampling.packed_linear import inference_copy
 from tokenizer import load_tokenizer
 from tokenizer.tiling import decode_tiled
@@ -33,13 +33,13 @@ WINDOWS_AT_ONCE = 8
 
 
 @torch.inference_mode()
-def nats_by_the_rule(model: GPT, prefix: Tensor, codes: Tensor) -> Tensor:
+def nll_by_the_rule(model: GPT, prefix: Tensor, codes: Tensor) -> Tensor:
     """Surprise (rows, columns), in nats, at each of codes (rows, columns) after tokens (1, C)."""
     grid = Grid(*codes.shape, model.config.window, 1)
     drawn_in: dict[Window, list[tuple[int, int]]] = defaultdict(list)
     for cell in raster(*codes.shape):
         drawn_in[grid.window_of(*cell)].append(cell)
-    nats, windows = torch.zeros(codes.shape), list(drawn_in)
+    nll, windows = torch.zeros(codes.shape), list(drawn_in)
     for first in range(0, len(windows), WINDOWS_AT_ONCE):
         some = windows[first : first + WINDOWS_AT_ONCE]
         inside = torch.stack([codes[window.slices()].flatten() for window in some])
@@ -49,19 +49,19 @@ def nats_by_the_rule(model: GPT, prefix: Tensor, codes: Tensor) -> Tensor:
         for window, own in zip(some, features, strict=True):
             rows, columns = zip(*drawn_in[window], strict=True)
             places = [window.offset_of(*cell) for cell in drawn_in[window]]
-            nats[rows, columns] = surprise(model.head(own[places]), codes[rows, columns])
-    return nats
+            nll[rows, columns] = cross_entropy(model.head(own[places]), codes[rows, columns])
+    return nll
 
 
-def pictures(tokenizer_name: str, painted: list[Tensor]) -> np.ndarray:
+def pictures(tokenizer_name: str, sampled: list[Tensor]) -> np.ndarray:
     """One picture of codes (N, rows, columns) of each stride: a column each, a row a sample."""
     tokenizer = load_tokenizer(tokenizer_name)
     factor = tokenizer.config.downsample_factor
     images = [
         to_image(decode_tiled(tokenizer, codes[None], tuple(side * factor for side in codes.shape)))
-        for codes in torch.stack(painted, dim=1).flatten(0, 1)
+        for codes in torch.stack(sampled, dim=1).flatten(0, 1)
     ]
-    return image_grid(np.concatenate(images), columns=len(painted))
+    return image_grid(np.concatenate(images), columns=len(sampled))
 
 
 def measure(prior: Prior, options: argparse.Namespace, stride: int) -> Tensor:
@@ -69,7 +69,7 @@ def measure(prior: Prior, options: argparse.Namespace, stride: int) -> Tensor:
     model = inference_copy(prior.model)
     assert isinstance(model, GPT)
     start = time.perf_counter()
-    painted = prior.paint(
+    sampled = prior.sample(
         options.rows,
         options.columns,
         count=options.images,
@@ -79,14 +79,14 @@ def measure(prior: Prior, options: argparse.Namespace, stride: int) -> Tensor:
     )
     seconds = time.perf_counter() - start
     prefix = prior.conditions.null_tokens(1)
-    each = [float(nats_by_the_rule(model, prefix, codes).mean()) for codes in painted]
+    each = [float(nll_by_the_rule(model, prefix, codes).mean()) for codes in sampled]
     spread = statistics.stdev(each) / len(each) ** 0.5 if len(each) > 1 else float("nan")
     print(
         f"stride {stride}: {statistics.mean(each):.3f} nats a code by the rule of stride 1 "
-        f"(standard error {spread:.3f} of {len(each)}), {painted.numel() / seconds:.0f} codes/s",
+        f"(standard error {spread:.3f} of {len(each)}), {sampled.numel() / seconds:.0f} codes/s",
         flush=True,
     )
-    return painted
+    return sampled
 
 
 def main() -> int:
@@ -111,9 +111,9 @@ def main() -> int:
     prior = load_prior(options.prior)
     if not isinstance(prior.model, GPT):
         parser.error("a prior without windows has no stride")
-    painted = [measure(prior, options, stride) for stride in options.stride]
+    sampled = [measure(prior, options, stride) for stride in options.stride]
     if options.tokenizer:
-        write_png(options.out, pictures(options.tokenizer, painted))
+        write_png(options.out, pictures(options.tokenizer, sampled))
         print(f"{options.out}: strides {options.stride} from left to right")
     return 0
 

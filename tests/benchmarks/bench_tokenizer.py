@@ -31,9 +31,9 @@ from torch import Tensor, nn
 
 from ops.images import to_pixels
 from ops.runtime import keep_freed_memory
-from pipelines.training.optimizer import OptimizerConfig
 from pipelines.recipes import TokenizerRecipe
-from pipelines.training.tokenizer_task import TokenizerTrainee
+from pipelines.training.optimizer import OptimizerConfig
+from pipelines.training.tokenizer_task import TokenizerTask
 from tokenizer import VQGAN, load_tokenizer, save_tokenizer
 from tokenizer.importers import import_compvis
 from tokenizer.losses import LossConfig
@@ -88,8 +88,8 @@ class Theirs(nn.Module):
         )
         critic = list(self.loss.discriminator.parameters())
         mine = {id(p) for p in critic}
-        rest = [p for p in self.parameters() if id(p) not in mine]
-        self.sides = [rest, critic]
+        others = [p for p in self.parameters() if id(p) not in mine]
+        self.sides = [others, critic]
         self.optimizers = [torch.optim.Adam(s, lr=RATE, betas=(0.5, 0.9)) for s in self.sides]
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -134,8 +134,8 @@ def our_work(job: Job) -> Callable[[int], Any]:
     keep_freed_memory()  # as our commands do
     pixels = pictures(job.batch_size, job.size)
     if job.work.startswith("train"):
-        trainee = our_trainee(job)
-        return lambda step: trainee.train_step(pixels, step)
+        train_task = our_task(job)
+        return lambda step: train_task.train_step(pixels, step)
     model = load_tokenizer(job.folder / "model", convolution=job.side)
     with torch.inference_mode():
         codes = model.encode(pixels[:1])
@@ -144,7 +144,7 @@ def our_work(job: Job) -> Callable[[int], Any]:
     return encode if job.work == "encode" else decode
 
 
-def our_trainee(job: Job) -> TokenizerTrainee:
+def our_task(job: Job) -> TokenizerTask:
     start = 0 if job.work == "train after" else NEVER
     optimizer = OptimizerConfig(learning_rate=RATE, betas=(0.5, 0.9), schedule="constant")
     recipe = TokenizerRecipe(
@@ -157,7 +157,7 @@ def our_trainee(job: Job) -> TokenizerTrainee:
     )
     model = VQGAN(load_tokenizer(job.folder / "model").config)
     model.load_state_dict(load_tokenizer(job.folder / "model").state_dict())
-    return TokenizerTrainee(model, recipe, 2 * NEVER, torch.empty(0), torch.device("cpu"))
+    return TokenizerTask(model, recipe, 2 * NEVER, torch.empty(0), torch.device("cpu"))
 
 
 def serve(job: Job, pipe: Connection) -> None:

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from tests.conftest import photograph
-from tests.crashes.null_encode import NullScene, null_scenes
-from tests.crashes.scenes import Scene, run_undisturbed
+from tests.crashes.null_encode import NullScenario, null_scenarios
+from tests.crashes.scenarios import Scenario, run_undisturbed
 from tests.crashes.zombies import ZombieTrial, prepare_trial
 from tests.track_run import make_tokenizer, write_labels
 
@@ -43,22 +43,26 @@ def later_pictures(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session")
-def fresh(pictures: Path, tiny_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Scene:
+def fresh(
+    pictures: Path, tiny_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Scenario:
     """A store made from nothing."""
-    scene = Scene(pictures, tiny_tokenizer)
-    return run_undisturbed(scene, tmp_path_factory.mktemp("fresh") / "codes.zarr")
+    scenario = Scenario(pictures, tiny_tokenizer)
+    return run_undisturbed(scenario, tmp_path_factory.mktemp("fresh") / "codes.zarr")
 
 
 @pytest.fixture(scope="session")
 def extended(
-    fresh: Scene,
+    fresh: Scenario,
     later_pictures: Path,
     tiny_tokenizer: Path,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Scene:
+) -> Scenario:
     """A finished store that takes in a new and a changed picture and marks one as gone."""
-    scene = Scene(later_pictures, tiny_tokenizer, base=fresh.finished, changed={"prune": True})
-    return run_undisturbed(scene, tmp_path_factory.mktemp("extended") / "codes.zarr")
+    scenario = Scenario(
+        later_pictures, tiny_tokenizer, base=fresh.finished, changed={"prune": True}
+    )
+    return run_undisturbed(scenario, tmp_path_factory.mktemp("extended") / "codes.zarr")
 
 
 @pytest.fixture(scope="session")
@@ -68,12 +72,12 @@ def label_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tracked(
-    fresh: Scene,
+    fresh: Scenario,
     pictures: Path,
     later_pictures: Path,
     label_tokenizer: Path,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Scene:
+) -> Scenario:
     """A finished store with tracks that takes in new pictures, a partner that came later, one that
     changed, other boxes, and a track more."""
     folder = tmp_path_factory.mktemp("partners")
@@ -90,23 +94,23 @@ def tracked(
     (folder / "b.png").rename(labels / "b.png")
     picture(labels / "lake" / "c.png", 3)  # in colour, so no label map
     boxes.write_text('{"file": "lake/a.png", "category": "also", "bbox": [9, 9, 20, 20]}\n')
-    scene = Scene(later_pictures, fresh.tokenizer, base=base, changed={"track": "low_res=2"})
-    return run_undisturbed(scene, folder / "tracked" / "codes.zarr")
+    scenario = Scenario(later_pictures, fresh.tokenizer, base=base, changed={"track": "low_res=2"})
+    return run_undisturbed(scenario, folder / "tracked" / "codes.zarr")
 
 
 @pytest.fixture
-def scene(request: pytest.FixtureRequest) -> Scene:
+def scenario(request: pytest.FixtureRequest) -> Scenario:
     """The scene that a test names by indirect parameters."""
-    found: Scene = request.getfixturevalue(request.param)
+    found: Scenario = request.getfixturevalue(request.param)
     return found
 
 
 @pytest.fixture(scope="session")
-def zombie_trial(fresh: Scene, tmp_path_factory: pytest.TempPathFactory) -> ZombieTrial:
+def zombie_trial(fresh: Scenario, tmp_path_factory: pytest.TempPathFactory) -> ZombieTrial:
     return prepare_trial(fresh, tmp_path_factory.mktemp("zombies"))
 
 
 @pytest.fixture(scope="session")
-def null_commands(tmp_path_factory: pytest.TempPathFactory) -> tuple[NullScene, NullScene]:
+def null_commands(tmp_path_factory: pytest.TempPathFactory) -> tuple[NullScenario, NullScenario]:
     """Like `fresh` and `extended`, with a tokenizer that takes no time."""
-    return null_scenes(tmp_path_factory.mktemp("null") / "scenes")
+    return null_scenarios(tmp_path_factory.mktemp("null") / "scenes")

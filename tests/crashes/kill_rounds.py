@@ -30,7 +30,7 @@ from pipelines.store.commit import committed_tasks
 from tests.conftest import photograph
 from tests.crashes.encode_processes import exit_code, start_encode
 from tests.crashes.ray_victims import OwnCluster
-from tests.crashes.scenes import Scene, run_undisturbed
+from tests.crashes.scenarios import Scenario, run_undisturbed
 from tokenizer import build_tokenizer, save_tokenizer
 
 KILLS_A_RUN = 2  # a third death of one task could make it look like a killer
@@ -69,15 +69,17 @@ class Outcomes:
         return "\n".join([f"{self.kills:6}  kills", *lines])
 
 
-def make_scene(folder: Path, images: int, rows_per_task: int) -> Scene:
+def make_scenario(folder: Path, images: int, rows_per_task: int) -> Scenario:
     """A folder of small pictures, one of them broken, and what encoding it gives undisturbed."""
     (folder / "images").mkdir()
     for seed in range(images - 1):
         Image.fromarray(photograph(seed, 24, 32)).save(folder / f"images/{seed:03}.png")
     (folder / "images/broken.jpg").write_bytes(b"no picture")
     save_tokenizer(folder / "tokenizer", build_tokenizer("tiny", seed=0))
-    scene = Scene(folder / "images", folder / "tokenizer", changed={"rows_per_task": rows_per_task})
-    return run_undisturbed(scene, folder / "undisturbed.zarr")
+    scenario = Scenario(
+        folder / "images", folder / "tokenizer", changed={"rows_per_task": rows_per_task}
+    )
+    return run_undisturbed(scenario, folder / "undisturbed.zarr")
 
 
 def state_of(store: Path, undisturbed: Path) -> str:
@@ -90,8 +92,8 @@ def state_of(store: Path, undisturbed: Path) -> str:
     return "some tasks committed" if done else "a plan and no task"
 
 
-def note_state(outcome: Outcomes, scene: Scene, store: Path) -> None:
-    outcome.met[state_of(store, scene.finished)] += 1
+def note_state(outcome: Outcomes, scenario: Scenario, store: Path) -> None:
+    outcome.met[state_of(store, scenario.finished)] += 1
 
 
 def wait_for_plan(store: Path, driver: BaseProcess) -> None:
@@ -99,23 +101,25 @@ def wait_for_plan(store: Path, driver: BaseProcess) -> None:
         time.sleep(0.001)
 
 
-def judge(scene: Scene, store: Path, code: int) -> str:
+def judge(scenario: Scenario, store: Path, code: int) -> str:
     if code:
         return f"exit code {code}"
-    names = scene.differing(store)
+    names = scenario.differing(store)
     return f"DIFFERENT in {names}" if names else "identical"
 
 
-def kill_drivers(scene: Scene, store: Path, draw: random.Random) -> Generator[Outcomes, None, None]:
+def kill_drivers(
+    scenario: Scenario, store: Path, draw: random.Random
+) -> Generator[Outcomes, None, None]:
     """The outcome of one kill after another; a store meets one to three of them."""
     started = time.monotonic()
-    scene.run(scene.prepare(store))
+    scenario.run(scenario.prepare(store))
     span = time.monotonic() - started
     while True:
-        scene.prepare(store)
+        scenario.prepare(store)
         for _ in range(draw.randint(1, 3)):
             outcome = Outcomes()
-            driver = start_encode(scene.words(store))
+            driver = start_encode(scenario.words(store))
             delay = draw.uniform(0, span)
             if draw.random() < 0.8:  # most of the time is spent before there is anything to lose
                 wait_for_plan(store, driver)
@@ -123,20 +127,20 @@ def kill_drivers(scene: Scene, store: Path, draw: random.Random) -> Generator[Ou
             driver.join(delay)
             if driver.is_alive():
                 driver.kill()
-                note_state(outcome, scene, store)
+                note_state(outcome, scenario, store)
             else:
                 outcome.met["nothing: it had ended"] += 1
             exit_code(driver)
             yield outcome
         outcome = Outcomes()
         started = time.monotonic()
-        outcome.stores[judge(scene, store, exit_code(start_encode(scene.words(store))))] += 1
+        outcome.stores[judge(scenario, store, exit_code(start_encode(scenario.words(store))))] += 1
         span = 0.8 * span + 0.2 * (time.monotonic() - started)  # of runs with less to do, too
         yield outcome
 
 
 def kill_on_ray(
-    scene: Scene, store: Path, draw: random.Random, kind: str
+    scenario: Scenario, store: Path, draw: random.Random, kind: str
 ) -> Generator[Outcomes, None, None]:
     """The outcome of one encode after another by two actors, while kills happen at random."""
     cluster = OwnCluster()
@@ -144,16 +148,16 @@ def kill_on_ray(
     try:
         while True:
             outcome = Outcomes()
-            words = scene.words(scene.prepare(store), workers=2, address=cluster.address)
+            words = scenario.words(scenario.prepare(store), workers=2, address=cluster.address)
             driver = start_encode(words)
             for _ in range(KILLS_A_RUN if kind == "worker" else 1):
                 begun = draw.random() < 0.8  # else while actors start
                 if wait_for_actors(cluster, driver, begun and store, draw.uniform(0, 1.5)):
-                    note_state(outcome, scene, store)
+                    note_state(outcome, scenario, store)
                     kill(draw)
                 else:
                     outcome.met["nothing: it had ended"] += 1
-            outcome.stores[judge(scene, store, exit_code(driver))] += 1
+            outcome.stores[judge(scenario, store, exit_code(driver))] += 1
             yield outcome
     finally:
         cluster.end()
@@ -178,18 +182,18 @@ def kill_rounds(flags: RoundFlags, folder: Path, tell: Callable[[str], None]) ->
     draw, total = random.Random(flags.seed), Outcomes()
     store = folder / "codes.zarr"
     if flags.kind == "driver":
-        outcomes = kill_drivers(make_scene(folder, images=24, rows_per_task=2), store, draw)
+        outcomes = kill_drivers(make_scenario(folder, images=24, rows_per_task=2), store, draw)
     else:
-        scene = make_scene(folder, images=480, rows_per_task=4)
-        outcomes = kill_on_ray(scene, store, draw, flags.kind)
-    told = time.monotonic()
+        scenario = make_scenario(folder, images=480, rows_per_task=4)
+        outcomes = kill_on_ray(scenario, store, draw, flags.kind)
+    condition_inputs = time.monotonic()
     for outcome in outcomes:
         total.met += outcome.met
         total.stores += outcome.stores
         if total.kills >= flags.rounds and outcome.stores:
             break
-        if time.monotonic() - told > 60:
-            told = time.monotonic()
+        if time.monotonic() - condition_inputs > 60:
+            condition_inputs = time.monotonic()
             tell(f"{total.kills} kills, stores: {dict(total.stores)}")
     outcomes.close()
     return total

@@ -26,16 +26,16 @@ from ops.disk import Disk
 from ops.images import ImageError
 from pipelines import encode
 from pipelines.encoding.settings import EncodeFlags
-from pipelines.jobs.run import run_tasks
-from pipelines.planning.plan import Task, read_plan, task_rows
-from pipelines.planning.diff import DUPLICATE
 from pipelines.inputs.reading import Entry, Gathering, Listing, content_hash, read_bytes
+from pipelines.jobs.run import run_tasks
+from pipelines.planning.diff import DUPLICATE
+from pipelines.planning.plan import Task, read_plan, task_rows
 from pipelines.store import INDEX_SCHEMA, commit_task, fill_value, grid_shape
 from pipelines.store.shards import row_checksums
 from tests.crashes.disk_doubles import installed
-from tests.crashes.scenes import differing
+from tests.crashes.scenarios import differing
 from tests.encode_run import everything
-from tokenizer.contents import ContentConfig
+from tokenizer.modalities import ModalityConfig
 
 CODEBOOK_SIZE = 1000
 BROKEN = b"broken"
@@ -97,7 +97,7 @@ def make_tokenizer(folder: Path) -> SimpleNamespace:
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(b"weights")
     config = SimpleNamespace(
-        codebook_size=CODEBOOK_SIZE, downsample_factor=4, content=ContentConfig()
+        codebook_size=CODEBOOK_SIZE, downsample_factor=4, content=ModalityConfig()
     )
     return SimpleNamespace(name="null", fingerprint="0" * 16, config=config, folder=folder)
 
@@ -170,7 +170,7 @@ def encode_files(
 
 
 @dataclass(frozen=True)
-class NullScene:
+class NullScenario:
     """Encoding files on top of the store `base`, or from nothing."""
 
     tokenizer: SimpleNamespace
@@ -200,7 +200,7 @@ class NullScene:
         return differing(out, self.undisturbed)
 
 
-def null_scenes(folder: Path) -> tuple[NullScene, NullScene]:
+def null_scenarios(folder: Path) -> tuple[NullScenario, NullScenario]:
     """Two runs: of four images, then with one more, one changed and one gone."""
     folder.mkdir()
     tokenizer = make_tokenizer(folder / "tokenizer")
@@ -210,9 +210,9 @@ def null_scenes(folder: Path) -> tuple[NullScene, NullScene]:
         files[key][0].write_bytes(f"the picture {key}".encode())
     first = {key: files[key] for key in ("a", "bb", "c", "dd")}
     then = {"a": files["a"], "bb": files["bb"], "c": files["c later"], "e": files["e"]}
-    fresh = NullScene(tokenizer, first)
+    fresh = NullScenario(tokenizer, first)
     assert fresh.run(folder / "fresh.zarr") == 0
     fresh = replace(fresh, undisturbed=everything(folder / "fresh.zarr"))
-    extended = NullScene(tokenizer, then, folder / "fresh.zarr", {"prune": True})
+    extended = NullScenario(tokenizer, then, folder / "fresh.zarr", {"prune": True})
     assert extended.run(extended.prepare(folder / "extended.zarr")) == 0
     return fresh, replace(extended, undisturbed=everything(folder / "extended.zarr"))

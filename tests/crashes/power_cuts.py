@@ -45,8 +45,8 @@ class Names:
         for change in reversed(self.pending):
             if any(parent == folder for parent, _ in change):
                 settled = {**change, **settled}
-            elif rest := {name: to for name, to in change.items() if name not in settled}:
-                left.append(rest)
+            elif remaining := {name: to for name, to in change.items() if name not in settled}:
+                left.append(remaining)
         self.sure = apply_changes(self.sure, [settled])
         self.pending = left[::-1]
 

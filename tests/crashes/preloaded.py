@@ -13,7 +13,7 @@ import pipelines.encode
 import pipelines.encoding.settings
 import pipelines.generate
 import pipelines.generation.flags
-import tests.crashes.scenes
+import tests.crashes.scenarios
 
 __all__ = ["numpy", "pipelines", "tests"]
 

@@ -13,8 +13,10 @@ from tests.crashes.disk_doubles import FailingDisk, KillingDisk, Step
 class WorkerOnAFullDisk(EncodeWorker):
     """Every worker's disk refuses the step named."""
 
-    def __init__(self, root: Path, lanes: int, decoders: int, *, step: Step, error: int) -> None:
-        super().__init__(root, lanes, decoders)
+    def __init__(
+        self, root: Path, concurrent_batches: int, decoders: int, *, step: Step, error: int
+    ) -> None:
+        super().__init__(root, concurrent_batches, decoders)
         ops.disk.disk = FailingDisk(root, step, error)
 
 
@@ -25,9 +27,15 @@ class WorkerThatDies(EncodeWorker):
     """
 
     def __init__(
-        self, root: Path, lanes: int, decoders: int, *, steps: Sequence[Step], taken: Path
+        self,
+        root: Path,
+        concurrent_batches: int,
+        decoders: int,
+        *,
+        steps: Sequence[Step],
+        taken: Path,
     ) -> None:
-        super().__init__(root, lanes, decoders)
+        super().__init__(root, concurrent_batches, decoders)
         for number, step in enumerate(steps):
             try:
                 (taken / str(number)).touch(exist_ok=False)

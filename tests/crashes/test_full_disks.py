@@ -12,7 +12,7 @@ import pytest
 from pipelines import encode
 from tests.crashes.disk_doubles import FailingDisk, LyingDisk, Step, installed
 from tests.crashes.sabotaged import WorkerOnAFullDisk
-from tests.crashes.scenes import Scene
+from tests.crashes.scenarios import Scenario
 
 ERRORS = ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EIO")
 
@@ -20,28 +20,33 @@ ERRORS = ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EIO")
 def why_not_one_line(code: int, capsys: pytest.CaptureFixture[str]) -> str:
     """What is wrong with how the command ended on an error; "" for one line and exit code 2."""
     lines = capsys.readouterr().err.splitlines()
-    told = [line for line in lines if "rror" in line]
-    good = code == 2 and len(told) == 1 and told[0].startswith("error: ") and lines[-1] == told[0]
+    condition_inputs = [line for line in lines if "rror" in line]
+    good = (
+        code == 2
+        and len(condition_inputs) == 1
+        and condition_inputs[0].startswith("error: ")
+        and lines[-1] == condition_inputs[0]
+    )
     return "" if good else f"exit code {code}: {lines}"
 
 
 def ending(
-    scene: Scene, out: Path, step: Step, error: int, capsys: pytest.CaptureFixture[str]
+    scenario: Scenario, out: Path, step: Step, error: int, capsys: pytest.CaptureFixture[str]
 ) -> str:
     """What is wrong with how the command ends on an error at `step` and then goes on; or ""."""
-    scene.prepare(out)
+    scenario.prepare(out)
     with installed(FailingDisk(out, step, error, lasting=True)):
-        code = encode.main(scene.words(out))
+        code = encode.main(scenario.words(out))
     if why := why_not_one_line(code, capsys):
         return why
-    if code := scene.run_here(out):
+    if code := scenario.run_here(out):
         return f"exit code {code} with room made"
-    names = scene.differing(out)
+    names = scenario.differing(out)
     return f"differs in {names}" if names else ""
 
 
 def endings(
-    scene: Scene,
+    scenario: Scenario,
     out: Path,
     steps: Iterable[Step],
     name: str,
@@ -52,13 +57,13 @@ def endings(
     # A name can be removed where there is no room; what cannot be removed is left for later.
     steps = [step for step in steps if not step.name.startswith("unlink")]
     assert steps
-    all_ = {str(step): ending(scene, out, step, error, capsys) for step in steps}
+    all_ = {str(step): ending(scenario, out, step, error, capsys) for step in steps}
     return {step: ending for step, ending in all_.items() if ending}
 
 
 @pytest.mark.parametrize("name", ERRORS)
 def test_a_failing_disk_ends_the_run_in_one_line_and_room_lets_it_go_on(
-    fresh: Scene, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    fresh: Scenario, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = [step for step in fresh.steps if not step.occurrence]
     chosen = first[ERRORS.index(name) :: 2 * len(ERRORS)]  # many kinds of steps, each with one
@@ -69,15 +74,15 @@ def test_a_failing_disk_ends_the_run_in_one_line_and_room_lets_it_go_on(
 @pytest.mark.parametrize("name", ERRORS)
 @pytest.mark.parametrize("scene", ["fresh", "extended"], indirect=True)
 def test_a_disk_that_fails_at_any_step_does_too(
-    scene: Scene, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    scenario: Scenario, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert not endings(scene, tmp_path / "codes.zarr", scene.steps, name, capsys)
+    assert not endings(scenario, tmp_path / "codes.zarr", scenario.steps, name, capsys)
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_local")
 def test_a_worker_on_a_full_disk_ends_the_run_in_one_line_too(
-    fresh: Scene,
+    fresh: Scenario,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -94,7 +99,7 @@ def test_a_worker_on_a_full_disk_ends_the_run_in_one_line_too(
 @pytest.mark.parametrize("error", [FileExistsError, OSError, TimeoutError])
 @pytest.mark.parametrize("name", ["link part", "link plan part"])
 def test_a_link_that_was_made_and_reported_as_failed_counts_as_made(
-    fresh: Scene, name: str, error: type[OSError], tmp_path: Path
+    fresh: Scenario, name: str, error: type[OSError], tmp_path: Path
 ) -> None:
     out = fresh.prepare(tmp_path / "codes.zarr")
     with installed(LyingDisk(out, name, error)) as disk:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.crashes.disk_doubles import KillingDisk, Step
-from tests.crashes.scenes import Scene
+from tests.crashes.scenarios import Scenario
 
 Failpoint = tuple[Step, str]  # and when: before, during (a write) or after
 
@@ -23,23 +23,27 @@ def failpoints(steps: Iterable[Step]) -> Iterator[Failpoint]:
             yield step, "during"
 
 
-def outcome_of_kill(scene: Scene, out: Path, failpoint: Failpoint, *more: Failpoint) -> str:
+def outcome_of_kill(scenario: Scenario, out: Path, failpoint: Failpoint, *more: Failpoint) -> str:
     """What is wrong after kills at the failpoints in turn and a run to the end; "" if nothing."""
-    scene.prepare(out)
+    scenario.prepare(out)
     for number, (step, when) in enumerate((failpoint, *more)):
-        code = scene.run(out, KillingDisk(out, step, when))
+        code = scenario.run(out, KillingDisk(out, step, when))
         # A run that resumes may have less to do than the failpoint's number asks for.
         if code != -signal.SIGKILL and not (number and code == 0):
             return f"exit code {code} instead of a kill"
-    if code := scene.run(out):
+    if code := scenario.run(out):
         return f"exit code {code} after the kill"
-    names = scene.differing(out)
+    names = scenario.differing(out)
     return f"differs in {names}" if names else ""
 
 
-def bad_outcomes(scene: Scene, out: Path, kills: Iterable[tuple[Failpoint, ...]]) -> dict[str, str]:
+def bad_outcomes(
+    scenario: Scenario, out: Path, kills: Iterable[tuple[Failpoint, ...]]
+) -> dict[str, str]:
     outcomes = {
-        " then ".join(f"{when} {step}" for step, when in kill): outcome_of_kill(scene, out, *kill)
+        " then ".join(f"{when} {step}" for step, when in kill): outcome_of_kill(
+            scenario, out, *kill
+        )
         for kill in kills
     }
     assert outcomes
@@ -47,14 +51,14 @@ def bad_outcomes(scene: Scene, out: Path, kills: Iterable[tuple[Failpoint, ...]]
 
 
 @pytest.mark.parametrize("scene", ["fresh", "extended"], indirect=True)
-def test_killed_at_a_change_of_each_kind_it_resumes(scene: Scene, tmp_path: Path) -> None:
+def test_killed_at_a_change_of_each_kind_it_resumes(scenario: Scenario, tmp_path: Path) -> None:
     """A kill takes nothing back that was written, so that one before a flush is one after."""
-    changes = [s for s in scene.steps if not s.occurrence and not s.name.startswith("fsync")]
+    changes = [s for s in scenario.steps if not s.occurrence and not s.name.startswith("fsync")]
     kills = [((s, "during" if s.name.startswith("create") else "before"),) for s in changes]
-    assert not bad_outcomes(scene, tmp_path / "codes.zarr", kills)
+    assert not bad_outcomes(scenario, tmp_path / "codes.zarr", kills)
 
 
-def test_killed_between_the_steps_of_a_track_it_resumes(tracked: Scene, tmp_path: Path) -> None:
+def test_killed_between_the_steps_of_a_track_it_resumes(tracked: Scenario, tmp_path: Path) -> None:
     """Where names come and go; what is written aside is written as for the images."""
     names = ("unlink track's", "link track's", "replace track's")
     changes = [s for s in tracked.steps if not s.occurrence and s.name.startswith(names)]
@@ -64,16 +68,16 @@ def test_killed_between_the_steps_of_a_track_it_resumes(tracked: Scene, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scene", ["fresh", "extended", "tracked"], indirect=True)
-def test_killed_before_in_or_after_any_step_it_resumes(scene: Scene, tmp_path: Path) -> None:
-    after = [((step, "after"),) for step in scene.steps]
-    kills = [(failpoint,) for failpoint in failpoints(scene.steps)]
-    assert not bad_outcomes(scene, tmp_path / "codes.zarr", kills + after)
+def test_killed_before_in_or_after_any_step_it_resumes(scenario: Scenario, tmp_path: Path) -> None:
+    after = [((step, "after"),) for step in scenario.steps]
+    kills = [(failpoint,) for failpoint in failpoints(scenario.steps)]
+    assert not bad_outcomes(scenario, tmp_path / "codes.zarr", kills + after)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scene", ["fresh", "extended", "tracked"], indirect=True)
-def test_killed_while_it_resumes_it_resumes_again(scene: Scene, tmp_path: Path) -> None:
+def test_killed_while_it_resumes_it_resumes_again(scenario: Scenario, tmp_path: Path) -> None:
     draw = random.Random(0)
-    points = list(failpoints(scene.steps))
+    points = list(failpoints(scenario.steps))
     kills = [tuple(draw.choices(points, k=3)) for _ in range(60)]
-    assert not bad_outcomes(scene, tmp_path / "codes.zarr", kills)
+    assert not bad_outcomes(scenario, tmp_path / "codes.zarr", kills)

@@ -19,7 +19,7 @@ from pipelines import generate
 from prior import StartOfSequence
 from tests.crashes.disk_doubles import KillingDisk, ListingDisk, Step, WatchedDisk, read_steps
 from tests.crashes.encode_processes import exit_code, start
-from tests.paint_run import everything, make_run, words
+from tests.generate_run import everything, make_run, words
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pytest
 
 from pipelines import encode
 from tests.crashes.sabotaged import WorkerThatDies
-from tests.crashes.scenes import Scene
+from tests.crashes.scenarios import Scenario
 from tests.crashes.zombies import ZombieTrial
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +22,7 @@ DECISIVE = ("staged shard", "staging folder", "part", "index folder", "shard", "
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_local")
 def test_workers_that_die_at_the_steps_of_a_commit_leave_no_trace(
-    fresh: Scene, zombie_trial: ZombieTrial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fresh: Scenario, zombie_trial: ZombieTrial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = [
         step

@@ -9,21 +9,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipelines import verify
-from tests.crashes.aftermath import EXTREMES, Recorded, record
-from tests.crashes.null_encode import NullScene
+from tests.crashes.null_encode import NullScenario
+from tests.crashes.post_crash_checks import EXTREMES, Recorded, record
 from tests.crashes.power_cuts import TEARS, Moment
-from tests.crashes.scenes import Scene
+from tests.crashes.scenarios import Scenario
 
-SCENES = ("fresh", "extended", "tracked")
+SCENARIOS = ("fresh", "extended", "tracked")
 Cut = tuple[Moment, int, list[str]]
 
 
 @pytest.fixture(scope="module")
 def recorded(
-    fresh: Scene,
-    extended: Scene,
-    tracked: Scene,
-    null_commands: tuple[NullScene, NullScene],
+    fresh: Scenario,
+    extended: Scenario,
+    tracked: Scenario,
+    null_commands: tuple[NullScenario, NullScenario],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Recorded]:
     """Every moment of the scenes."""
@@ -80,7 +80,7 @@ def test_no_moment_is_a_bad_one_for_a_power_cut(
     assert not list(recorded[name].harms(tmp_path / "cut"))
 
 
-@pytest.mark.parametrize("name", SCENES)
+@pytest.mark.parametrize("name", SCENARIOS)
 @pytest.mark.parametrize(("kept", "tear"), EXTREMES)
 def test_what_encode_reported_as_done_needs_no_recovery(
     recorded: dict[str, Recorded], name: str, kept: int, tear: str, tmp_path: Path

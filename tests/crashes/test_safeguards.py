@@ -11,22 +11,22 @@ import pytest
 import torch
 
 from pipelines import encode, verify
-from pipelines.store import task_buffer as task_draft
 from pipelines.encoding.batches import BatchEncoder, Reading
-from pipelines.store import CodeStore, StoreError, damage
+from pipelines.store import CodeStore, StoreError, corruption
+from pipelines.store import task_buffer as task_draft
 from pipelines.store.shard_files import ShardFiles
-from tests.crashes.aftermath import record, shown
-from tests.crashes.careless import (
+from tests.crashes.disk_doubles import Step, StoppingDisk
+from tests.crashes.encode_processes import exit_code, start, start_encode, wait_until_stopped
+from tests.crashes.mutants import (
     LinkingFirst,
     OverwritingDisk,
     encode_without_lock,
     never_flushing,
     run_task_with_one_name,
 )
-from tests.crashes.disk_doubles import Step, StoppingDisk
-from tests.crashes.encode_processes import exit_code, start, start_encode, wait_until_stopped
-from tests.crashes.null_encode import NullScene
-from tests.crashes.scenes import Scene
+from tests.crashes.null_encode import NullScenario
+from tests.crashes.post_crash_checks import record, shown
+from tests.crashes.scenarios import Scenario
 from tests.crashes.zombies import ZombieTrial
 from tokenizer import VQGAN
 
@@ -58,19 +58,19 @@ slow = pytest.mark.slow
     ],
 )
 def test_what_is_not_flushed_is_missed_after_a_power_cut(
-    null_commands: tuple[NullScene, NullScene],
-    scene: str,
+    null_commands: tuple[NullScenario, NullScenario],
+    scenario: str,
     kind: str,
     before: str | None,
     tmp_path: Path,
 ) -> None:
-    command = null_commands[scene == "extended"]
+    command = null_commands[scenario == "extended"]
     recorded = record(command, tmp_path / "recorded", never_flushing(kind))
     assert next(recorded.harms(tmp_path / "cut", before or "end"), None)
 
 
 def test_a_part_named_before_its_shard_is_missed_after_a_power_cut(
-    null_commands: tuple[NullScene, NullScene], tmp_path: Path
+    null_commands: tuple[NullScenario, NullScenario], tmp_path: Path
 ) -> None:
     recorded = record(null_commands[0], tmp_path / "recorded", LinkingFirst)
     assert next(recorded.harms(tmp_path / "cut", "fsync index folder"), None)
@@ -84,7 +84,7 @@ def test_a_part_named_before_its_shard_is_missed_after_a_power_cut(
     ],
 )
 def test_a_step_of_recovery_left_out_is_missed(
-    null_commands: tuple[NullScene, NullScene],
+    null_commands: tuple[NullScenario, NullScenario],
     step: str,
     before: str,
     tmp_path: Path,
@@ -97,7 +97,7 @@ def test_a_step_of_recovery_left_out_is_missed(
 
 @slow
 def test_with_every_safeguard_nothing_is_missed_at_those_moments(
-    null_commands: tuple[NullScene, NullScene], tmp_path: Path
+    null_commands: tuple[NullScenario, NullScenario], tmp_path: Path
 ) -> None:
     recorded = record(null_commands[0], tmp_path / "recorded")
     for before in ("fsync index folder", "replace metadata", "replace shard", "link part"):
@@ -132,7 +132,7 @@ def test_one_name_for_all_shards_of_a_task_lets_a_zombie_change_the_store(
 
 
 def test_without_the_lock_a_second_driver_runs_beside_the_first(
-    fresh: Scene, tmp_path: Path
+    fresh: Scenario, tmp_path: Path
 ) -> None:
     out = fresh.prepare(tmp_path / "codes.zarr")
     driver = start_encode(fresh.words(out), StoppingDisk(out, Step("link part")))
@@ -146,7 +146,7 @@ def test_without_the_lock_a_second_driver_runs_beside_the_first(
 
 
 def test_a_short_shard_is_refused_only_because_its_size_is_looked_at(
-    fresh: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fresh: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "codes.zarr"
     fresh.prepare(out)
@@ -160,7 +160,7 @@ def test_a_short_shard_is_refused_only_because_its_size_is_looked_at(
 
 
 def test_rows_are_named_by_verify_only_because_each_has_its_checksum(
-    fresh: Scene,
+    fresh: Scenario,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -176,13 +176,13 @@ def test_rows_are_named_by_verify_only_because_each_has_its_checksum(
         return capsys.readouterr().out
 
     assert "row 0" in words_about_a_flipped_bit(tmp_path / "codes.zarr")
-    for module in (task_draft, damage):
+    for module in (task_draft, corruption):
         monkeypatch.setattr(module, "row_checksums", lambda codes: [0] * len(codes))
     assert "row 0" not in words_about_a_flipped_bit(tmp_path / "unchecked.zarr")
 
 
 def test_codes_do_not_depend_on_neighbours_only_because_batches_are_filled_up(
-    fresh: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fresh: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right, read = VQGAN.encode, BatchEncoder.read
 

@@ -27,8 +27,8 @@ from tests.crashes.power_cuts import TEARS, CutDisk, PowerCut
 from tests.encode_run import everything
 
 KEYS = st.sampled_from(["a", "bb", "c", "dd"])
-CONTENTS = st.sampled_from([b"one", b"two", b"three", BROKEN])
-CHANGES = st.dictionaries(KEYS, CONTENTS, min_size=1)
+MODALITIES = st.sampled_from([b"one", b"two", b"three", BROKEN])
+CHANGES = st.dictionaries(KEYS, MODALITIES, min_size=1)
 VIEWS = 2
 # By an image's key and the number of a view of it: the codes of each row that is shown.
 Codes = dict[tuple[str, int], list[list[list[int]]]]

@@ -10,7 +10,7 @@ import pytest
 
 from tests.crashes.disk_doubles import Step, StoppingDisk
 from tests.crashes.encode_processes import exit_code, run_encode, start_encode, wait_until_stopped
-from tests.crashes.scenes import Scene
+from tests.crashes.scenarios import Scenario
 from tests.crashes.zombies import ZombieTrial
 from tests.encode_run import everything
 
@@ -39,7 +39,7 @@ def test_a_zombie_of_any_step_changes_nothing_when_it_wakes(
 
 
 def test_a_stopped_driver_keeps_its_store_and_finishes_when_it_wakes(
-    fresh: Scene, tmp_path: Path
+    fresh: Scenario, tmp_path: Path
 ) -> None:
     out = fresh.prepare(tmp_path / "codes.zarr")
     step = next(step for step in fresh.steps if step.name == "link part")

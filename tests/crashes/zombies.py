@@ -12,7 +12,7 @@ from pathlib import Path
 from pipelines import verify
 from tests.crashes.disk_doubles import ListingDisk, Step, StoppingDisk, WatchedDisk, read_steps
 from tests.crashes.encode_processes import exit_code, start, wait_until_stopped
-from tests.crashes.scenes import Scene, plan_only, run_task
+from tests.crashes.scenarios import Scenario, plan_only, run_task
 from tests.encode_run import everything
 
 
@@ -25,7 +25,7 @@ def outside_staging(root: Path) -> dict[str, bytes]:
 class ZombieTrial:
     """A scene whose store is planned and no more, and the steps of the commit of its first task."""
 
-    scene: Scene
+    scenario: Scenario
     store: Path
     steps: list[Step]
 
@@ -50,7 +50,7 @@ class ZombieTrial:
         if not wait_until_stopped(zombie):
             return f"no zombie: exit code {exit_code(zombie)}"
         if whole:
-            code = self.scene.run(out)
+            code = self.scenario.run(out)
         else:
             code = exit_code(start(attempt, out, 0, 0, disk=WatchedDisk(out)))
         before = outside_staging(out)
@@ -64,19 +64,19 @@ class ZombieTrial:
 
     def trouble_afterwards(self, out: Path, shift: int) -> str:
         """What is wrong with a store once the command has run to its end; "" when nothing."""
-        if code := self.scene.run(out):
+        if code := self.scenario.run(out):
             return f"exit code {code} afterwards"
         if verify.main([str(out)]):
             return "the store does not verify"
         # A zombie that had committed already stands, whatever its codes.
-        names = [] if shift else self.scene.differing(out)
+        names = [] if shift else self.scenario.differing(out)
         return f"differs in {names}" if names else ""
 
 
-def prepare_trial(scene: Scene, folder: Path) -> ZombieTrial:
+def prepare_trial(scenario: Scenario, folder: Path) -> ZombieTrial:
     """Plan the scene's store below `folder`, and learn what a commit asks of the disk."""
-    store = plan_only(scene, folder / "codes.zarr")
+    store = plan_only(scenario, folder / "codes.zarr")
     rehearsal = shutil.copytree(store, folder / "rehearsal.zarr")
     disk = ListingDisk(rehearsal, folder / "steps.txt")
     assert exit_code(start(run_task, rehearsal, 0, disk=disk)) == 0
-    return ZombieTrial(scene, store, read_steps(folder / "steps.txt"))
+    return ZombieTrial(scenario, store, read_steps(folder / "steps.txt"))

@@ -66,16 +66,18 @@ def test_usage_counts_codes_and_their_perplexity():
 def test_label_agreement_is_what_counting_finds():
     random = np.random.default_rng(0)
     labels = random.integers(-1, 4, (3, 1, 8, 8))  # class 5 never occurs
-    told = np.where(random.random(labels.shape) < 0.6, labels, random.integers(0, 5, labels.shape))
-    told = told.clip(0)
+    condition_inputs = np.where(
+        random.random(labels.shape) < 0.6, labels, random.integers(0, 5, labels.shape)
+    )
+    condition_inputs = condition_inputs.clip(0)
     right, ious = 0, []
     for number in range(6):
         is_true = (labels == number) & (labels >= 0)
-        is_told = (told == number) & (labels >= 0)
-        right += (is_true & is_told).sum()
-        if (is_true | is_told).any():
-            ious.append((is_true & is_told).sum() / (is_true | is_told).sum())
-    found = label_agreement(torch.from_numpy(labels), torch.from_numpy(told), 6)
+        is_given = (condition_inputs == number) & (labels >= 0)
+        right += (is_true & is_given).sum()
+        if (is_true | is_given).any():
+            ious.append((is_true & is_given).sum() / (is_true | is_given).sum())
+    found = label_agreement(torch.from_numpy(labels), torch.from_numpy(condition_inputs), 6)
     assert found.accuracy == pytest.approx(right / (labels >= 0).sum())
     assert found.mean_iou == pytest.approx(np.mean(ious))
     assert len(ious) == 5

@@ -85,10 +85,10 @@ def fronts(draw):
 
 @given(fronts())
 def test_a_cell_is_drawn_once_and_after_what_comes_before_it_in_its_window(front):
-    grid, lanes, known = front
+    grid, parallel_rows, known = front
     drawn = known.copy()
-    for cells in Wavefront(grid, lanes, known.tolist()):
-        assert 1 <= len(cells) <= lanes
+    for cells in Wavefront(grid, parallel_rows, known.tolist()):
+        assert 1 <= len(cells) <= parallel_rows
         assert cells == sorted(cells)
         for cell in cells:
             assert not drawn[cell]
@@ -101,7 +101,7 @@ def test_a_cell_is_drawn_once_and_after_what_comes_before_it_in_its_window(front
 
 def test_at_a_rest_all_above_is_drawn_before_a_row_begins():
     drawn = set()
-    for cells in Wavefront(Grid(11, 9, 4, 2), 3, rest=4):
+    for cells in Wavefront(Grid(11, 9, 4, 2), 3, flush_every_rows=4):
         for row, _ in cells:
             assert drawn >= {(r, c) for r in range(row // 4 * 4) for c in range(9)}
         drawn |= set(cells)

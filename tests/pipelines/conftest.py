@@ -10,7 +10,7 @@ import pytest
 
 from prior import ClassLabel, StartOfSequence
 from tests.conftest import make_store
-from tests.paint_run import make_run
+from tests.generate_run import make_run
 from tokenizer import load_tokenizer
 
 

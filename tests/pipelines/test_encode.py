@@ -68,8 +68,10 @@ def test_side_by_side_passes_change_no_byte(
     run: EncodeRun, photographs: Path, monkeypatch: pytest.MonkeyPatch, changed: dict
 ) -> None:
     stores = []
-    for lanes in (1, 3):
-        monkeypatch.setattr("pipelines.encode._lanes", lambda flags, threads, n=lanes: n)
+    for count in (1, 3):
+        monkeypatch.setattr(
+            "pipelines.encode._concurrent_batches", lambda flags, threads, n=count: n
+        )
         assert run(photographs, **changed) == 0
         stores.append(everything(run.out))
         shutil.rmtree(run.out)

@@ -9,10 +9,10 @@ import torch
 
 from ops.files import exclusive_lock
 from ops.images import to_image
-from pipelines.generation.settings import good_rest
+from pipelines.generation.settings import default_flush_every_rows
 from pipelines.store import CodeStore
 from prior import load_prior
-from tests.paint_run import LASTING, contents, everything, generate, picture
+from tests.generate_run import LASTING, contents, everything, generate, picture
 from tokenizer import build_tokenizer, load_tokenizer, save_tokenizer
 
 
@@ -49,7 +49,7 @@ def test_every_sample_has_a_picture_and_a_line(five):
 def test_pictures_are_what_prior_and_tokenizer_make_one_by_one(five, prior_run):
     prior, tokenizer = load_prior(prior_run), load_tokenizer(prior_run / "tokenizer")
     factor = tokenizer.config.downsample_factor
-    codes = prior.paint(-(-16 // factor), -(-24 // factor), count=5, batch_size=2)
+    codes = prior.sample(-(-16 // factor), -(-24 // factor), count=5, batch_size=2)
     for k, line in enumerate(index_of(five)):
         expected = to_image(tokenizer.decode(codes[k][None], (16, 24)))[0]
         np.testing.assert_array_equal(picture(five / f"sample-0000{k}.png"), expected)
@@ -113,9 +113,9 @@ def test_one_sample_alone_is_the_same(five, all_saves, prior_run, tmp_path):
     assert contents(tmp_path).items() <= contents(five).items()
     store = CodeStore.open(tmp_path / "codes.zarr")
     assert [row["status"] for row in index_of(tmp_path)] == ["not painted", "ok"]
-    (painted,) = [store[place] for place in range(len(store))]
+    (sampled,) = [store[place] for place in range(len(store))]
     np.testing.assert_array_equal(
-        painted["codes"], CodeStore.open(all_saves / "codes.zarr")[3]["codes"]
+        sampled["codes"], CodeStore.open(all_saves / "codes.zarr")[3]["codes"]
     )
 
 
@@ -182,7 +182,7 @@ def test_large_pictures_are_shrunk_for_the_grid(prior_run, tmp_path):
 def test_labels_are_dealt_out_in_turn(words, labelled_run, tmp_path):
     flags = ["--count", 3, "--save", "codes", "--labels", *words]
     assert generate(labelled_run, tmp_path, *flags) == 0
-    codes = load_prior(labelled_run).paint(2, 3, count=3, labels=[2, 0, 2])
+    codes = load_prior(labelled_run).sample(2, 3, count=3, labels=[2, 0, 2])
     store = CodeStore.open(tmp_path / "codes.zarr")
     for k in range(3):
         np.testing.assert_array_equal(store[k]["codes"], codes[k].numpy())
@@ -199,9 +199,9 @@ def test_every_way_of_drawing_reaches_the_prior(labelled_run, tmp_path):
     more = ["--labels", 1, "--save", "codes", "--size", "64x48", "--cache-memory", 0, "--count", 1]
     assert generate(labelled_run, tmp_path, *flags, *more) == 0
     prior, codes = load_prior(labelled_run), CodeStore.open(tmp_path / "codes.zarr")[0]["codes"]
-    expected = prior.paint(6, 8, labels=[1], cache_memory=0, **options)[0]
+    expected = prior.sample(6, 8, labels=[1], cache_memory=0, **options)[0]
     np.testing.assert_array_equal(codes, expected.numpy())
-    assert (codes != prior.paint(6, 8, labels=[1])[0].numpy()).any()
+    assert (codes != prior.sample(6, 8, labels=[1])[0].numpy()).any()
     settings = json.loads((tmp_path / "generation.json").read_text())
     assert {name: settings[name] for name in options} == options
 
@@ -212,13 +212,15 @@ def test_a_preview_is_there_while_it_paints_only(five, prior_run, tmp_path):
 
 
 def test_large_canvases_rest_and_say_so(prior_run, tmp_path):
-    assert good_rest(127, 128, 16) is None
-    assert good_rest(128, 128, 16) == 64
-    assert good_rest(1250, 1250, 16) == 320
-    assert good_rest(64, 2000, 16) is None  # a band that is over before it could be kept
+    assert default_flush_every_rows(127, 128, 16) is None
+    assert default_flush_every_rows(128, 128, 16) == 64
+    assert default_flush_every_rows(1250, 1250, 16) == 320
+    assert (
+        default_flush_every_rows(64, 2000, 16) is None
+    )  # a band that is over before it could be kept
     flags = ["--count", 1, "--size", "48x80", "--keep-rows", 4]
     assert generate(prior_run, tmp_path, *flags) == 0
-    assert json.loads((tmp_path / "generation.json").read_text())["rest"] == 4
+    assert json.loads((tmp_path / "generation.json").read_text())["flush_every_rows"] == 4
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.paint_run import everything, generate, words
+from tests.generate_run import everything, generate, words
 from tests.ray_head import descendants, kill_raylet, running_head
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]

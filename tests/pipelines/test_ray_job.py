@@ -8,7 +8,7 @@ import time
 import pytest
 
 from ops.checkpoint import newest_step
-from tests import paint_run
+from tests import generate_run
 from tests.encode_run import everything
 from tests.ray_head import descendants, running_head
 
@@ -40,7 +40,7 @@ def test_a_relative_output_is_refused_with_the_reason(head, rule_store, prior_ru
     arguments = {
         "encode": run.flags(rule_store),
         "train_prior": train_prior(rule_store, "r", 2),
-        "generate": paint_run.words(prior_run, "r"),
+        "generate": generate_run.words(prior_run, "r"),
     }
     code, printed = head.run("python", f"pipelines/{command}.py", *arguments[command])
     assert code != 0
@@ -89,8 +89,8 @@ def test_encode_is_a_job_and_its_store_that_of_one_process(head, photographs, ru
 @pytest.mark.parametrize("form", [["python", "pipelines/generate.py"], ["pipelines/generate.py"]])
 def test_generate_is_a_job_and_its_pictures_those_of_one_process(head, prior_run, tmp_path, form):
     flags = ["--count", 6, "--batch-size", 2, "--samples-per-task", 2]
-    assert paint_run.generate(prior_run, tmp_path / "alone", *flags) == 0
-    arguments = paint_run.words(prior_run, tmp_path / "job", *flags, "--workers", 2)
+    assert generate_run.generate(prior_run, tmp_path / "alone", *flags) == 0
+    arguments = generate_run.words(prior_run, tmp_path / "job", *flags, "--workers", 2)
     code, printed = head.run(*form, *arguments)
     assert code == 0, printed
     assert "6 painted" in printed

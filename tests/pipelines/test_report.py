@@ -65,7 +65,7 @@ def write_run(folder: Path) -> Path:
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (folder / "metrics.jsonl").write_text(text + '{"step": 30, "lo')
     for step in (10, 20):
-        write_png(folder / "samples" / f"painted-{step:08d}.png", photograph(step))
+        write_png(folder / "samples" / f"samples-{step:08d}.png", photograph(step))
     return folder
 
 
@@ -94,7 +94,7 @@ def test_store_report_shows_decoded_rows_usage_and_failures(tmp_path: Path) -> N
 def test_store_without_a_good_row_still_has_a_report(tmp_path: Path) -> None:
     store = write_store(tmp_path / "codes.zarr", failed=tuple(range(20)))
     section = store_section(store)
-    assert not section.figures
+    assert not section.metrics
     assert len(section.tables[-1].rows) == 20
 
 

@@ -16,7 +16,7 @@ from pipelines import studies
 from pipelines import study as command
 from pipelines.inputs.holdout import held_out
 from pipelines.studies import STUDIES
-from pipelines.studies.bench import HELD_OUT, Bench
+from pipelines.studies.context import HELD_OUT, StudyContext
 from pipelines.studies.plots import CELL, GAP, picture_sheet
 from pipelines.studies.runs import do_runs, run_file
 from pipelines.studies.study import Column, PictureRow, Study, StudyError
@@ -35,13 +35,13 @@ class Sums(Study):
     def __init__(self):
         self.asked, self.stop_at = [], None
 
-    def settings(self, bench):
-        return {"steps": bench.capped(100)}
+    def settings(self, context):
+        return {"steps": context.capped(100)}
 
-    def prepare(self, bench):
+    def prepare(self, context):
         self.asked.append("prepare")
 
-    def measure(self, bench, variant, seed):
+    def measure(self, context, variant, seed):
         if (variant, seed) == self.stop_at:
             raise KeyboardInterrupt
         self.asked.append((variant, seed))
@@ -60,8 +60,8 @@ def pictures(tmp_path_factory):
 
 
 def do(study, pictures, out, seeds, **more):
-    bench = Bench(data=pictures, out=out, **more)
-    return bench, do_runs("sums", study, bench, seeds, lambda what: None)
+    context = StudyContext(data=pictures, out=out, **more)
+    return context, do_runs("sums", study, context, seeds, lambda what: None)
 
 
 def test_stopped_study_goes_on_and_does_nothing_twice(pictures, tmp_path):
@@ -73,7 +73,7 @@ def test_stopped_study_goes_on_and_does_nothing_twice(pictures, tmp_path):
     study.asked, study.stop_at = [], None
     _, runs = do(study, pictures, tmp_path, (0, 1))
     assert study.asked == ["prepare", ("once", 1), ("twice", 1)]
-    found = [(run.variant, run.seed, run.figures["sum"]) for run in runs]
+    found = [(run.variant, run.seed, run.metrics["sum"]) for run in runs]
     assert found == [("once", 0, 0), ("once", 1, 1), ("twice", 0, 0), ("twice", 1, 2)]
     study.asked = []
     assert do(study, pictures, tmp_path, (0, 1))[1] == runs
@@ -101,8 +101,8 @@ def test_seeds_are_named_once_each(pictures, tmp_path, seeds):
 
 def test_report_tells_all_and_no_path_of_this_machine(pictures, tmp_path):
     study = Sums()
-    bench, runs = do(study, pictures, tmp_path, (1, 2))
-    report = write_report(study, bench, runs, "python -m pipelines.study sums")
+    context, runs = do(study, pictures, tmp_path, (1, 2))
+    report = write_report(study, context, runs, "python -m pipelines.study sums")
     text = report.read_text()
     assert "| twice | 3.00 ± 1.41 |" in text
     assert "    python -m pipelines.study sums\n" in text
@@ -111,9 +111,9 @@ def test_report_tells_all_and_no_path_of_this_machine(pictures, tmp_path):
     assert results["runs"] == [run._asdict() for run in runs]
     assert results["summary"]["twice"]["sum"]["values"] == [2, 4]
     for name in ("report.md", "results.json", "table.md", "run.json"):
-        told = (tmp_path / name).read_text()
-        assert str(tmp_path) not in told
-        assert str(pictures) not in told
+        condition_inputs = (tmp_path / name).read_text()
+        assert str(tmp_path) not in condition_inputs
+        assert str(pictures) not in condition_inputs
     assert decode_image((tmp_path / "plot.png").read_bytes()).shape[1] > 100
 
 
@@ -142,9 +142,9 @@ def test_losses_study_goes_all_the_way_and_measures_nothing_again(pictures, tmp_
     report = (tmp_path / "study" / "report.md").read_text()
     assert "--data photographs/ --out runs/studies/vqvae_vqgan --seeds 0 --threads 1" in report
     kept = run_file(tmp_path / "study", "VQGAN", 0)
-    figures = json.loads(kept.read_text())["figures"]
-    assert set(figures) >= {"psnr", "ssim", "sharpness", "patch_distance"}
-    assert all(np.isfinite(value) for value in figures.values())
+    metrics = json.loads(kept.read_text())["metrics"]
+    assert set(metrics) >= {"psnr", "ssim", "sharpness", "patch_distance"}
+    assert all(np.isfinite(value) for value in metrics.values())
     sheet = decode_image((tmp_path / "study" / "pictures.png").read_bytes())
     assert len(sheet) == 3 * (CELL + GAP)  # photographs, VQ-VAE, VQGAN
 
@@ -178,10 +178,10 @@ def test_studies_say_what_the_paper_found_and_how_they_were_set(name, tmp_path):
     assert "Esser et al. 2021" in study.paper
     assert len(study.variants) > 1
     assert all("," not in variant for variant in study.variants)
-    bench = Bench(data=tmp_path, out=tmp_path)
-    few = dataclasses.replace(bench, steps=1)
-    assert json.loads(json.dumps(study.settings(bench))) == study.settings(bench)
-    assert study.settings(bench) != study.settings(few)
+    context = StudyContext(data=tmp_path, out=tmp_path)
+    few = dataclasses.replace(context, steps=1)
+    assert json.loads(json.dumps(study.settings(context))) == study.settings(context)
+    assert study.settings(context) != study.settings(few)
 
 
 KEPT = sorted((Path(studies.__file__).parent / "results").iterdir())

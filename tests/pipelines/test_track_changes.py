@@ -13,7 +13,7 @@ from PIL import Image
 from pipelines import report, verify
 from pipelines.planning.plan import read_plan
 from pipelines.store import StoreError
-from pipelines.store.layout import books_path, index_path, shard_path
+from pipelines.store.layout import index_path, shard_path, track_path
 from pipelines.tracks.plan import check_as_planned
 from tests.conftest import photograph
 from tests.encode_run import EncodeRun, everything
@@ -50,7 +50,7 @@ class Maps:
 
     def parts(self) -> dict[str, int]:
         """When the index part of each task of the track was written."""
-        folder = books_path(self.run.out, "segmentation") / "_index"
+        folder = track_path(self.run.out, "segmentation") / "_index"
         return {path.name: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
 
 
@@ -175,13 +175,13 @@ def test_verify_finds_what_is_wrong_in_a_track(
     maps: Maps, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert maps() == 0
-    books = books_path(maps.run.out, "segmentation")
-    shard = shard_path(books, "4x4", "segmentation", 1)
+    track_dir = track_path(maps.run.out, "segmentation")
+    shard = shard_path(track_dir, "4x4", "segmentation", 1)
     data = bytearray(shard.read_bytes())
     data[3] ^= 4
     shard.write_bytes(data)
     assert verify.main([str(maps.run.out)]) == 1
-    part = index_path(books, "4x4", 1)
+    part = index_path(track_dir, "4x4", 1)
     said = capsys.readouterr().out
     assert f"{shard}: damaged in row 1" in said
     assert f"remove {part} and run encode again" in said
@@ -190,25 +190,25 @@ def test_verify_finds_what_is_wrong_in_a_track(
     assert maps.again() == 0
     assert verify.main([str(maps.run.out)]) == 0
     assert everything(maps.run.out / "g4x4/image") == undamaged
-    (books / "_plan/0.parquet").unlink()
+    (track_dir / "_plan/0.parquet").unlink()
     assert verify.main([str(maps.run.out)]) == 1
-    assert f"{books / '_plan/0.parquet'}: missing" in capsys.readouterr().out
+    assert f"{track_dir / '_plan/0.parquet'}: missing" in capsys.readouterr().out
 
 
 def test_rows_of_an_older_plan_are_thrown_away(maps: Maps, tmp_path: Path) -> None:
     """A worker that outlived its driver committed them when the plan had been written anew."""
     assert maps() == 0
-    books = books_path(maps.run.out, "segmentation")
-    old = index_path(books, "4x4", 1).read_bytes()
+    track_dir = track_path(maps.run.out, "segmentation")
+    old = index_path(track_dir, "4x4", 1).read_bytes()
     shutil.copy(maps.labels / "1.png", maps.labels / "1.bmp")  # so that neither is the partner
     (maps.labels / "1.png").unlink()
     os.utime(maps.labels / "1.bmp", ns=(1, 1))
     assert maps.again() == 0
-    index_path(books, "4x4", 1).write_bytes(old)
-    plan = read_plan(books)
+    index_path(track_dir, "4x4", 1).write_bytes(old)
+    plan = read_plan(track_dir)
     assert plan is not None
     with pytest.raises(StoreError, match="of an earlier run"):
-        check_as_planned(books, [plan.tasks[1]])
+        check_as_planned(track_dir, [plan.tasks[1]])
     assert maps.again() == 0
     assert verify.main([str(maps.run.out)]) == 0
 

@@ -20,7 +20,7 @@ CLASSES = 9  # the highest label is 8
 
 
 @pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
+def scenarios(tmp_path_factory):
     """Photographs in images/, with label maps and 16-bit depth of the same names."""
     root = tmp_path_factory.mktemp("scenes")
     for folder in ("images", "maps", "depth"):
@@ -37,8 +37,8 @@ def scenes(tmp_path_factory):
     return root
 
 
-def train(scenes, run, recipe, targets, *more):
-    flags = ["--data", str(scenes / "images"), "--targets", str(targets), "--out", str(run)]
+def train(scenarios, run, recipe, targets, *more):
+    flags = ["--data", str(scenarios / "images"), "--targets", str(targets), "--out", str(run)]
     return train_tokenizer.main([recipe, *flags, *FLAGS, *more])
 
 
@@ -52,58 +52,60 @@ def ledger(run):
 
 
 @pytest.mark.parametrize(
-    ("recipe", "folder", "figures"),
+    ("recipe", "folder", "metrics"),
     [
         ("tiny-segmentation", "maps", {"accuracy", "mean_iou"}),
         ("tiny-depth", "depth", {"psnr", "ssim"}),
     ],
 )
 def test_a_tokenizer_is_trained_measured_and_loaded(
-    scenes, tmp_path, capsys, recipe, folder, figures
+    scenarios, tmp_path, capsys, recipe, folder, metrics
 ):
     run = tmp_path / "run"
-    assert train(scenes, run, recipe, scenes / folder) == 0
+    assert train(scenarios, run, recipe, scenarios / folder) == 0
     tokenizer = load_tokenizer(run)
     channels = {"maps": CLASSES, "depth": 1}[folder]
     assert tokenizer.config.autoencoder.image_channels == channels
     assert tokenizer.content.channels == channels
     (found,) = [line for line in logged(run) if "held_out_codes_used" in line]
-    assert {f"held_out_{name}" for name in figures} <= set(found)
+    assert {f"held_out_{name}" for name in metrics} <= set(found)
     for name in ("reconstructions", "errors", "code_usage"):
         assert (run / "samples" / f"{name}-00000004.png").is_file()
-    flags = ["--data", str(scenes / "images"), "--targets", str(scenes / folder)]
+    flags = ["--data", str(scenarios / "images"), "--targets", str(scenarios / folder)]
     more = ["--held-out", "0.4", "--image-size", "256", "--picture", str(tmp_path / "p.png")]
     out = tmp_path / "metrics.json"
     assert evaluate.main(["tokenizer", str(run), *flags, *more, "--out", str(out)]) == 0
-    measured = json.loads(out.read_text())["figures"]
-    for name in figures:  # what the trainer said of the same files
+    measured = json.loads(out.read_text())["metrics"]
+    for name in metrics:  # what the trainer said of the same files
         assert measured[name] == pytest.approx(found[f"held_out_{name}"], rel=1e-4)
     assert decode_image((tmp_path / "p.png").read_bytes()).shape[0] == 2 * 256 + 2
     capsys.readouterr()
-    images = ["--in", str(scenes / "images"), "--out", str(tmp_path / "codes.zarr")]
+    images = ["--in", str(scenarios / "images"), "--out", str(tmp_path / "codes.zarr")]
     assert encode.main([*images, "--tokenizer", str(run)]) == 2
     assert "maps, not of photographs" in capsys.readouterr().err
 
 
-def test_maps_alone_are_enough_and_are_learned(scenes, tmp_path):
-    flags = ["--data", str(scenes / "maps"), "--out", str(tmp_path / "run"), *FLAGS]
+def test_maps_alone_are_enough_and_are_learned(scenarios, tmp_path):
+    flags = ["--data", str(scenarios / "maps"), "--out", str(tmp_path / "run"), *FLAGS]
     more = ["--steps", "40", "--sample-every", "40", "--batch-size", "4", "--learning-rate", "0.01"]
     assert train_tokenizer.main(["tiny-segmentation", *flags, *more]) == 0
     losses = [line["reconstruction_loss"] for line in logged(tmp_path / "run") if "loss" in line]
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
 
 
-def test_what_cannot_be_used_is_in_the_ledger_with_its_reason(scenes, tmp_path):
+def test_what_cannot_be_used_is_in_the_ledger_with_its_reason(scenarios, tmp_path):
     maps, run = tmp_path / "maps", tmp_path / "run"
     maps.mkdir()
     (maps / "lake").mkdir()
-    for path in (scenes / "maps").rglob("*.png"):
-        (maps / path.relative_to(scenes / "maps")).write_bytes(path.read_bytes())
+    for path in (scenarios / "maps").rglob("*.png"):
+        (maps / path.relative_to(scenarios / "maps")).write_bytes(path.read_bytes())
     (maps / "0.png").unlink()
     (maps / "2.png").write_bytes(b"")
     Image.fromarray(photograph(0)).save(maps / "4.png")
     Image.fromarray(np.full((48, 64), 20, np.uint8)).save(maps / "6.png")
-    assert train(scenes, run, "tiny-segmentation", maps, "--num-classes", "9", "--steps", "6") == 0
+    assert (
+        train(scenarios, run, "tiny-segmentation", maps, "--num-classes", "9", "--steps", "6") == 0
+    )
     found = ledger(run)
     assert set(found) == {"0.jpg", "2.jpg", "4.jpg", "6.jpg"}
     assert {held_out(key, 0.4) for key in found} == {True, False}
@@ -124,9 +126,9 @@ def test_what_cannot_be_used_is_in_the_ledger_with_its_reason(scenes, tmp_path):
     ],
 )
 def test_mistakes_end_with_one_line_and_code_2(
-    scenes, tmp_path, capsys, recipe, targets, more, message
+    scenarios, tmp_path, capsys, recipe, targets, more, message
 ):
-    assert train(scenes, tmp_path / "run", recipe, scenes / targets, *more) == 2
+    assert train(scenarios, tmp_path / "run", recipe, scenarios / targets, *more) == 2
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error

@@ -9,9 +9,9 @@ import torch
 
 from ops.checkpoint import load_tensors, step_folder
 from pipelines import evaluate, generate, train_prior
-from pipelines.streaming.dataset import CodeDataset
-from pipelines.training.prior_task import held_out_cut, held_out_nats
 from pipelines.store import CodeStore
+from pipelines.streaming.dataset import CodeDataset
+from pipelines.training.prior_task import held_out_cut, held_out_nll
 from prior import (
     Conditions,
     LocalGPT,
@@ -46,7 +46,7 @@ def test_it_learns_the_rule_and_paints_canvases_of_any_size(rule_store, tmp_path
     assert losses_of(run)[-1] < 1.8  # knows the few codes that occur; two a row would be 0.69
     prior = load_prior(run)
     assert isinstance(prior.model, LocalGPT)
-    assert prior.paint(3, 11, count=2).shape == (2, 3, 11)
+    assert prior.sample(3, 11, count=2).shape == (2, 3, 11)
     words = ["--prior", str(run), "--out", str(out), "--count", "2", "--size", "72x40"]
     assert generate.main(words) == 0
     assert {path.name for path in out.glob("*.png")} >= {"sample-00000.png", "sample-00001.png"}
@@ -95,16 +95,16 @@ def test_of_crops_only_what_they_do_not_cut_off_is_measured(large_store, tmp_pat
     (batch,) = dataset.held_out_batches(cut=held_out_cut(model.config))
     assert batch["true_edges"].tolist() == [[True, True, False]] * 5
     with torch.no_grad():
-        nats = model.nats(conditions.tokens({}, 5), batch["codes"]).mean(0)
-        found = held_out_nats(model, conditions, [batch], torch.device("cpu"))
+        nll = model.nll(conditions.tokens({}, 5), batch["codes"]).mean(0)
+        found = held_out_nll(model, conditions, [batch], torch.device("cpu"))
     measured = model.uncut(torch.tensor([[True, True, False, True]]), 25, 25)[0]
     assert 0 < measured.sum() < 25 * 25
     assert torch.equal(~found.places.isnan(), measured)
-    assert found.mean == pytest.approx(float(nats[measured].mean()), rel=1e-5)
+    assert found.mean == pytest.approx(float(nll[measured].mean()), rel=1e-5)
     out = tmp_path / "metrics.json"
     words = ["prior", str(tmp_path / "prior"), "--data", str(large_store), "--held-out", "1"]
     assert evaluate.main([*words, "--out", str(out)]) == 0
-    assert json.loads(out.read_text())["figures"]["nats_per_code"] == pytest.approx(
+    assert json.loads(out.read_text())["metrics"]["nats_per_code"] == pytest.approx(
         found.mean, rel=1e-5
     )
 

@@ -38,7 +38,7 @@ def test_training_leaves_a_prior_that_paints_and_knows_its_tokenizer(store, tmp_
     prior = load_prior(tmp_path / "run")
     kept = load_tokenizer(tmp_path / "run" / "tokenizer")
     assert prior.tokenizer_info["fingerprint"] == kept.fingerprint
-    codes = prior.paint(4, 4, count=1)
+    codes = prior.sample(4, 4, count=1)
     assert kept.decode(codes).shape == (1, 3, 32, 32)
     assert (tmp_path / "run" / "samples" / "samples-00000004.png").is_file()
     assert len(logged(tmp_path / "run", "loss")) == 4
@@ -72,7 +72,7 @@ def test_classes_are_learned_and_named(store, tmp_path):
     assert train(store, tmp_path / "run", "--conditions", "class") == 0
     prior = load_prior(tmp_path / "run")
     assert prior.conditions.label_number("class2") == 2
-    assert prior.paint(4, 4, labels=1, guidance_scale=2.0).shape == (1, 4, 4)
+    assert prior.sample(4, 4, labels=1, guidance_scale=2.0).shape == (1, 4, 4)
 
 
 def test_another_order_is_trained_painted_and_kept_to_the_window(store, tmp_path, capsys):
@@ -130,11 +130,11 @@ def test_the_likelihood_of_a_store_is_the_models_own(store, tmp_path):
     train(store, tmp_path / "run")
     flags = ["--data", str(store), "--out", str(tmp_path / "m.json"), "--held-out", "1"]
     assert evaluate.main(["prior", str(tmp_path / "run"), *flags]) == 0
-    figures = json.loads((tmp_path / "m.json").read_text())["figures"]
+    metrics = json.loads((tmp_path / "m.json").read_text())["metrics"]
     prior = load_prior(tmp_path / "run")
     # the middle window of 4 in a grid of 5 starts at int(0.5 * 2) = 1
     codes = CodeStore.open(store).read("5x5", np.arange(24)).astype(np.int64)[:, 1:, 1:]
     with torch.no_grad():
         expected = prior.model.loss(prior.conditions.null_tokens(24), torch.from_numpy(codes))
-    assert figures["rows"] == 24
-    assert figures["nats_per_code"] == pytest.approx(float(expected), rel=1e-5)
+    assert metrics["rows"] == 24
+    assert metrics["nats_per_code"] == pytest.approx(float(expected), rel=1e-5)

@@ -22,7 +22,7 @@ def test_it_is_trained_measured_and_paints_canvases_of_any_size(rule_store, tmp_
     assert isinstance(load_prior(run).model, PixelSNAIL)
     asked = ["prior", str(run), "--data", str(rule_store), "--out", str(found)]
     assert evaluate.main([*asked, "--held-out", "0.5"]) == 0
-    assert json.loads(found.read_text())["figures"]["nats_per_code"] < 2.5
+    assert json.loads(found.read_text())["metrics"]["nats_per_code"] < 2.5
     words = ["--prior", str(run), "--out", str(out), "--count", "2", "--size", "72x40"]
     assert generate.main(words) == 0
     assert (out / "sample-00001.png").is_file()
@@ -38,6 +38,6 @@ def test_its_size_and_memory_are_told_before_it_is_trained(rule_store, tmp_path,
     sizes = {"codebook_size": 256, "condition_vocab_size": 1, "condition_length": 1}
     model = make_model(preset_config("tiny-snail", **sizes, window=4))
     count = sum(parameter.numel() for parameter in model.parameters())
-    told = capsys.readouterr().out
-    assert f"parameters  {count:,}" in told
-    assert "4 windows of 4x4" in told
+    condition_inputs = capsys.readouterr().out
+    assert f"parameters  {count:,}" in condition_inputs
+    assert "4 windows of 4x4" in condition_inputs

@@ -9,8 +9,8 @@ from ops.checkpoint import load_tensors, step_folder
 from ops.images import decode_image, resize_and_crop, to_pixels
 from ops.metrics import psnr
 from pipelines import evaluate, train_tokenizer
-from pipelines.inputs.reading import list_input
 from pipelines.inputs.holdout import held_out
+from pipelines.inputs.reading import list_input
 from tests.conftest import photograph
 from tokenizer import load_tokenizer
 
@@ -105,17 +105,17 @@ def test_evaluation_figures_are_those_of_the_images(tiny_tokenizer, tmp_path, ca
     flags = ["--data", str(data), "--out", str(tmp_path / "m.json"), "--held-out", "1"]
     more = ["--image-size", "32", "--picture", str(picture)]
     assert evaluate.main(["tokenizer", str(tiny_tokenizer), *flags, *more]) == 0
-    figures = json.loads((tmp_path / "m.json").read_text())["figures"]
+    metrics = json.loads((tmp_path / "m.json").read_text())["metrics"]
     tokenizer = load_tokenizer(tiny_tokenizer)
-    assert list(figures["unreadable"]) == ["empty.png"]
+    assert list(metrics["unreadable"]) == ["empty.png"]
     entries = [entry for entry in list_input(data).entries if entry.size]
     images = [resize_and_crop(decode_image((data / e.key).read_bytes()), 32) for e in entries]
     pixels = torch.cat([to_pixels(image) for image in images])
     codes = tokenizer.encode(pixels)
-    assert figures["images"] == 3
-    assert figures["psnr"] == pytest.approx(float(psnr(tokenizer.decode(codes), pixels).mean()))
-    assert figures["codes_used"] == len(codes.unique())
-    assert figures["bits_per_pixel"] == 8 / 64
+    assert metrics["images"] == 3
+    assert metrics["psnr"] == pytest.approx(float(psnr(tokenizer.decode(codes), pixels).mean()))
+    assert metrics["codes_used"] == len(codes.unique())
+    assert metrics["bits_per_pixel"] == 8 / 64
     assert decode_image(picture.read_bytes()).shape == (2 * 32 + 2, 3 * 32 + 2 * 2, 3)
     printed = capsys.readouterr().out
     assert "psnr" in printed

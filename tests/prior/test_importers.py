@@ -61,10 +61,10 @@ def test_a_published_model_told_coordinates_gives_the_published_logits():
     model = imported(tensors, conditions)
     codes = torch.randint(CODES, (1, 3, 3), generator=torch.Generator().manual_seed(1))
     batch = {"codes": codes, "place": torch.tensor([[2, 1, 6, 5]])}
-    told = conditions.tokens(batch, 1)
-    ours = model.code_logits(told, codes)
+    condition_inputs = conditions.tokens(batch, 1)
+    ours = model.code_logits(condition_inputs, codes)
     # Theirs reads a coordinate as the code of the same number.
-    tokens = torch.cat([told.flatten() - CODES, codes.flatten()])[:-1]
+    tokens = torch.cat([condition_inputs.flatten() - CODES, codes.flatten()])[:-1]
     theirs = published_logits(tensors, tokens)[-(WINDOW**2) :]
     torch.testing.assert_close(ours.view(-1, CODES), theirs)
 

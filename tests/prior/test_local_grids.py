@@ -6,23 +6,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ops.config import ConfigError
-from prior import ClassLabel, Conditions, Depth, Inpaint, Prior, Segmentation, condition_sizes, preset_config
-from prior.sampling import local as local_sampling
+from prior import (
+    ClassLabel,
+    Conditions,
+    Depth,
+    Inpaint,
+    Prior,
+    Segmentation,
+    condition_sizes,
+    preset_config,
+)
 from prior.models.local_gpt import LocalConfig, LocalGPT
-from prior.sampling.local import HeardRows, RowRing, paint_locally
+from prior.sampling import local as local_sampling
 from prior.sampling.distributions import SamplingSettings, draw, guided
+from prior.sampling.local import GridContextRows, RowRing, sample_locally
 from tests.prior.models.test_local_gpt import CODES, codes_for, random_model
 from tests.prior.sampling.test_local import numbers_for
 
 MODELS = {
     (first, grids, around): random_model(
-        condition_length=first, condition_grids=grids, look_around=around
+        condition_length=first, condition_grids=grids, depthwise_context=around
     )
     for first, grids, around in [(0, 1, 2), (2, 1, 0), (1, 2, 1)]
 }
 
 
-def told_for(sizes, rows, columns, seed=0, batch=2):
+def inputs_for(sizes, rows, columns, seed=0, batch=2):
     """Condition tokens, grids last."""
     first, grids, _ = sizes
     random = torch.Generator().manual_seed(1000 + seed)
@@ -30,7 +39,7 @@ def told_for(sizes, rows, columns, seed=0, batch=2):
 
 
 @torch.no_grad()
-def paint_slowly(model, told, nothing, numbers, choice, forced=None):
+def sample_slowly(model, condition_inputs, nothing, numbers, choice, forced=None):
     """One whole forward a code; what is not drawn yet is code 0, which must not matter."""
     _, rows, columns = numbers.shape
     codes = torch.zeros(2, rows, columns, dtype=torch.int64)
@@ -39,7 +48,7 @@ def paint_slowly(model, told, nothing, numbers, choice, forced=None):
             if forced is not None and forced[i, j] >= 0:
                 codes[:, i, j] = forced[i, j]
                 continue
-            logits = model.code_logits(told, codes)[:, i, j]
+            logits = model.code_logits(condition_inputs, codes)[:, i, j]
             if choice.guides:
                 null_logits = model.code_logits(nothing, codes)[:, i, j]
                 logits = guided(logits, null_logits, choice.guidance_scale)
@@ -58,28 +67,33 @@ def paint_slowly(model, told, nothing, numbers, choice, forced=None):
 @settings(max_examples=20, deadline=None)
 def test_painting_what_grids_tell_is_the_slow_loop(sizes, rows, columns, at_once, scale, seed):
     model, numbers = MODELS[sizes], numbers_for(rows, columns, seed)
-    told, choice = told_for(sizes, rows, columns, seed), SamplingSettings(guidance_scale=scale)
-    nothing = torch.full_like(told, CODES)
+    condition_inputs, choice = (
+        inputs_for(sizes, rows, columns, seed),
+        SamplingSettings(guidance_scale=scale),
+    )
+    nothing = torch.full_like(condition_inputs, CODES)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(local_sampling, "POSITIONS_AT_ONCE", 2 * at_once)
-        painted = paint_locally(model, told, numbers, choice, null_prefixes=nothing).codes
-    assert torch.equal(painted, paint_slowly(model, told, nothing, numbers, choice))
+        sampled = sample_locally(
+            model, condition_inputs, numbers, choice, null_prefixes=nothing
+        ).codes
+    assert torch.equal(sampled, sample_slowly(model, condition_inputs, nothing, numbers, choice))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("sizes", sorted(MODELS))
 def test_cached_logits_are_those_of_the_whole_forward(sizes):
     model, (rows, columns) = MODELS[sizes], (9, 6)
-    codes, told = codes_for(rows, columns, batch=2), told_for(sizes, 9, 6)
-    whole = model.code_logits(told, codes)
-    prefixes, grids = model.parted(told, rows, columns)
+    codes, condition_inputs = codes_for(rows, columns, batch=2), inputs_for(sizes, 9, 6)
+    whole = model.code_logits(condition_inputs, codes)
+    prefixes, grids = model.parted(condition_inputs, rows, columns)
     ring = RowRing(model, prefixes, columns + 1, kept=1 + model.config.radius)
-    heard = HeardRows(model, grids, 1)
+    context = GridContextRows(model, grids, 1)
     received = torch.cat([torch.full((2, rows, 1), model.config.border_token), codes], 2)
     for row in range(rows):
         for column in range(columns + 1):
             place = torch.tensor([row]), torch.tensor([column])
-            here = heard.at([(row, column)])
+            here = context.at([(row, column)])
             logits = ring.read(received[:, row, column : column + 1], *place, here)
             if column < columns:
                 torch.testing.assert_close(logits[:, 0], whole[:, row, column])
@@ -87,11 +101,14 @@ def test_cached_logits_are_those_of_the_whole_forward(sizes):
 
 def test_a_code_hears_the_grid_below_and_to_its_right():
     model, codes = MODELS[0, 1, 2], codes_for(8, 9)
-    told = told_for((0, 1, 2), 8, 9, batch=1)
-    other = told.clone().view(1, 8, 9)
+    condition_inputs = inputs_for((0, 1, 2), 8, 9, batch=1)
+    other = condition_inputs.clone().view(1, 8, 9)
     other[0, 5, 6] = CODES + (other[0, 5, 6] - CODES + 1) % 3
     with torch.no_grad():
-        before, after = model.code_logits(told, codes), model.code_logits(other.view(1, -1), codes)
+        before, after = (
+            model.code_logits(condition_inputs, codes),
+            model.code_logits(other.view(1, -1), codes),
+        )
     changed = (before != after)[0].any(-1)
     assert changed[3:6, 4:9].all()  # two around it at once
     assert not changed[:3].any()  # not further above: codes are heard from above only
@@ -100,15 +117,18 @@ def test_a_code_hears_the_grid_below_and_to_its_right():
 @pytest.mark.parametrize("corner", [(0, 0), (0, 3), (0, 7), (5, 0), (5, 4), (5, 7), (8, 4)])
 @pytest.mark.parametrize("around", [0, 1, 2])
 def test_uncut_cells_of_a_crop_get_the_logits_they_have_in_the_whole(corner, around):
-    model = random_model(condition_length=1, condition_grids=1, look_around=around)
+    model = random_model(condition_length=1, condition_grids=1, depthwise_context=around)
     side, (rows, columns), (top, left) = 15, (23, 22), corner
-    codes, told = codes_for(rows, columns), told_for((1, 1, around), rows, columns, batch=1)
-    first, grid = model.parted(told, rows, columns)
+    codes, condition_inputs = (
+        codes_for(rows, columns),
+        inputs_for((1, 1, around), rows, columns, batch=1),
+    )
+    first, grid = model.parted(condition_inputs, rows, columns)
     window = (..., slice(top, top + side), slice(left, left + side))
     cut = torch.cat([first, grid[window].flatten(1)], 1)
     edges = torch.tensor([[top == 0, left == 0, left + side == columns, top + side == rows]])
     with torch.no_grad():
-        whole = model.code_logits(told, codes)[:, top : top + side, left : left + side]
+        whole = model.code_logits(condition_inputs, codes)[:, top : top + side, left : left + side]
         cropped = model.code_logits(cut, codes[window])
     equal = torch.isclose(whole, cropped, rtol=1e-9, atol=1e-9).all(-1)
     uncut = model.uncut(edges, side, side)
@@ -119,15 +139,15 @@ def test_uncut_cells_of_a_crop_get_the_logits_they_have_in_the_whole(corner, aro
 def test_memory_does_not_grow_with_the_rows(monkeypatch):
     kept = []
 
-    class NotedRows(HeardRows):
+    class NotedRows(GridContextRows):
         def __init__(self, *arguments):
             super().__init__(*arguments)
             kept.append(self.kept.shape)
 
-    monkeypatch.setattr(local_sampling, "HeardRows", NotedRows)
+    monkeypatch.setattr(local_sampling, "GridContextRows", NotedRows)
     for rows in (8, 40):
-        told = told_for((0, 1, 2), rows, 3)
-        paint_locally(MODELS[0, 1, 2], told, numbers_for(rows, 3), SamplingSettings())
+        condition_inputs = inputs_for((0, 1, 2), rows, 3)
+        sample_locally(MODELS[0, 1, 2], condition_inputs, numbers_for(rows, 3), SamplingSettings())
     assert kept[0] == kept[1]
 
 
@@ -135,26 +155,26 @@ def test_memory_does_not_grow_with_the_rows(monkeypatch):
 def test_painting_goes_on_below_known_rows_bit_for_bit_and_reads_few_of_them(grids, monkeypatch):
     model = random_model(condition_grids=grids).float()
     (rows, columns), read = (40, 5), []
-    told = told_for((2, grids, 2), rows, columns)
-    numbers, counted = numbers_for(rows, columns), []
-    whole = paint_locally(model, told, numbers, SamplingSettings())
+    condition_inputs = inputs_for((2, grids, 2), rows, columns)
+    numbers, valid_mask = numbers_for(rows, columns), []
+    whole = sample_locally(model, condition_inputs, numbers, SamplingSettings())
     plain = RowRing.read
     monkeypatch.setattr(RowRing, "read", lambda self, *given: read.append(1) or plain(self, *given))
     for done in (3, 17, 36):
         forced = whole.codes.clone()
         forced[:, done:] = -1
-        read.clear(), counted.clear()
-        again = paint_locally(
+        read.clear(), valid_mask.clear()
+        again = sample_locally(
             model,
-            told,
+            condition_inputs,
             numbers,
             SamplingSettings(),
             forced=forced,
-            on_cells=lambda n, _: counted.append(n),
+            on_cells=lambda n, _: valid_mask.append(n),
         )
         assert torch.equal(again.codes, whole.codes)
         assert torch.equal(again.log_probabilities[:, done:], whole.log_probabilities[:, done:])
-        assert sum(counted) == rows * columns
+        assert sum(valid_mask) == rows * columns
     assert len(read) < 0.5 * rows * (columns + 1)
 
 
@@ -176,25 +196,27 @@ def local_prior(*parts, window=6):
 def test_a_prior_paints_what_it_is_told_on_any_canvas():
     prior, random = local_prior(*PARTS), torch.Generator().manual_seed(3)
     for rows, columns in [(4, 5), (6, 6), (9, 11)]:
-        told = {
+        condition_inputs = {
             "segmentation": torch.randint(4, (2, rows, columns), generator=random),
             "depth": torch.randint(3, (2, rows, columns), generator=random),
             "label": torch.tensor([1, 0]),
         }
-        painted = prior.draw(rows, columns, count=2, seed=5, told=told, guidance_scale=2.0)
-        batch = {**told, "codes": painted.codes}
+        sampled = prior.sample_with_log_probs(
+            rows, columns, count=2, seed=5, condition_inputs=condition_inputs, guidance_scale=2.0
+        )
+        batch = {**condition_inputs, "codes": sampled.codes}
         tokens = prior.conditions.tokens(batch, 2)
         nothing = prior.conditions.null_tokens(2, (rows, columns))
         numbers = numbers_for(rows, columns, seed=5)
         choice = SamplingSettings(guidance_scale=2.0)
-        expected = paint_slowly(prior.model, tokens, nothing, numbers, choice)
-        assert torch.equal(painted.codes, expected)
+        expected = sample_slowly(prior.model, tokens, nothing, numbers, choice)
+        assert torch.equal(sampled.codes, expected)
 
 
 def test_a_prior_told_grids_alone_needs_no_other_token():
     prior = local_prior(Inpaint(codebook_size=CODES))
     assert prior.config.condition_length == 0
-    assert prior.paint(5, 7, count=2).shape == (2, 5, 7)
+    assert prior.sample(5, 7, count=2).shape == (2, 5, 7)
 
 
 def test_tokens_that_are_not_as_many_as_the_canvas_needs_are_refused():
@@ -207,7 +229,7 @@ def test_tokens_that_are_not_as_many_as_the_canvas_needs_are_refused():
     [
         ({"condition_length": 0}, "condition_length"),
         ({"condition_length": 1, "condition_grids": -1}, "condition_grids"),
-        ({"condition_length": 1, "look_around": -1}, "look_around"),
+        ({"condition_length": 1, "depthwise_context": -1}, "depthwise_context"),
     ],
 )
 def test_sizes_that_cannot_be_are_refused(options, said):

@@ -42,11 +42,11 @@ def objective(read=None, **settings):
 
 
 def test_by_default_the_loss_is_the_likelihood_alone():
-    nats, loss = objective()
-    assert torch.equal(nats, MODEL.nats(CONDITION, some_codes()))
+    nll, loss = objective()
+    assert torch.equal(nll, MODEL.nll(CONDITION, some_codes()))
     assert torch.equal(loss, MODEL.loss(CONDITION, some_codes()))
     assert loss.requires_grad
-    assert not nats.requires_grad
+    assert not nll.requires_grad
 
 
 @given(
@@ -60,34 +60,34 @@ def test_added_terms_are_those_of_their_definitions(label_smoothing, z_loss_weig
     logits = 3 * torch.randn(2, 3, size, generator=random)
     codes = torch.randint(size, (2, 3), generator=random)
     log_shares = logits.log_softmax(-1)
-    nats = -log_shares.gather(-1, codes[..., None])[..., 0]
+    nll = -log_shares.gather(-1, codes[..., None])[..., 0]
     settings = LossSettings(label_smoothing=label_smoothing, z_loss_weight=z_loss_weight)
     one_hot = torch.nn.functional.one_hot(codes, size)
     targets = (1 - label_smoothing) * one_hot + label_smoothing / size
     expected = -(targets * log_shares).sum(-1).mean()
     expected += z_loss_weight * logits.logsumexp(-1).square().mean()
-    loss = (nats + extra_terms(logits, codes, nats, settings)).mean()
+    loss = (nll + extra_terms(logits, codes, nll, settings)).mean()
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_added_terms_change_what_is_lowered_and_not_what_is_reported():
     plain, asked = objective(), objective(label_smoothing=0.1, z_loss_weight=0.01)
-    assert torch.equal(asked.nats, plain.nats)
+    assert torch.equal(asked.nll, plain.nll)
     assert asked.loss > plain.loss
     gradients = [torch.autograd.grad(o.loss, MODEL.head.weight)[0] for o in (plain, asked)]
     assert not torch.allclose(*gradients)
 
 
 def test_cells_that_do_not_count_add_nothing_to_a_loss_over_all_cells():
-    counted = torch.rand(2, 3, 3, generator=torch.Generator().manual_seed(0)) < 0.5
+    valid_mask = torch.rand(2, 3, 3, generator=torch.Generator().manual_seed(0)) < 0.5
     settings = LossSettings(label_smoothing=0.1, z_loss_weight=0.01)
-    codes, other = some_codes(), some_codes().where(counted, 0)
+    codes, other = some_codes(), some_codes().where(valid_mask, 0)
     losses = [
-        training_objective(MODEL, CONDITION, targets, codes, settings, counted).loss
+        training_objective(MODEL, CONDITION, targets, codes, settings, valid_mask).loss
         for targets in (codes, other)
     ]
     assert torch.equal(*losses)
-    uncounted = training_objective(MODEL, CONDITION, codes, codes, settings, ~counted).loss
+    uncounted = training_objective(MODEL, CONDITION, codes, codes, settings, ~valid_mask).loss
     whole = training_objective(MODEL, CONDITION, codes, codes, settings).loss
     torch.testing.assert_close(losses[0] + uncounted, whole)
 
@@ -96,8 +96,8 @@ def test_codes_are_foretold_as_they_are_whatever_is_read():
     read = perturbed(some_codes(), 0.5, CODES, torch.Generator().manual_seed(3))
     assert not torch.equal(read, some_codes())
     logits = MODEL.code_logits(CONDITION, read)
-    true_nats = -logits.log_softmax(-1).gather(-1, some_codes()[..., None])[..., 0]
-    torch.testing.assert_close(objective(read).nats, true_nats.detach())
+    true_nll = -logits.log_softmax(-1).gather(-1, some_codes()[..., None])[..., 0]
+    torch.testing.assert_close(objective(read).nll, true_nll.detach())
 
 
 @pytest.mark.parametrize("pkeep", [0.0, 0.3, 0.9, 1.0])

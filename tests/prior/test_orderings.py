@@ -84,7 +84,7 @@ def test_another_seed_is_another_random_order():
     assert not torch.equal(*logits)
 
 
-def slowly_foretold(model, prefix, codes, known):
+def slow_logits_of(model, prefix, codes, known):
     """Logits (B, K) of the code that comes after the `known` first ones in the model's order.
 
     By the order itself: the canvas is the window's upper left part, and what is read just before a
@@ -96,8 +96,8 @@ def slowly_foretold(model, prefix, codes, known):
     read = [codes[:, cell // window, cell % window] for cell in cells[:known]]
     tokens = torch.cat([prefix, *(code[:, None] for code in read)], dim=1)
     length = prefix.shape[1]
-    told = list(range(length - 1))
-    positions = told + [length + whole.index(cell) - 1 for cell in cells[: known + 1]]
+    condition_inputs = list(range(length - 1))
+    positions = condition_inputs + [length + whole.index(cell) - 1 for cell in cells[: known + 1]]
     place = cells[known]
     logits = model(tokens, torch.tensor(positions))[:, -1]
     return logits, (place // window, place % window)
@@ -112,7 +112,7 @@ def test_logits_are_those_of_the_sequence_and_stand_at_their_codes(name, size):
     prefix = CONDITIONS.tokens({"label": [0, 1]}, 2)
     logits = model.code_logits(prefix, codes)
     for known in range(codes[0].numel()):
-        expected, (row, column) = slowly_foretold(model, prefix, codes, known)
+        expected, (row, column) = slow_logits_of(model, prefix, codes, known)
         torch.testing.assert_close(logits[:, row, column], expected)
 
 
@@ -129,26 +129,26 @@ def test_painting_is_the_slow_loop_in_that_order(name, size, guidance_scale):
     )
     prior = Prior(model, CONDITIONS, INFO)
     options = {"guidance_scale": guidance_scale, "guidance_schedule": "power-cosine", "top_k": 5}
-    painted = prior.paint(*size, count=2, labels=[0, 1], forced=known, **options)
+    sampled = prior.sample(*size, count=2, labels=[0, 1], forced=known, **options)
     numbers = prior._uniforms(0, range(2), 0, size[1])
     codes = known.repeat(2, 1, 1)
     for number in range(codes[0].numel()):
-        told = CONDITIONS.tokens({"label": [0, 1]}, 2)
-        logits, (row, column) = slowly_foretold(model, told, codes.clamp(min=0), number)
-        nothing, _ = slowly_foretold(model, CONDITIONS.null_tokens(2), codes.clamp(min=0), number)
+        condition_inputs = CONDITIONS.tokens({"label": [0, 1]}, 2)
+        logits, (row, column) = slow_logits_of(model, condition_inputs, codes.clamp(min=0), number)
+        nothing, _ = slow_logits_of(model, CONDITIONS.null_tokens(2), codes.clamp(min=0), number)
         scale = choice.guidance_at(number / codes[0].numel())
         logits = nothing + scale * (logits - nothing)
         if known[row, column] < 0:
             codes[:, row, column] = draw(logits, numbers(row)[:, column], choice).codes
-    assert torch.equal(painted, codes)
+    assert torch.equal(sampled, codes)
 
 
 def test_a_canvas_beyond_the_window_is_for_row_by_row():
     prior = Prior(random_gpt("spiral-in"), CONDITIONS, INFO)
     with pytest.raises(ConfigError, match=r"order 'spiral-in'.*window of 4x4 codes; found 4x5"):
-        prior.paint(4, 5)
+        prior.sample(4, 5)
     with pytest.raises(ConfigError, match="leave rest out"):
-        prior.paint(4, 4, rest=2)
+        prior.sample(4, 4, flush_every_rows=2)
 
 
 def test_places_that_turn_know_one_order_alone():

@@ -23,7 +23,7 @@ def test_the_temperature_falls_along_half_a_cosine_of_the_step():
         found.append(quantizer.temperature)
     quarter = 0.2 + 0.8 * (1 + math.cos(math.pi / 4)) / 2
     assert found == pytest.approx([1.0, quarter, 0.6, 0.2, 0.2])
-    assert quantizer.figures()["temperature"] == pytest.approx(0.2)
+    assert quantizer.metrics()["temperature"] == pytest.approx(0.2)
 
 
 def test_the_kl_term_comes_in_over_its_steps():

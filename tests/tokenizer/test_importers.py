@@ -129,7 +129,7 @@ def test_another_models_weights_are_refused(name):
 
 
 def test_what_training_left_behind_is_passed_over():
-    rest = {key: torch.zeros(1) for key in ("loss.discriminator.main.0.weight", "colorize")}
-    _, found = import_compvis({**compvis_vqgan(), **rest}, GROUPS)
+    leftovers = {key: torch.zeros(1) for key in ("loss.discriminator.main.0.weight", "colorize")}
+    _, found = import_compvis({**compvis_vqgan(), **leftovers}, GROUPS)
     _, expected = import_compvis(compvis_vqgan(), GROUPS)
     assert found.keys() == expected.keys()

@@ -11,13 +11,13 @@ from ops.config import ConfigError
 from ops.images import ImageError, resize_and_crop
 from tests.conftest import photograph
 from tokenizer import PRESETS, build_tokenizer, load_tokenizer, save_tokenizer
-from tokenizer.contents import CONTENTS, ContentConfig, make_content
 from tokenizer.label_maps import VOID, binary_loss, cross_entropy_loss, one_hot
+from tokenizer.modalities import MODALITIES, ModalityConfig, make_modality
 
 CONFIGS = {
-    "image": ContentConfig(),
-    "segmentation": ContentConfig(kind="segmentation", num_classes=7, void_label=255),
-    "depth": ContentConfig(kind="depth"),
+    "image": ModalityConfig(),
+    "segmentation": ModalityConfig(kind="segmentation", num_classes=7, void_label=255),
+    "depth": ModalityConfig(kind="depth"),
 }
 
 
@@ -39,58 +39,58 @@ def example(kind, seed, height=40, width=56):
 
 
 def samples_of(kind, side=32):
-    content = make_content(CONFIGS[kind])
-    rasters = [content.decode(example(kind, seed)) for seed in range(2)]
-    squares = [resize_and_crop(r, side, resampling=content.resampling) for r in rasters]
-    return content, content.samples(np.stack(squares))
+    modality = make_modality(CONFIGS[kind])
+    rasters = [modality.decode(example(kind, seed)) for seed in range(2)]
+    squares = [resize_and_crop(r, side, resampling=modality.resampling) for r in rasters]
+    return modality, modality.samples(np.stack(squares))
 
 
-@pytest.mark.parametrize("kind", CONTENTS)
+@pytest.mark.parametrize("kind", MODALITIES)
 def test_every_content_goes_through_a_tokenizer_and_back(kind, tmp_path):
-    content, samples = samples_of(kind)
-    model = build_tokenizer("tiny", seed=0, content=CONFIGS[kind]).eval()
-    pixels = content.pixels(samples)
-    assert pixels.shape == (2, content.channels, 32, 32)
+    modality, samples = samples_of(kind)
+    model = build_tokenizer("tiny", seed=0, modality=CONFIGS[kind]).eval()
+    pixels = modality.pixels(samples)
+    assert pixels.shape == (2, modality.channels, 32, 32)
     save_tokenizer(tmp_path, model)
     loaded = load_tokenizer(tmp_path)
-    assert loaded.config.content == CONFIGS[kind]
+    assert loaded.config.modality == CONFIGS[kind]
     assert loaded.fingerprint == model.fingerprint
     codes = loaded.encode(pixels)
     assert torch.equal(codes, model.encode(pixels))
-    rebuilt = loaded.content.rebuilt(loaded.decode(codes))
+    rebuilt = loaded.modality.rebuilt(loaded.decode(codes))
     assert rebuilt.shape == samples.shape
-    figures = content.figures(samples, rebuilt)
-    assert content.headline in figures
-    perfect = content.figures(samples, samples.clone())
-    assert all(perfect[name] >= figures[name] for name in figures)
+    metrics = modality.metrics(samples, rebuilt)
+    assert modality.headline in metrics
+    perfect = modality.metrics(samples, samples.clone())
+    assert all(perfect[name] >= metrics[name] for name in metrics)
     for shown in (samples, rebuilt):
-        pictures = content.pictures(shown)
+        pictures = modality.pictures(shown)
         assert pictures.dtype == np.uint8
         assert pictures.shape == (2, 32, 32, 3)
-    errors = content.errors(samples, rebuilt)
+    errors = modality.errors(samples, rebuilt)
     assert errors.shape == (2, 32, 32)
     assert 0 < errors.max() <= 1
-    assert content.errors(samples, samples).max() == 0
+    assert modality.errors(samples, samples).max() == 0
 
 
-@pytest.mark.parametrize("kind", CONTENTS)
+@pytest.mark.parametrize("kind", MODALITIES)
 def test_pixels_of_perfect_output_are_rebuilt_as_they_were(kind):
-    content, samples = samples_of(kind)
+    modality, samples = samples_of(kind)
     known = samples != VOID if kind == "segmentation" else torch.ones_like(samples, dtype=bool)
-    assert torch.equal(content.rebuilt(content.pixels(samples))[known], samples[known])
+    assert torch.equal(modality.rebuilt(modality.pixels(samples))[known], samples[known])
 
 
 def test_labels_are_never_mixed_by_resizing():
-    content = make_content(CONFIGS["segmentation"])
+    modality = make_modality(CONFIGS["segmentation"])
     labels = np.where(np.arange(90)[:, None] + np.arange(120) < 100, 0, 6).astype(np.uint8)
     for size in (17, 64, 200):
-        cropped = resize_and_crop(labels, size, "random", resampling=content.resampling)
+        cropped = resize_and_crop(labels, size, "random", resampling=modality.resampling)
         assert set(np.unique(cropped)) <= {0, 6}
 
 
 def test_depth_keeps_more_than_eight_bits():
-    content = make_content(CONFIGS["depth"])
-    samples = content.samples(np.array([[[0, 1, 2, 32768, 65535]]], np.float32))
+    modality = make_modality(CONFIGS["depth"])
+    samples = modality.samples(np.array([[[0, 1, 2, 32768, 65535]]], np.float32))
     assert samples.min() == -1
     assert samples.max() == 1
     assert (samples.diff(dim=-1) > 0).all()
@@ -98,14 +98,14 @@ def test_depth_keeps_more_than_eight_bits():
 
 
 def test_void_is_shown_to_nobody_and_judged_by_nothing():
-    content = make_content(CONFIGS["segmentation"])
-    samples = content.samples(np.array([[[0, 255, 6]]], np.uint8))
+    modality = make_modality(CONFIGS["segmentation"])
+    samples = modality.samples(np.array([[[0, 255, 6]]], np.uint8))
     assert samples.tolist() == [[[[0, VOID, 6]]]]
-    pixels = content.pixels(samples)
+    pixels = modality.pixels(samples)
     assert pixels.sum(1).tolist() == [[[1, 0, 1]]]
-    told = torch.tensor([[[[0, 3, 6]]]])
-    assert content.figures(samples, told) == {"accuracy": 1.0, "mean_iou": 1.0}
-    assert content.errors(samples, told).sum() == 0
+    condition_inputs = torch.tensor([[[[0, 3, 6]]]])
+    assert modality.metrics(samples, condition_inputs) == {"accuracy": 1.0, "mean_iou": 1.0}
+    assert modality.errors(samples, condition_inputs).sum() == 0
     logits = torch.randn(1, 7, 1, 3, requires_grad=True)
     for loss in (cross_entropy_loss, binary_loss):
         (gradient,) = torch.autograd.grad(loss(logits, samples), logits)
@@ -135,27 +135,27 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_parts_however_void_they_are(loss
 
 
 def test_a_label_beyond_the_classes_is_a_reason():
-    content = make_content(CONFIGS["segmentation"])
+    modality = make_modality(CONFIGS["segmentation"])
     with pytest.raises(ImageError, match="label 7, where the highest of 7 classes is 6") as caught:
-        content.decode(file_of(np.array([[0, 7]], np.uint8)))
+        modality.decode(file_of(np.array([[0, 7]], np.uint8)))
     assert caught.value.reason == "unknown label"
 
 
 def test_contents_that_fit_no_network_are_refused():
-    with pytest.raises(ConfigError, match="No content 'sound'"):
-        make_content(ContentConfig(kind="sound"))
+    with pytest.raises(ConfigError, match="No modality 'sound'"):
+        make_modality(ModalityConfig(kind="sound"))
     with pytest.raises(ConfigError, match="at least 2 classes, found 0"):
-        build_tokenizer("tiny", content=ContentConfig(kind="segmentation"))
+        build_tokenizer("tiny", modality=ModalityConfig(kind="segmentation"))
     with pytest.raises(ConfigError, match="depth has 1 channels, but image_channels is 3"):
-        dataclasses.replace(PRESETS["tiny"], content=CONFIGS["depth"])
+        dataclasses.replace(PRESETS["tiny"], modality=CONFIGS["depth"])
 
 
 def test_content_is_part_of_what_decides_codes_but_for_photographs():
     # A tokenizer of photographs keeps the fingerprint it had before there were other contents.
     models = [
-        build_tokenizer("tiny", content=ContentConfig(kind="segmentation", num_classes=3)),
+        build_tokenizer("tiny", modality=ModalityConfig(kind="segmentation", num_classes=3)),
         build_tokenizer(
-            "tiny", content=ContentConfig(kind="segmentation", num_classes=3, void_label=0)
+            "tiny", modality=ModalityConfig(kind="segmentation", num_classes=3, void_label=0)
         ),
         build_tokenizer("tiny"),
     ]

@@ -57,7 +57,7 @@ def test_the_adaptive_weight_has_a_bound():
         )
     )
     losses = objective.autoencoder_loss(build_tokenizer("tiny"), pixels_of(), step=0)
-    assert losses.figures["adaptive_weight"] == 0.005
+    assert losses.metrics["adaptive_weight"] == 0.005
 
 
 def test_the_adversarial_term_starts_when_told_and_ramps():
@@ -73,10 +73,10 @@ def test_the_adversarial_term_starts_when_told_and_ramps():
     assert strengths == [0, 0, 0.25, 0.5, 1, 1]
     model, pixels = build_tokenizer("tiny"), pixels_of()
     before = objective.autoencoder_loss(model, pixels, step=9)
-    assert "adversarial_loss" not in before.figures
+    assert "adversarial_loss" not in before.metrics
     assert objective.discriminator_loss(pixels, before.pixels, step=9) is None
     after = objective.autoencoder_loss(model, pixels, step=10)
-    assert after.figures["adaptive_weight"] > 0
+    assert after.metrics["adaptive_weight"] > 0
     assert objective.discriminator_loss(pixels, after.pixels, step=10).total > 0
 
 
@@ -95,11 +95,11 @@ def test_the_total_is_the_sum_of_its_terms():
     pixels = pixels_of()
     losses = objective.autoencoder_loss(build_tokenizer("tiny").eval(), pixels, step=0)
     error = losses.pixels - pixels
-    figures = losses.figures
+    metrics = losses.metrics
     rebuilt = 2 * error.abs().mean() + 3 * error.square().mean()
-    assert torch.allclose(figures["reconstruction_loss"], rebuilt)
-    adversarial = figures["adaptive_weight"] * figures["adversarial_loss"]
-    total = figures["reconstruction_loss"] + figures["quantizer_loss"] + adversarial
+    assert torch.allclose(metrics["reconstruction_loss"], rebuilt)
+    adversarial = metrics["adaptive_weight"] * metrics["adversarial_loss"]
+    total = metrics["reconstruction_loss"] + metrics["quantizer_loss"] + adversarial
     assert torch.allclose(losses.total, total)
 
 

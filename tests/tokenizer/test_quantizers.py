@@ -152,23 +152,23 @@ def test_statistics_are_those_of_the_codes(name):
     for age, codes in enumerate(batches[::-1]):
         idle[codes.unique()] = idle[codes.unique()].clamp(max=age)
     assert torch.equal(quantizer.idle_steps, idle)
-    figures = quantizer.figures()
-    assert figures["codebook_usage"] == pytest.approx(len(used) / size)
+    metrics = quantizer.metrics()
+    assert metrics["codebook_usage"] == pytest.approx(len(used) / size)
     frequent = share / share.sum()
     entropy = -sum(p * math.log(p) for p in frequent.tolist() if p)
-    assert figures["perplexity"] == pytest.approx(math.exp(entropy), rel=1e-4)
-    assert figures["dead_codes"] == 0
+    assert metrics["perplexity"] == pytest.approx(math.exp(entropy), rel=1e-4)
+    assert metrics["dead_codes"] == 0
     quantizer.restart_after = 3
-    assert figures_of(quantizer)["dead_codes"] == size - len(used)
+    assert metrics_of(quantizer)["dead_codes"] == size - len(used)
 
 
-def figures_of(quantizer):
-    return {key: float(value) for key, value in quantizer.figures().items()}
+def metrics_of(quantizer):
+    return {key: float(value) for key, value in quantizer.metrics().items()}
 
 
 def test_figures_before_the_first_step_are_finite():
-    assert figures_of(make("vq"))["perplexity"] == 1
-    assert figures_of(make("vq"))["codebook_usage"] == 0
+    assert metrics_of(make("vq"))["perplexity"] == 1
+    assert metrics_of(make("vq"))["codebook_usage"] == 0
 
 
 @every_quantizer

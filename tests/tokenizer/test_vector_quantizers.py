@@ -70,7 +70,7 @@ def test_a_code_unused_for_long_is_drawn_anew_and_a_used_one_is_not(name):
     for _ in range(2):  # it is not chosen, but has its time
         quantizer(latents)
     torch.testing.assert_close(quantizer.embedding.weight.data[3], drawn)
-    assert quantizer.figures()["dead_codes"] == 1
+    assert quantizer.metrics()["dead_codes"] == 1
 
 
 def test_simvq_moves_codes_that_nobody_chose_and_never_its_codebook():

@@ -9,10 +9,10 @@ from skimage import data
 from torch import nn
 
 from ops.config import ConfigError
-from ops.images import resize_and_crop, to_pixels
-from tokenizer import build_tokenizer, load_tokenizer, save_tokenizer
 from ops.cpu import convolution
 from ops.cpu.convolution import Convolution, nnpack_works, use_convolution
+from ops.images import resize_and_crop, to_pixels
+from tokenizer import build_tokenizer, load_tokenizer, save_tokenizer
 from tokenizer.tiling import encode_tiled
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
@@ -156,7 +156,7 @@ def test_a_library_that_computes_something_else_is_not_used(monkeypatch):
     monkeypatch.setattr(
         torch,
         "_nnpack_spatial_convolution",
-        lambda x, *rest: right(x, *rest) + 1,
+        lambda x, *others: right(x, *others) + 1,
     )
     nnpack_works.cache_clear()
     try:

@@ -10,9 +10,9 @@ from PIL import Image
 from ops.config import ConfigError
 from ops.images import resize_and_crop, to_pixels
 from ops.low_resolution import enlarged
-from pipelines.conditioning.encode import Teller
-from pipelines.conditioning.inputs import told_of
-from pipelines.conditioning.preview import told_picture
+from pipelines.conditioning.encode import ConditionEncoder
+from pipelines.conditioning.inputs import parse_conditions
+from pipelines.conditioning.preview import condition_picture
 from prior.conditions import (
     Boxes,
     Conditions,
@@ -24,11 +24,11 @@ from prior.conditions import (
 )
 from tests.conftest import photograph
 from tokenizer import build_tokenizer
-from tokenizer.contents import ContentConfig
+from tokenizer.modalities import ModalityConfig
 
 SIZE = 24, 40  # height, width
 IMAGE = build_tokenizer("tiny", seed=0).eval()
-MAPS = build_tokenizer("tiny", seed=1, content=ContentConfig(kind="segmentation", num_classes=9))
+MAPS = build_tokenizer("tiny", seed=1, content=ModalityConfig(kind="segmentation", num_classes=9))
 MAPS = MAPS.eval()
 CODES = IMAGE.config.codebook_size
 F = IMAGE.config.downsample_factor
@@ -38,9 +38,11 @@ def conditions(*parts):
     return Conditions(parts or [StartOfSequence()], CODES)
 
 
-def teller(flags, *parts, size=SIZE):
-    told = told_of(flags, conditions(*parts))
-    return Teller(told, conditions(*parts), IMAGE, {"segmentation": MAPS}, size)
+def condition_encoder(flags, *parts, size=SIZE):
+    condition_inputs = parse_conditions(flags, conditions(*parts))
+    return ConditionEncoder(
+        condition_inputs, conditions(*parts), IMAGE, {"segmentation": MAPS}, size
+    )
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def codes_of(image):
 
 
 def test_half_is_told_of_the_upper_half_alone_and_files_are_dealt_out_in_turn(pictures):
-    forced = teller([f"half={pictures}"]).forced([0, 1, 2, 3, 7])
+    forced = condition_encoder([f"half={pictures}"]).forced([0, 1, 2, 3, 7])
     assert forced.shape == (5, SIZE[0] // F, SIZE[1] // F)
     half = forced.shape[1] // 2
     assert (forced[:, half:] == -1).all()
@@ -69,7 +71,7 @@ def test_half_is_told_of_the_upper_half_alone_and_files_are_dealt_out_in_turn(pi
 def test_a_picture_of_another_shape_is_cut_in_its_middle(tmp_path):
     image = photograph(0, 100, 60)
     Image.fromarray(image).save(tmp_path / "high.png")
-    forced = teller([f"half={tmp_path / 'high.png'}"]).forced([0])
+    forced = condition_encoder([f"half={tmp_path / 'high.png'}"]).forced([0])
     upper = resize_and_crop(image, SIZE)[: forced.shape[1] // 2 * F]
     assert torch.equal(forced[0, : forced.shape[1] // 2], codes_of(upper))
 
@@ -78,11 +80,13 @@ def test_label_maps_are_told_by_their_own_tokenizer(tmp_path):
     labels = np.random.default_rng(0).integers(0, 9, SIZE, np.uint8)
     Image.fromarray(labels).save(tmp_path / "map.png")
     part = Segmentation(codebook_size=MAPS.config.codebook_size)
-    told = teller([f"segmentation={tmp_path}"], part).told([0, 5])
+    condition_inputs = condition_encoder([f"segmentation={tmp_path}"], part).condition_inputs(
+        [0, 5]
+    )
     one_hot = torch.nn.functional.one_hot(torch.from_numpy(labels).long(), 9).permute(2, 0, 1)
     with torch.inference_mode():
         expected = MAPS.encode(one_hot[None].float())[0]
-    assert torch.equal(told["segmentation"], expected.expand(2, -1, -1))
+    assert torch.equal(condition_inputs["segmentation"], expected.expand(2, -1, -1))
 
 
 def test_a_small_picture_is_told_as_large_as_the_canvas(tmp_path):
@@ -90,8 +94,8 @@ def test_a_small_picture_is_told_as_large_as_the_canvas(tmp_path):
     small = photograph(0, SIZE[0] // 4, SIZE[1] // 4)
     Image.fromarray(small).save(tmp_path / "small.png")
     part = LowResolution(codebook_size=CODES, ratio=4)
-    told = teller([f"low_res={tmp_path}"], part).told([0])
-    assert torch.equal(told["low_res"][0], codes_of(enlarged(small, SIZE)))
+    condition_inputs = condition_encoder([f"low_res={tmp_path}"], part).condition_inputs([0])
+    assert torch.equal(condition_inputs["low_res"][0], codes_of(enlarged(small, SIZE)))
 
 
 def test_holes_are_told_as_unknown_and_the_rest_stays(tmp_path):
@@ -99,19 +103,22 @@ def test_holes_are_told_as_unknown_and_the_rest_stays(tmp_path):
     layers = np.dstack([image, np.full(SIZE, 255, np.uint8)])
     layers[: 2 * F + 1, :F, 3] = 0
     Image.fromarray(layers).save(tmp_path / "holes.png")
-    teller_ = teller([f"inpaint={tmp_path}"], Inpaint(codebook_size=CODES))
-    forced, told = teller_.forced([0])[0], teller_.told([0])
+    condition_encoder_ = condition_encoder([f"inpaint={tmp_path}"], Inpaint(codebook_size=CODES))
+    forced, condition_inputs = (
+        condition_encoder_.forced([0])[0],
+        condition_encoder_.condition_inputs([0]),
+    )
     unknown = torch.zeros(SIZE[0] // F, SIZE[1] // F, dtype=torch.bool)
     unknown[:4, :2] = True  # the three cells that are touched, and those around them
     assert torch.equal(forced < 0, unknown)
     filled = np.where(layers[..., 3:] > 0, image, image[layers[..., 3] > 0].mean(0).round())
     assert torch.equal(forced[~unknown], codes_of(filled.astype(np.uint8))[~unknown])
-    assert torch.equal(told["known"][0], ~unknown)
-    assert torch.equal(told["codes"][0], forced)
+    assert torch.equal(condition_inputs["known"][0], ~unknown)
+    assert torch.equal(condition_inputs["codes"][0], forced)
 
 
 def test_what_is_told_can_be_looked_at(pictures):
-    shown = told_picture(teller([f"half={pictures}"]), "half", 1)
+    shown = condition_picture(condition_encoder([f"half={pictures}"]), "half", 1)
     upper = SIZE[0] // F // 2 * F
     np.testing.assert_array_equal(shown[:upper], photograph(1, *SIZE)[:upper])
     assert (shown[upper:] == 255).all()
@@ -131,18 +138,18 @@ def test_what_cannot_be_told_is_refused(pictures, flag, message):
     (pictures / "text.png").write_text("no picture")
     flag = flag.format(whole=pictures / "0.png", text=pictures / "text.png")
     with pytest.raises(ConfigError, match=message):
-        teller([flag], Inpaint(codebook_size=CODES)).check()
+        condition_encoder([flag], Inpaint(codebook_size=CODES)).check()
 
 
 def test_half_and_inpaint_together_are_refused(pictures):
     flags = [f"half={pictures}", f"inpaint={pictures}"]
     with pytest.raises(ConfigError, match="Name one"):
-        told_of(flags, conditions(Inpaint(codebook_size=CODES)))
+        parse_conditions(flags, conditions(Inpaint(codebook_size=CODES)))
 
 
 def test_one_row_of_codes_has_no_half(pictures):
     with pytest.raises(ConfigError, match="no upper half"):
-        teller([f"half={pictures}"], size=(F, 40)).check()
+        condition_encoder([f"half={pictures}"], size=(F, 40)).check()
 
 
 BOXES = Boxes(num_categories=2, category_names=("disc", "sky"))
@@ -161,7 +168,7 @@ def test_boxes_are_told_in_fractions_of_the_canvas_picture_by_picture(tmp_path):
         {"file": "a", "category": "disc", "bbox": [30, 18, 20, 12]},
         {"file": "c"},
     )
-    boxes = teller([f"boxes={path}"], BOXES).told(range(4))["boxes"]
+    boxes = condition_encoder([f"boxes={path}"], BOXES).condition_inputs(range(4))["boxes"]
     assert boxes.shape == (4, 30, 5)
     assert boxes[0, :2].tolist() == [[1, 0, 0, 1, 0.25], [0, 0.75, 0.75, 1.25, 1.25]]
     assert boxes[1, :1].tolist() == [[0, 0.25, 0.5, 0.75, 0.75]]
@@ -177,7 +184,7 @@ def test_points_of_a_pose_stay_in_their_order(tmp_path):
         {"file": "b", "keypoints": {"head": [40, 24]}},
     )
     part = Keypoints(num_points=2, point_names=("foot", "head"))
-    points = teller([f"keypoints={path}"], part).told([0, 1])["keypoints"]
+    points = condition_encoder([f"keypoints={path}"], part).condition_inputs([0, 1])["keypoints"]
     assert points[0].tolist() == [[0.25, 0.75], [0.5, 0.25]]
     assert points[1, 0].isnan().all()
     assert points[1, 1].tolist() == [1, 1]
@@ -186,8 +193,10 @@ def test_points_of_a_pose_stay_in_their_order(tmp_path):
 def test_a_canvas_of_broken_codes_is_as_large_as_whole_ones(tmp_path):
     """What is painted is cut off at the right and at the bottom; fractions are of what is drawn."""
     path = written(tmp_path / "poses.jsonl", {"file": "a", "keypoints": [[8.0, 4.0]]})
-    told = teller([f"keypoints={path}"], Keypoints(num_points=1), size=(F + 1, 3 * F - 1))
-    x, y = told.told([0])["keypoints"][0, 0].tolist()
+    condition_inputs = condition_encoder(
+        [f"keypoints={path}"], Keypoints(num_points=1), size=(F + 1, 3 * F - 1)
+    )
+    x, y = condition_inputs.condition_inputs([0])["keypoints"][0, 0].tolist()
     assert (x, y) == pytest.approx((8 / (3 * F), 4 / (2 * F)))
 
 
@@ -208,17 +217,19 @@ def test_lines_that_cannot_be_told_are_named(tmp_path, part, line, message):
     good = {"file": "b"}
     path = written(tmp_path / "lines.jsonl", line, good)
     with pytest.raises(ConfigError, match=message):
-        teller([f"{part.name}={path}"], part)
+        condition_encoder([f"{part.name}={path}"], part)
 
 
 def test_boxes_and_poses_can_be_looked_at(tmp_path):
     box = {"file": "a", "category": "sky", "bbox": [4, 4, 20, 16]}
-    told = teller([f"boxes={written(tmp_path / 'boxes.jsonl', box)}"], BOXES)
-    shown = told_picture(told, "boxes", 0)
+    condition_inputs = condition_encoder([f"boxes={written(tmp_path / 'boxes.jsonl', box)}"], BOXES)
+    shown = condition_picture(condition_inputs, "boxes", 0)
     assert shown.shape == (*SIZE, 3)
     assert (shown[4, 4:24] != 255).any(1).all()
     pose = {"file": "a", "keypoints": [[10, 12], None]}
     path = written(tmp_path / "poses.jsonl", pose)
-    shown = told_picture(teller([f"keypoints={path}"], Keypoints(num_points=2)), "keypoints", 0)
+    shown = condition_picture(
+        condition_encoder([f"keypoints={path}"], Keypoints(num_points=2)), "keypoints", 0
+    )
     assert (shown[12, 10] != 255).any()
     assert (shown[0] == 255).all()

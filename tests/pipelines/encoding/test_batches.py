@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from ops.images import Transform
 from pipelines.encoding.batches import BatchEncoder
-from pipelines.planning.diff import DUPLICATE
-from pipelines.inputs.reading import content_hash, list_input
 from pipelines.encoding.sources import Photographs
+from pipelines.inputs.reading import content_hash, list_input
+from pipelines.planning.diff import DUPLICATE
 from pipelines.store.task_buffer import Line
 from tokenizer import load_tokenizer
 
@@ -30,7 +30,7 @@ def encoder(tiny_tokenizer: Path) -> Iterator[BatchEncoder]:
         Photographs(Transform(image_size=32)),
         batch_size=5,
         threads=1,
-        lanes=1,
+        concurrent_batches=1,
         decoders=2,
     )
     yield encoder
@@ -124,4 +124,4 @@ def test_a_tokenizer_that_does_not_work_fails_before_any_image(tiny_tokenizer: P
     tokenizer.encode = failing  # type: ignore[method-assign]
     source = Photographs(Transform(image_size=32))
     with pytest.raises(RuntimeError, match="no kernel for this device"):
-        BatchEncoder(tokenizer, source, batch_size=2, threads=1, lanes=1, decoders=1)
+        BatchEncoder(tokenizer, source, batch_size=2, threads=1, concurrent_batches=1, decoders=1)

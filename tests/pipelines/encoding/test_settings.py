@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from ops.config import ConfigError
+from ops.cpu.convolution import Convolution, nnpack_works
 from ops.images import Transform
 from pipelines.encoding import settings as encode_settings
 from pipelines.encoding.settings import EncodeFlags, check_same, plan_settings
 from pipelines.encoding.worker import EncodeWorker
 from pipelines.store import StoreError
 from tokenizer import load_tokenizer
-from ops.cpu.convolution import Convolution, nnpack_works
 
 
 @pytest.fixture

@@ -21,15 +21,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import ops.disk
-from pipelines.encoding import worker as encode_task
 from pipelines.encoding import batches as image_batches
-from pipelines.encoding.worker import Done, EncodeWorker, Piece, condemn, split_work
-from pipelines.planning.plan import Plan, Task, read_plan
+from pipelines.encoding import worker as encode_task
+from pipelines.encoding.worker import Done, EncodeWorker, Piece, quarantine, split_work
 from pipelines.inputs.reading import read_bytes
+from pipelines.planning.plan import Plan, Task, read_plan
 from pipelines.store import StoreError
 from pipelines.store.commit import read_part
 from pipelines.store.layout import index_path
-from pipelines.store.subparts import read_subparts
+from pipelines.store.partial import read_partial_shards
 from tests.encode_run import EncodeRun, everything
 
 TASK = Task(grid="2x2", number=3, num_rows=10, part=0, group=0)
@@ -72,7 +72,7 @@ def worker(planned: Planned) -> Iterator[EncodeWorker]:
 
 @pytest.fixture
 def keep_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encode_task, "SUBPART_SECONDS", 0)
+    monkeypatch.setattr(encode_task, "PARTIAL_SHARD_SECONDS", 0)
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_what_was_kept_before_a_worker_died_is_not_done_again(
     watch_encode(worker, fail_later)
     with pytest.raises(RuntimeError, match="here it dies"):
         worker.run(planned.tasks[0])
-    (piece,) = read_subparts(planned.root, planned.grid, 0)
+    (piece,) = read_partial_shards(planned.root, planned.grid, 0)
     assert (piece.first, len(piece.index)) == (0, 4)
     del reads[:]
     other = EncodeWorker(planned.root)
@@ -172,7 +172,7 @@ def test_a_condemned_row_is_the_only_one_without_codes(
     planned: Planned, worker: EncodeWorker, reads: list[str]
 ) -> None:
     task = planned.tasks[0]
-    assert condemn(planned.root, planned.plan, Piece(task=task, first=2, end=3)) == Done(1, 1)
+    assert quarantine(planned.root, planned.plan, Piece(task=task, first=2, end=3)) == Done(1, 1)
     assert worker.run(task) == Done(6, 1)
     assert len(reads) == 5
     part = planned.part(0)
@@ -266,10 +266,10 @@ def test_one_task_commits_while_the_next_is_encoded(
     encoded: dict[int, threading.Event] = {task.number: threading.Event() for task in planned.tasks}
     waited = []
 
-    def commit_late(root: Path, grid: str, task: int, *rest: Any, **named: Any) -> bool:
+    def commit_late(root: Path, grid: str, task: int, *others: Any, **named: Any) -> bool:
         encoded[task].set()  # a task is committed once it is encoded
         waited.append(all(event.wait(TIMEOUT) for event in encoded.values()))
-        return commit(root, grid, task, *rest, **named)
+        return commit(root, grid, task, *others, **named)
 
     monkeypatch.setattr(encode_task, "commit_task", commit_late)
     assert sorted(together(worker, planned)) == [Done(4, 0), Done(6, 0)]
@@ -296,7 +296,7 @@ def test_progress_counts_what_is_not_committed(
 ) -> None:
     seen = []
     watch_encode(worker, lambda number: seen.append(worker.progress()))
-    condemn(planned.root, planned.plan, Piece(task=planned.tasks[0], first=0, end=1))
+    quarantine(planned.root, planned.plan, Piece(task=planned.tasks[0], first=0, end=1))
     worker.run(planned.tasks[0])
     assert seen[0] == Done(1, 1)
     assert worker.progress() == Done(0, 0)

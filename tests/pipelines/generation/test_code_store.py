@@ -14,7 +14,7 @@ from ops.images import to_image
 from pipelines import encode, report, train_prior, verify
 from pipelines.store import CodeStore
 from prior import load_prior
-from tests.paint_run import everything, generate, picture
+from tests.generate_run import everything, generate, picture
 from tokenizer import load_tokenizer
 
 COUNT = 7
@@ -34,7 +34,7 @@ def samples(labelled_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def test_row_k_is_sample_k(samples: Path, labelled_run: Path) -> None:
     labels = [2 * (k % 2) for k in range(COUNT)]
-    expected = load_prior(labelled_run).paint(4, 6, count=COUNT, batch_size=2, labels=labels)
+    expected = load_prior(labelled_run).sample(4, 6, count=COUNT, batch_size=2, labels=labels)
     store = CodeStore.open(samples / "codes.zarr")
     array = zarr.open(samples / "codes.zarr", mode="r")["g4x6/image"]
     assert len(store) == COUNT
@@ -66,9 +66,9 @@ def test_the_store_is_verified_and_damage_is_found(
     data[0] ^= 1
     shard.write_bytes(data)
     assert verify.main([str(store)]) == 1
-    told = capsys.readouterr().out
-    assert "damaged in row 4" in told
-    assert f"Remove {store}/_index/4x6/1.parquet and run generate again" in told
+    condition_inputs = capsys.readouterr().out
+    assert "damaged in row 4" in condition_inputs
+    assert f"Remove {store}/_index/4x6/1.parquet and run generate again" in condition_inputs
 
 
 def test_what_verify_advises_mends_the_store(

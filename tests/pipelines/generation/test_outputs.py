@@ -15,7 +15,7 @@ from webdataset.tariterators import group_by_keys, tar_file_iterator
 from pipelines import report
 from pipelines.generation.index import read_index
 from pipelines.generation.outputs import codes_in_tar, write_tar
-from tests.paint_run import everything, generate
+from tests.generate_run import everything, generate
 
 
 @pytest.fixture(scope="module")

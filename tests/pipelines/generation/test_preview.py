@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from ops.images import to_image
-from pipelines.generation import preview as paint_preview
+from pipelines.generation import preview as preview_module
 from pipelines.generation.preview import Preview, preview_strips
-from tests.paint_run import picture
+from tests.generate_run import picture
 from tokenizer import VQGAN, build_tokenizer
 
 
@@ -32,7 +32,7 @@ def test_what_is_drawn_is_seen_and_the_rest_is_grey(tokenizer: VQGAN, drawn: int
     image = np.concatenate(list(preview_strips(tokenizer, codes, width=45, height=30)))
     assert image.shape == (30, 45, 3)
     seen = (codes >= 0).numpy().repeat(8, 0).repeat(8, 1)[:30, :45]
-    assert (image[~seen] == paint_preview.GREY).all()
+    assert (image[~seen] == preview_module.GREY).all()
     if drawn:
         begun = -(-drawn // 6)
         known = codes[None, :begun].clamp(min=0)
@@ -53,16 +53,16 @@ def test_it_is_rewritten_when_it_is_due(
     tokenizer: VQGAN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr(paint_preview.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(preview_module.time, "monotonic", lambda: now[0])
     preview = Preview(tmp_path, tokenizer, 48, 32)
     preview(codes_so_far(4, 6, 6))
-    now[0] += paint_preview.SECONDS
+    now[0] += preview.SECONDS
     assert not list(tmp_path.iterdir())
     preview(codes_so_far(4, 6, 6))
     first = picture(tmp_path / "preview.png")
     preview(codes_so_far(4, 6, 12))
     np.testing.assert_array_equal(picture(tmp_path / "preview.png"), first)
-    now[0] += paint_preview.SECONDS
+    now[0] += preview.SECONDS
     preview(codes_so_far(4, 6, 12))
     assert (picture(tmp_path / "preview.png")[8:16] != first[8:16]).any()
     assert [path.name for path in tmp_path.iterdir()] == ["preview.png"]

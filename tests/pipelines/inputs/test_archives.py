@@ -14,12 +14,12 @@ import pytest
 
 from ops.images import ImageError
 from pipelines import train_tokenizer
-from pipelines.training.image_dataset import SHARDS_TOGETHER, ImageCrops
 from pipelines.inputs.bad_images import Ledger
 from pipelines.inputs.parquet import group_of
 from pipelines.inputs.reading import InputError, list_input, read_bytes, read_source
 from pipelines.reports.sections import store_section
 from pipelines.store import CodeStore
+from pipelines.training.image_dataset import SHARDS_TOGETHER, ImageCrops
 from pipelines.training.tokenizer_data import in_groups, read_entry
 from tests.encode_run import EncodeRun
 
@@ -219,7 +219,7 @@ def test_codes_are_the_same_out_of_a_folder_a_tar_file_and_a_table(
         assert all(np.array_equal(row["codes"], rows[0]["codes"]) for row in rows)
     for name in ("tar", "table"):  # a report finds each original in its archive again
         section = store_section(tmp_path / f"{name}.zarr")
-        captions = [figure.caption for figure in section.figures if " codes" in figure.caption]
+        captions = [pose.caption for pose in section.poses if " codes" in pose.caption]
         assert sum("dB" in caption for caption in captions) == len(images)
         assert ("images", "10") in section.tables[0].rows
 

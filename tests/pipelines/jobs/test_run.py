@@ -85,13 +85,13 @@ class Meeting:
 class Reporter:
     """A worker whose task ends only when the driver has heard how far it is."""
 
-    def __init__(self, heard: Path) -> None:
-        self.heard = heard
+    def __init__(self, context: Path) -> None:
+        self.context = context
         self.at = 0
 
     def run(self, task: int) -> int:
         self.at = task
-        wait_for(self.heard)
+        wait_for(self.context)
         return task
 
     def progress(self) -> int:
@@ -155,10 +155,10 @@ def test_ctrl_c_stops_the_threads_of_this_process() -> None:
 
 def report(tmp_path: Path, workers: int) -> list[list[int]]:
     """What on_progress was told of two workers, or one, that wait until it was told enough."""
-    told: list[list[int]] = []
+    condition_inputs: list[list[int]] = []
 
     def on_progress(states: list[int]) -> None:
-        told.append(states)
+        condition_inputs.append(states)
         if sorted(states) == sorted(range(7, 7 + max(1, workers))):
             (tmp_path / "heard").touch()
 
@@ -170,7 +170,7 @@ def report(tmp_path: Path, workers: int) -> list[list[int]]:
         overlap=2 if workers == 0 else 1,
         on_progress=on_progress,
     )
-    return told
+    return condition_inputs
 
 
 def test_progress_of_this_process_is_told(tmp_path: Path) -> None:
@@ -185,11 +185,13 @@ def halves(rows: range) -> list[range]:
 class Eater:
     """A worker that dies of rows called poison until they are told to it."""
 
-    def __init__(self, told: Path, poison: tuple[int, ...]) -> None:
-        self.told, self.poison = told, poison
+    def __init__(self, condition_inputs: Path, poison: tuple[int, ...]) -> None:
+        self.condition_inputs, self.poison = condition_inputs, poison
 
     def run(self, rows: range) -> int:
-        if any(row in rows and not (self.told / str(row)).exists() for row in self.poison):
+        if any(
+            row in rows and not (self.condition_inputs / str(row)).exists() for row in self.poison
+        ):
             os.kill(os.getpid(), signal.SIGKILL)
         return len(rows)
 

@@ -9,9 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.planning import diff as plan_changes
-from pipelines.planning.plan import PlanSettings, extend_plan, prune_plan, read_plan, task_rows
-from pipelines.planning.diff import DUPLICATE
 from pipelines.inputs.reading import (
     READERS,
     Entry,
@@ -21,10 +18,13 @@ from pipelines.inputs.reading import (
     list_input,
     read_bytes,
 )
+from pipelines.planning import diff as plan_changes
+from pipelines.planning.diff import DUPLICATE
+from pipelines.planning.plan import PlanSettings, extend_plan, prune_plan, read_plan, task_rows
 from pipelines.store import INDEX_SCHEMA, commit_task
 from pipelines.store.commit import committed_tasks
 from pipelines.store.layout import staging_path
-from pipelines.store.pruned import read_pruned
+from pipelines.store.tombstones import read_tombstones
 
 SETTINGS = PlanSettings(rows_per_task=4, track={})
 
@@ -176,12 +176,12 @@ def test_removed_images_stay_until_they_are_pruned(images: Images) -> None:
     images.plan(views=2)
     (images.folder / "b.png").unlink()
     assert images.plan(views=2) == []
-    assert not len(read_pruned(images.root))
+    assert not len(read_tombstones(images.root))
     assert prune_plan(images.root, images.list()) == 1
     marked = [("b.png", "2x2", row) for row in (2, 3, 8, 9)]
-    assert [tuple(line.values()) for line in read_pruned(images.root).to_pylist()] == marked
+    assert [tuple(line.values()) for line in read_tombstones(images.root).to_pylist()] == marked
     assert prune_plan(images.root, images.list()) == 0
-    assert len(read_pruned(images.root)) == 4
+    assert len(read_tombstones(images.root)) == 4
 
 
 @pytest.mark.parametrize("by_content", [False, True])
@@ -201,7 +201,7 @@ def test_an_image_that_comes_back_is_new(images: Images, by_content: bool, conte
     assert images.plan(by_content=by_content) == [("b.png", 8, "2x2/4")]
     (images.folder / "b.png").unlink()
     assert prune_plan(images.root, images.list()) == 1
-    assert sorted(read_pruned(images.root)["row"].to_pylist()) == [1, 4, 8]
+    assert sorted(read_tombstones(images.root)["row"].to_pylist()) == [1, 4, 8]
 
 
 def test_there_is_nothing_to_prune_before_there_is_a_plan(images: Images) -> None:
@@ -276,6 +276,6 @@ def test_a_duplicate_takes_the_place_of_the_first_when_that_goes(images: Images)
     images.write("2.tar", "c red\n")
     assert images.plan(by_content=False) == [("c", 8, None)]
     assert prune_plan(images.root, images.list()) == 1
-    assert sorted(read_pruned(images.root)["row"].to_pylist()) == [1, 2, 4]
+    assert sorted(read_tombstones(images.root)["row"].to_pylist()) == [1, 2, 4]
     images.write("2.tar", "b blue\nb red\n")
     assert images.plan(by_content=False) == [("b", 12, None), ("b", 13, None)]

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from ops import disk
 from ops.disk import Disk
-from pipelines.planning.plan import Plan, PlanSettings, extend_plan, read_plan, task_rows
 from pipelines.inputs.reading import ENTRY_SCHEMA, Entry
+from pipelines.planning.plan import Plan, PlanSettings, extend_plan, read_plan, task_rows
 from pipelines.store import StoreError
 
 SETTINGS = PlanSettings(rows_per_task=4, track={"codebook_size": 16, "transform": {"crop": "ten"}})

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.streaming.dataset import CodeDataset
-from pipelines.streaming.sources import DatasetError
 from pipelines.inputs.holdout import held_out
 from pipelines.store import CodeStore
+from pipelines.streaming.dataset import CodeDataset
+from pipelines.streaming.sources import DatasetError
 from tests.conftest import make_store
 
 

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from pipelines.streaming.dataset import CodeDataset
-from pipelines.streaming.sources import DatasetError
-from pipelines.streaming.iterable import CodeStream
 from pipelines.store import CodeStore
 from pipelines.store.layout import read_attributes
+from pipelines.streaming.dataset import CodeDataset
+from pipelines.streaming.iterable import CodeStream
+from pipelines.streaming.sources import DatasetError
 from tests.conftest import make_store
 
 ROWS = 23

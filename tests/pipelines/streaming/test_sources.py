@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ops.config import UserError
-from pipelines.streaming.dataset import CodeDataset
-from pipelines.streaming.sources import CodeSource, DatasetError, cut_windows
 from pipelines.inputs.holdout import held_out
 from pipelines.store import CodeStore, write_metadata
 from pipelines.store.layout import read_attributes
+from pipelines.streaming.dataset import CodeDataset
+from pipelines.streaming.sources import CodeSource, DatasetError, cut_windows
 from tests.conftest import make_store
 
 VIEWS = 3

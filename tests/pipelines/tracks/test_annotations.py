@@ -96,9 +96,9 @@ def test_a_box_is_where_its_rectangle_is_seen(
     assert category == 0
     scale = np.array([size[1], size[0]] * 2)
     found = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
-    told = np.clip([left, top, right, bottom], 0, 1) * scale
+    condition_inputs = np.clip([left, top, right, bottom], 0, 1) * scale
     # A pixel counts as lit from half of it on, and bicubic rings a little.
-    assert np.abs(told - found).max() <= 1.0
+    assert np.abs(condition_inputs - found).max() <= 1.0
 
 
 def test_rows_say_what_the_view_is_and_list_the_largest_objects_first(

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from pipelines import train_prior, train_tokenizer
-from pipelines.training.estimate import Division, prior_lines, tokenizer_lines
 from pipelines.recipes import PRIOR_RECIPES, TOKENIZER_RECIPES
+from pipelines.training.estimate import Division, prior_lines, tokenizer_lines
 from prior import GPT, PRESETS, GPTConfig
 from tokenizer import build_tokenizer
 
@@ -28,12 +28,15 @@ def mebibytes(text, name):
 
 def test_the_sizes_of_a_prior_are_those_of_the_model_and_the_recipe():
     parameters = sum(p.numel() for p in GPT(CONFIG).parameters())
-    told = lines()
-    assert f"parameters  {parameters:,}: token_embedding {257 * 256:,}," in told
-    assert "8 windows of 16x16: 2,048 codes, 2,048 tokens" in told
-    assert "12.5 steps: 100 images to train on, 5 held out; 400 steps are 32.00 epochs" in told
-    assert mebibytes(told, "weights") == pytest.approx(4 * parameters / 2**20, abs=0.6)
-    assert mebibytes(told, "AdamW") == pytest.approx(8 * parameters / 2**20, abs=0.6)
+    condition_inputs = lines()
+    assert f"parameters  {parameters:,}: token_embedding {257 * 256:,}," in condition_inputs
+    assert "8 windows of 16x16: 2,048 codes, 2,048 tokens" in condition_inputs
+    assert (
+        "12.5 steps: 100 images to train on, 5 held out; 400 steps are 32.00 epochs"
+        in condition_inputs
+    )
+    assert mebibytes(condition_inputs, "weights") == pytest.approx(4 * parameters / 2**20, abs=0.6)
+    assert mebibytes(condition_inputs, "AdamW") == pytest.approx(8 * parameters / 2**20, abs=0.6)
 
 
 def test_activations_are_what_a_step_keeps_for_its_backward():
@@ -72,12 +75,14 @@ def test_the_sizes_of_a_tokenizer_are_those_of_the_model():
         changed = Division(**{**DIVISION, **division})
         return "\n".join(tokenizer_lines(recipe, 100, 5, changed))
 
-    told = lines()
+    condition_inputs = lines()
     parameters = sum(p.numel() for p in build_tokenizer("tiny", 0).parameters())
-    assert f"parameters  {parameters:,}: encoder" in told
-    assert "8 crops of 64x64 pixels: 512 codes" in told
-    assert mebibytes(told, "roughly") > 1
-    assert mebibytes(lines(recompute=True), "roughly") < 0.7 * mebibytes(told, "roughly")
+    assert f"parameters  {parameters:,}: encoder" in condition_inputs
+    assert "8 crops of 64x64 pixels: 512 codes" in condition_inputs
+    assert mebibytes(condition_inputs, "roughly") > 1
+    assert mebibytes(lines(recompute=True), "roughly") < 0.7 * mebibytes(
+        condition_inputs, "roughly"
+    )
 
 
 def test_a_dry_run_prints_and_leaves_nothing(rule_store, photographs, tmp_path, capsys):

@@ -8,11 +8,11 @@ from ops.ranks import ALONE
 from pipelines.recipes import PRIOR_RECIPES, TOKENIZER_RECIPES
 from pipelines.training.flags import (
     TrainingFlags,
-    execution_of,
     lasting_settings,
-    lay_over,
     loop_settings,
     outcome,
+    override_recipe,
+    parallel_config_of,
 )
 
 
@@ -23,11 +23,11 @@ def flags(**given):
 @pytest.mark.parametrize("recipes", [TOKENIZER_RECIPES, PRIOR_RECIPES])
 def test_no_flags_leave_every_recipe_as_it_is(recipes):
     for name, recipe in recipes.items():
-        assert lay_over(recipes, name, flags()) == recipe
+        assert override_recipe(recipes, name, flags()) == recipe
 
 
 def test_flags_replace_their_own_fields_only():
-    laid = lay_over(PRIOR_RECIPES, "tiny", flags(steps=7, learning_rate=0.5))
+    laid = override_recipe(PRIOR_RECIPES, "tiny", flags(steps=7, learning_rate=0.5))
     assert (laid.steps, laid.optimizer.learning_rate) == (7, 0.5)
     assert laid.optimizer.betas == PRIOR_RECIPES["tiny"].optimizer.betas
     assert laid.batch_size == PRIOR_RECIPES["tiny"].batch_size
@@ -37,14 +37,14 @@ def test_flags_replace_their_own_fields_only():
 
 def test_counts_below_one_and_unknown_recipes_are_refused():
     with pytest.raises(ConfigError, match="--save-every must be at least 1, found 0"):
-        lay_over(PRIOR_RECIPES, "tiny", flags(save_every=0))
+        override_recipe(PRIOR_RECIPES, "tiny", flags(save_every=0))
     with pytest.raises(ConfigError, match="No recipe 'nonesuch'; there are tiny"):
-        lay_over(PRIOR_RECIPES, "nonesuch", flags())
+        override_recipe(PRIOR_RECIPES, "nonesuch", flags())
 
 
 def test_the_length_of_a_run_may_change_and_its_batches_may_not():
     def lasting(**given):
-        return lasting_settings(lay_over(PRIOR_RECIPES, "tiny", flags(**given)), seed=0)
+        return lasting_settings(override_recipe(PRIOR_RECIPES, "tiny", flags(**given)), seed=0)
 
     assert lasting(steps=5, save_every=1) == lasting()
     assert lasting(batch_size=5) != lasting()
@@ -57,17 +57,17 @@ def test_the_last_line_says_what_was_done_and_what_comes_next():
 
 def test_a_batch_that_does_not_divide_evenly_is_refused_naming_one_that_does():
     with pytest.raises(ConfigError, match=r"batch of 8 .* evenly by 6 .*--batch-size 12"):
-        lay_over(PRIOR_RECIPES, "tiny", flags(workers=2, accumulate=3))
+        override_recipe(PRIOR_RECIPES, "tiny", flags(workers=2, accumulate=3))
     with pytest.raises(ConfigError, match="--accumulate must be at least 1, found 0"):
-        lay_over(PRIOR_RECIPES, "tiny", flags(accumulate=0))
+        override_recipe(PRIOR_RECIPES, "tiny", flags(accumulate=0))
     with pytest.raises(ConfigError, match="--address needs --workers"):
-        lay_over(PRIOR_RECIPES, "tiny", flags(address="auto"))
-    assert lay_over(PRIOR_RECIPES, "tiny", flags(workers=2, accumulate=4)).batch_size == 8
+        override_recipe(PRIOR_RECIPES, "tiny", flags(address="auto"))
+    assert override_recipe(PRIOR_RECIPES, "tiny", flags(workers=2, accumulate=4)).batch_size == 8
 
 
 def test_gpus_compile_unless_told_otherwise_or_sharded():
     def compiles(device, shard=False, **given):
-        return execution_of(flags(**given), ALONE, torch.device(device), shard).compile
+        return parallel_config_of(flags(**given), ALONE, torch.device(device), shard).compile
 
     assert [compiles("cpu"), compiles("cuda"), compiles("cuda", shard=True)] == [False, True, False]
     assert [compiles("cpu", compile="yes"), compiles("cuda", compile="no")] == [True, False]

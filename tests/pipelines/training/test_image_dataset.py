@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from ops.config import UserError
-from pipelines.training.image_dataset import ImageCache, ImageCrops
 from pipelines.inputs.bad_images import Ledger
+from pipelines.training.image_dataset import ImageCache, ImageCrops
 from tests.conftest import photograph
 
 

@@ -18,12 +18,12 @@ from pipelines.jobs.cluster import (
     check_on_every_node,
     cluster_address,
 )
-from pipelines.training.launch import Team, run_sitting
-from pipelines.training.loop import Evaluation, LoopSettings, Source, Trainee, train
+from pipelines.training.launch import WorkerConfig, run_attempts
+from pipelines.training.loop import Evaluation, LoopSettings, Source, TrainTask, train
 
 # Ray's own modules use what Ray has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
-TWO = Team(workers=2, device="cpu", restarts=2)
+TWO = WorkerConfig(workers=2, device="cpu", restarts=2)
 FLAGS = [
     "--steps", "4", "--save-every", "2", "--log-every", "1", "--sample-every", "4", "--threads",
     "1", "--batch-size", "4", "--device", "cpu",
@@ -35,7 +35,7 @@ def losses(run):
     return [line["loss"] for line in lines if "loss" in line]
 
 
-class Adder(Trainee[float]):
+class Adder(TrainTask[float]):
     """Adds up what all processes are given; `before_step` may do harm."""
 
     def __init__(self, ranks, before_step):
@@ -62,31 +62,31 @@ class Adder(Trainee[float]):
 
 
 @pytest.fixture
-def sit(ray_local, tmp_path):
+def run_attempt(ray_local, tmp_path):
     """sit(team, before_step): a run of 12 steps, saved every 3, under Ray."""
     import ray
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     settings = LoopSettings(steps=12, save_every=3, log_every=1, sample_every=100, keep=10)
 
-    def start(team, before_step):
+    def start(worker_config, before_step):
         run = tmp_path / "run"
 
-        def sitting(ranks, on_step):
+        def attempt(ranks, on_step):
             with open(tmp_path / f"started-{ranks.rank}", "a") as file:
                 newest = newest_step(run)
                 file.write(f"{step_of(newest) if newest else 0}\n")
             source = Source(lambda step: float(10 * step + ranks.rank))
             return train(Adder(ranks, before_step), source, run, settings, ranks, on_step)
 
-        return run_sitting(run, settings.steps, sitting, team, {})
+        return run_attempts(run, settings.steps, attempt, worker_config, {})
 
     yield start
     ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
 @pytest.mark.ray
-def test_a_killed_worker_costs_no_more_than_the_steps_since_the_checkpoint(sit, tmp_path):
+def test_a_killed_worker_costs_no_more_than_the_steps_since_the_checkpoint(run_attempt, tmp_path):
     mark = tmp_path / "killed"
 
     def kill_once(rank, step):
@@ -94,7 +94,7 @@ def test_a_killed_worker_costs_no_more_than_the_steps_since_the_checkpoint(sit, 
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    assert sit(TWO, kill_once) == 12
+    assert run_attempt(TWO, kill_once) == 12
     run = tmp_path / "run"
     assert [step_of(folder) for folder in step_folders(run)] == [3, 6, 9, 12]
     # the mean over ranks at step s is 10 s + 0.5, and each step counted once
@@ -106,20 +106,20 @@ def test_a_killed_worker_costs_no_more_than_the_steps_since_the_checkpoint(sit, 
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_a_mistake_met_by_one_worker_ends_the_run_with_its_own_words(sit, tmp_path):
+def test_a_mistake_met_by_one_worker_ends_the_run_with_its_own_words(run_attempt, tmp_path):
     def mistake(rank, step):
         if (rank, step) == (1, 4):
             raise UserError("The fifth image is a song.")
 
     with pytest.raises(UserError, match="The fifth image is a song"):
-        sit(TWO, mistake)
+        run_attempt(TWO, mistake)
     assert newest_step(tmp_path / "run").name == "step-00000003"
     assert (tmp_path / "started-1").read_text().split() == ["0"]
 
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_workers_that_die_again_and_again_end_the_run(sit, tmp_path):
+def test_workers_that_die_again_and_again_end_the_run(run_attempt, tmp_path):
     def die(rank, step):
         if (rank, step) == (0, 4):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -127,7 +127,7 @@ def test_workers_that_die_again_and_again_end_the_run(sit, tmp_path):
     with pytest.raises(
         UserError, match=r"were started 2 times and died each time; 3 steps are safe"
     ):
-        sit(Team(workers=1, device="cpu", restarts=1), die)
+        run_attempt(WorkerConfig(workers=1, device="cpu", restarts=1), die)
 
 
 @pytest.mark.ray
@@ -188,4 +188,4 @@ def test_a_relative_path_is_refused_in_a_job_and_fine_elsewhere(monkeypatch, tmp
 
 def test_a_run_that_another_process_trains_is_refused(tmp_path):
     with exclusive_lock(tmp_path / ".lock"), pytest.raises(LockedError):
-        run_sitting(tmp_path, 5, lambda ranks, on_step: 5, Team(), {})
+        run_attempts(tmp_path, 5, lambda ranks, on_step: 5, WorkerConfig(), {})

@@ -12,14 +12,21 @@ import torch
 
 from ops.checkpoint import best_step, newest_step, step_folders, step_of
 from pipelines import train_prior, train_tokenizer
-from pipelines.training.optimizer import evaluating
-from pipelines.training.loop import Evaluation, LoopSettings, Source, Trainee, TrainingError, train
 from pipelines.training.flags import pin_settings
+from pipelines.training.loop import (
+    Evaluation,
+    LoopSettings,
+    Source,
+    TrainingError,
+    TrainTask,
+    train,
+)
+from pipelines.training.optimizer import evaluating
 
 SETTINGS = LoopSettings(steps=10, save_every=4, log_every=3, sample_every=5)
 
 
-class Walker(Trainee[float]):
+class Walker(TrainTask[float]):
     """The least thing that can be trained: it adds up what it is given and what torch draws."""
 
     def __init__(self, poison=None, held_out=None):
@@ -31,10 +38,10 @@ class Walker(Trainee[float]):
     def train_step(self, batch, step):
         self.seen.append((step, batch))
         self.total += batch + torch.rand(())
-        figures = {"loss": self.total.clone(), "gradient_norm": torch.ones(())}
+        metrics = {"loss": self.total.clone(), "gradient_norm": torch.ones(())}
         if step in self.poison:
-            figures[self.poison[step]] = torch.tensor(float("nan"))
-        return figures
+            metrics[self.poison[step]] = torch.tensor(float("nan"))
+        return metrics
 
     def amounts(self):
         return {"codes": 500}
@@ -98,10 +105,13 @@ def test_a_figure_that_is_no_number_stops_the_run_and_is_never_saved(tmp_path, f
     source = Source(float, keys=lambda step: [f"{step}-{n}.jpg" for n in range(9)])
     with pytest.raises(TrainingError) as raised:
         train(Walker(poison={5: figure}), source, tmp_path, SETTINGS)
-    told = str(raised.value)
-    assert f"The {figure.replace('_', ' ')} of step 5 is nan; its batch (5-0.jpg, 5-1.jpg," in told
-    assert "5-7.jpg, ...)" in told
-    assert "newest good checkpoint is step-00000004" in told
+    condition_inputs = str(raised.value)
+    assert (
+        f"The {figure.replace('_', ' ')} of step 5 is nan; its batch (5-0.jpg, 5-1.jpg,"
+        in condition_inputs
+    )
+    assert "5-7.jpg, ...)" in condition_inputs
+    assert "newest good checkpoint is step-00000004" in condition_inputs
     assert newest_step(tmp_path).name == "step-00000004"
 
 

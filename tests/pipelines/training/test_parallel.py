@@ -11,11 +11,11 @@ import torch.distributed as dist
 import torch.multiprocessing
 
 from ops.ranks import ALONE, Ranks, all_samples, from_first, ranks_here
-from pipelines.training.parallel import Execution
-from pipelines.training.prior_task import PriorTrainee
 from pipelines.recipes import PRIOR_RECIPES, TOKENIZER_RECIPES
-from pipelines.training.tokenizer_task import TokenizerTrainee
 from pipelines.training.loop import step_seed
+from pipelines.training.parallel import ParallelConfig
+from pipelines.training.prior_task import PriorTask
+from pipelines.training.tokenizer_task import TokenizerTask
 from prior import GPT, ClassLabel, Conditions, GPTConfig, LossSettings
 from tests.tokenizer.test_quantizers import CONFIGS as QUANTIZER_CONFIGS
 from tokenizer import build_tokenizer
@@ -39,7 +39,7 @@ NAMED = (
 )  # fmt: skip
 
 
-def prior_trainee(execution):
+def prior_task(parallel_config):
     """One at the start of its run, with everything that draws: labels dropped, noise read."""
     torch.manual_seed(0)
     conditions = Conditions([ClassLabel(num_classes=3)], CODES)
@@ -59,7 +59,7 @@ def prior_trainee(execution):
         loss=LossSettings(pkeep=0.7, z_loss_weight=0.01),
     )
     held_out = [codes_batch(100, ALONE)]
-    return PriorTrainee(
+    return PriorTask(
         GPT(config),
         conditions,
         build_tokenizer("tiny", seed=0),
@@ -69,18 +69,18 @@ def prior_trainee(execution):
         seed=0,
         held_out=held_out,
         device=CPU,
-        execution=execution,
+        parallel_config=parallel_config,
     )
 
 
-def tokenizer_trainee(execution, **losses):
+def tokenizer_task(parallel_config, **losses):
     torch.manual_seed(0)
     recipe = TOKENIZER_RECIPES["tiny"]
     losses = {"adversarial_start": 10**6, **losses}
     recipe = dataclasses.replace(recipe, losses=dataclasses.replace(recipe.losses, **losses))
     model = build_tokenizer("tiny", seed=0)
     model.quantizer.restart_after = 2  # so that codes are drawn anew within the few steps
-    return TokenizerTrainee(model, recipe, STEPS, torch.empty(0), CPU, execution)
+    return TokenizerTask(model, recipe, STEPS, torch.empty(0), CPU, parallel_config)
 
 
 def codes_batch(step, ranks):
@@ -95,14 +95,14 @@ def pixels_batch(step, ranks):
     return torch.rand(BATCH, 3, 32, 32, generator=random)[ranks.rank :: ranks.world] * 2 - 1
 
 
-def losses_of(trainee, batches, ranks, steps=range(STEPS), named=LOGGED):
+def losses_of(train_task, batches, ranks, steps=range(STEPS), named=LOGGED):
     """The mean over all ranks, at each step, of the figures that are named."""
     found = []
     for step in steps:
         torch.manual_seed(step_seed(0, step, ranks.rank))
-        batch = trainee.prepare(batches(step, ranks), step)
-        figures = trainee.train_step(batch, step)
-        found.append([float(ranks.mean(figures[n])) for n in named])
+        batch = train_task.prepare(batches(step, ranks), step)
+        metrics = train_task.train_step(batch, step)
+        found.append([float(ranks.mean(metrics[n])) for n in named])
     return torch.tensor(found)
 
 
@@ -124,30 +124,31 @@ def by_two(work):
 
 def train_both(folder, ranks):
     """Losses of all kinds of trainee on these ranks, and checkpoints that they leave."""
-    spread, sharded = Execution(ranks=ranks), Execution(ranks=ranks, shard=ranks.world > 1)
-    found = {
-        "prior": losses_of(prior_trainee(spread), codes_batch, ranks),
-        "parts": losses_of(
-            prior_trainee(dataclasses.replace(spread, accumulate=2)), codes_batch, ranks
-        ),
-        "tokenizer": losses_of(tokenizer_trainee(spread), pixels_batch, ranks),
-        "critic": losses_of(
-            tokenizer_trainee(spread, **EVERY_TERM), pixels_batch, ranks, named=NAMED
-        ),
-    }
-    trainee = tokenizer_trainee(spread, **EVERY_TERM)
-    losses_of(trainee, pixels_batch, ranks, range(1))
-    critic = trainee.objective.discriminator
-    found["gradients"] = torch.cat(
-        [p.grad.flatten() for module in (trainee.model, critic) for p in module.parameters()]
+    spread, sharded = (
+        ParallelConfig(ranks=ranks),
+        ParallelConfig(ranks=ranks, shard=ranks.world > 1),
     )
-    trainee = prior_trainee(sharded)
-    found["sharded"] = losses_of(trainee, codes_batch, ranks, range(2))
-    evaluation = trainee.evaluate(2)
+    found = {
+        "prior": losses_of(prior_task(spread), codes_batch, ranks),
+        "parts": losses_of(
+            prior_task(dataclasses.replace(spread, accumulate=2)), codes_batch, ranks
+        ),
+        "tokenizer": losses_of(tokenizer_task(spread), pixels_batch, ranks),
+        "critic": losses_of(tokenizer_task(spread, **EVERY_TERM), pixels_batch, ranks, named=NAMED),
+    }
+    train_task = tokenizer_task(spread, **EVERY_TERM)
+    losses_of(train_task, pixels_batch, ranks, range(1))
+    critic = train_task.objective.discriminator
+    found["gradients"] = torch.cat(
+        [p.grad.flatten() for module in (train_task.model, critic) for p in module.parameters()]
+    )
+    train_task = prior_task(sharded)
+    found["sharded"] = losses_of(train_task, codes_batch, ranks, range(2))
+    evaluation = train_task.evaluate(2)
     found["held out"] = torch.tensor(evaluation.loss)
-    trainee.save(folder if ranks.is_first else None)
+    train_task.save(folder if ranks.is_first else None)
     ranks.first_says(None)  # the folder is whole
-    again = prior_trainee(sharded)
+    again = prior_task(sharded)
     again.load(folder)
     found["resumed"] = losses_of(again, codes_batch, ranks, range(2, 4))
     return found
@@ -155,9 +156,12 @@ def train_both(folder, ranks):
 
 def stay_together(ranks):
     """A tokenizer's and its critic's weights after steps with all losses."""
-    trainee = tokenizer_trainee(Execution(ranks=ranks, accumulate=2), adversarial_start=0)
-    losses_of(trainee, pixels_batch, ranks)
-    return [*trainee.model.state_dict().values(), *trainee.objective.discriminator.parameters()]
+    train_task = tokenizer_task(ParallelConfig(ranks=ranks, accumulate=2), adversarial_start=0)
+    losses_of(train_task, pixels_batch, ranks)
+    return [
+        *train_task.model.state_dict().values(),
+        *train_task.objective.discriminator.parameters(),
+    ]
 
 
 def quantize_together(ranks):
@@ -225,9 +229,9 @@ def test_two_processes_lose_what_one_does(found, kind):
 def test_a_batch_in_parts_loses_what_it_does_whole(found):
     alone, _ = found
     torch.testing.assert_close(alone["parts"], alone["prior"], rtol=1e-4, atol=1e-5)
-    in_parts = tokenizer_trainee(Execution(accumulate=4))
+    in_parts = tokenizer_task(ParallelConfig(accumulate=4))
     in_parts.model.quantizer.restart_after = 10**6  # counted in parts, so it would come earlier
-    whole = tokenizer_trainee(Execution())
+    whole = tokenizer_task(ParallelConfig())
     whole.model.quantizer.restart_after = 10**6
     torch.testing.assert_close(
         losses_of(in_parts, pixels_batch, ALONE),
@@ -260,10 +264,10 @@ def test_two_processes_quantize_as_one_does(pair, kind):
 
 
 def test_what_processes_tell_each_other(pair):
-    for heard in pair:
-        assert heard["mean"].tolist() == [[0.5], [10.5]]
-        assert heard["samples"].tolist() == [[0], [1], [10], [11]]
-        assert heard["from first"].tolist() == [[0], [10]]
-        assert heard["first says"] == 0
+    for context in pair:
+        assert context["mean"].tolist() == [[0.5], [10.5]]
+        assert context["samples"].tolist() == [[0], [1], [10], [11]]
+        assert context["from first"].tolist() == [[0], [10]]
+        assert context["first says"] == 0
     assert Ranks().first_says("word") == "word"
     assert all_samples(torch.ones(2)).shape == (2,)

@@ -11,16 +11,16 @@ def bright_places(picture):
 
 
 def test_a_place_that_is_hard_to_foretell_is_bright_where_it_lies():
-    nats = np.zeros((2, 2))
-    nats[1, 0] = 5.0
-    picture = loss_map_picture(nats)
+    nll = np.zeros((2, 2))
+    nll[1, 0] = 5.0
+    picture = loss_map_picture(nll)
     assert picture.dtype == np.uint8
     assert picture.ndim == 3
     places = bright_places(picture)
     assert len(places) > 1000
     assert places[:, 0].min() > 0.45  # the lower row
     assert places[:, 1].max() < 0.55  # the left column
-    assert bright_places(loss_map_picture(nats[::-1]))[:, 0].max() < 0.55
+    assert bright_places(loss_map_picture(nll[::-1]))[:, 0].max() < 0.55
 
 
 def line_places(picture):

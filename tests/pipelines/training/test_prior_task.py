@@ -3,16 +3,16 @@ import dataclasses
 import pytest
 import torch
 
-from pipelines.training.parallel import AS_IS, Execution
-from pipelines.training.prior_task import PriorTrainee
 from pipelines.recipes import PRIOR_RECIPES
+from pipelines.training.parallel import AS_IS, ParallelConfig
+from pipelines.training.prior_task import PriorTask
 from prior import GPT, Conditions, GPTConfig, LossSettings, StartOfSequence
 from tokenizer import build_tokenizer
 
 CODES = {"codes": torch.randint(9, (2, 4, 4), generator=torch.Generator().manual_seed(0))}
 
 
-def trainee(execution=AS_IS, **loss):
+def train_task(parallel_config=AS_IS, **loss):
     """One at the start of its run, over 9 codes."""
     torch.manual_seed(0)
     conditions = Conditions([StartOfSequence()], 9)
@@ -20,7 +20,7 @@ def trainee(execution=AS_IS, **loss):
         codebook_size=9, condition_vocab_size=1, condition_length=1, window=4, num_layers=1, width=8
     )
     recipe = dataclasses.replace(PRIOR_RECIPES["tiny"], loss=LossSettings(**loss))
-    return PriorTrainee(
+    return PriorTask(
         GPT(config),
         conditions,
         build_tokenizer("tiny", seed=0),
@@ -30,33 +30,33 @@ def trainee(execution=AS_IS, **loss):
         seed=0,
         held_out=[],
         device=torch.device("cpu"),
-        execution=execution,
+        parallel_config=parallel_config,
     )
 
 
-def take(trainee, step):
+def take(train_task, step):
     """The figures of one step."""
-    return trainee.train_step(trainee.prepare(CODES, step), step)
+    return train_task.train_step(train_task.prepare(CODES, step), step)
 
 
 def test_the_logged_loss_is_the_likelihood_whatever_is_lowered():
-    plain, asked = trainee(), trainee(label_smoothing=0.2, z_loss_weight=0.1)
+    plain, asked = train_task(), train_task(label_smoothing=0.2, z_loss_weight=0.1)
     expected = plain.model.loss(torch.full((2, 1), 9), CODES["codes"]).item()
-    figures = [take(each, 0) for each in (plain, asked)]
-    for logged in figures:
+    metrics = [take(each, 0) for each in (plain, asked)]
+    for logged in metrics:
         assert logged["loss"].item() == pytest.approx(expected)
-    assert figures[0]["gradient_norm"] != figures[1]["gradient_norm"]
+    assert metrics[0]["gradient_norm"] != metrics[1]["gradient_norm"]
     assert not torch.equal(plain.model.head.weight, asked.model.head.weight)
 
 
 def test_noise_in_what_is_read_is_the_steps_own():
-    losses = {step: take(trainee(pkeep=0.5), step)["loss"].item() for step in range(3)}
+    losses = {step: take(train_task(pkeep=0.5), step)["loss"].item() for step in range(3)}
     assert len(set(losses.values())) == 3
-    assert take(trainee(pkeep=0.5), 1)["loss"].item() == losses[1]
+    assert take(train_task(pkeep=0.5), 1)["loss"].item() == losses[1]
 
 
 def test_computing_activations_again_changes_no_step():
-    plain, again = trainee(), trainee(Execution(recompute=True))
+    plain, again = train_task(), train_task(ParallelConfig(recompute=True))
     for step in range(2):
         assert take(plain, step)["loss"] == take(again, step)["loss"]
     assert again.model.recompute_activations

@@ -6,29 +6,29 @@ import pytest
 import torch
 
 from ops.images import to_pixels
-from pipelines.training.parallel import Execution
 from pipelines.recipes import TOKENIZER_RECIPES
-from pipelines.training.tokenizer_task import TokenizerTrainee
 from pipelines.training.loop import step_seed
+from pipelines.training.parallel import ParallelConfig
+from pipelines.training.tokenizer_task import TokenizerTask
 from tests.conftest import photograph
 from tokenizer import build_tokenizer
-from tokenizer.contents import ContentConfig
 from tokenizer.discriminator import DiscriminatorConfig
+from tokenizer.modalities import ModalityConfig
 
 CPU = torch.device("cpu")
 SIDE, STEPS, START = 32, 120, 60
 SMALL_CRITIC = DiscriminatorConfig(channels=16)
 
 
-def tokenizer_trainee(accumulate=1, **losses):
+def tokenizer_task(accumulate=1, **losses):
     torch.manual_seed(0)
     recipe = TOKENIZER_RECIPES["tiny"]
     losses = {"adversarial_start": 0, "discriminator": SMALL_CRITIC, **losses}
     recipe = dataclasses.replace(recipe, losses=dataclasses.replace(recipe.losses, **losses))
     model = build_tokenizer(recipe.preset, seed=0)
     held_out = photographs()[32:]
-    execution = Execution(accumulate=accumulate)
-    return TokenizerTrainee(model, recipe, STEPS, held_out, CPU, execution)
+    parallel_config = ParallelConfig(accumulate=accumulate)
+    return TokenizerTask(model, recipe, STEPS, held_out, CPU, parallel_config)
 
 
 @functools.cache
@@ -43,33 +43,33 @@ def crops(step):
     return chosen[:, :, top : top + SIDE, left : left + SIDE].contiguous()
 
 
-def take(trainee, steps):
+def take(train_task, steps):
     """The figures of some steps."""
     found = []
     for step in steps:
         torch.manual_seed(step_seed(0, step))
-        found.append(trainee.train_step(crops(step), step))
+        found.append(train_task.train_step(crops(step), step))
     return found
 
 
 def errors_after_the_start(**losses):
     """Mean absolute error on held-out pictures, over that at the last step before the critic's."""
-    trainee = tokenizer_trainee(adversarial_start=START, **losses)
-    take(trainee, range(START))
-    before = held_out_error(trainee)
+    train_task = tokenizer_task(adversarial_start=START, **losses)
+    take(train_task, range(START))
+    before = held_out_error(train_task)
     ratios = []
     for step in range(START, STEPS, 3):
-        take(trainee, range(step, step + 3))
-        ratios.append(held_out_error(trainee) / before)
+        take(train_task, range(step, step + 3))
+        ratios.append(held_out_error(train_task) / before)
     return ratios
 
 
 @torch.no_grad()
-def held_out_error(trainee):
-    trainee.model.eval()
-    rebuilt = trainee.model(trainee.held_out).pixels
-    trainee.model.train()
-    return float((rebuilt - trainee.held_out).abs().mean())
+def held_out_error(train_task):
+    train_task.model.eval()
+    rebuilt = train_task.model(train_task.held_out).pixels
+    train_task.model.train()
+    return float((rebuilt - train_task.held_out).abs().mean())
 
 
 def test_reconstructions_outlive_the_moment_the_critic_starts():
@@ -81,15 +81,15 @@ def test_reconstructions_outlive_the_moment_the_critic_starts():
 
 
 def test_the_critic_does_no_work_before_it_starts():
-    trainee = tokenizer_trainee(adversarial_start=3)
-    critic, calls = trainee.objective.discriminator, []
+    train_task = tokenizer_task(adversarial_start=3)
+    critic, calls = train_task.objective.discriminator, []
     critic.register_forward_hook(lambda *_: calls.append(1))
     before = [parameter.clone() for parameter in critic.parameters()]
-    take(trainee, range(3))
+    take(train_task, range(3))
     assert not calls
-    assert not trainee.discriminator_optimizer.state
+    assert not train_task.discriminator_optimizer.state
     assert all(torch.equal(a, b) for a, b in zip(before, critic.parameters(), strict=True))
-    take(trainee, range(3, 4))
+    take(train_task, range(3, 4))
     assert len(calls) == 3  # once for the decoder, then a real and a rebuilt batch
 
 
@@ -100,15 +100,15 @@ SPECTRAL = dataclasses.replace(SMALL_CRITIC, spectral_norm=True, norm="none")
 @pytest.mark.parametrize("critic", [SMALL_CRITIC, SPECTRAL])
 def test_a_run_cut_at_any_step_goes_on_to_the_very_same_figures(tmp_path, critic):
     losses = {**EVERY_TERM, "adversarial_start": 1, "discriminator": critic}
-    whole = take(tokenizer_trainee(accumulate=2, **losses), range(6))
-    trainee = tokenizer_trainee(accumulate=2, **losses)
+    whole = take(tokenizer_task(accumulate=2, **losses), range(6))
+    train_task = tokenizer_task(accumulate=2, **losses)
     parts = []
     for step in range(6):
-        parts += take(trainee, [step])
-        trainee.save(tmp_path / str(step))
-        trainee = tokenizer_trainee(accumulate=2, **losses)
-        trainee.load(tmp_path / str(step))
-    assert [list(figures) for figures in parts] == [list(figures) for figures in whole]
+        parts += take(train_task, [step])
+        train_task.save(tmp_path / str(step))
+        train_task = tokenizer_task(accumulate=2, **losses)
+        train_task.load(tmp_path / str(step))
+    assert [list(metrics) for metrics in parts] == [list(metrics) for metrics in whole]
     for one, other in zip(parts, whole, strict=True):
         assert all(torch.equal(one[name], other[name]) for name in one)
     assert {"lecam_loss", "r1_loss"} <= set(whole[4])
@@ -117,23 +117,23 @@ def test_a_run_cut_at_any_step_goes_on_to_the_very_same_figures(tmp_path, critic
 
 
 def test_a_cut_run_of_label_maps_goes_on_to_the_very_same_figures(tmp_path):
-    def trainee():
+    def train_task():
         torch.manual_seed(0)
-        content = ContentConfig(kind="segmentation", num_classes=5)
-        recipe = dataclasses.replace(TOKENIZER_RECIPES["tiny-segmentation"], content=content)
-        model = build_tokenizer(recipe.preset, seed=0, content=content)
-        return TokenizerTrainee(model, recipe, STEPS, torch.empty(0), CPU)
+        modality = ModalityConfig(kind="segmentation", num_classes=5)
+        recipe = dataclasses.replace(TOKENIZER_RECIPES["tiny-segmentation"], modality=modality)
+        model = build_tokenizer(recipe.preset, seed=0, modality=modality)
+        return TokenizerTask(model, recipe, STEPS, torch.empty(0), CPU)
 
-    def steps(trainee, numbers):
+    def steps(train_task, numbers):
         found = []
         for step in numbers:
             random = torch.Generator().manual_seed(step)
             labels = torch.randint(-1, 5, (2, 1, SIDE, SIDE), generator=random)
-            found.append(trainee.train_step(labels, step))
+            found.append(train_task.train_step(labels, step))
         return found
 
-    whole = steps(trainee(), range(4))
-    first, second = trainee(), trainee()
+    whole = steps(train_task(), range(4))
+    first, second = train_task(), train_task()
     parts = steps(first, range(2))
     first.save(tmp_path / "half")
     second.load(tmp_path / "half")

@@ -25,7 +25,7 @@ from prior import (
 )
 from prior.conditions.frames import in_window
 from prior.sampling.distributions import SamplingSettings
-from tests.prior.sampling.test_sliding_window import paint_slowly
+from tests.prior.sampling.test_sliding_window import sample_slowly
 
 INFO = {"fingerprint": "ab" * 8, "codebook_size": 7, "downsample_factor": 4, "name": "made-up"}
 EVERYTHING = (
@@ -53,7 +53,7 @@ PRIORS = {
 }
 
 
-def random_told(rows, columns, count=2, seed=0):
+def random_condition_inputs(rows, columns, count=2, seed=0):
     random = torch.Generator().manual_seed(seed)
     boxes = torch.rand(count, 3, 5, generator=random) * 1.5 - 0.2
     boxes[..., 3:] += 0.3
@@ -67,18 +67,18 @@ def random_told(rows, columns, count=2, seed=0):
     }
 
 
-def slow_prefix(prior, told, rows, columns, guides):
+def slow_prefix(prior, condition_inputs, rows, columns, guides):
     """Window by window: what a batch of training would be, cut there, its grids padded."""
-    side, count = prior.config.window, len(told["label"])
-    told = {
-        **told,
-        "known": told["codes"] >= 0,
+    side, count = prior.config.window, len(condition_inputs["label"])
+    condition_inputs = {
+        **condition_inputs,
+        "known": condition_inputs["codes"] >= 0,
         "crop": torch.tensor([[0.0, 0.0, 1.0, 1.0]]).repeat(count, 1),
         "place": torch.tensor([[0, 0, rows, columns]]).repeat(count, 1),
     }
 
     def of_window(window: Window):
-        seen = in_window(told, window, (rows, columns), (side, side))
+        seen = in_window(condition_inputs, window, (rows, columns), (side, side))
         tokens = prior.conditions.tokens(seen, count)
         first = prior.conditions.length
         grids = tokens[:, first:].view(count, -1, window.rows, window.columns)
@@ -106,30 +106,41 @@ def slow_prefix(prior, told, rows, columns, guides):
 def test_painting_what_is_told_is_the_papers_loop_window_by_window(
     rows, columns, stride, positions, scale, seed
 ):
-    prior, told = PRIORS[positions], random_told(rows, columns, seed=seed)
-    painted = prior.draw(
-        rows, columns, count=2, seed=seed, stride=stride, told=told, guidance_scale=scale
+    prior, condition_inputs = PRIORS[positions], random_condition_inputs(rows, columns, seed=seed)
+    sampled = prior.sample_with_log_probs(
+        rows,
+        columns,
+        count=2,
+        seed=seed,
+        stride=stride,
+        condition_inputs=condition_inputs,
+        guidance_scale=scale,
     )
     numbers = torch.from_numpy(uniforms(seed, range(2), rows, columns))
-    expected = paint_slowly(
+    expected = sample_slowly(
         prior.model,
-        slow_prefix(prior, told, rows, columns, scale != 1),
+        slow_prefix(prior, condition_inputs, rows, columns, scale != 1),
         numbers,
         SamplingSettings(guidance_scale=scale),
         stride=stride,
     )
-    assert torch.equal(painted.codes, expected[0])
+    assert torch.equal(sampled.codes, expected[0])
 
 
 def test_rest_goes_on_bit_for_bit_with_all_that_is_told():
-    prior, told = random_prior(*EVERYTHING), random_told(9, 7)
+    prior, condition_inputs = random_prior(*EVERYTHING), random_condition_inputs(9, 7)
     prior.model.float()
-    options = {"count": 2, "rest": 3, "told": told, "guidance_scale": 2.0}
-    whole = prior.draw(9, 7, **options)
+    options = {
+        "count": 2,
+        "flush_every_rows": 3,
+        "condition_inputs": condition_inputs,
+        "guidance_scale": 2.0,
+    }
+    whole = prior.sample_with_log_probs(9, 7, **options)
     for done in (3, 6):
         forced = whole.codes.clone()
         forced[:, done:] = -1
-        again = prior.draw(9, 7, forced=forced, **options)
+        again = prior.sample_with_log_probs(9, 7, forced=forced, **options)
         assert torch.equal(again.codes, whole.codes)
         assert torch.equal(again.log_probabilities[:, done:], whole.log_probabilities[:, done:])
 
@@ -137,36 +148,38 @@ def test_rest_goes_on_bit_for_bit_with_all_that_is_told():
 def test_a_sample_is_the_same_whoever_is_told_something_else_beside_it():
     prior = random_prior(*EVERYTHING)
     prior.model.float()
-    told = random_told(6, 6, count=2)
-    both = prior.paint(6, 6, samples=[4, 1], batch_size=3, told=told)
+    condition_inputs = random_condition_inputs(6, 6, count=2)
+    both = prior.sample(6, 6, samples=[4, 1], batch_size=3, condition_inputs=condition_inputs)
     for place, sample in enumerate([4, 1]):
-        own = {name: value[place] for name, value in told.items()}
-        alone = prior.paint(6, 6, samples=[sample], batch_size=3, told=own)
+        own = {name: value[place] for name, value in condition_inputs.items()}
+        alone = prior.sample(6, 6, samples=[sample], batch_size=3, condition_inputs=own)
         assert torch.equal(alone[0], both[place])
 
 
 @pytest.mark.parametrize("name", ["segmentation", "label", "boxes", "codes", "keypoints"])
 def test_everything_told_weighs_and_can_be_left_out(name):
-    prior, told = PRIORS["learned"], random_told(5, 5)
-    left_out = {key: value for key, value in told.items() if key != name}
+    prior, condition_inputs = PRIORS["learned"], random_condition_inputs(5, 5)
+    left_out = {key: value for key, value in condition_inputs.items() if key != name}
     with_it, without, nothing = (
-        prior.draw(5, 5, count=2, told=each).log_probabilities for each in (told, left_out, None)
+        prior.sample_with_log_probs(5, 5, count=2, condition_inputs=each).log_probabilities
+        for each in (condition_inputs, left_out, None)
     )
     assert not torch.equal(with_it, without)
     assert not torch.equal(without, nothing)
 
 
 def test_what_follows_from_the_canvas_need_not_be_said():
-    prior, told = PRIORS["learned"], random_told(5, 6)
+    prior, condition_inputs = PRIORS["learned"], random_condition_inputs(5, 6)
     said = {
-        **told,
-        "known": told["codes"] >= 0,
+        **condition_inputs,
+        "known": condition_inputs["codes"] >= 0,
         "crop": torch.tensor([0.0, 0.0, 1.0, 1.0]),
         "place": torch.tensor([0, 0, 5, 6]),
     }
     elsewhere = {**said, "place": torch.tensor([7, 3, 30, 30])}
     unsaid, whole, part = (
-        prior.draw(5, 6, count=2, told=each).log_probabilities for each in (told, said, elsewhere)
+        prior.sample_with_log_probs(5, 6, count=2, condition_inputs=each).log_probabilities
+        for each in (condition_inputs, said, elsewhere)
     )
     assert torch.equal(unsaid, whole)
     assert not torch.equal(whole, part)
@@ -174,12 +187,12 @@ def test_what_follows_from_the_canvas_need_not_be_said():
 
 def test_labels_are_a_short_way_to_tell_them():
     prior = PRIORS["learned"]
-    short = prior.paint(4, 4, count=2, labels=[0, 2])
-    assert torch.equal(short, prior.paint(4, 4, count=2, told={"label": [0, 2]}))
+    short = prior.sample(4, 4, count=2, labels=[0, 2])
+    assert torch.equal(short, prior.sample(4, 4, count=2, condition_inputs={"label": [0, 2]}))
 
 
 @pytest.mark.parametrize(
-    ("told", "message"),
+    ("condition_inputs", "message"),
     [
         ({"depth": torch.zeros(4, 4)}, "without 'depth'; what it can be told is label"),
         ({"segmentation": torch.zeros(5, 5)}, "'segmentation' must be"),
@@ -195,14 +208,14 @@ def test_labels_are_a_short_way_to_tell_them():
         ({"label": 3}, "Labels must be"),
     ],
 )
-def test_what_cannot_be_told_is_refused(told, message):
+def test_what_cannot_be_told_is_refused(condition_inputs, message):
     with pytest.raises(ConfigError, match=message):
-        PRIORS["learned"].paint(4, 4, count=2, told=told)
+        PRIORS["learned"].sample(4, 4, count=2, condition_inputs=condition_inputs)
 
 
 def test_a_class_told_twice_is_refused():
     with pytest.raises(ConfigError, match="given twice"):
-        PRIORS["learned"].paint(4, 4, labels=1, told={"label": 1})
+        PRIORS["learned"].sample(4, 4, labels=1, condition_inputs={"label": 1})
 
 
 @pytest.mark.parametrize("preset", ["tiny", "tiny-modern"])
@@ -211,7 +224,7 @@ def test_a_presets_sizes_follow_from_what_it_is_told(preset):
     sizes = condition_sizes(preset, conditions, 4)
     model = make_model(preset_config(preset, **{**sizes, "num_layers": 1}))
     batch = {
-        **random_told(4, 4),
+        **random_condition_inputs(4, 4),
         "known": torch.ones(2, 4, 4, dtype=torch.bool),
         "crop": torch.tensor([[0.0, 0, 1, 1]]).repeat(2, 1),
         "place": torch.tensor([[0, 0, 4, 4]]).repeat(2, 1),

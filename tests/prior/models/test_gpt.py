@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from ops.config import ConfigError
-from prior import GPT, GPTConfig, start_alike
+from prior import GPT, GPTConfig, init_from_codebook
 from prior.models.gpt_config import MODERN
 
 SIZES = {"codebook_size": 11, "condition_vocab_size": 3, "condition_length": 2}
@@ -156,14 +156,14 @@ def test_nats_are_the_surprise_at_each_code(shape, options):
     condition = random_tokens(model, 3, 2)
     codes = torch.randint(model.config.codebook_size, (3, *shape))
     flat, positions = codes.flatten(1), model.positions(*shape)
-    nats = model.nats(condition, codes)
-    assert nats.shape == codes.shape
+    nll = model.nll(condition, codes)
+    assert nll.shape == codes.shape
     for place in range(flat.shape[1]):
         tokens = torch.cat([condition, flat[:, :place]], dim=1)
         logits = model(tokens, positions[: 2 + place])[:, -1]
-        surprise = -logits.log_softmax(-1).gather(1, flat[:, place : place + 1])[:, 0]
-        torch.testing.assert_close(nats.flatten(1)[:, place], surprise.float())
-    assert model.loss(condition, codes).item() == pytest.approx(nats.mean().item())
+        cross_entropy = -logits.log_softmax(-1).gather(1, flat[:, place : place + 1])[:, 0]
+        torch.testing.assert_close(nll.flatten(1)[:, place], cross_entropy.float())
+    assert model.loss(condition, codes).item() == pytest.approx(nll.mean().item())
 
 
 def test_an_untrained_model_is_as_surprised_as_a_die():
@@ -257,7 +257,7 @@ def test_codes_that_decode_alike_start_alike():
     model = GPT(config)
     conditions = model.token_embedding.weight[40:].detach().clone()
     latents = torch.arange(40.0)[:, None] * torch.tensor([1.0, -2.0])  # code k beside code k+1
-    start_alike(model, latents)
+    init_from_codebook(model, latents)
     for weight in (model.token_embedding.weight[:40], model.head.weight):
         likeness = F.cosine_similarity(weight[:, None], weight[None], dim=-1)
         assert likeness.diagonal(1).min() > 0.9
@@ -265,4 +265,4 @@ def test_codes_that_decode_alike_start_alike():
         assert weight.std().item() == pytest.approx(0.02, rel=0.1)
     assert torch.equal(model.token_embedding.weight[40:], conditions)
     with pytest.raises(ConfigError, match=r"latents must be \(40, D\)"):
-        start_alike(model, latents[:39])
+        init_from_codebook(model, latents[:39])

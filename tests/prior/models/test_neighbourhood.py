@@ -7,7 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prior.models.neighbourhood import Layout, attend_in_bands, attend_in_blocks, band_mask, offsets_seen
+from prior.models.neighbourhood import (
+    Layout,
+    attend_in_bands,
+    attend_in_blocks,
+    band_mask,
+    offsets_seen,
+)
 
 LAYOUTS = st.builds(Layout, st.integers(1, 3), st.integers(1, 5), st.integers(2, 6))
 

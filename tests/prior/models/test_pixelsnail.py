@@ -19,8 +19,8 @@ from prior import (
     preset_config,
     save_prior,
 )
-from prior.sampling.distributions import SamplingSettings, draw
 from prior.models.snail_config import PRESETS
+from prior.sampling.distributions import SamplingSettings, draw
 
 INFO = {"fingerprint": "-", "codebook_size": 7, "downsample_factor": 8, "name": "none"}
 CLASSES = Conditions([ClassLabel(num_classes=2)], 7)
@@ -48,9 +48,9 @@ def random_snail(conditions, window=4):
     return model.eval()
 
 
-def paint_slowly(prior, told, size, choice, *, stride, seed, forced):
+def sample_slowly(prior, condition_inputs, size, choice, *, stride, seed, forced):
     """One whole forward a cell: of its window, in which all that is not yet drawn is a code 0."""
-    count = len(told["label"])
+    count = len(condition_inputs["label"])
     codes, numbers = forced.repeat(count, 1, 1), prior._uniforms(seed, range(count), 0, size[1])
     model, conditions, side = prior.model, prior.conditions, prior.config.window
     for row, column in raster(*size):
@@ -59,7 +59,10 @@ def paint_slowly(prior, told, size, choice, *, stride, seed, forced):
         window = window_of(row, column, *size, side, stride)
         seen = codes[:, *window.slices()].clamp(min=0)
         shape, place = seen.shape[1:], window.offset_of(row, column)
-        here = {**told, "segmentation": told["segmentation"][:, *window.slices()]}
+        here = {
+            **condition_inputs,
+            "segmentation": condition_inputs["segmentation"][:, *window.slices()],
+        }
         tokens = conditions.tokens(here, count, shape)
         logits = model.code_logits(tokens, seen).flatten(1, 2)[:, place]
         nothing = conditions.null_tokens(count, shape)
@@ -81,15 +84,21 @@ def test_painting_is_the_slow_loop_on_any_canvas(conditions, size, stride, guida
     forced = torch.full(size, -1)
     forced[1, 1:3] = 3
     segmentation = torch.randint(3, (2, *size), generator=random)
-    told = {"label": torch.tensor([0, 1]), "segmentation": segmentation}
-    asked = {name: told[name] for name in conditions.entries}
-    painted = prior.paint(
-        *size, count=2, told=asked, forced=forced, stride=stride, seed=5, **options
+    condition_inputs = {"label": torch.tensor([0, 1]), "segmentation": segmentation}
+    asked = {name: condition_inputs[name] for name in conditions.entries}
+    sampled = prior.sample(
+        *size, count=2, condition_inputs=asked, forced=forced, stride=stride, seed=5, **options
     )
-    slowly = paint_slowly(
-        prior, told, size, SamplingSettings(**options), stride=stride, seed=5, forced=forced
+    slowly = sample_slowly(
+        prior,
+        condition_inputs,
+        size,
+        SamplingSettings(**options),
+        stride=stride,
+        seed=5,
+        forced=forced,
     )
-    assert torch.equal(painted, slowly)
+    assert torch.equal(sampled, slowly)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -135,18 +144,18 @@ def test_first_weights_foretell_next_to_nothing():
     sizes = {"codebook_size": 64, "condition_vocab_size": 1, "condition_length": 1}
     torch.manual_seed(0)
     model = make_model(preset_config("study-snail", **sizes, num_blocks=6))
-    nats = model.nats(torch.full((4, 1), 64), torch.randint(64, (4, 16, 16)))
-    assert float(nats.mean()) == pytest.approx(torch.tensor(64.0).log().item(), abs=0.1)
+    nll = model.nll(torch.full((4, 1), 64), torch.randint(64, (4, 16, 16)))
+    assert float(nll.mean()) == pytest.approx(torch.tensor(64.0).log().item(), abs=0.1)
 
 
 @torch.inference_mode()
 def test_painting_goes_on_at_a_rest_bit_for_bit():
     model = random_snail(CLASSES)
     prior = Prior(model.float(), CLASSES, INFO)
-    options = {"count": 2, "labels": [0, 1], "seed": 3, "stride": 2, "rest": 3}
-    whole = prior.paint(8, 7, **options)
+    options = {"count": 2, "labels": [0, 1], "seed": 3, "stride": 2, "flush_every_rows": 3}
+    whole = prior.sample(8, 7, **options)
     above = torch.where(torch.arange(8)[:, None] < 3, whole, -1)
-    assert torch.equal(prior.paint(8, 7, forced=above, **options), whole)
+    assert torch.equal(prior.sample(8, 7, forced=above, **options), whole)
 
 
 @torch.inference_mode()
@@ -155,12 +164,24 @@ def test_a_sample_does_not_depend_on_its_neighbours():
     segmentation = torch.randint(3, (3, 5, 6), generator=torch.Generator().manual_seed(2))
     options = {"batch_size": 2, "seed": 3}
     labels = [0, 1, 1]
-    together = prior.paint(
-        5, 6, samples=[0, 1, 2], labels=labels, told={"segmentation": segmentation}, **options
+    together = prior.sample(
+        5,
+        6,
+        samples=[0, 1, 2],
+        labels=labels,
+        condition_inputs={"segmentation": segmentation},
+        **options,
     )
     for sample in range(3):
-        told = {"segmentation": segmentation[sample]}
-        alone = prior.paint(5, 6, samples=[sample], labels=labels[sample], told=told, **options)
+        condition_inputs = {"segmentation": segmentation[sample]}
+        alone = prior.sample(
+            5,
+            6,
+            samples=[sample],
+            labels=labels[sample],
+            condition_inputs=condition_inputs,
+            **options,
+        )
         assert torch.equal(alone[0], together[sample])
 
 
@@ -168,9 +189,9 @@ def test_a_prior_that_is_told_grids_alone_learns_and_is_kept(tmp_path):
     model = random_snail(ONLY_GRIDS).float().train()
     codes, grids = torch.randint(7, (2, 4, 4)), torch.randint(3, (2, 4, 4))
     tokens = ONLY_GRIDS.tokens({"segmentation": grids}, 2, (4, 4))
-    nats = model.nats(tokens, codes).mean()
-    nats.backward()
+    nll = model.nll(tokens, codes).mean()
+    nll.backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
     save_prior(tmp_path, model, ONLY_GRIDS, INFO)
     again = load_prior(tmp_path).model
-    assert torch.equal(again.nats(tokens, codes), model.eval().nats(tokens, codes))
+    assert torch.equal(again.nll(tokens, codes), model.eval().nll(tokens, codes))

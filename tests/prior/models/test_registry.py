@@ -67,8 +67,8 @@ def test_it_has_what_trainers_and_painters_ask_for(name):
     codes, tokens = random_codes(2, 4, 4), CLASSES.tokens({"label": [0, 1]}, 2, (4, 4))
     logits = model.code_logits(tokens, codes)
     assert logits.shape == (2, 4, 4, CODES)
-    nats = -logits.log_softmax(-1).gather(-1, codes[..., None])[..., 0]
-    torch.testing.assert_close(model.nats(tokens, codes).double(), nats, rtol=1e-5, atol=1e-5)
+    nll = -logits.log_softmax(-1).gather(-1, codes[..., None])[..., 0]
+    torch.testing.assert_close(model.nll(tokens, codes).double(), nll, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
@@ -94,9 +94,9 @@ def test_no_code_weighs_on_those_before_it_and_on_itself(name, size):
 @SIZES
 def test_it_paints_as_it_foretells(name, size):
     prior = small_prior(name)
-    drawn = prior.draw(*size, count=3, labels=[0, 1, 0], seed=4)
-    nats = prior.model.nats(CLASSES.tokens({"label": [0, 1, 0]}, 3, size), drawn.codes)
-    torch.testing.assert_close(drawn.log_probabilities, -nats, rtol=1e-4, atol=1e-5)
+    drawn = prior.sample_with_log_probs(*size, count=3, labels=[0, 1, 0], seed=4)
+    nll = prior.model.nll(CLASSES.tokens({"label": [0, 1, 0]}, 3, size), drawn.codes)
+    torch.testing.assert_close(drawn.log_probabilities, -nll, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -105,24 +105,27 @@ def test_it_paints_as_it_foretells(name, size):
 def test_grids_and_classes_are_heard_at_every_cell(name, size):
     prior = small_prior(name, GRIDS)
     codes = random_codes(1, *size)
-    told = {
+    condition_inputs = {
         "label": torch.tensor([1]),
         "segmentation": random_codes(1, *size, most=3),
         "codes": codes,
         "known": torch.zeros(1, *size, dtype=torch.bool),
     }
-    changes = {"label": torch.tensor([0]), "segmentation": (told["segmentation"] + 1) % 3}
+    changes = {
+        "label": torch.tensor([0]),
+        "segmentation": (condition_inputs["segmentation"] + 1) % 3,
+    }
     logits = [
-        foretold(prior, batch, codes)
-        for batch in (told, *(told | {n: c} for n, c in changes.items()))
+        logits_of(prior, batch, codes)
+        for batch in (condition_inputs, *(condition_inputs | {n: c} for n, c in changes.items()))
     ]
     for changed in logits[1:]:
         assert (changed != logits[0]).any(-1).all()
 
 
-def foretold(prior, told, codes):
+def logits_of(prior, condition_inputs, codes):
     """Logits of one canvas. In a GPT's prefix grids are always as large as its window."""
-    tokens = GRIDS.tokens(told, 1, codes.shape[1:])
+    tokens = GRIDS.tokens(condition_inputs, 1, codes.shape[1:])
     if isinstance(prior.config, GPTConfig):
         rows, columns = codes.shape[1:]
         grids = tokens[:, GRIDS.length :].unflatten(1, (GRIDS.num_grids, rows, columns))
@@ -138,15 +141,20 @@ def foretold(prior, told, codes):
 def test_what_it_is_told_is_painted_as_it_is_foretold(name, size):
     prior, codes = small_prior(name, GRIDS), random_codes(1, *size)
     segmentation = random_codes(*size, most=3)
-    told = {"segmentation": segmentation, "codes": torch.where(codes[0] > 3, codes[0], -1)}
-    drawn = prior.draw(*size, count=1, labels=1, told=told, seed=4)
+    condition_inputs = {
+        "segmentation": segmentation,
+        "codes": torch.where(codes[0] > 3, codes[0], -1),
+    }
+    drawn = prior.sample_with_log_probs(
+        *size, count=1, labels=1, condition_inputs=condition_inputs, seed=4
+    )
     batch = {
         "label": torch.tensor([1]),
         "segmentation": segmentation[None],
-        "codes": told["codes"][None],
-        "known": told["codes"][None] >= 0,
+        "codes": condition_inputs["codes"][None],
+        "known": condition_inputs["codes"][None] >= 0,
     }
-    logits = foretold(prior, batch, drawn.codes)
+    logits = logits_of(prior, batch, drawn.codes)
     logs = logits.log_softmax(-1).gather(-1, drawn.codes[..., None])[..., 0]
     torch.testing.assert_close(drawn.log_probabilities.double(), logs, rtol=1e-4, atol=1e-5)
 
@@ -158,7 +166,7 @@ def test_saved_and_loaded_it_paints_the_same(name, tmp_path):
     save_prior(tmp_path, prior.model, prior.conditions, INFO)
     again = load_prior(tmp_path)
     assert again.config == prior.config
-    assert torch.equal(again.paint(4, 4, labels=1, seed=2), prior.paint(4, 4, labels=1, seed=2))
+    assert torch.equal(again.sample(4, 4, labels=1, seed=2), prior.sample(4, 4, labels=1, seed=2))
 
 
 @EVERY
@@ -171,13 +179,13 @@ def test_it_learns_a_rule(name):
     tokens = CLASSES.tokens({"label": [0] * 32}, 32, (4, 4))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(60):
-        loss = model.nats(tokens, codes).mean()
+        loss = model.nll(tokens, codes).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    nats = model.nats(tokens, codes).flatten(1)
-    assert nats[:, 1:].mean() < 0.3
-    assert nats[:, 0].mean() > 1.5  # the first code is nobody's to know: log 7 is 1.95
+    nll = model.nll(tokens, codes).flatten(1)
+    assert nll[:, 1:].mean() < 0.3
+    assert nll[:, 0].mean() > 1.5  # the first code is nobody's to know: log 7 is 1.95
 
 
 @EVERY
@@ -188,7 +196,7 @@ def test_recomputing_gives_the_same_gradients(name):
     for recompute in (False, True):
         model.recompute_activations = recompute
         model.zero_grad()
-        model.nats(tokens, codes).mean().backward()
+        model.nll(tokens, codes).mean().backward()
         gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
     for one, other in zip(*gradients, strict=True):
         assert torch.equal(one, other)
@@ -197,13 +205,13 @@ def test_recomputing_gives_the_same_gradients(name):
 @EVERY
 def test_every_weight_is_of_use(name):
     prior = small_prior(name, GRIDS)
-    told = {
+    condition_inputs = {
         "label": torch.tensor([1]),
         "segmentation": random_codes(1, 4, 4, most=3),
         "codes": random_codes(1, 4, 4),
         "known": torch.zeros(1, 4, 4, dtype=torch.bool),
     }
-    foretold(prior, told, random_codes(1, 4, 4)).square().sum().backward()
+    logits_of(prior, condition_inputs, random_codes(1, 4, 4)).square().sum().backward()
     idle = [n for n, p in prior.model.named_parameters() if p.grad is None or not p.grad.any()]
     assert idle == []
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from prior import GPT, GPTConfig
-from prior.sampling.decoder import Decoder, Run
 from prior.models.gpt_config import MODERN
+from prior.sampling.decoder import Decoder, Run
 from prior.sampling.packed_linear import inference_copy
 
 SHAPE = 4, 4  # rows and columns of a window

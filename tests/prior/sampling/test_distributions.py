@@ -6,7 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ops.config import ConfigError
-from prior.sampling.distributions import SamplingSettings, draw, guided, keep_min_p, keep_top_k, keep_top_p
+from prior.sampling.distributions import (
+    SamplingSettings,
+    draw,
+    guided,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+)
 
 logit_rows = st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=12)
 largest_uniform = math.nextafter(1.0, 0.0)

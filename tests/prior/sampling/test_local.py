@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from ops.noise import uniforms
 from prior.sampling import local as local_sampling
-from prior.sampling.local import RowRing, paint_locally
 from prior.sampling.distributions import SamplingSettings, draw, guided
+from prior.sampling.local import RowRing, sample_locally
 from tests.prior.models.test_local_gpt import CODES, codes_for, random_model
 
 MODELS = {radius: random_model(radius=radius) for radius in (1, 2, 3)}
@@ -21,7 +21,7 @@ def numbers_for(rows, columns, seed=0):
 
 
 @torch.no_grad()
-def paint_slowly(model, numbers, choice, forced=None):
+def sample_slowly(model, numbers, choice, forced=None):
     """One whole forward a code; what is not drawn yet is code 0, which must not matter."""
     _, rows, columns = numbers.shape
     codes = torch.zeros(2, rows, columns, dtype=torch.int64)
@@ -50,8 +50,8 @@ def test_painting_is_the_slow_loop_code_for_code(radius, rows, columns, at_once,
     numbers, choice = numbers_for(rows, columns, seed), SamplingSettings()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(local_sampling, "POSITIONS_AT_ONCE", 2 * at_once)
-        painted = paint_locally(MODELS[radius], PREFIXES, numbers, choice).codes
-    assert torch.equal(painted, paint_slowly(MODELS[radius], numbers, choice))
+        sampled = sample_locally(MODELS[radius], PREFIXES, numbers, choice).codes
+    assert torch.equal(sampled, sample_slowly(MODELS[radius], numbers, choice))
 
 
 def test_guidance_and_known_codes_are_the_slow_loops_too():
@@ -59,20 +59,20 @@ def test_guidance_and_known_codes_are_the_slow_loops_too():
     choice = SamplingSettings(guidance_scale=1.5, top_k=5)
     forced = torch.full((6, 7), -1)
     forced[:2], forced[3, 2], forced[4, 6] = 3, 7, 1
-    painted = paint_locally(
+    sampled = sample_locally(
         model, PREFIXES, numbers, choice, null_prefixes=NOTHING, forced=forced
     ).codes
-    assert torch.equal(painted, paint_slowly(model, numbers, choice, forced))
+    assert torch.equal(sampled, sample_slowly(model, numbers, choice, forced))
 
 
 def test_each_sample_goes_on_from_codes_of_its_own():
     """What a whole canvas has in its upper rows leads to what it has in the lower ones."""
     model, numbers, choice = MODELS[2], numbers_for(6, 7), SamplingSettings()
-    whole = paint_locally(model, PREFIXES, numbers, choice).codes
+    whole = sample_locally(model, PREFIXES, numbers, choice).codes
     assert not torch.equal(whole[0, :3], whole[1, :3])
     forced = whole.clone()
     forced[:, 3:] = -1
-    again = paint_locally(model, PREFIXES, numbers, choice, forced=forced).codes
+    again = sample_locally(model, PREFIXES, numbers, choice, forced=forced).codes
     assert torch.equal(again, whole)
 
 
@@ -81,12 +81,12 @@ def test_samples_may_be_known_in_different_places():
     random = torch.Generator().manual_seed(3)
     forced = torch.randint(8, (2, 6, 7), generator=random)
     forced[torch.rand(forced.shape, generator=random) < 0.6] = -1
-    together = paint_locally(model, PREFIXES, numbers, choice, forced=forced)
+    together = sample_locally(model, PREFIXES, numbers, choice, forced=forced)
     assert torch.equal(together.codes[forced >= 0], forced[forced >= 0])
     assert (together.log_probabilities[forced >= 0] == 0).all()
     for sample in range(2):
         both = forced[sample].expand(2, -1, -1)
-        alone = paint_locally(model, PREFIXES, numbers, choice, forced=both).codes
+        alone = sample_locally(model, PREFIXES, numbers, choice, forced=both).codes
         assert torch.equal(alone[sample], together.codes[sample])
 
 
@@ -117,18 +117,18 @@ def test_memory_does_not_grow_with_the_rows(monkeypatch):
 
     monkeypatch.setattr(local_sampling, "RowRing", NotedRing)
     for rows in (8, 40):
-        paint_locally(MODELS[1], PREFIXES, numbers_for(rows, 3), SamplingSettings())
+        sample_locally(MODELS[1], PREFIXES, numbers_for(rows, 3), SamplingSettings())
     assert rings[0] == rings[1]
 
 
 def test_every_cell_is_counted_once():
-    counted = []
+    valid_mask = []
     numbers = numbers_for(5, 4)
-    paint_locally(
+    sample_locally(
         MODELS[2],
         PREFIXES,
         numbers,
         SamplingSettings(),
-        on_cells=lambda n, _: counted.append(n),
+        on_cells=lambda n, _: valid_mask.append(n),
     )
-    assert sum(counted) == 20
+    assert sum(valid_mask) == 20

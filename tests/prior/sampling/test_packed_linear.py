@@ -39,8 +39,8 @@ def test_a_copy_for_painting_packs_every_layer_and_shares_the_rest(preset):
     assert model.token_embedding.weight.requires_grad
     condition, codes = torch.tensor([[7]]), torch.randint(7, (1, 5, 5))
     with torch.inference_mode():
-        expected = model.eval().nats(condition, codes)
-        torch.testing.assert_close(copy.nats(condition, codes), expected, rtol=1e-4, atol=1e-4)
+        expected = model.eval().nll(condition, codes)
+        torch.testing.assert_close(copy.nll(condition, codes), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_what_cannot_be_packed_stays():

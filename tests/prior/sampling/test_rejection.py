@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from ops.config import ConfigError
-from prior.sampling.rejection import Rejection, candidate_number
 from prior.sampling.distributions import Draw
+from prior.sampling.rejection import Rejection, candidate_number
 
 
 def candidate(value):

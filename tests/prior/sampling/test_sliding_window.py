@@ -7,11 +7,11 @@ from ops.config import ConfigError
 from ops.noise import uniforms
 from ops.windows import Grid, Window
 from prior import GPT, ClassLabel, Conditions, GPTConfig
+from prior.models.gpt_config import MODERN
 from prior.sampling import sliding_window
 from prior.sampling.decoder import Decoder
-from prior.models.gpt_config import MODERN
 from prior.sampling.distributions import SamplingSettings, draw
-from prior.sampling.sliding_window import grid_prefix, lanes_for, paint_codes
+from prior.sampling.sliding_window import grid_prefix, parallel_rows_for, sample_codes
 
 CONDITIONS = Conditions([ClassLabel(num_classes=3)], 7)
 GRID_CODES = 5  # different codes of the condition that is a grid
@@ -51,7 +51,7 @@ FAMILIES = pytest.mark.parametrize("models", [PAPER, family(**MODERN)], ids=["pa
 
 
 @torch.inference_mode()
-def paint_slowly(model, prefix, numbers, choice, *, stride, forced=None):
+def sample_slowly(model, prefix, numbers, choice, *, stride, forced=None):
     """The rule without any cache: one whole forward a cell. A cell not yet drawn is -1, which no
     embedding takes, so reading one is an error. Codes and log-probabilities."""
     batch, rows, columns = numbers.shape
@@ -84,8 +84,8 @@ def numbers_for(batch, rows, columns, seed=0):
     return torch.from_numpy(uniforms(seed, range(batch), rows, columns))
 
 
-def paint(decoder, prefix, numbers, choice, **options):
-    return paint_codes(
+def sample(decoder, prefix, numbers, choice, **options):
+    return sample_codes(
         decoder, prefix, lambda row: numbers[:, row], choice, tuple(numbers.shape), **options
     )
 
@@ -121,7 +121,7 @@ def test_painting_is_the_slow_loop_code_for_code(models, canvas):
     model, decoder = models[window]
     arguments = labelled(0, 2), numbers_for(2, rows, columns, seed), SamplingSettings()
     assert_alike(
-        paint(decoder, *arguments, stride=stride), paint_slowly(model, *arguments, stride=stride)
+        sample(decoder, *arguments, stride=stride), sample_slowly(model, *arguments, stride=stride)
     )
 
 
@@ -133,32 +133,32 @@ def test_a_condition_that_is_a_grid_slides_with_the_window(canvas):
     prefix = grid_prefix(condition_grid(seed, 2, rows, columns), window)
     arguments = prefix, numbers_for(2, rows, columns, seed), SamplingSettings()
     assert_alike(
-        paint(decoder, *arguments, stride=stride), paint_slowly(model, *arguments, stride=stride)
+        sample(decoder, *arguments, stride=stride), sample_slowly(model, *arguments, stride=stride)
     )
 
 
-@given(canvas=canvases(), rest=st.integers(1, 6))
+@given(canvas=canvases(), flush_every_rows=st.integers(1, 6))
 @settings(max_examples=25, deadline=None)
-def test_rests_change_nothing_but_rounding(canvas, rest):
+def test_rests_change_nothing_but_rounding(canvas, flush_every_rows):
     window, stride, rows, columns, seed = canvas
     model, decoder = PAPER[window]
     arguments = labelled(0, 2), numbers_for(2, rows, columns, seed), SamplingSettings()
-    painted = paint(decoder, *arguments, stride=stride, rest=rest)
-    assert_alike(painted, paint_slowly(model, *arguments, stride=stride))
+    sampled = sample(decoder, *arguments, stride=stride, flush_every_rows=flush_every_rows)
+    assert_alike(sampled, sample_slowly(model, *arguments, stride=stride))
 
 
-@given(canvas=canvases(), rest=st.integers(1, 6), memory=st.sampled_from([0, 4 << 30]))
+@given(canvas=canvases(), flush_every_rows=st.integers(1, 6), memory=st.sampled_from([0, 4 << 30]))
 @settings(max_examples=25, deadline=None)
-def test_painting_goes_on_at_a_rest_bit_for_bit(canvas, rest, memory):
+def test_painting_goes_on_at_a_rest_bit_for_bit(canvas, flush_every_rows, memory):
     window, stride, rows, columns, seed = canvas
     decoder = Decoder(random_gpt(window).float())
     arguments = labelled(0, 2), numbers_for(2, rows, columns, seed), SamplingSettings()
-    options = {"stride": stride, "rest": rest, "cache_memory": memory}
-    whole = paint(decoder, *arguments, **options)
-    for done in range(0, rows, rest):
+    options = {"stride": stride, "flush_every_rows": flush_every_rows, "cache_memory": memory}
+    whole = sample(decoder, *arguments, **options)
+    for done in range(0, rows, flush_every_rows):
         forced = whole.codes.clone()
         forced[:, done:] = -1
-        again = paint(decoder, *arguments, forced=forced, **options)
+        again = sample(decoder, *arguments, forced=forced, **options)
         assert torch.equal(again.codes, whole.codes)
         assert torch.equal(again.log_probabilities[:, done:], whole.log_probabilities[:, done:])
 
@@ -173,15 +173,15 @@ def test_painting_around_known_codes_is_the_slow_loop(models, canvas):
     forced = torch.randint(7, (rows, columns), generator=random)
     forced[torch.rand(rows, columns, generator=random) < 0.5] = -1
     arguments = labelled(-1, -1), numbers_for(2, rows, columns, seed), SamplingSettings()
-    painted = paint(decoder, *arguments, stride=stride, forced=forced)
-    assert_alike(painted, paint_slowly(model, *arguments, stride=stride, forced=forced))
-    assert (painted.codes[:, forced >= 0] == forced[forced >= 0]).all()
-    assert (painted.log_probabilities[:, forced >= 0] == 0).all()
+    sampled = sample(decoder, *arguments, stride=stride, forced=forced)
+    assert_alike(sampled, sample_slowly(model, *arguments, stride=stride, forced=forced))
+    assert (sampled.codes[:, forced >= 0] == forced[forced >= 0]).all()
+    assert (sampled.log_probabilities[:, forced >= 0] == 0).all()
 
 
-@given(canvas=canvases(), memory=st.floats(0, 6), lanes=st.integers(1, 4))
+@given(canvas=canvases(), memory=st.floats(0, 6), parallel_rows=st.integers(1, 4))
 @settings(max_examples=25, deadline=None)
-def test_neither_memory_nor_lanes_change_what_is_painted(canvas, memory, lanes):
+def test_neither_memory_nor_lanes_change_what_is_painted(canvas, memory, parallel_rows):
     window, stride, rows, columns, seed = canvas
     model, decoder = GRIDDED[window]
     forced = torch.randint(7, (rows, columns), generator=torch.Generator().manual_seed(seed))
@@ -191,9 +191,9 @@ def test_neither_memory_nor_lanes_change_what_is_painted(canvas, memory, lanes):
     length = window**2 + min(rows, window) * min(columns, window) - 1
     bound = int(memory * decoder.cache_bytes(1, length))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sliding_window.SEQUENCES_AT_ONCE, "cpu", lanes)
-        painted = paint(decoder, *arguments, stride=stride, forced=forced, cache_memory=bound)
-    assert_alike(painted, paint_slowly(model, *arguments, stride=stride, forced=forced))
+        patch.setitem(sliding_window.SEQUENCES_AT_ONCE, "cpu", parallel_rows)
+        sampled = sample(decoder, *arguments, stride=stride, forced=forced, cache_memory=bound)
+    assert_alike(sampled, sample_slowly(model, *arguments, stride=stride, forced=forced))
 
 
 @FAMILIES
@@ -204,18 +204,18 @@ def test_guided_painting_is_the_slow_loop(models, stride, schedule):
     choice = SamplingSettings(guidance_scale=2.5, guidance_schedule=schedule, top_k=5)
     numbers = numbers_for(2, 9, 7)
     arguments = labelled(1, 2, -1, -1), numbers, choice
-    painted = paint(decoder, *arguments, stride=stride)
-    assert_alike(painted, paint_slowly(model, *arguments, stride=stride))
-    unguided = paint(decoder, labelled(1, 2), numbers, SamplingSettings(top_k=5), stride=stride)
-    assert not torch.equal(painted.codes, unguided.codes)
+    sampled = sample(decoder, *arguments, stride=stride)
+    assert_alike(sampled, sample_slowly(model, *arguments, stride=stride))
+    unguided = sample(decoder, labelled(1, 2), numbers, SamplingSettings(top_k=5), stride=stride)
+    assert not torch.equal(sampled.codes, unguided.codes)
 
 
 def test_a_guided_grid_condition_is_the_slow_loop():
     model, decoder = GRIDDED[3]
-    told = condition_grid(0, 2, 7, 6)
-    prefix = grid_prefix(torch.cat([told, torch.full_like(told, 7)]), 3)
+    condition_inputs = condition_grid(0, 2, 7, 6)
+    prefix = grid_prefix(torch.cat([condition_inputs, torch.full_like(condition_inputs, 7)]), 3)
     arguments = prefix, numbers_for(2, 7, 6), SamplingSettings(guidance_scale=3)
-    assert_alike(paint(decoder, *arguments, stride=1), paint_slowly(model, *arguments, stride=1))
+    assert_alike(sample(decoder, *arguments, stride=1), sample_slowly(model, *arguments, stride=1))
 
 
 @pytest.mark.parametrize("of_grid", [False, True])
@@ -229,13 +229,15 @@ def test_stride_1_is_the_papers_loop_over_whole_windows(of_grid):
             for j in range(6):
                 top, left = max(0, min(i - 2, 9 - 4)), max(0, min(j - 2, 6 - 4))
                 patch = codes[:, top : top + 4, left : left + 4].reshape(1, 16)
-                told = condition[:, top : top + 4, left : left + 4].reshape(1, 16)
-                told = told if of_grid else CONDITIONS.null_tokens(1)
-                logits = model(torch.cat([told, patch], 1)[:, :-1])[:, -16:].view(4, 4, 7)
+                condition_inputs = condition[:, top : top + 4, left : left + 4].reshape(1, 16)
+                condition_inputs = condition_inputs if of_grid else CONDITIONS.null_tokens(1)
+                logits = model(torch.cat([condition_inputs, patch], 1)[:, :-1])[:, -16:].view(
+                    4, 4, 7
+                )
                 here = logits[i - top, j - left][None]
                 codes[:, i, j] = draw(here, numbers[:, i, j], SamplingSettings()).codes
     prefix = grid_prefix(condition, 4) if of_grid else labelled(-1)
-    assert torch.equal(paint(decoder, prefix, numbers, SamplingSettings(), stride=1).codes, codes)
+    assert torch.equal(sample(decoder, prefix, numbers, SamplingSettings(), stride=1).codes, codes)
 
 
 def reads(decoder, monkeypatch):
@@ -250,10 +252,10 @@ def reads(decoder, monkeypatch):
 def test_each_code_is_read_once_while_a_window_stays(monkeypatch):
     decoder = Decoder(random_gpt())
     read = reads(decoder, monkeypatch)
-    paint(decoder, labelled(-1), numbers_for(1, 4, 4), SamplingSettings(), stride=2)
+    sample(decoder, labelled(-1), numbers_for(1, 4, 4), SamplingSettings(), stride=2)
     assert read == [[1]] * 16
     read.clear()
-    paint(decoder, labelled(-1), numbers_for(1, 4, 8), SamplingSettings(), stride=2)
+    sample(decoder, labelled(-1), numbers_for(1, 4, 8), SamplingSettings(), stride=2)
     # Three windows of 4x4 at columns 0, 2 and 4, none of which reads its last code.
     assert sum(map(sum, read)) == 3 * 16
     assert sum(map(len, read)) == 32
@@ -263,7 +265,7 @@ def test_each_code_is_read_once_while_a_window_stays(monkeypatch):
 def test_cells_along_a_border_share_a_cache_at_stride_1(monkeypatch):
     decoder = Decoder(random_gpt())
     read = reads(decoder, monkeypatch)
-    paint(decoder, labelled(-1), numbers_for(1, 9, 9), SamplingSettings(), stride=1)
+    sample(decoder, labelled(-1), numbers_for(1, 9, 9), SamplingSettings(), stride=1)
     # 6 x 6 windows; each is read once, up to the last cell that is drawn in it.
     last = [3 if start == 5 else 2 for start in range(6)]
     assert sum(map(sum, read)) == sum(1 + row * 4 + column for row in last for column in last)
@@ -274,7 +276,7 @@ def test_a_wide_canvas_keeps_few_caches(monkeypatch):
     decoder, made = Decoder(random_gpt()), []
     new_cache = decoder.new_cache
     monkeypatch.setattr(decoder, "new_cache", lambda *size: made.append(1) or new_cache(*size))
-    paint(decoder, labelled(-1), numbers_for(1, 12, 60), SamplingSettings(), stride=2)
+    sample(decoder, labelled(-1), numbers_for(1, 12, 60), SamplingSettings(), stride=2)
     # A band of rows is drawn in one sweep, each row 4 columns behind: the caches are those between
     # the first row and the last, however wide the canvas is.
     assert len(made) <= 12 * 4 // 2 + 1
@@ -287,7 +289,7 @@ def test_every_cell_is_reported_with_the_codes_so_far():
     def on_cells(count, codes):
         reported.append((count, int((codes[0] >= 0).sum())))
 
-    paint(
+    sample(
         PAPER[4][1],
         labelled(-1),
         numbers_for(1, 3, 5),
@@ -304,12 +306,16 @@ def test_every_cell_is_reported_with_the_codes_so_far():
 
 def test_as_many_sequences_are_read_together_as_the_device_gains_by():
     cpu, grid = torch.device("cpu"), Grid(64, 64, 16, 8)
-    assert [lanes_for(cpu, sequences, grid, 1000) for sequences in (1, 8, 100)] == [64, 8, 1]
+    assert [parallel_rows_for(cpu, sequences, grid, 1000) for sequences in (1, 8, 100)] == [
+        64,
+        8,
+        1,
+    ]
     # Where memory is short, no more rows than have room for the windows between them.
-    assert [lanes_for(cpu, 1, grid, most) for most in (1, 7, 100)] == [1, 3, 50]
-    assert lanes_for(cpu, 1, Grid(64, 64, 16, 1), 7) == 7
+    assert [parallel_rows_for(cpu, 1, grid, most) for most in (1, 7, 100)] == [1, 3, 50]
+    assert parallel_rows_for(cpu, 1, Grid(64, 64, 16, 1), 7) == 7
 
 
 def test_a_stride_beyond_half_the_window_is_refused():
     with pytest.raises(ConfigError, match="stride"):
-        paint(PAPER[4][1], labelled(-1), numbers_for(1, 8, 8), SamplingSettings(), stride=3)
+        sample(PAPER[4][1], labelled(-1), numbers_for(1, 8, 8), SamplingSettings(), stride=3)

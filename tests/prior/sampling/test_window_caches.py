@@ -8,11 +8,11 @@ DECODER = Decoder(
 )
 
 
-def lengths_found(grid, lanes, most):
+def lengths_found(grid, parallel_rows, most):
     """For every cell the length of its window's cache, and how many caches were made; each cell
     leaves its row's number, plus 1, as the length."""
     made, found = [], {}
-    front = Wavefront(grid, lanes)
+    front = Wavefront(grid, parallel_rows)
     caches = WindowCaches(lambda: made.append(DECODER.new_cache(1, 16)) or made[-1], most, front)
     for cells in front:
         windows = [grid.window_of(*cell) for cell in cells]
@@ -26,8 +26,8 @@ def lengths_found(grid, lanes, most):
 
 def test_a_window_finds_its_cache_as_the_row_above_left_it():
     grid = Grid(9, 10, 4, 2)
-    for lanes in (1, 3):
-        found, _ = lengths_found(grid, lanes, 99)
+    for parallel_rows in (1, 3):
+        found, _ = lengths_found(grid, parallel_rows, 99)
         for (row, column), length in found.items():
             window = grid.window_of(row, column)
             begun = column > 0 and grid.window_of(row, column - 1) == window
@@ -37,8 +37,8 @@ def test_a_window_finds_its_cache_as_the_row_above_left_it():
 
 def test_there_are_never_more_caches_than_there_is_room_for():
     grid = Grid(9, 30, 4, 2)
-    for lanes, most in [(1, 1), (1, 3), (3, 3), (3, 7)]:
-        found, made = lengths_found(grid, lanes, most)
+    for parallel_rows, most in [(1, 1), (1, 3), (3, 3), (3, 7)]:
+        found, made = lengths_found(grid, parallel_rows, most)
         assert made == most
         assert len(found) == 9 * 30
 

@@ -10,15 +10,15 @@ import torch
 from PIL import Image
 
 from pipelines import encode, evaluate, train_prior
+from pipelines.conditioning.encode import make_condition_encoder
 from pipelines.reports.samples import sample_pictures
 from pipelines.store import CodeStore
-from pipelines.conditioning.encode import make_teller
 from pipelines.train_prior import TrainPriorFlags, open_data
 from prior import load_prior
 from tests.conftest import photograph
-from tests.paint_run import contents, generate, picture, request_of
+from tests.generate_run import contents, generate, picture, request_of
 from tokenizer import build_tokenizer, load_tokenizer, save_tokenizer
-from tokenizer.contents import ContentConfig
+from tokenizer.modalities import ModalityConfig
 
 CLASSES, SIDE, RATIO = 9, 48, 4  # of label maps; pixels; of low_res
 FACTOR = build_tokenizer("tiny").config.downsample_factor
@@ -31,7 +31,7 @@ TRAINING = [
 
 
 @pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
+def scenarios(tmp_path_factory):
     """Photographs in two class folders, with label maps, depth, boxes and poses."""
     root = tmp_path_factory.mktemp("scenes")
     boxes, poses = [], []
@@ -57,32 +57,32 @@ def scenes(tmp_path_factory):
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (root / f"{name}.jsonl").write_text(text)
     for name, content in (
-        ("image", ContentConfig()),
-        ("segmentation", ContentConfig(kind="segmentation", num_classes=CLASSES)),
-        ("depth", ContentConfig(kind="depth")),
+        ("image", ModalityConfig()),
+        ("segmentation", ModalityConfig(kind="segmentation", num_classes=CLASSES)),
+        ("depth", ModalityConfig(kind="depth")),
     ):
         save_tokenizer(root / "tokenizers" / name, build_tokenizer("tiny", 0, content))
     return root
 
 
 @pytest.fixture(scope="module")
-def store(scenes):
+def store(scenarios):
     """Their codes, with every track."""
-    flags = ["--in", scenes / "images", "--out", scenes / "codes.zarr", "--labels", "first"]
-    flags += ["--tokenizer", scenes / "tokenizers/image", "--image-size", SIDE]
+    flags = ["--in", scenarios / "images", "--out", scenarios / "codes.zarr", "--labels", "first"]
+    flags += ["--tokenizer", scenarios / "tokenizers/image", "--image-size", SIDE]
     tracks = {
-        "segmentation": scenes / "segs",
-        "depth": scenes / "depths",
+        "segmentation": scenarios / "segs",
+        "depth": scenarios / "depths",
         "low_res": RATIO,
-        "boxes": scenes / "boxes.jsonl",
-        "keypoints": scenes / "poses.jsonl",
+        "boxes": scenarios / "boxes.jsonl",
+        "keypoints": scenarios / "poses.jsonl",
     }
     for name, value in tracks.items():
         flags += ["--track", f"{name}={value}"]
     for name in ("segmentation", "depth"):
-        flags += ["--track-tokenizer", f"{name}={scenes / 'tokenizers' / name}"]
+        flags += ["--track-tokenizer", f"{name}={scenarios / 'tokenizers' / name}"]
     assert encode.main([*map(str, flags)]) == 0
-    return scenes / "codes.zarr"
+    return scenarios / "codes.zarr"
 
 
 def train(store, out, recipe, *conditions):
@@ -126,23 +126,23 @@ def test_tracks_come_with_their_codes_cut_at_the_same_place(store):
             np.testing.assert_allclose(corners, boxes[:, 1:] * SIDE / FACTOR, atol=1e-4)
 
 
-def told_flags(scenes, name):
+def condition_flags(scenarios, name):
     """The flag that tells samples by this condition, of files that fit it."""
     paths = {
-        "segmentation": scenes / "segs",
-        "depth": scenes / "depths",
-        "low_res": scenes / "images",
-        "boxes": scenes / "boxes.jsonl",
-        "keypoints": scenes / "poses.jsonl",
-        "half": scenes / "images",
-        "inpaint": holes(scenes),
+        "segmentation": scenarios / "segs",
+        "depth": scenarios / "depths",
+        "low_res": scenarios / "images",
+        "boxes": scenarios / "boxes.jsonl",
+        "keypoints": scenarios / "poses.jsonl",
+        "half": scenarios / "images",
+        "inpaint": holes(scenarios),
     }
     return f"{name}={paths[name]}"
 
 
-def holes(scenes):
+def holes(scenarios):
     """A folder of three pictures, each with a hole of its own."""
-    folder = scenes / "holes"
+    folder = scenarios / "holes"
     folder.mkdir(exist_ok=True)
     for seed in range(3):
         layers = np.dstack([photograph(seed), np.full((48, 64), 255, np.uint8)])
@@ -165,10 +165,12 @@ def holes(scenes):
     ],
 )
 def test_a_prior_is_told_by_files_what_it_was_trained_to_hear(
-    store, scenes, tmp_path, recipe, conditions
+    store, scenarios, tmp_path, recipe, conditions
 ):
     run = train(store, tmp_path / "run", recipe, *conditions)
-    told = [told_flags(scenes, n) for n in conditions if n not in ("class", "coordinates")]
+    condition_inputs = [
+        condition_flags(scenarios, n) for n in conditions if n not in ("class", "coordinates")
+    ]
     flags = [
         "--count",
         3,
@@ -179,30 +181,31 @@ def test_a_prior_is_told_by_files_what_it_was_trained_to_hear(
         "--save",
         "codes,images",
     ]
-    flags += [word for flag in told for word in ("--condition", flag)]
+    flags += [word for flag in condition_inputs for word in ("--condition", flag)]
     out = tmp_path / "samples"
     assert generate(run, out, *flags, "--guidance-scale", 2) == 0
     assert (out / "grid.png").exists()
-    for flag in told:
-        assert (out / f"told-{flag.partition('=')[0]}.png").exists()
+    for flag in condition_inputs:
+        assert (out / f"condition-{flag.partition('=')[0]}.png").exists()
 
     prior = load_prior(run)
     size = f"{SIDE + 8}x{SIDE}"
     request = request_of(
         run, tmp_path / "other", count=3, batch_size=2, samples_per_task=4, size=size,
-        condition=tuple(told),
+        condition=tuple(condition_inputs),
     )  # fmt: skip
-    teller = make_teller(request, prior, load_tokenizer(run / "tokenizer"))
-    painted = prior.paint(
+    condition_encoder = make_condition_encoder(request, prior, load_tokenizer(run / "tokenizer"))
+    sampled = prior.sample(
         *request.shape, samples=range(4), batch_size=2, guidance_scale=2,
-        told=teller.told(range(4)), forced=teller.forced(range(4)),
+        condition_inputs=condition_encoder.condition_inputs(range(4)),
+        forced=condition_encoder.forced(range(4)),
     )  # fmt: skip
     stored = CodeStore.open(out / "codes.zarr")
     (grid,) = stored.grids
-    np.testing.assert_array_equal(stored.read(grid, np.arange(3)), painted[:3].numpy())
+    np.testing.assert_array_equal(stored.read(grid, np.arange(3)), sampled[:3].numpy())
 
     # One that is gone is painted again as it was, with its mates told what they were.
-    assert sample_pictures(out, 2)[0][0][0].startswith("told-")
+    assert sample_pictures(out, 2)[0][0][0].startswith("condition-")
     assert sample_pictures(out, 2)[1] == 3
     before = contents(out)
     (out / "sample-00001.png").unlink()
@@ -227,31 +230,35 @@ def test_evaluate_tells_a_prior_what_training_told_it(store, tmp_path, condition
     ]
     words = ["prior", run, "--data", store, "--out", tmp_path / "metrics.json", "--held-out", 0.3]
     assert evaluate.main([*map(str, words)]) == 0
-    figures = json.loads((tmp_path / "metrics.json").read_text())["figures"]
-    assert figures["nats_per_code"] == pytest.approx(measured, rel=1e-5)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())["metrics"]
+    assert metrics["nats_per_code"] == pytest.approx(measured, rel=1e-5)
 
 
-def test_a_folder_painted_from_other_files_is_not_gone_on_with(store, scenes, tmp_path, capsys):
+def test_a_folder_painted_from_other_files_is_not_gone_on_with(store, scenarios, tmp_path, capsys):
     run = train(store, tmp_path / "run", "tiny", "sos")
     flags = ["--count", 1, "--size", f"{SIDE}x{SIDE}", "--condition"]
-    one, two = scenes / "images/lake/1.png", scenes / "images/lake/3.png"
+    one, two = scenarios / "images/lake/1.png", scenarios / "images/lake/3.png"
     assert generate(run, tmp_path / "out", *flags, f"half={one}") == 0
     assert generate(run, tmp_path / "out", *flags, f"half={two}") == 2
     assert "told was" in capsys.readouterr().err
 
 
-def test_the_known_half_stays_as_it_was(store, scenes, tmp_path):
+def test_the_known_half_stays_as_it_was(store, scenarios, tmp_path):
     """Any prior goes on from the codes of an upper half, which it leaves as they are."""
     run = train(store, tmp_path / "run", "tiny", "sos")
     flags = ["--count", 2, "--size", f"{SIDE}x{SIDE}", "--save", "codes,images"]
-    half = f"half={scenes / 'images/wood'}"
+    half = f"half={scenarios / 'images/wood'}"
     assert generate(run, tmp_path / "out", *flags, "--condition", half) == 0
     stored = CodeStore.open(tmp_path / "out/codes.zarr")
     request = request_of(run, tmp_path / "other", size=f"{SIDE}x{SIDE}", condition=(half,))
-    teller = make_teller(request, load_prior(run), load_tokenizer(run / "tokenizer"))
+    condition_encoder = make_condition_encoder(
+        request, load_prior(run), load_tokenizer(run / "tokenizer")
+    )
     rows = SIDE // FACTOR // 2
     found = stored.read(next(iter(stored.grids)), np.arange(2))
-    np.testing.assert_array_equal(found[:, :rows], teller.forced([0, 1])[:, :rows].numpy())
+    np.testing.assert_array_equal(
+        found[:, :rows], condition_encoder.forced([0, 1])[:, :rows].numpy()
+    )
     lower = [picture(tmp_path / f"out/sample-0000{k}.png")[SIDE // 2 :] for k in range(2)]
     assert (lower[0] != lower[1]).any()
     assert pq.read_table(tmp_path / "out/index")["status"].to_pylist() == ["ok", "ok"]

@@ -10,8 +10,8 @@ import pytest
 
 from pipelines.store import CodeStore, StoreError, commit_task
 from pipelines.store.commit import read_part
-from pipelines.store.layout import index_path, pruned_path
-from pipelines.store.pruned import read_pruned, write_pruned
+from pipelines.store.layout import index_path, tombstones_path
+from pipelines.store.tombstones import read_tombstones, write_tombstones
 from tests.conftest import make_store
 
 GRID = "4x6"
@@ -25,7 +25,7 @@ def path(tmp_path: Path) -> Path:
 
 def prune(path: Path, *rows: int) -> None:
     lines = [{"key": f"{row:04d}.jpg", "grid": GRID, "row": row} for row in rows]
-    write_pruned(path, pa.Table.from_pylist(lines))
+    write_tombstones(path, pa.Table.from_pylist(lines))
 
 
 def say(path: Path, task: int, changes: dict[int, dict]) -> None:
@@ -58,13 +58,13 @@ def test_pruned_rows_are_hidden_and_nothing_else_is(path: Path) -> None:
 
 
 def test_marks_add_up(path: Path) -> None:
-    assert len(read_pruned(path)) == 0
+    assert len(read_tombstones(path)) == 0
     prune(path, 5)
-    first = pruned_path(path, 0).read_bytes()
+    first = tombstones_path(path, 0).read_bytes()
     prune(path, 6, 7)
-    assert read_pruned(path)["row"].to_pylist() == [5, 6, 7]
-    assert read_pruned(path)["key"].to_pylist() == ["0005.jpg", "0006.jpg", "0007.jpg"]
-    assert pruned_path(path, 0).read_bytes() == first
+    assert read_tombstones(path)["row"].to_pylist() == [5, 6, 7]
+    assert read_tombstones(path)["key"].to_pylist() == ["0005.jpg", "0006.jpg", "0007.jpg"]
+    assert tombstones_path(path, 0).read_bytes() == first
     assert not {5, 6, 7} & rows_of(path)
 
 
@@ -93,16 +93,16 @@ def test_an_image_that_comes_back_is_seen_again(path: Path) -> None:
 
 def test_a_part_is_never_written_over(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prune(path, 5)
-    before = pruned_path(path, 0).read_bytes()
-    monkeypatch.setattr("pipelines.store.pruned._num_parts", lambda root: 0)
+    before = tombstones_path(path, 0).read_bytes()
+    monkeypatch.setattr("pipelines.store.tombstones._num_parts", lambda root: 0)
     with pytest.raises(StoreError, match="written by another process"):
         prune(path, 6)
-    assert pruned_path(path, 0).read_bytes() == before
-    assert [p.name for p in pruned_path(path, 0).parent.iterdir()] == ["0.parquet"]
+    assert tombstones_path(path, 0).read_bytes() == before
+    assert [p.name for p in tombstones_path(path, 0).parent.iterdir()] == ["0.parquet"]
 
 
 def test_a_damaged_part_is_an_error_that_says_what_to_do(path: Path) -> None:
     prune(path, 5)
-    pruned_path(path, 0).write_bytes(pruned_path(path, 0).read_bytes()[:-9])
+    tombstones_path(path, 0).write_bytes(tombstones_path(path, 0).read_bytes()[:-9])
     with pytest.raises(StoreError, match="Restore it from a copy"):
         len(CodeStore.open(path))

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 
 from ops.files import fsync_path, link_once, make_folders, write_aside
 from pipelines.store.commit import parquet_bytes
-from pipelines.store.layout import StoreError, pruned_path
+from pipelines.store.layout import StoreError, tombstones_path
 
-PRUNED_SCHEMA = pa.schema(
+TOMBSTONE_SCHEMA = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
         pa.field("grid", pa.string(), nullable=False),
@@ -23,34 +23,34 @@ PRUNED_SCHEMA = pa.schema(
 )
 
 
-def write_pruned(root: Path, table: pa.Table) -> None:
+def write_tombstones(root: Path, table: pa.Table) -> None:
     """Mark the rows of `table` (key, grid, row) in a part of their own.
 
     Raises StoreError where another process has written that part.
     """
-    path = pruned_path(root, _num_parts(root))
+    path = tombstones_path(root, _num_parts(root))
     make_folders(path.parent)
-    data = parquet_bytes(table.select(PRUNED_SCHEMA.names).cast(PRUNED_SCHEMA))
+    data = parquet_bytes(table.select(TOMBSTONE_SCHEMA.names).cast(TOMBSTONE_SCHEMA))
     if not link_once(write_aside(path, data), path):
         raise StoreError(f"{path} was written by another process. Run the command again.")
     fsync_path(root)  # an earlier run may have made the folder and been killed before it did this
 
 
-def read_pruned(root: Path) -> pa.Table:
+def read_tombstones(root: Path) -> pa.Table:
     """Every marked row, in the order of marking; StoreError where a part is damaged."""
-    parts = [_read(pruned_path(root, part)) for part in range(_num_parts(root))]
-    return pa.concat_tables([PRUNED_SCHEMA.empty_table(), *parts])
+    parts = [_read(tombstones_path(root, part)) for part in range(_num_parts(root))]
+    return pa.concat_tables([TOMBSTONE_SCHEMA.empty_table(), *parts])
 
 
 def _num_parts(root: Path) -> int:
     part = 0
-    while pruned_path(root, part).exists():
+    while tombstones_path(root, part).exists():
         part += 1
     return part
 
 
 def _read(path: Path) -> pa.Table:
     try:
-        return pq.ParquetFile(path, page_checksum_verification=True).read().cast(PRUNED_SCHEMA)
+        return pq.ParquetFile(path, page_checksum_verification=True).read().cast(TOMBSTONE_SCHEMA)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise StoreError(f"{path}: damaged ({error}). Restore it from a copy.") from error

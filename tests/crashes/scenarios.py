@@ -24,7 +24,7 @@ def differing(store: Path, undisturbed: dict[str, bytes]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Scene:
+class Scenario:
     """Encoding `images` on top of the store `base`, or from nothing."""
 
     images: Path
@@ -58,21 +58,23 @@ class Scene:
         return differing(out, self.undisturbed)
 
 
-def run_undisturbed(scene: Scene, out: Path) -> Scene:
+def run_undisturbed(scenario: Scenario, out: Path) -> Scenario:
     """The scene with what its command makes of `out` when nothing disturbs it."""
     out.parent.mkdir(exist_ok=True)
     steps = out.with_name("steps.txt")
-    scene.prepare(out)
-    code = scene.run(out, ListingDisk(out, steps))
+    scenario.prepare(out)
+    code = scenario.run(out, ListingDisk(out, steps))
     assert code == 0, f"encode alone ended with exit code {code}"
-    return replace(scene, finished=out, undisturbed=everything(out), steps=tuple(read_steps(steps)))
+    return replace(
+        scenario, finished=out, undisturbed=everything(out), steps=tuple(read_steps(steps))
+    )
 
 
-def plan_only(scene: Scene, out: Path) -> Path:
+def plan_only(scenario: Scenario, out: Path) -> Path:
     """The store as far as its plan: the driver is killed when the first task touches the disk."""
-    scene.prepare(out)
-    first = next(step for step in scene.steps if "staged" in step.name)
-    assert scene.run(out, KillingDisk(out, first)) == -signal.SIGKILL
+    scenario.prepare(out)
+    first = next(step for step in scenario.steps if "staged" in step.name)
+    assert scenario.run(out, KillingDisk(out, first)) == -signal.SIGKILL
     return out
 
 

@@ -26,10 +26,10 @@ def test_snail_study_goes_all_the_way(pictures, tmp_path):
     write_json(tmp_path / TIMES, {"study": 0.6, "study-snail": 0.2})
     assert command.main(words("snail", pictures, tmp_path, "--seeds", "0")) == 0
     summary = json.loads((tmp_path / "results.json").read_text())["summary"]
-    figures = {name: {f: c["mean"] for f, c in cells.items()} for name, cells in summary.items()}
-    steps = [figures[name]["steps"] for name in ("transformer", "snail", "snail-equal-time")]
+    metrics = {name: {f: c["mean"] for f, c in cells.items()} for name, cells in summary.items()}
+    steps = [metrics[name]["steps"] for name in ("transformer", "snail", "snail-equal-time")]
     assert steps == [2, 2, 6]
-    seconds = figures["snail-equal-time"]["cpu_seconds"], figures["transformer"]["cpu_seconds"]
+    seconds = metrics["snail-equal-time"]["cpu_seconds"], metrics["transformer"]["cpu_seconds"]
     assert seconds[0] == pytest.approx(seconds[1])
-    weights = [figures[name]["millions_of_weights"] for name in ("transformer", "snail")]
+    weights = [metrics[name]["millions_of_weights"] for name in ("transformer", "snail")]
     assert weights[0] == pytest.approx(weights[1], rel=0.03)

@@ -16,7 +16,7 @@ __all__ = ["pictures"]
 def test_orderings_study_goes_all_the_way(pictures, tmp_path):
     assert command.main(words("orderings", pictures, tmp_path, "--seeds", "0")) == 0
     results = json.loads((tmp_path / "results.json").read_text())
-    nats = [results["summary"][name]["nats_per_code"]["mean"] for name in ORDERINGS]
-    assert len(set(nats)) == len(nats)
+    nll = [results["summary"][name]["nats_per_code"]["mean"] for name in ORDERINGS]
+    assert len(set(nll)) == len(nll)
     for name in ORDERINGS:
         assert load_prior(tmp_path / f"prior-{name}-0").config.ordering == name

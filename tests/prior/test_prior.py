@@ -57,14 +57,14 @@ def test_a_prior_saved_and_loaded_paints_the_same(tmp_path):
     assert loaded.folder == tmp_path / "model"
     assert not loaded.model.training
     options = {"count": 3, "labels": [0, 1, 2], "seed": 5}
-    assert torch.equal(loaded.paint(6, 7, **options), prior.paint(6, 7, **options))
+    assert torch.equal(loaded.sample(6, 7, **options), prior.sample(6, 7, **options))
 
 
 def test_averaged_weights_are_taken_where_there_are_any(tmp_path):
     prior, average = random_prior(), random_prior(seed=1)
     save_prior(tmp_path, prior.model, prior.conditions, TOKENIZER)
     save_tensors(tmp_path / "ema.safetensors", average.model.state_dict())
-    assert torch.equal(load_prior(tmp_path).paint(5, 5), average.paint(5, 5))
+    assert torch.equal(load_prior(tmp_path).sample(5, 5), average.sample(5, 5))
 
 
 def test_a_run_folder_gives_its_newest_complete_step(tmp_path):
@@ -100,60 +100,60 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
 @settings(max_examples=25, deadline=None)
 def test_a_sample_does_not_depend_on_which_others_are_painted(samples, batch_size):
     # Bit for bit in float32, on the codes that decide: every sample keeps its place in a batch.
-    together = UNCONDITIONAL.paint(3, 5, samples=samples, batch_size=batch_size)
-    alone = [UNCONDITIONAL.paint(3, 5, samples=[k], batch_size=batch_size)[0] for k in samples]
+    together = UNCONDITIONAL.sample(3, 5, samples=samples, batch_size=batch_size)
+    alone = [UNCONDITIONAL.sample(3, 5, samples=[k], batch_size=batch_size)[0] for k in samples]
     assert torch.equal(together, torch.stack(alone))
 
 
 def test_count_is_the_first_samples():
-    counted = UNCONDITIONAL.paint(3, 5, count=3, batch_size=2)
-    assert counted.shape == (3, 3, 5)
-    assert counted.dtype == torch.int64
-    assert torch.equal(counted, UNCONDITIONAL.paint(3, 5, samples=[0, 1, 2], batch_size=2))
+    valid_mask = UNCONDITIONAL.sample(3, 5, count=3, batch_size=2)
+    assert valid_mask.shape == (3, 3, 5)
+    assert valid_mask.dtype == torch.int64
+    assert torch.equal(valid_mask, UNCONDITIONAL.sample(3, 5, samples=[0, 1, 2], batch_size=2))
 
 
 def test_seeds_and_samples_differ():
-    first = UNCONDITIONAL.paint(6, 6, count=2, seed=0)
+    first = UNCONDITIONAL.sample(6, 6, count=2, seed=0)
     assert not torch.equal(first[0], first[1])
-    assert not torch.equal(first, UNCONDITIONAL.paint(6, 6, count=2, seed=1))
+    assert not torch.equal(first, UNCONDITIONAL.sample(6, 6, count=2, seed=1))
 
 
 def test_labels_weigh_on_what_is_painted():
-    one = LABELLED.paint(6, 6, count=2, labels=1)
-    each = LABELLED.paint(6, 6, count=2, labels=[1, 2])
+    one = LABELLED.sample(6, 6, count=2, labels=1)
+    each = LABELLED.sample(6, 6, count=2, labels=[1, 2])
     assert torch.equal(one[0], each[0])
     assert not torch.equal(one[1], each[1])
-    nothing = LABELLED.paint(6, 6, count=2)
-    assert torch.equal(nothing, LABELLED.paint(6, 6, count=2, labels=-1))
+    nothing = LABELLED.sample(6, 6, count=2)
+    assert torch.equal(nothing, LABELLED.sample(6, 6, count=2, labels=-1))
 
 
 def test_guidance_weighs_on_what_is_painted():
-    plain = LABELLED.paint(6, 6, labels=1)
-    assert not torch.equal(plain, LABELLED.paint(6, 6, labels=1, guidance_scale=4.0))
-    assert torch.equal(plain, LABELLED.paint(6, 6, labels=1, guidance_scale=1.0))
+    plain = LABELLED.sample(6, 6, labels=1)
+    assert not torch.equal(plain, LABELLED.sample(6, 6, labels=1, guidance_scale=4.0))
+    assert torch.equal(plain, LABELLED.sample(6, 6, labels=1, guidance_scale=1.0))
 
 
 def test_the_default_stride_is_half_the_window():
-    assert torch.equal(UNCONDITIONAL.paint(9, 9), UNCONDITIONAL.paint(9, 9, stride=2))
+    assert torch.equal(UNCONDITIONAL.sample(9, 9), UNCONDITIONAL.sample(9, 9, stride=2))
 
 
 def test_the_own_grid_is_what_sample_draws():
-    assert torch.equal(LABELLED.sample(labels=2, seed=3), LABELLED.paint(4, 4, labels=2, seed=3))
+    assert torch.equal(LABELLED.sample(labels=2, seed=3), LABELLED.sample(4, 4, labels=2, seed=3))
 
 
 def test_what_is_drawn_comes_with_its_log_probabilities():
-    drawn = LABELLED.draw(4, 4, count=2, labels=1, seed=3)
-    assert torch.equal(drawn.codes, LABELLED.paint(4, 4, count=2, labels=1, seed=3))
+    drawn = LABELLED.sample_with_log_probs(4, 4, count=2, labels=1, seed=3)
+    assert torch.equal(drawn.codes, LABELLED.sample(4, 4, count=2, labels=1, seed=3))
     prefixes = LABELLED.conditions.tokens({"label": [1, 1]}, 2)
     with torch.no_grad():
-        expected = -LABELLED.model.nats(prefixes, drawn.codes)
+        expected = -LABELLED.model.nll(prefixes, drawn.codes)
     torch.testing.assert_close(drawn.log_probabilities, expected, rtol=0, atol=1e-4)
 
 
 def test_codes_that_were_given_are_certain():
     forced = torch.full((6, 6), -1)
     forced[2] = 3
-    drawn = UNCONDITIONAL.draw(6, 6, forced=forced)
+    drawn = UNCONDITIONAL.sample_with_log_probs(6, 6, forced=forced)
     assert (drawn.log_probabilities[0, 2] == 0).all()
     assert (drawn.log_probabilities[0, 3:] < 0).all()
 
@@ -166,13 +166,13 @@ def test_the_candidate_with_the_highest_score_is_kept():
         return float(codes[-1, -1])
 
     options = {"seed": 2, "count": 3, "batch_size": 2, "temperature": 5.0}
-    best = UNCONDITIONAL.paint(3, 4, candidates=4, score=last_code, **options)
-    plain = UNCONDITIONAL.paint(3, 4, **options)
+    best = UNCONDITIONAL.sample(3, 4, candidates=4, score=last_code, **options)
+    plain = UNCONDITIONAL.sample(3, 4, **options)
     for sample in range(3):
         assert len({tuple(codes.flatten().tolist()) for codes in offered[sample]}) == 4
         assert torch.equal(offered[sample][0], plain[sample])
         assert best[sample, -1, -1] == max(int(codes[-1, -1]) for codes in offered[sample])
-    alone = UNCONDITIONAL.paint(
+    alone = UNCONDITIONAL.sample(
         3, 4, samples=[1], candidates=4, score=last_code, **{**options, "count": 1}
     )
     assert torch.equal(alone[0], best[1])
@@ -186,26 +186,26 @@ def test_drawing_ends_when_every_sample_is_good_enough():
         return float(codes[0, 0])
 
     options = {"count": 2, "candidates": 50, "score": score}
-    painted = UNCONDITIONAL.paint(2, 2, accept_score=3, **options)
-    assert (painted[:, 0, 0] >= 3).all()
+    sampled = UNCONDITIONAL.sample(2, 2, accept_score=3, **options)
+    assert (sampled[:, 0, 0] >= 3).all()
     assert len(scored) < 50
 
 
 def test_known_codes_stay():
     forced = torch.full((6, 6), -1)
     forced[:, 3:] = 8
-    painted = UNCONDITIONAL.paint(6, 6, forced=forced.numpy())
-    assert (painted[0, :, 3:] == 8).all()
-    assert painted.min() >= 0
+    sampled = UNCONDITIONAL.sample(6, 6, forced=forced.numpy())
+    assert (sampled[0, :, 3:] == 8).all()
+    assert sampled.min() >= 0
 
 
 def test_each_sample_goes_on_from_codes_of_its_own():
-    options = {"batch_size": 4, "rest": 3}
-    whole = UNCONDITIONAL.paint(8, 7, count=8, **options)
+    options = {"batch_size": 4, "flush_every_rows": 3}
+    whole = UNCONDITIONAL.sample(8, 7, count=8, **options)
     for samples in ([1, 2], [2, 5, 7], [6]):
         forced = whole[samples].clone()
         forced[:, 6:] = -1
-        again = UNCONDITIONAL.paint(8, 7, samples=samples, forced=forced, **options)
+        again = UNCONDITIONAL.sample(8, 7, samples=samples, forced=forced, **options)
         assert torch.equal(again, whole[samples])
 
 
@@ -217,21 +217,23 @@ def test_samples_may_be_known_in_different_places(size):
     random = torch.Generator().manual_seed(3)
     forced = torch.randint(8, (3, *size), generator=random)
     forced[torch.rand(3, *size, generator=random) < 0.6] = -1
-    counted = []
-    options = {"batch_size": 3, "progress": lambda done, total: counted.append((done, total))}
-    together = prior.draw(*size, count=3, forced=forced, **options)
-    assert counted[-1] == (forced[0].numel(), forced[0].numel())
+    valid_mask = []
+    options = {"batch_size": 3, "progress": lambda done, total: valid_mask.append((done, total))}
+    together = prior.sample_with_log_probs(*size, count=3, forced=forced, **options)
+    assert valid_mask[-1] == (forced[0].numel(), forced[0].numel())
     assert (together.codes[forced >= 0] == forced[forced >= 0]).all()
     assert (together.log_probabilities[forced >= 0] == 0).all()
     for sample in range(3):
-        own = prior.draw(*size, samples=[sample], forced=forced[sample], batch_size=3)
+        own = prior.sample_with_log_probs(
+            *size, samples=[sample], forced=forced[sample], batch_size=3
+        )
         assert torch.equal(own.codes[0], together.codes[sample])
         torch.testing.assert_close(own.log_probabilities[0], together.log_probabilities[sample])
 
 
 def test_progress_reaches_its_total():
     calls = []
-    UNCONDITIONAL.paint(3, 4, count=3, batch_size=2, progress=lambda *call: calls.append(call))
+    UNCONDITIONAL.sample(3, 4, count=3, batch_size=2, progress=lambda *call: calls.append(call))
     assert calls == [(done, 24) for done in range(1, 25)]
 
 
@@ -242,20 +244,20 @@ def test_a_preview_shows_each_sample_as_it_grows():
         assert codes.shape == (6, 7)
         seen[sample].append(codes.clone())
 
-    painted = UNCONDITIONAL.paint(6, 7, count=2, preview=preview)
+    sampled = UNCONDITIONAL.sample(6, 7, count=2, preview=preview)
     for sample, pictures in seen.items():
         drawn = [int((codes >= 0).sum()) for codes in pictures]
         assert drawn == sorted(drawn)
         assert 5 <= len(pictures) <= 7  # about one for each row
-        assert torch.equal(pictures[-1], painted[sample])
-        assert all(((codes == painted[sample]) | (codes < 0)).all() for codes in pictures)
+        assert torch.equal(pictures[-1], sampled[sample])
+        assert all(((codes == sampled[sample]) | (codes < 0)).all() for codes in pictures)
 
 
 def test_a_model_in_training_paints_without_dropout_and_goes_on_training():
     prior = random_prior()
-    expected = prior.paint(4, 4)
+    expected = prior.sample(4, 4)
     prior.model.train()
-    assert torch.equal(prior.paint(4, 4), expected)
+    assert torch.equal(prior.sample(4, 4), expected)
     assert prior.model.training
 
 
@@ -279,9 +281,9 @@ def test_a_model_in_training_paints_without_dropout_and_goes_on_training():
 )
 def test_what_cannot_be_painted_is_refused(options, message):
     with pytest.raises(ConfigError, match=message):
-        UNCONDITIONAL.paint(4, 4, **options)
+        UNCONDITIONAL.sample(4, 4, **options)
 
 
 def test_labels_must_be_one_or_one_each():
     with pytest.raises(ConfigError, match="2 labels for 3 samples"):
-        LABELLED.paint(4, 4, count=3, labels=[0, 1])
+        LABELLED.sample(4, 4, count=3, labels=[0, 1])

@@ -18,11 +18,11 @@ from ops.config import ConfigError, Registry
 from ops.images import ImageArray, Raster, decode_image, to_image, to_pixels
 from ops.metrics import psnr, ssim
 
-CONTENTS: Registry[type[Content]] = Registry("content")
+MODALITIES: Registry[type[Modality]] = Registry("modality")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ContentConfig:
+class ModalityConfig:
     """What is in the files; the last two are read by segmentation alone."""
 
     kind: str = "image"
@@ -33,12 +33,12 @@ class ContentConfig:
     """places with this label are neither shown to the network nor judged; -1: there are none"""
 
 
-def make_content(config: ContentConfig) -> Content:
+def make_modality(config: ModalityConfig) -> Modality:
     """The content that a config describes; raises ConfigError where there is none of its kind."""
-    return CONTENTS[config.kind](config)
+    return MODALITIES[config.kind](config)
 
 
-class Content(ABC):
+class Modality(ABC):
     """The contract. `channels` are those of pixels; `headline` is the figure that counts most."""
 
     channels: int
@@ -49,7 +49,7 @@ class Content(ABC):
     headline: str
     noun: str
 
-    def __init__(self, config: ContentConfig) -> None:
+    def __init__(self, config: ModalityConfig) -> None:
         self.config = config
 
     @abstractmethod
@@ -69,7 +69,7 @@ class Content(ABC):
         return output
 
     @abstractmethod
-    def figures(self, samples: Tensor, rebuilt: Tensor) -> dict[str, float]:
+    def metrics(self, samples: Tensor, rebuilt: Tensor) -> dict[str, float]:
         """How well samples were rebuilt, by name; for each, more is better."""
 
     @abstractmethod
@@ -81,12 +81,12 @@ class Content(ABC):
         """Samples as pictures to look at, uint8 (B, H, W, 3)."""
 
 
-class ContinuousContent(Content):
+class ContinuousModality(Modality):
     """Pixels in [-1, 1], measured as signals."""
 
     headline = "psnr"
 
-    def figures(self, samples: Tensor, rebuilt: Tensor) -> dict[str, float]:
+    def metrics(self, samples: Tensor, rebuilt: Tensor) -> dict[str, float]:
         return {
             "psnr": float(psnr(rebuilt, samples).mean()),
             "ssim": float(ssim(rebuilt, samples).mean()),
@@ -96,8 +96,8 @@ class ContinuousContent(Content):
         return (rebuilt.clamp(-1, 1) - samples).abs().mean(1) / 2
 
 
-@CONTENTS.register("image")
-class ImageContent(ContinuousContent):
+@MODALITIES.register("image")
+class ImageModality(ContinuousModality):
     """Photographs: rasters uint8 (H, W, 3), samples and pixels (B, 3, H, W) in [-1, 1]."""
 
     channels = 3
@@ -115,9 +115,9 @@ class ImageContent(ContinuousContent):
         return to_image(samples)
 
 
-def check_channels(config: ContentConfig, image_channels: int) -> None:
+def check_channels(config: ModalityConfig, image_channels: int) -> None:
     """Raises ConfigError where a network's channels are not those of its content."""
-    channels = make_content(config).channels
+    channels = make_modality(config).channels
     if channels != image_channels:
         raise ConfigError(
             f"{config.kind} has {channels} channels, but image_channels is {image_channels}."

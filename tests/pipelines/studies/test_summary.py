@@ -12,39 +12,39 @@ class Made(Study):
     title, paper = "made", "nothing"
     variants = ("plain", "fancy")
     columns = (
-        Column("nats", "nats a code", 3),
+        Column("nll", "nats a code", 3),
         Column("speed", "times plain's", 1, relative=True),
         Column("codes", "codes", 0),
         Column("absent", "what nobody measured"),
     )
 
-    def settings(self, bench):
+    def settings(self, context):
         return {}
 
-    def measure(self, bench, variant, seed):
+    def measure(self, context, variant, seed):
         raise AssertionError
 
 
-def runs_of(figures):
+def runs_of(metrics):
     """Runs from {variant: [figures of seed 0, of seed 1, ...]}."""
     return [
         Run(variant, seed, each, 1.0, "2026-11-24")
-        for variant, found in figures.items()
+        for variant, found in metrics.items()
         for seed, each in enumerate(found)
     ]
 
 
 def test_summary_is_what_the_formulas_say():
     random = np.random.default_rng(0)
-    nats, speeds = random.uniform(1, 9, (2, 2, 5))
-    figures = {
-        variant: [{"nats": nats[v, s], "speed": speeds[v, s]} for s in range(5)]
+    nll, speeds = random.uniform(1, 9, (2, 2, 5))
+    metrics = {
+        variant: [{"nll": nll[v, s], "speed": speeds[v, s]} for s in range(5)]
         for v, variant in enumerate(Made.variants)
     }
-    cells = summarise(Made(), runs_of(figures))
+    cells = summarise(Made(), runs_of(metrics))
     for v, variant in enumerate(Made.variants):
         plain = sum(speeds[0]) / 5
-        for name, values in (("nats", nats[v]), ("speed", speeds[v] / plain)):
+        for name, values in (("nll", nll[v]), ("speed", speeds[v] / plain)):
             mean = sum(values) / 5
             variance = sum((value - mean) ** 2 for value in values) / 4
             assert cells[variant][name].mean == pytest.approx(mean)
@@ -53,11 +53,11 @@ def test_summary_is_what_the_formulas_say():
 
 
 def test_table_has_a_line_a_variant_and_no_column_that_nobody_measured():
-    figures = {
-        "plain": [{"nats": 4.0, "speed": 2.0, "codes": 7.0}, {"nats": 5.0, "speed": 2, "codes": 7}],
-        "fancy": [{"nats": 3.0, "speed": 3.0}, {"nats": 3.5, "speed": 5.0}],
+    metrics = {
+        "plain": [{"nll": 4.0, "speed": 2.0, "codes": 7.0}, {"nll": 5.0, "speed": 2, "codes": 7}],
+        "fancy": [{"nll": 3.0, "speed": 3.0}, {"nll": 3.5, "speed": 5.0}],
     }
-    assert table(Made(), runs_of(figures)).splitlines() == [
+    assert table(Made(), runs_of(metrics)).splitlines() == [
         "| variant | nats a code | times plain's | codes |",
         "| --- | --- | --- | --- |",
         "| plain | 4.500 ± 0.707 | 1.0 | 7 |",
@@ -66,8 +66,8 @@ def test_table_has_a_line_a_variant_and_no_column_that_nobody_measured():
 
 
 def test_one_seed_has_no_spread():
-    figures = {"plain": [{"nats": 4.25}], "fancy": [{"nats": 1234.5}]}
-    assert table(Made(), runs_of(figures)).splitlines()[2:] == [
+    metrics = {"plain": [{"nll": 4.25}], "fancy": [{"nll": 1234.5}]}
+    assert table(Made(), runs_of(metrics)).splitlines()[2:] == [
         "| plain | 4.250 |",
         "| fancy | 1,234.500 |",
     ]

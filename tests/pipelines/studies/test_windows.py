@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from ops.windows import window_of
 from pipelines import study as command
-from pipelines.studies.windows import nats_as_painted
+from pipelines.studies.windows import nll_as_sampled
 from prior import GPT, Conditions, GPTConfig, LocalConfig, LocalGPT, StartOfSequence
 from tests.pipelines.test_study import pictures, words
 
@@ -42,7 +42,7 @@ def test_windowed_likelihood_is_that_of_each_code_in_the_window_it_is_painted_in
             tokens = torch.cat([torch.full((2, 1), CODES), seen], dim=1)
             logits = model(tokens)[:, -1]
             total += float(cross_entropy(logits, grids[:, row, column], reduction="sum"))
-    found = nats_as_painted(model, conditions, grids, stride)
+    found = nll_as_sampled(model, conditions, grids, stride)
     assert found == pytest.approx(total / grids.numel(), rel=1e-5)
 
 
@@ -50,10 +50,10 @@ def test_windowed_likelihood_is_that_of_each_code_in_the_window_it_is_painted_in
 def test_without_windows_it_is_that_of_the_whole_grid(grids):
     model = shaken(LocalGPT(LocalConfig(**SIZES, num_layers=2, num_heads=2, radius=2)))
     conditions = Conditions([StartOfSequence()], CODES)
-    nats = model.nats(torch.full((2, 1), CODES), grids).mean()
+    nll = model.nll(torch.full((2, 1), CODES), grids).mean()
     for stride in (1, 8):
-        found = nats_as_painted(model, conditions, grids, stride)
-        assert found == pytest.approx(float(nats), rel=1e-6)
+        found = nll_as_sampled(model, conditions, grids, stride)
+        assert found == pytest.approx(float(nll), rel=1e-6)
 
 
 @pytest.mark.slow

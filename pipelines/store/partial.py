@@ -22,7 +22,7 @@ from pipelines.store.layout import METADATA_KEY, StoreError, staging_path
 HASH_BYTES = 32  # sha256, before everything else in the file
 
 
-class Subpart(NamedTuple):
+class PartialShard(NamedTuple):
     """Rows `first` to `first + len(index) - 1` of a task."""
 
     first: int
@@ -30,7 +30,7 @@ class Subpart(NamedTuple):
     index: pa.Table
 
 
-def write_subpart(
+def write_partial_shard(
     root: Path,
     grid: str,
     task: int,
@@ -51,7 +51,7 @@ def write_subpart(
         writer.write_table(table)
     payload = sink.getvalue().to_pybytes()
     # The end is part of the name, so that a shorter piece never takes a longer one's place.
-    name = f"{grid}-{task}-{first}-{first + len(index)}.subpart"
+    name = f"{grid}-{task}-{first}-{first + len(index)}.partial-shard"
     try:
         aside = write_aside(staging / name, hashlib.sha256(payload).digest() + payload)
         disk.disk.replace(aside, staging / name)
@@ -60,23 +60,23 @@ def write_subpart(
         raise StoreError(f"{staging} was emptied by another run ({error}).") from error
 
 
-def read_subparts(root: Path, grid: str, task: int) -> list[Subpart]:
+def read_partial_shards(root: Path, grid: str, task: int) -> list[PartialShard]:
     """The whole pieces of one task, by their first row; pieces may overlap."""
     pieces = [_read(path) for path in _files(root, grid, task)]
     return sorted((p for p in pieces if p is not None), key=lambda p: (p.first, len(p.index)))
 
 
-def remove_subparts(root: Path, grid: str, task: int) -> None:
+def remove_partial_shards(root: Path, grid: str, task: int) -> None:
     """Remove the pieces of one task: it is committed."""
     for path in _files(root, grid, task):
         disk.disk.unlink(path)
 
 
 def _files(root: Path, grid: str, task: int) -> list[Path]:
-    return sorted(staging_path(root).glob(f"{grid}-{task}-*.subpart"))
+    return sorted(staging_path(root).glob(f"{grid}-{task}-*.partial-shard"))
 
 
-def _read(path: Path) -> Subpart | None:
+def _read(path: Path) -> PartialShard | None:
     try:
         data = path.read_bytes()
     except OSError:  # its task was committed meanwhile, or the disk cannot read it
@@ -94,7 +94,7 @@ def _read(path: Path) -> Subpart | None:
         for track, (dtype, shape) in description["forms"].items()
     }
     index = table.drop_columns([_column(track) for track in codes]).replace_schema_metadata(None)
-    return Subpart(description["first"], codes, index)
+    return PartialShard(description["first"], codes, index)
 
 
 def _column(track: str) -> str:

@@ -21,7 +21,7 @@ METRICS = "held_out_figures.json"  # in a run folder: what evaluate found
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
+class StudyContext:
     """Where a study works, and with how much. All names of folders are below `out`."""
 
     data: Path
@@ -59,7 +59,7 @@ class Bench:
                     image_size=IMAGE_SIZE, out=path,
                 )
             )  # fmt: skip
-        return _figures(path)
+        return _metrics(path)
 
     def codes(self, tokenizer: str | Path, name: str, **flags: Any) -> Path:
         """The store `name` of the photographs' codes, their mirrors with them.
@@ -85,7 +85,7 @@ class Bench:
         )  # fmt: skip
         return self.out / name
 
-    def nats(self, prior: Path, codes: Path) -> float:
+    def nll(self, prior: Path, codes: Path) -> float:
         """evaluate's nats a code of a trained prior on the photographs held out; measured once."""
         path = prior / METRICS
         if not path.is_file():
@@ -94,9 +94,9 @@ class Bench:
                     kind="prior", model=str(prior), data=codes, held_out=HELD_OUT, out=path
                 )
             )
-        return _figures(path)["nats_per_code"]
+        return _metrics(path)["nats_per_code"]
 
 
-def _figures(path: Path) -> dict[str, float]:
-    figures: dict[str, float] = json.loads(path.read_text())["figures"]
-    return figures
+def _metrics(path: Path) -> dict[str, float]:
+    metrics: dict[str, float] = json.loads(path.read_text())["metrics"]
+    return metrics

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipelines.store import CodeStore, StoreError
 from pipelines.store.layout import index_path
-from pipelines.store.side_by_side import can_lie_side_by_side, map_side_by_side
+from pipelines.store.mapping import can_lie_side_by_side, map_side_by_side
 from tests.conftest import make_store
 
 PAGE = mmap.ALLOCATIONGRANULARITY

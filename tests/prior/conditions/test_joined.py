@@ -136,8 +136,8 @@ def test_labels_out_of_range_are_refused(labels):
 
 def test_what_is_not_known_is_masked():
     codes, known = torch.tensor([[[1, 2]]]), torch.tensor([[[True, False]]])
-    told = Inpaint(codebook_size=9).tokens({"codes": codes, "known": known}, 1, (1, 2))
-    assert told.tolist() == [[[1, 9]]]
+    condition_inputs = Inpaint(codebook_size=9).tokens({"codes": codes, "known": known}, 1, (1, 2))
+    assert condition_inputs.tolist() == [[[1, 9]]]
 
 
 @given(seed=st.integers(0, 999))
@@ -145,8 +145,8 @@ def test_what_is_not_known_is_masked():
 def test_boxes_are_the_slow_rule(seed):
     """Object by object, as the published scheme reads."""
     batch, side, none = random_batch(seed), 32, 3 + 32**2
-    told = EXAMPLES["boxes"].tokens(batch, 3, SHAPE)
-    assert told.shape == (3, 92)
+    condition_inputs = EXAMPLES["boxes"].tokens(batch, 3, SHAPE)
+    assert condition_inputs.shape == (3, 92)
     for sample, boxes in enumerate(batch["boxes"]):
         objects = []
         for category, *corners in boxes.tolist():
@@ -160,21 +160,23 @@ def test_boxes_are_the_slow_rule(seed):
             expected += [int(category), *places]
         expected += [none] * (90 - len(expected))
         expected += [3 + round(0.1 * 31), 3 + 31 * side + round(0.7 * 31)]
-        assert told[sample].tolist() == expected
+        assert condition_inputs[sample].tolist() == expected
 
 
 def test_only_the_largest_objects_are_told_where_there_are_too_many():
     sizes = torch.rand(1, 40, generator=torch.Generator().manual_seed(0))
     boxes = torch.stack([torch.arange(40)[None] % 3, 0 * sizes, 0 * sizes, sizes, sizes], -1)
     batch = {"boxes": boxes, "crop": torch.tensor([[0.0, 0, 1, 1]])}
-    told = EXAMPLES["boxes"].tokens(batch, 1, SHAPE)[0, :90:3]
-    assert told.tolist() == (sizes[0].argsort(descending=True)[:30] % 3).tolist()
+    condition_inputs = EXAMPLES["boxes"].tokens(batch, 1, SHAPE)[0, :90:3]
+    assert condition_inputs.tolist() == (sizes[0].argsort(descending=True)[:30] % 3).tolist()
 
 
 def test_a_point_is_its_place_and_outside_it_is_none():
     points = torch.tensor([[[0.0, 0.0], [1.0, 0.5], [torch.nan, 0.5], [1.1, 0.5]]])
-    told = EXAMPLES["keypoints"].tokens({"keypoints": points}, 1, SHAPE)
-    assert told.tolist() == [[0, 4 * 8 + 7, 64, 64]]  # 0.5 * 7 = 3.5 goes to the even one
+    condition_inputs = EXAMPLES["keypoints"].tokens({"keypoints": points}, 1, SHAPE)
+    assert condition_inputs.tolist() == [
+        [0, 4 * 8 + 7, 64, 64]
+    ]  # 0.5 * 7 = 3.5 goes to the even one
     assert EXAMPLES["keypoints"].null_token == 65
 
 
@@ -192,9 +194,13 @@ def test_coordinates_are_the_published_map_of_pixels(top, left, more, f):
     pooled = F.avg_pool2d(pixels.view(1, 1, rows * f, columns * f), f)[0, 0]
     expected = (50 * pooled[top : top + SHAPE[0], left : left + SHAPE[1]]).round().clamp(max=49)
     place = torch.tensor([[top, left, rows, columns]])
-    told = Coordinates(codebook_size=50, downsample_factor=f).tokens({"place": place}, 1, SHAPE)
-    assert (told[0] - expected).abs().max() <= 1  # sums that end in a half may round either way
-    assert (told[0] == expected).double().mean() > 0.9
+    condition_inputs = Coordinates(codebook_size=50, downsample_factor=f).tokens(
+        {"place": place}, 1, SHAPE
+    )
+    assert (
+        condition_inputs[0] - expected
+    ).abs().max() <= 1  # sums that end in a half may round either way
+    assert (condition_inputs[0] == expected).double().mean() > 0.9
 
 
 def test_grids_come_last_whatever_order_they_are_named_in():
@@ -213,8 +219,8 @@ def test_grids_come_last_whatever_order_they_are_named_in():
 
 def test_what_is_missing_tells_nothing_where_that_is_asked_for():
     conditions = Conditions([EXAMPLES["depth"], EXAMPLES["class"]], 100)
-    told = conditions.tokens_of_what_is_there({"label": [3]}, 1, (1, 2))
-    assert told.tolist() == [[103, 110, 110]]
+    condition_inputs = conditions.tokens_of_what_is_there({"label": [3]}, 1, (1, 2))
+    assert condition_inputs.tolist() == [[103, 110, 110]]
     with pytest.raises(ConfigError, match="shape"):
         conditions.null_tokens(1)
 
@@ -228,14 +234,14 @@ def test_training_drops_everything_and_each_by_itself():
     batch = random_batch(count=1000)
     batch["label"] = torch.full((1000,), 2)
     batch["keypoints"] = torch.full((1000, 4, 2), 0.5)
-    told = conditions.training_tokens(batch, generators(1000), 0.2)
-    labels, points = told[:, 0] == 10 + 5, (told[:, 1:5] == 16 + 65).all(1)
+    condition_inputs = conditions.training_tokens(batch, generators(1000), 0.2)
+    labels, points = condition_inputs[:, 0] == 10 + 5, (condition_inputs[:, 1:5] == 16 + 65).all(1)
     both = (labels & points).double().mean()
     assert 0.19 < both < 0.28  # 0.2 + 0.8 * 0.2**2 = 0.232
     for one in (labels & ~points, points & ~labels):
         assert 0.09 < one.double().mean() < 0.17  # 0.8 * 0.2 * 0.8 = 0.128
-    assert ((told[:, 1:5] == 16 + 65).any(1) == points).all()
-    assert (told[:, 5] == told[0, 5]).all()
+    assert ((condition_inputs[:, 1:5] == 16 + 65).any(1) == points).all()
+    assert (condition_inputs[:, 5] == condition_inputs[0, 5]).all()
     nothing = conditions.training_tokens(batch, generators(1000), 1.0)
     assert torch.equal(nothing, conditions.null_tokens(1000))
     everything = conditions.training_tokens(batch, generators(1000), 0.0)
@@ -253,8 +259,8 @@ def test_what_training_draws_for_a_sample_does_not_hang_on_its_neighbours():
 def test_masks_of_training_are_of_every_kind_and_never_whole():
     conditions = Conditions([EXAMPLES["inpaint"]], 9)
     codes = torch.zeros(400, 12, 16, dtype=torch.int64)
-    told = conditions.training_tokens({"codes": codes}, generators(400), 0.0)
-    known = (told == 9).view(400, 12, 16)
+    condition_inputs = conditions.training_tokens({"codes": codes}, generators(400), 0.0)
+    known = (condition_inputs == 9).view(400, 12, 16)
     shares = known.double().mean((1, 2))
     assert (shares < 1).all()
     assert 60 < (shares == 0).sum() < 140  # everything is unknown in a quarter
@@ -266,10 +272,10 @@ def test_masks_of_training_are_of_every_kind_and_never_whole():
 def test_examples_are_what_a_batch_is_told_in_turn():
     conditions = Conditions([EXAMPLES["inpaint"], EXAMPLES["boxes"]], 9)
     batch = {**random_batch(count=2), "true_edges": torch.ones(2, 3, dtype=torch.bool)}
-    told = conditions.examples(batch, generators(3))
-    assert set(told) == {"codes", "known", "boxes", "crop"}
-    assert torch.equal(told["boxes"], batch["boxes"][[0, 1, 0]])
-    assert told["known"].shape == (3, *SHAPE)
+    condition_inputs = conditions.examples(batch, generators(3))
+    assert set(condition_inputs) == {"codes", "known", "boxes", "crop"}
+    assert torch.equal(condition_inputs["boxes"], batch["boxes"][[0, 1, 0]])
+    assert condition_inputs["known"].shape == (3, *SHAPE)
 
 
 def test_only_what_can_be_told_can_guide():

@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from pipelines.training.parallel import Execution
 from pipelines.recipes import TOKENIZER_RECIPES
-from pipelines.training.tokenizer_task import TokenizerTrainee
 from pipelines.training.loop import step_seed
+from pipelines.training.parallel import ParallelConfig
+from pipelines.training.tokenizer_task import TokenizerTask
 from tests.tokenizer.test_quantizers import CONFIGS
 from tokenizer import VQGAN, VQGANConfig
 from tokenizer.autoencoder import AutoencoderConfig
@@ -21,7 +21,7 @@ AUTOENCODER = AutoencoderConfig(
 )  # fmt: skip
 
 
-def trainee(kind, **execution):
+def train_task(kind, **parallel_config):
     torch.manual_seed(0)
     quantizer = dataclasses.replace(CONFIGS[kind], restart_after=2, temperature_steps=4)
     model = VQGAN(VQGANConfig(autoencoder=AUTOENCODER, quantizer=quantizer))
@@ -30,7 +30,7 @@ def trainee(kind, **execution):
     recipe = dataclasses.replace(recipe, losses=losses)
     held_out = torch.rand(2, 3, 32, 32) * 2 - 1
     device = torch.device("cpu")
-    return TokenizerTrainee(model, recipe, STEPS, held_out, device, Execution(**execution))
+    return TokenizerTask(model, recipe, STEPS, held_out, device, ParallelConfig(**parallel_config))
 
 
 def take(made, steps):
@@ -45,7 +45,7 @@ def take(made, steps):
 
 @pytest.mark.parametrize("kind", QUANTIZERS)
 def test_usage_is_logged_and_a_resumed_run_goes_on_to_the_bit(kind, tmp_path):
-    whole, first, second = (trainee(kind) for _ in range(3))
+    whole, first, second = (train_task(kind) for _ in range(3))
     expected = take(whole, range(STEPS))
     take(first, range(2))
     first.save(tmp_path)
@@ -53,21 +53,21 @@ def test_usage_is_logged_and_a_resumed_run_goes_on_to_the_bit(kind, tmp_path):
     assert take(second, range(2, STEPS)) == expected[2:]
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(second.model.state_dict()[name], tensor), name
-    for figures in expected:
-        assert 0 < figures["codebook_usage"] <= 1
-        assert 1 <= figures["perplexity"] <= CONFIGS[kind].codebook_size
-        assert figures["dead_codes"] >= 0
-    assert set(whole.evaluate(STEPS).figures) >= {"held_out_psnr", "held_out_perplexity"}
+    for metrics in expected:
+        assert 0 < metrics["codebook_usage"] <= 1
+        assert 1 <= metrics["perplexity"] <= CONFIGS[kind].codebook_size
+        assert metrics["dead_codes"] >= 0
+    assert set(whole.evaluate(STEPS).metrics) >= {"held_out_psnr", "held_out_perplexity"}
 
 
 def test_schedules_follow_the_loops_step():
-    made = trainee("gumbel")
-    temperatures = [figures["temperature"] for figures in take(made, (0, 2, 3))]
+    made = train_task("gumbel")
+    temperatures = [metrics["temperature"] for metrics in take(made, (0, 2, 3))]
     assert temperatures == sorted(temperatures, reverse=True)
     assert temperatures[0] == 1
 
 
 def test_activations_computed_again_change_no_figure():
-    plain, again = trainee("vq"), trainee("vq", recompute=True)
+    plain, again = train_task("vq"), train_task("vq", recompute=True)
     assert again.model.encoder.blocks.recompute
     assert take(again, range(2)) == take(plain, range(2))

@@ -12,7 +12,7 @@ from pipelines import encode
 from pipelines.store import commit
 from tests.crashes.disk_doubles import StoppingDisk, kind_of
 from tests.crashes.power_cuts import RecordingDisk
-from tests.crashes.scenes import run_task
+from tests.crashes.scenarios import run_task
 
 
 def never_flushing(kind: str) -> type[RecordingDisk]:

@@ -11,9 +11,9 @@ from PIL import Image
 
 from pipelines.generate import main
 from pipelines.generation.flags import GenerateFlags, make_request
-from pipelines.generation.settings import PaintRequest
-from pipelines.training.run_folder import find_tokenizer
+from pipelines.generation.settings import GenerationRequest
 from pipelines.store.layout import staging_path
+from pipelines.training.run_folder import find_tokenizer
 from prior import (
     GPT,
     Conditions,
@@ -81,7 +81,7 @@ def everything(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def request_of(run: Path, out: Path, **changed: Any) -> PaintRequest:
+def request_of(run: Path, out: Path, **changed: Any) -> GenerationRequest:
     """What the command makes of these flags: by default six samples in one task, two at once."""
     flags = {"count": 6, "batch_size": 2, "samples_per_task": 6, "size": "24x16", **changed}
     prior = load_prior(run)

@@ -18,16 +18,16 @@ Codes = np.ndarray[Any, Any]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
-class Damage(NamedTuple):
+class CorruptRows(NamedTuple):
     """What is wrong with a shard's file."""
 
     rows: Mask  # (n,) rows that are not what they should be
     file: bool  # whether the file as a whole is not: then something is, if only behind the rows
 
 
-def shard_damage(
+def check_shard(
     path: Path, sha256: str, index: pa.Table, grid: str, track: str, attributes: StoreAttributes
-) -> Damage:
+) -> CorruptRows:
     """Hold a shard's file against its hash, and its rows against their lines of `index`.
 
     Raises OSError where the file cannot be read.
@@ -45,7 +45,7 @@ def shard_damage(
         else:
             wrong[here] = np.array(row_checksums(codes), np.uint32) != checksums[here]
             wrong[here] |= ~_fitting(codes, ok[here], provenance.get("codebook_size"))
-    return Damage(wrong, hashlib.sha256(data).hexdigest() != sha256)
+    return CorruptRows(wrong, hashlib.sha256(data).hexdigest() != sha256)
 
 
 def _chunks(

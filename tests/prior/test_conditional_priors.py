@@ -27,9 +27,9 @@ def rows_and_columns():
 
 def labels_of(random, count):
     """Label maps of four labels, each code's label being its number over two."""
-    told = torch.randint(4, (count, SIDE, SIDE), generator=random)
-    noise = torch.randint(2, told.shape, generator=random)
-    return {"segmentation": told}, 2 * told + noise
+    condition_inputs = torch.randint(4, (count, SIDE, SIDE), generator=random)
+    noise = torch.randint(2, condition_inputs.shape, generator=random)
+    return {"segmentation": condition_inputs}, 2 * condition_inputs + noise
 
 
 def objects_of(random, count):
@@ -84,11 +84,11 @@ def trained(preset, condition, made, layers=1):
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, betas=(0.9, 0.95))
     random = torch.Generator().manual_seed(0)
     for step in range(STEPS):
-        told, codes = made(random, BATCH)
+        condition_inputs, codes = made(random, BATCH)
         draws = [torch.Generator().manual_seed(BATCH * step + n) for n in range(BATCH)]
-        tokens = conditions.training_tokens({**told, "codes": codes}, draws, 0.2)
+        tokens = conditions.training_tokens({**condition_inputs, "codes": codes}, draws, 0.2)
         optimizer.zero_grad()
-        model.nats(tokens, codes).mean().backward()
+        model.nll(tokens, codes).mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     return Prior(model.eval(), conditions, {})
@@ -116,21 +116,28 @@ def test_a_prior_paints_what_it_is_told_and_guided_more_so(preset, name):
         # Which row's known codes are its own, a prior with a window learns in more than seconds.
         made = stripes_of
     prior = trained(preset, condition, made, layers)
-    told, wanted = made(torch.Generator().manual_seed(77), SAMPLES)
+    condition_inputs, wanted = made(torch.Generator().manual_seed(77), SAMPLES)
     if name == "inpaint":  # known in the right half, of which no code before tells
         known = torch.zeros(SAMPLES, SIDE, SIDE, dtype=torch.bool)
         known[:, :, SIDE // 2 :] = True
-        told = {"codes": torch.where(known, wanted, -1)}
+        condition_inputs = {"codes": torch.where(known, wanted, -1)}
     # Later codes hear of what is known through earlier ones: there the first says who listens.
-    counted = (slice(None), 0, 0) if name == "inpaint" else ...
+    valid_mask = (slice(None), 0, 0) if name == "inpaint" else ...
     options = {"count": SAMPLES, "batch_size": SAMPLES}
     nothing, plain, hot, guided = (
-        alike(prior.sample(**options, told=each, **settings)[counted], wanted[counted], group)
+        alike(
+            prior.sample(**options, condition_inputs=each, **settings)[valid_mask],
+            wanted[valid_mask],
+            group,
+        )
         for each, settings in (
             (None, {}),
-            (told, {}),
-            (told, {"temperature": 2.0}),  # hot, so that there is something left to mend
-            (told, {"temperature": 2.0, "guidance_scale": 3.0}),
+            (condition_inputs, {}),
+            (
+                condition_inputs,
+                {"temperature": 2.0},
+            ),  # hot, so that there is something left to mend
+            (condition_inputs, {"temperature": 2.0, "guidance_scale": 3.0}),
         )
     )
     assert plain > nothing + 0.5 * (1 - nothing)

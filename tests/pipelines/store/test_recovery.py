@@ -21,7 +21,6 @@ from pipelines.store.layout import (
     staging_path,
     tokenizer_path,
 )
-from pipelines.store.pruned import write_pruned
 from pipelines.store.recovery import (
     empty_staging,
     forget_missing,
@@ -30,6 +29,7 @@ from pipelines.store.recovery import (
     remove_partials,
     write_checksums,
 )
+from pipelines.store.tombstones import write_tombstones
 from tests.conftest import make_store
 from tests.encode_run import everything
 
@@ -78,7 +78,7 @@ def test_shards_committed_just_before_a_kill_are_published(path: Path) -> None:
 
 
 def test_only_the_lock_stays_in_staging(path: Path) -> None:
-    for name in ("driver.lock", "4x6-0-image-01.shard", "4x6-0-0-4.subpart", "x.1.partial"):
+    for name in ("driver.lock", "4x6-0-image-01.shard", "4x6-0-0-4.partial-shard", "x.1.partial"):
         (staging_path(path) / name).touch()
     empty_staging(path)
     assert [p.name for p in staging_path(path).iterdir()] == ["driver.lock"]
@@ -86,7 +86,7 @@ def test_only_the_lock_stays_in_staging(path: Path) -> None:
 
 def test_checksums_are_those_of_the_files(path: Path) -> None:
     assert read_checksums(path) is None
-    write_pruned(path, pa.table({"key": ["0003.jpg"], "grid": [GRID], "row": [3]}))
+    write_tombstones(path, pa.table({"key": ["0003.jpg"], "grid": [GRID], "row": [3]}))
     write_checksums(path)
     checksums = read_checksums(path)
     assert checksums == {name: file_hash(path / name) for name in checksums}
@@ -132,7 +132,7 @@ def test_what_is_made_anew_gets_a_checksum_of_its_own_even_after_a_kill(path: Pa
 
 @pytest.mark.parametrize("name", ["_plan/0.parquet", "_pruned/0.parquet"])
 def test_what_nobody_can_make_anew_is_not_forgotten(path: Path, name: str) -> None:
-    write_pruned(path, pa.table({"key": ["0003.jpg"], "grid": [GRID], "row": [3]}))
+    write_tombstones(path, pa.table({"key": ["0003.jpg"], "grid": [GRID], "row": [3]}))
     write_checksums(path)
     before = checksums_path(path).read_bytes()
     (path / name).unlink()
@@ -146,14 +146,14 @@ def test_damaged_checksums_are_refused_whatever_the_damage(path: Path) -> None:
     file = checksums_path(path)
     whole = file.read_bytes()
     data = json.loads(whole)
-    damaged = [whole[:length] for length in range(0, len(whole), 41)] + [whole[:-1]]
-    damaged += [
+    corrupt = [whole[:length] for length in range(0, len(whole), 41)] + [whole[:-1]]
+    corrupt += [
         whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :]
         for place in range(0, len(whole), 17)
     ]
-    damaged += [b"[]", b"5", b"null", json.dumps(data).encode()]
-    damaged.append(json.dumps({**data, "_plan/0.parquet": "0" * 64}, indent=2).encode() + b"\n")
-    for content in damaged:
+    corrupt += [b"[]", b"5", b"null", json.dumps(data).encode()]
+    corrupt.append(json.dumps({**data, "_plan/0.parquet": "0" * 64}, indent=2).encode() + b"\n")
+    for content in corrupt:
         file.write_bytes(content)
         for use in (read_checksums, write_checksums, forget_missing):
             with pytest.raises(StoreError, match="Remove it and run encode again"):
