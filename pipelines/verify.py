@@ -48,7 +48,7 @@ FROM_PLAN = {
 }
 REMEDIES = {
     "_plan": "Restore it from a copy; until then the shards cannot be checked.",
-    "_pruned": "Restore it from a copy.",
+    "_tombstones": "Restore it from a copy.",
     "_tokenizer": "Remove the folder _tokenizer and run encode again with the same tokenizer.",
 }
 

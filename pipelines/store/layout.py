@@ -5,7 +5,7 @@
       g32x32/image/c/<task>/0/0         one task's shard: its raw rows, contiguous from byte 0
       _plan/<part>.parquet              the frozen input
       _index/32x32/<task>.parquet       what became of each row of one task
-      _tombstones/<n>.parquet               rows whose images are gone from the input
+      _tombstones/<n>.parquet           rows whose images are gone from the input
       _tokenizer/image/                 a copy of the tokenizer that made the codes
       _checksums.json                   sha256 of each file of the four folders above
       _staging/                         what is being written

@@ -27,7 +27,7 @@ OWN = "_checksums.json"
 
 def remove_partials(root: Path) -> None:
     """Remove what a killed driver, or its workers, left half written."""
-    folders = ("", "_plan/", "_pruned/", "_staging/", "_tokenizer/", "g*/", "g*/*/")
+    folders = ("", "_plan/", "_tombstones/", "_staging/", "_tokenizer/", "g*/", "g*/*/")
     for pattern in (f"{folder}*" for folder in folders):
         for path in root.glob(f"{pattern}.partial"):
             shutil.rmtree(path) if path.is_dir() else disk.disk.unlink(path)
@@ -72,7 +72,7 @@ def forget_missing(root: Path) -> None:
         return
     kept = {name: digest for name, digest in checksums.items() if (root / name).is_file()}
     for name in sorted(checksums.keys() - kept.keys()):
-        if name.startswith(("_plan/", "_pruned/")):
+        if name.startswith(("_plan/", "_tombstones/")):
             raise StoreError(f"{root / name}: missing. Restore it from a copy.")
     _write(root, kept)
 
@@ -118,6 +118,6 @@ def _write(root: Path, checksums: dict[str, str]) -> None:
 
 def listed_files(root: Path) -> Iterator[Path]:
     """Every file that has its checksum in the list once a run has ended."""
-    for pattern in ("_plan/*.parquet", "_pruned/*.parquet", "_index/*/*.parquet"):
+    for pattern in ("_plan/*.parquet", "_tombstones/*.parquet", "_index/*/*.parquet"):
         yield from root.glob(pattern)
     yield from (path for path in root.glob("_tokenizer/**/*") if path.is_file())

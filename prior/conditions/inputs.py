@@ -24,8 +24,8 @@ class ConditionInputs:
     """Entries for each of the samples that are asked for, about a canvas (rows, columns).
 
     They are those of prior.conditions.frames, of all samples or one for all. What follows from the
-    canvas need not be said: `place` where it is a whole grid, `crop` where it is a whole picture, `known`
-    where codes that are not are -1. Conditions of which no entry is there tell nothing.
+    canvas may be left out: `place` of a whole grid, `crop` of a whole picture, `known` where the
+    codes that are not known are -1. Conditions of which no entry is there tell nothing.
     Raises ConfigError for entries that the prior was not trained with, or that cannot be.
     """
 

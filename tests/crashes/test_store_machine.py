@@ -53,7 +53,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.twins: set[str] = set()  # keys that a second file has as well
         self.model: Codes = {}
         self.ever: dict[str, set[bytes]] = {}
-        self.maybe_pruned: set[str] = set()
+        self.maybe_tombstones: set[str] = set()
         self.maybe_newer: set[str] = set()  # keys whose newest content may be shown, or not
         self.lines: dict[tuple[str, int], dict] = {}  # the index lines of finished runs
         self.settled = True  # nothing is planned that is not committed,
@@ -129,7 +129,7 @@ class StoreMachine(RuleBasedStateMachine):
             return
         self.settled = self.still = False
         if prune:
-            self.maybe_pruned |= {key for key, _ in self.model} - self.input.keys()
+            self.maybe_tombstones |= {key for key, _ in self.model} - self.input.keys()
         self.maybe_newer |= self.input.keys()
         if not killed:
             shutil.rmtree(self.top)
@@ -157,7 +157,7 @@ class StoreMachine(RuleBasedStateMachine):
     def _finished(self, prune: bool) -> None:
         self.settled = True
         shown = self._shown()
-        lost = self.maybe_pruned - {key for key, _ in shown} - self.input.keys()
+        lost = self.maybe_tombstones - {key for key, _ in shown} - self.input.keys()
         if prune:
             lost = {key for key, _ in self.model} - self.input.keys()
         self.model = {view: codes for view, codes in self.model.items() if view[0] not in lost}
@@ -166,7 +166,7 @@ class StoreMachine(RuleBasedStateMachine):
                 self.model |= views_of(key, content)
             elif key in self.maybe_newer:
                 self.model |= {view: codes for view, codes in shown.items() if view[0] == key}
-        self.maybe_pruned.clear()
+        self.maybe_tombstones.clear()
         self.maybe_newer.clear()
         assert shown == self.model
         self._check_codes(shown)
@@ -182,7 +182,7 @@ class StoreMachine(RuleBasedStateMachine):
         except StoreError:
             assert not self.model, "there was a store, and now it cannot be read"
             return
-        assert {view for view in self.model if view[0] not in self.maybe_pruned} <= shown.keys()
+        assert {view for view in self.model if view[0] not in self.maybe_tombstones} <= shown.keys()
         self._check_codes(shown)
         self._check_lines()
 

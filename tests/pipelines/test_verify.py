@@ -202,7 +202,7 @@ def harm(path: Path, how: str) -> None:
 
 
 def replaceable(store: Path) -> list[Path]:
-    return [path for path in files(store) if not {"_plan", "_pruned"} & set(path.parts)]
+    return [path for path in files(store) if not {"_plan", "_tombstones"} & set(path.parts)]
 
 
 def test_doing_what_verify_says_mends_any_file(
@@ -232,7 +232,7 @@ def test_doing_what_verify_says_mends_all_files_at_once(
     assert everything(store) == before
 
 
-@pytest.mark.parametrize("name", ["_plan/1.parquet", "_pruned/0.parquet"])
+@pytest.mark.parametrize("name", ["_plan/1.parquet", "_tombstones/0.parquet"])
 def test_what_nobody_can_make_anew_must_come_from_a_copy(
     store: Path, report: Report, made, tiny_tokenizer: Path, capsys, name: str
 ) -> None:

@@ -168,7 +168,7 @@ def test_only_images_of_the_planned_size_are_read_and_those_by_the_etag_if_they_
 # --- pruning
 
 
-def test_removed_images_stay_until_they_are_pruned(images: Images) -> None:
+def test_removed_images_stay_until_they_are_tombstones(images: Images) -> None:
     for name in ("a.png", "b.png", "c.png"):
         images.write(name, "one")
     images.plan(views=2)
@@ -207,7 +207,7 @@ def test_an_image_that_comes_back_is_new(images: Images, by_content: bool, conte
 def test_there_is_nothing_to_prune_before_there_is_a_plan(images: Images) -> None:
     images.write("a.png", "one")
     assert prune_plan(images.root, images.list()) == 0
-    assert not (images.root / "_pruned").exists()
+    assert not (images.root / "_tombstones").exists()
 
 
 # --- one key, many images

@@ -51,7 +51,7 @@ def test_what_was_half_written_is_removed_and_nothing_else(path: Path) -> None:
     for name in (
         "zarr.json.1.partial",
         "_plan/0.parquet.1.partial",
-        "_pruned/0.parquet.1.partial",
+        "_tombstones/0.parquet.1.partial",
         "_staging/4x6-0.parquet.1.partial",
         "_tokenizer/image.1.partial/config.json",
         f"g{GRID}/zarr.json.1.partial",
@@ -93,7 +93,7 @@ def test_checksums_are_those_of_the_files(path: Path) -> None:
     assert list(checksums) == [
         *(f"_index/{GRID}/{task}.parquet" for task in range(3)),
         "_plan/0.parquet",
-        "_pruned/0.parquet",
+        "_tombstones/0.parquet",
         "_tokenizer/image/config.json",
     ]
 
@@ -130,7 +130,7 @@ def test_what_is_made_anew_gets_a_checksum_of_its_own_even_after_a_kill(path: Pa
     assert (read_checksums(path) or {})[f"_index/{GRID}/1.parquet"] == file_hash(part)
 
 
-@pytest.mark.parametrize("name", ["_plan/0.parquet", "_pruned/0.parquet"])
+@pytest.mark.parametrize("name", ["_plan/0.parquet", "_tombstones/0.parquet"])
 def test_what_nobody_can_make_anew_is_not_forgotten(path: Path, name: str) -> None:
     write_tombstones(path, pa.table({"key": ["0003.jpg"], "grid": [GRID], "row": [3]}))
     write_checksums(path)
