@@ -73,7 +73,9 @@ def run(flags: GenerateFlags) -> int:
         wanted = range(flags.count) if flags.only is None else range(flags.only, flags.only + 1)
         folder = Folder(request, read_parts(request.out), flags.retry_failed)
         tasks = folder.unfinished(wanted)
-        condition_encoder = make_condition_encoder(request, prior, tokenizer)
+        condition_encoder = make_condition_encoder(
+            request.condition_inputs, request.prior, prior, tokenizer, request.size
+        )
         new = 0
         if tasks:
             condition_encoder.check()

@@ -22,7 +22,7 @@ from ops.runtime import keep_freed_memory, resolve_device
 from pipelines.conditioning.build import make_conditions, tracks_of
 from pipelines.console.run import run_command
 from pipelines.jobs.cluster import check_absolute
-from pipelines.recipes import PRIOR_RECIPES, PriorRecipe
+from pipelines.recipes import PRIOR_RECIPES
 from pipelines.store import CodeStore
 from pipelines.streaming.dataset import CodeDataset
 from pipelines.streaming.sources import check_tokenizer
@@ -42,6 +42,7 @@ from pipelines.training.flags import (
 from pipelines.training.launch import run_attempts
 from pipelines.training.loop import OnStep, Source, train
 from pipelines.training.prior_task import PriorTask, held_out_cut
+from pipelines.training.recipe import PriorRecipe
 from pipelines.training.run_folder import keep_tokenizers
 from prior import (
     Conditions,

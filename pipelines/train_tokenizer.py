@@ -21,8 +21,9 @@ from ops.ranks import Ranks
 from ops.runtime import keep_freed_memory, resolve_device
 from pipelines.console.run import run_command
 from pipelines.inputs.bad_images import Ledger
+from pipelines.inputs.reading import read_entry
 from pipelines.jobs.cluster import check_absolute
-from pipelines.recipes import TOKENIZER_RECIPES, TokenizerRecipe
+from pipelines.recipes import TOKENIZER_RECIPES
 from pipelines.training.estimate import tokenizer_lines
 from pipelines.training.flags import (
     TrainingFlags,
@@ -39,12 +40,12 @@ from pipelines.training.flags import (
 from pipelines.training.image_dataset import ImageCrops
 from pipelines.training.launch import run_attempts
 from pipelines.training.loop import OnStep, Source, train
+from pipelines.training.recipe import TokenizerRecipe
 from pipelines.training.tokenizer_data import (
     TokenizerData,
     evaluation_samples,
     in_groups,
     list_data,
-    read_entry,
     with_classes,
 )
 from pipelines.training.tokenizer_task import TokenizerTask

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,9 @@ from ops.images import ImageArray, ImageError, Raster, resize_and_crop
 from ops.low_resolution import enlarged, shrunk_size
 from ops.masked_images import MaskedImage, decode_masked, known_cells, resize_masked
 from pipelines.conditioning.inputs import HALF, ConditionFiles
-from pipelines.generation.settings import GenerationRequest
 from pipelines.inputs.annotations import Box, Point, Pose
-from pipelines.inputs.reading import Entry
+from pipelines.inputs.reading import Entry, read_entry
 from pipelines.training.run_folder import track_tokenizers
-from pipelines.training.tokenizer_data import read_entry
 from prior import Conditions, Prior
 from prior.conditions import Boxes, Keypoints, LowResolution
 from tokenizer import VQGAN
@@ -140,14 +139,18 @@ class ConditionEncoder:
 
 
 def make_condition_encoder(
-    request: GenerationRequest, prior: Prior, tokenizer: VQGAN
+    files: Sequence[ConditionFiles],
+    path: Path,
+    prior: Prior,
+    tokenizer: VQGAN,
+    size: tuple[int, int],
 ) -> ConditionEncoder:
-    """What tells the samples of a request, on the prior's device."""
-    tokenizers = (
-        track_tokenizers(request.prior, prior, prior.device) if request.condition_inputs else {}
-    )
-    size = request.height, request.width
-    return ConditionEncoder(request.condition_inputs, prior.conditions, tokenizer, tokenizers, size)
+    """The encoder of `files` for `prior`, loaded from `path`, on the prior's device.
+
+    `size` is the (height, width) of the samples in pixels.
+    """
+    tokenizers = track_tokenizers(path, prior, prior.device) if files else {}
+    return ConditionEncoder(files, prior.conditions, tokenizer, tokenizers, size)
 
 
 Maker = Callable[[ConditionEncoder, str, Any], dict[str, Tensor]]

@@ -58,15 +58,19 @@ class GenerationRequest:
     condition_inputs: tuple[ConditionFiles, ...]
     sampling: SamplingSettings
     cache_memory: int  # bytes
-    flush_every_rows: (
-        int | None
-    )  # rows of codes that are kept when they are finished; None: whole samples are
+    flush_every_rows: int | None  # rows of codes after which they are kept; None: whole samples
     device: str
     threads: int
     preview: bool
 
     @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.height, self.width
+
+    @property
     def shape(self) -> tuple[int, int]:
+        """(rows, columns) of codes."""
         return self.rows, self.columns
 
     @property

@@ -113,7 +113,9 @@ class GenerationWorker:
         device = resolve_device(request.device)
         self.prior = load_prior(request.prior, device)
         self.tokenizer = find_tokenizer(request.prior, self.prior, device)
-        self._condition_encoder = make_condition_encoder(request, self.prior, self.tokenizer)
+        self._condition_encoder = make_condition_encoder(
+            request.condition_inputs, request.prior, self.prior, self.tokenizer, request.size
+        )
         self._stopped = False
         self._inside = Done(0, 0, 0)
         self._held = ExitStack()

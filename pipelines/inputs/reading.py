@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import stat
@@ -226,6 +227,11 @@ def read_source(uri: str) -> bytes:
         return read_member(*place)
     with open_regular(uri) as file:
         return file.read(MAX_BYTES)
+
+
+def read_entry(entry: Entry) -> Callable[[], bytes]:
+    """A function that reads an image's bytes when they are wanted."""
+    return functools.partial(read_bytes, entry.uri, entry.offset, entry.size, entry.etag)
 
 
 def _read_member(place: tuple[str, int], etag: str | None) -> bytes:

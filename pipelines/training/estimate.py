@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from pipelines.recipes import PriorRecipe, TokenizerRecipe
+from pipelines.training.recipe import PriorRecipe, TokenizerRecipe
 from prior import PriorConfig, PriorModel, make_model
 from tokenizer import VQGAN
 

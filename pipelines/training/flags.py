@@ -14,11 +14,11 @@ import torch
 from ops.config import ConfigError, to_json
 from ops.files import write_json
 from ops.ranks import Ranks
-from pipelines.recipes import PriorRecipe, TokenizerRecipe
 from pipelines.training.estimate import Division
 from pipelines.training.launch import WorkerConfig
 from pipelines.training.loop import LoopSettings, TrainingError
 from pipelines.training.parallel import ParallelConfig
+from pipelines.training.recipe import PriorRecipe, TokenizerRecipe
 
 Recipe = TypeVar("Recipe", TokenizerRecipe, PriorRecipe)
 HABITS = ("steps", "save_every", "sample_every", "log_every")  # may change while a run lasts

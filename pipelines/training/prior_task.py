@@ -16,11 +16,11 @@ from ops.checkpoint import load_model, load_tensors, save_tensors
 from ops.images import image_grid, to_image
 from ops.runtime import autocast, pinned
 from ops.sharding import gather_full, parted_like, parted_state
-from pipelines.recipes import PriorRecipe
 from pipelines.training.loop import Evaluation, TrainTask, step_seed
 from pipelines.training.optimizer import WeightAverage, evaluating, make_optimizer, take_step
 from pipelines.training.parallel import AS_IS, ParallelConfig, no_sync, shard, wrap_ddp
 from pipelines.training.plots import loss_map_picture
+from pipelines.training.recipe import PriorRecipe
 from prior import (
     Conditions,
     LocalConfig,

@@ -21,7 +21,7 @@ from pipelines.inputs.archives import parse_address
 from pipelines.inputs.holdout import held_out
 from pipelines.inputs.parquet import group_of, is_table
 from pipelines.inputs.partners import Lost, paired
-from pipelines.inputs.reading import Entry, list_input, read_bytes
+from pipelines.inputs.reading import Entry, list_input, read_bytes, read_entry
 from pipelines.inputs.thread_map import thread_map
 from tokenizer.modalities import Modality, ModalityConfig
 
@@ -58,11 +58,6 @@ def list_data(data: Path, targets: Path | None, held_out_share: float) -> Tokeni
         [entry for entry, out in zip(entries, which, strict=True) if out],
         lost,
     )
-
-
-def read_entry(entry: Entry) -> Callable[[], bytes]:
-    """A function that reads an image's bytes when they are wanted."""
-    return functools.partial(read_bytes, entry.uri, entry.offset, entry.size, entry.etag)
 
 
 def in_groups(entries: list[Entry]) -> tuple[list[Entry], list[int] | None]:

@@ -14,11 +14,11 @@ from ops.colours import amount_colours
 from ops.images import ImageArray, image_grid
 from ops.metrics import code_counts, codebook_usage
 from ops.runtime import autocast, pinned
-from pipelines.recipes import TokenizerRecipe
 from pipelines.training.loop import Evaluation, TrainTask
 from pipelines.training.optimizer import WeightAverage, evaluating, make_optimizer, take_step
 from pipelines.training.parallel import AS_IS, ParallelConfig, no_sync, wrap_ddp
 from pipelines.training.plots import usage_picture
+from pipelines.training.recipe import TokenizerRecipe
 from tokenizer import VQGAN, save_tokenizer
 from tokenizer.losses import Losses, VQGANObjective
 from tokenizer.modalities import Modality

@@ -33,9 +33,9 @@ class Boxes:
     `batch["boxes"]` (B, N, 5): category (-1: no object), x0, y0, x1, y1 in the window's frame, and
     `batch["crop"]` (B, 4): the window in the whole picture, see prior.conditions.frames. An
     object is three tokens: its category, its top left place and its bottom right one. Objects
-    outside the window are left out, those that reach out of it are cut; the `max_objects` largest of the rest come in
-    order of size. Where there are fewer, three tokens say none. Two places, of `crop`, end it.
-    Nothing told is none everywhere.
+    outside the window are left out, those that reach out of it are cut; the `max_objects` largest
+    of the others come in order of size. Where there are fewer, three null tokens each fill up.
+    Two places, of `crop`, end it. The null condition is the null token everywhere.
     """
 
     num_categories: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,12 +12,14 @@ from ops.config import ConfigError
 from ops.windows import Window
 from prior.conditions import Conditions, Shape
 from prior.conditions.frames import in_window
-from prior.sampling.sliding_window import Prefix, grid_prefix
 
 #: How many axes the entry of one sample has, where it is no grid.
 AXES = {"label": 0, "place": 1, "crop": 1, "boxes": 2, "keypoints": 2}
 GRID_AXES = 2
 WHOLE = (0.0, 0.0, 1.0, 1.0)
+
+Prefix = Callable[[Window], Tensor]
+"""The condition's tokens (P, C) before a window of the canvas."""
 
 
 class ConditionInputs:
@@ -86,6 +88,24 @@ class ConditionInputs:
             entries.setdefault("crop", torch.tensor(WHOLE).expand(count, -1))
         if "place" in self.conditions.entries:
             entries.setdefault("place", torch.tensor([0, 0, *self.canvas]).expand(count, -1))
+
+
+def grid_prefix(tokens: Tensor, window: int) -> Prefix:
+    """The prefix of a condition that is a grid itself, tokens (P, rows, columns): its window; of
+    several grids, (P, G, rows, columns), one after another.
+
+    Where the canvas is smaller than window x window, the last row and column are repeated, so
+    that the prefix has the length that the prior was trained on.
+    """
+    last_row, last_column = tokens.shape[-2] - 1, tokens.shape[-1] - 1
+
+    def of_window(place: Window) -> Tensor:
+        side = torch.arange(window, device=tokens.device)
+        rows = (place.row + side).clamp(max=last_row)
+        columns = (place.column + side).clamp(max=last_column)
+        return tokens[..., rows[:, None], columns].flatten(1)
+
+    return of_window
 
 
 def window_prefix(

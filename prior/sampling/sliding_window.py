@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ops.config import ConfigError
 from ops.windows import Grid, InSequence, Wavefront, Window, check_stride
+from prior.conditions.inputs import Prefix
 from prior.models.gpt_config import GPTConfig
 from prior.models.snail_config import SnailConfig
 from prior.orderings import ROW_MAJOR
@@ -36,9 +37,6 @@ from prior.sampling.window_caches import WindowCaches
 
 # Sequences that are read together, at most: beyond, a forward takes as many times longer.
 SEQUENCES_AT_ONCE = {"cpu": 64, "cuda": 256}
-
-Prefix = Callable[[Window], Tensor]
-"""The condition's tokens (P, C) before a window of the canvas; see paint_codes."""
 
 
 @torch.inference_mode()
@@ -218,21 +216,3 @@ class Canvas:
             codes, logs = codes.where(~known, self.codes[:, rows, columns]), logs.where(~known, 0)
         self.codes[:, rows, columns] = codes
         self.log_probabilities[:, rows, columns] = logs
-
-
-def grid_prefix(tokens: Tensor, window: int) -> Prefix:
-    """The prefix of a condition that is a grid itself, tokens (P, rows, columns): its window; of
-    several grids, (P, G, rows, columns), one after another.
-
-    Where the canvas is smaller than window x window, the last row and column are repeated, so
-    that the prefix has the length that the prior was trained on.
-    """
-    last_row, last_column = tokens.shape[-2] - 1, tokens.shape[-1] - 1
-
-    def of_window(place: Window) -> Tensor:
-        side = torch.arange(window, device=tokens.device)
-        rows = (place.row + side).clamp(max=last_row)
-        columns = (place.column + side).clamp(max=last_column)
-        return tokens[..., rows[:, None], columns].flatten(1)
-
-    return of_window

@@ -26,12 +26,12 @@ from torch import Tensor
 from ops.runtime import keep_freed_memory
 from pipelines.inputs.bad_images import Ledger
 from pipelines.inputs.holdout import held_out
-from pipelines.inputs.reading import list_input
-from pipelines.recipes import TokenizerRecipe
+from pipelines.inputs.reading import list_input, read_entry
 from pipelines.training.image_dataset import PHOTOGRAPHS, ImageCrops
 from pipelines.training.loop import step_seed
 from pipelines.training.optimizer import OptimizerConfig
-from pipelines.training.tokenizer_data import evaluation_samples, read_entry
+from pipelines.training.recipe import TokenizerRecipe
+from pipelines.training.tokenizer_data import evaluation_samples
 from pipelines.training.tokenizer_task import TokenizerTask
 from tokenizer import VQGAN, VQGANConfig
 from tokenizer.autoencoder import AutoencoderConfig

@@ -31,8 +31,8 @@ from torch import Tensor, nn
 
 from ops.images import to_pixels
 from ops.runtime import keep_freed_memory
-from pipelines.recipes import TokenizerRecipe
 from pipelines.training.optimizer import OptimizerConfig
+from pipelines.training.recipe import TokenizerRecipe
 from pipelines.training.tokenizer_task import TokenizerTask
 from tokenizer import VQGAN, load_tokenizer, save_tokenizer
 from tokenizer.importers import import_compvis

@@ -12,8 +12,7 @@ import torch
 
 from pipelines import encode, verify
 from pipelines.encoding.batches import BatchEncoder, Reading
-from pipelines.store import CodeStore, StoreError, corruption
-from pipelines.store import task_buffer as task_draft
+from pipelines.store import CodeStore, StoreError, integrity, task_buffer
 from pipelines.store.shard_files import ShardFiles
 from tests.crashes.disk_doubles import Step, StoppingDisk
 from tests.crashes.encode_processes import exit_code, start, start_encode, wait_until_stopped
@@ -176,7 +175,7 @@ def test_rows_are_named_by_verify_only_because_each_has_its_checksum(
         return capsys.readouterr().out
 
     assert "row 0" in words_about_a_flipped_bit(tmp_path / "codes.zarr")
-    for module in (task_draft, corruption):
+    for module in (task_buffer, integrity):
         monkeypatch.setattr(module, "row_checksums", lambda codes: [0] * len(codes))
     assert "row 0" not in words_about_a_flipped_bit(tmp_path / "unchecked.zarr")
 

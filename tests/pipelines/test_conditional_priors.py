@@ -194,7 +194,10 @@ def test_a_prior_is_told_by_files_what_it_was_trained_to_hear(
         run, tmp_path / "other", count=3, batch_size=2, samples_per_task=4, size=size,
         condition=tuple(condition_inputs),
     )  # fmt: skip
-    condition_encoder = make_condition_encoder(request, prior, load_tokenizer(run / "tokenizer"))
+    condition_encoder = make_condition_encoder(
+        request.condition_inputs, request.prior, prior, load_tokenizer(run / "tokenizer"),
+        request.size,
+    )  # fmt: skip
     sampled = prior.sample(
         *request.shape, samples=range(4), batch_size=2, guidance_scale=2,
         condition_inputs=condition_encoder.condition_inputs(range(4)),
@@ -252,8 +255,9 @@ def test_the_known_half_stays_as_it_was(store, scenarios, tmp_path):
     stored = CodeStore.open(tmp_path / "out/codes.zarr")
     request = request_of(run, tmp_path / "other", size=f"{SIDE}x{SIDE}", condition=(half,))
     condition_encoder = make_condition_encoder(
-        request, load_prior(run), load_tokenizer(run / "tokenizer")
-    )
+        request.condition_inputs, run, load_prior(run), load_tokenizer(run / "tokenizer"),
+        request.size,
+    )  # fmt: skip
     rows = SIDE // FACTOR // 2
     found = stored.read(next(iter(stored.grids)), np.arange(2))
     np.testing.assert_array_equal(

@@ -28,7 +28,7 @@ from tokenizer.modalities import ModalityConfig
 
 SIZE = 24, 40  # height, width
 IMAGE = build_tokenizer("tiny", seed=0).eval()
-MAPS = build_tokenizer("tiny", seed=1, content=ModalityConfig(kind="segmentation", num_classes=9))
+MAPS = build_tokenizer("tiny", seed=1, modality=ModalityConfig(kind="segmentation", num_classes=9))
 MAPS = MAPS.eval()
 CODES = IMAGE.config.codebook_size
 F = IMAGE.config.downsample_factor

@@ -16,11 +16,11 @@ from ops.images import ImageError
 from pipelines import train_tokenizer
 from pipelines.inputs.bad_images import Ledger
 from pipelines.inputs.parquet import group_of
-from pipelines.inputs.reading import InputError, list_input, read_bytes, read_source
+from pipelines.inputs.reading import InputError, list_input, read_bytes, read_entry, read_source
 from pipelines.reports.sections import store_section
 from pipelines.store import CodeStore
 from pipelines.training.image_dataset import SHARDS_TOGETHER, ImageCrops
-from pipelines.training.tokenizer_data import in_groups, read_entry
+from pipelines.training.tokenizer_data import in_groups
 from tests.encode_run import EncodeRun
 
 PNG = b"\x89PNG\r\n\x1a\n"

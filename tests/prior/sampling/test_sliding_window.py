@@ -7,11 +7,12 @@ from ops.config import ConfigError
 from ops.noise import uniforms
 from ops.windows import Grid, Window
 from prior import GPT, ClassLabel, Conditions, GPTConfig
+from prior.conditions.inputs import grid_prefix
 from prior.models.gpt_config import MODERN
 from prior.sampling import sliding_window
 from prior.sampling.decoder import Decoder
 from prior.sampling.distributions import SamplingSettings, draw
-from prior.sampling.sliding_window import grid_prefix, parallel_rows_for, sample_codes
+from prior.sampling.sliding_window import parallel_rows_for, sample_codes
 
 CONDITIONS = Conditions([ClassLabel(num_classes=3)], 7)
 GRID_CODES = 5  # different codes of the condition that is a grid

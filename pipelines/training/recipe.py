@@ -1,0 +1,72 @@
+"""What decides a training run beside its data and seed. `pipelines.recipes` lists them by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ops.config import ConfigError
+from pipelines.training.optimizer import OptimizerConfig
+from prior import LossSettings
+from prior.orderings import ROW_MAJOR
+from tokenizer import PRESETS, VQGANConfig
+from tokenizer.losses import LossConfig
+from tokenizer.modalities import ModalityConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerRecipe:
+    """One tokenizer run. `preset` names a network of tokenizer.PRESETS; sizes are in pixels."""
+
+    preset: str
+    modality: ModalityConfig = field(default_factory=ModalityConfig)
+    """what it is shown; a num_classes of 0 is found in the data"""
+    losses: LossConfig
+    optimizer: OptimizerConfig
+    discriminator_optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(betas=(0.5, 0.9), learning_rate=1e-4)
+    )
+    batch_size: int = 16
+    crop_size: int = 64
+    scale_range: tuple[int, int] = (192, 448)
+    evaluation_size: int = 256
+    steps: int = 1000
+    save_every: int = 250
+    sample_every: int = 250
+    log_every: int = 10
+
+    def __post_init__(self) -> None:
+        kind, losses = self.modality.kind, self.losses
+        if kind != "image" and (losses.perceptual, losses.adversarial) != ("none", "none"):
+            raise ConfigError(
+                f"{kind}: the perceptual loss and the discriminator are for photographs alone. "
+                "Leave both at none."
+            )
+        if (kind == "segmentation") != (losses.reconstruction != "pixels"):
+            raise ConfigError(f"{kind} cannot be measured by {losses.reconstruction}.")
+
+    @property
+    def config(self) -> VQGANConfig:
+        """The network, with as many channels as the content has."""
+        return PRESETS[self.preset].with_modality(self.modality)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PriorRecipe:
+    """One prior run. `preset` is what prior.preset_config knows; `window` is in codes a side."""
+
+    preset: str
+    optimizer: OptimizerConfig
+    window: int = 16
+    ordering: str = ROW_MAJOR
+    """in which order the window's codes are foretold: see prior.orderings"""
+    dropout: float = 0.0
+    label_dropout: float = 0.1
+    init_from_codebook: bool = False
+    """first weights that follow the codebook: see prior.models.gpt.start_alike"""
+    loss: LossSettings = field(default_factory=LossSettings)
+    """what training lowers besides its surprise: see prior.objective"""
+    batch_size: int = 8
+    steps: int = 1000
+    save_every: int = 250
+    sample_every: int = 250
+    log_every: int = 10
