@@ -20,9 +20,9 @@ from typing import Any
 from ops.config import UserError
 from ops.files import write_bytes, write_json
 from pipelines import encode, generate, report, train_prior
-from pipelines.console.run import run_command
-from pipelines.inputs.reading import list_input
-from pipelines.reports.sections import TIMINGS
+from pipelines.console import run_command
+from pipelines.inputs import list_input
+from pipelines.reports import TIMINGS
 from pipelines.store import CodeStore
 from tokenizer import load_tokenizer
 

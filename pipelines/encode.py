@@ -16,35 +16,42 @@ import torch
 from ops.config import ConfigError
 from ops.files import exclusive_lock
 from ops.images import Transform
-from pipelines.console.progress import progress_bar
-from pipelines.console.run import run_command
-from pipelines.encoding.settings import EncodeFlags, check_same, plan_settings
-from pipelines.encoding.worker import Done, EncodeWorker, Piece, quarantine, split_work
-from pipelines.inputs.reading import InputError, Listing, list_input
-from pipelines.jobs.actors import ray_running
-from pipelines.jobs.cluster import check_absolute, cluster_address
-from pipelines.jobs.run import run_tasks
-from pipelines.planning.grid_shapes import grids_of
-from pipelines.planning.plan import Plan, Task, extend_plan, prune_plan, read_plan
+from pipelines.console import progress_bar, run_command
+from pipelines.encoding import (
+    Done,
+    EncodeFlags,
+    EncodeWorker,
+    Piece,
+    check_same,
+    plan_settings,
+    quarantine,
+    split_work,
+)
+from pipelines.inputs import InputError, Listing, list_input
+from pipelines.jobs import check_absolute, cluster_address, ray_running, run_tasks
+from pipelines.planning import Plan, Task, extend_plan, grids_of, prune_plan, read_plan
 from pipelines.store import (
+    CLASS,
     CodeStore,
     StoreError,
-    write_metadata,
-)
-from pipelines.store.layout import CLASS, staging_path
-from pipelines.store.recovery import (
     empty_staging,
     forget_missing,
     keep_tokenizer,
     publish_committed,
     remove_partials,
+    staging_path,
     write_checksums,
+    write_metadata,
 )
-from pipelines.tracks import code_grids as code_tracks  # noqa: F401 - it registers its kinds of tracks
-from pipelines.tracks.annotations import GeometryTrack
-from pipelines.tracks.base import Track, open_tracks, waiting_tasks
-from pipelines.tracks.plan import check_as_planned, store_attributes
-from pipelines.tracks.report import lacking
+from pipelines.tracks import (
+    GeometryTrack,
+    Track,
+    check_as_planned,
+    lacking,
+    open_tracks,
+    store_attributes,
+    waiting_tasks,
+)
 from tokenizer import VQGAN, load_tokenizer
 
 LISTED = 20  # failed and skipped files named at the end; the index names all that failed

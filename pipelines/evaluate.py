@@ -20,13 +20,18 @@ from ops.config import UserError
 from ops.files import write_json
 from ops.images import write_png
 from ops.runtime import resolve_device
-from pipelines.conditioning.build import tracks_of
-from pipelines.console.run import run_command
+from pipelines.conditioning import tracks_of
+from pipelines.console import run_command
 from pipelines.store import CodeStore
-from pipelines.streaming.dataset import CodeDataset
-from pipelines.training.prior_task import held_out_cut, held_out_nll
-from pipelines.training.tokenizer_data import evaluation_samples, list_data
-from pipelines.training.tokenizer_task import reconstruction_metrics, reconstruction_pictures
+from pipelines.streaming import CodeDataset
+from pipelines.training import (
+    evaluation_samples,
+    held_out_cut,
+    held_out_nll,
+    list_data,
+    reconstruction_metrics,
+    reconstruction_pictures,
+)
 from prior import load_prior
 from tokenizer import load_tokenizer
 

@@ -16,38 +16,39 @@ import torch
 
 from ops.config import ConfigError
 from ops.files import exclusive_lock, write_json
-from pipelines.conditioning.encode import ConditionEncoder, make_condition_encoder
-from pipelines.console.progress import progress_bar
-from pipelines.console.run import run_command
-from pipelines.generation.code_store import finish_store, prepare_store
-from pipelines.generation.contact_sheet import remove_grids, write_grids
-from pipelines.generation.flags import GenerateFlags, check_flags, make_request
-from pipelines.generation.index import failed_lines, part_path, read_parts, sample_name
-from pipelines.generation.preview import preview_path
-from pipelines.generation.resume import (
-    Folder,
-    empty_staging,
-    kept_samples,
-    lock_path,
-    remove_partials,
-)
-from pipelines.generation.settings import (
-    GenerationRequest,
-    check_record,
-    deciding_settings,
-    read_record,
-    record_path,
-)
-from pipelines.generation.worker import (
+from pipelines.conditioning import ConditionEncoder, make_condition_encoder
+from pipelines.console import progress_bar, run_command
+from pipelines.generation import (
     Done,
+    Folder,
+    GenerateFlags,
+    GenerationRequest,
     GenerationTask,
     GenerationWorker,
+    check_flags,
+    check_record,
+    deciding_settings,
+    empty_staging,
+    failed_lines,
+    finish_store,
+    kept_samples,
+    lock_path,
+    make_request,
+    part_path,
+    prepare_store,
+    preview_path,
     quarantine,
+    read_parts,
+    read_record,
+    record_path,
+    remove_grids,
+    remove_partials,
+    sample_name,
     split_work,
+    write_grids,
 )
-from pipelines.jobs.cluster import check_absolute
-from pipelines.jobs.run import run_tasks
-from pipelines.training.run_folder import find_tokenizer
+from pipelines.jobs import check_absolute, run_tasks
+from pipelines.training import find_tokenizer
 from prior import Prior, load_prior
 
 LISTED = 20  # failed samples named at the end; the index names all

@@ -21,7 +21,7 @@ from ops.checkpoint import CheckpointError
 from ops.config import ConfigError, UserError
 from ops.files import atomic_path
 from ops.published import load_published
-from pipelines.console.run import run_command
+from pipelines.console import run_command
 from pipelines.import_tokenizer import published_tokenizer
 from pipelines.train_prior import tokenizer_info
 from prior import (
@@ -31,13 +31,12 @@ from prior import (
     Coordinates,
     Prior,
     StartOfSequence,
+    import_compvis_gpt,
     load_prior,
     save_prior,
 )
 from prior.conditions import Condition
-from prior.importers import import_compvis_gpt
-from tokenizer import VQGAN, load_tokenizer, save_tokenizer
-from tokenizer.importers import FIRST_STAGE
+from tokenizer import FIRST_STAGE, VQGAN, load_tokenizer, save_tokenizer
 
 Tensors = Mapping[str, Tensor]
 CONDITION_STAGE = "cond_stage_model."

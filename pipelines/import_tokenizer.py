@@ -20,9 +20,8 @@ from ops.checkpoint import CheckpointError
 from ops.config import UserError
 from ops.files import atomic_path
 from ops.published import load_published
-from pipelines.console.run import run_command
-from tokenizer import VQGAN, load_tokenizer, save_tokenizer
-from tokenizer.importers import IMPORTERS
+from pipelines.console import run_command
+from tokenizer import IMPORTERS, VQGAN, load_tokenizer, save_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from pipelines.training.optimizer import OptimizerConfig
-from pipelines.training.recipe import PriorRecipe, TokenizerRecipe
+from pipelines.training import OptimizerConfig, PriorRecipe, TokenizerRecipe
 from prior import LossSettings
-from tokenizer.discriminator import DiscriminatorConfig
-from tokenizer.losses import LossConfig
-from tokenizer.modalities import ModalityConfig
+from tokenizer import DiscriminatorConfig, LossConfig, ModalityConfig
 
 PAPER_OPTIMIZER = OptimizerConfig(learning_rate=4.5e-6 * 96, betas=(0.5, 0.9), schedule="constant")
 PAPER = TokenizerRecipe(

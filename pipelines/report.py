@@ -14,8 +14,8 @@ import jinja2
 import tyro
 
 from ops.files import atomic_path
-from pipelines.console.run import run_command
-from pipelines.reports.sections import sections_of
+from pipelines.console import run_command
+from pipelines.reports import sections_of
 
 TEMPLATES = Path(__file__).parent
 

@@ -15,12 +15,9 @@ from typing import Annotated
 import tyro
 
 from ops.config import ConfigError
-from pipelines.console.run import run_command
-from pipelines.studies import STUDIES
-from pipelines.studies.context import StudyContext
-from pipelines.studies.runs import do_runs
-from pipelines.studies.study_report import write_report
-from pipelines.training.flags import use_threads
+from pipelines.console import run_command
+from pipelines.studies import STUDIES, StudyContext, do_runs, write_report
+from pipelines.training import use_threads
 
 
 @dataclass(frozen=True, kw_only=True)

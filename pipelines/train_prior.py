@@ -19,32 +19,35 @@ import tyro
 from ops.config import ConfigError
 from ops.ranks import ALONE, Ranks
 from ops.runtime import keep_freed_memory, resolve_device
-from pipelines.conditioning.build import make_conditions, tracks_of
-from pipelines.console.run import run_command
-from pipelines.jobs.cluster import check_absolute
+from pipelines.conditioning import make_conditions, tracks_of
+from pipelines.console import run_command
+from pipelines.jobs import check_absolute
 from pipelines.recipes import PRIOR_RECIPES
 from pipelines.store import CodeStore
-from pipelines.streaming.dataset import CodeDataset
-from pipelines.streaming.sources import check_tokenizer
-from pipelines.training.estimate import prior_lines
-from pipelines.training.flags import (
+from pipelines.streaming import CodeDataset, check_tokenizer
+from pipelines.training import (
+    OnStep,
+    PriorRecipe,
+    PriorTask,
+    Source,
     TrainingFlags,
     division_of,
+    held_out_cut,
+    keep_tokenizers,
     lasting_settings,
     loop_settings,
     outcome,
     override_recipe,
     parallel_config_of,
     pin_settings,
+    prior_lines,
+    run_attempts,
+    train,
     use_threads,
     worker_config_of,
 )
-from pipelines.training.launch import run_attempts
-from pipelines.training.loop import OnStep, Source, train
-from pipelines.training.prior_task import PriorTask, held_out_cut
-from pipelines.training.recipe import PriorRecipe
-from pipelines.training.run_folder import keep_tokenizers
 from prior import (
+    ROW_MAJOR,
     Conditions,
     LocalConfig,
     PriorConfig,
@@ -54,7 +57,6 @@ from prior import (
     make_model,
     preset_config,
 )
-from prior.orderings import ROW_MAJOR
 from tokenizer import VQGAN, load_tokenizer
 
 

@@ -19,38 +19,36 @@ import tyro
 from ops.config import ConfigError, UserError
 from ops.ranks import Ranks
 from ops.runtime import keep_freed_memory, resolve_device
-from pipelines.console.run import run_command
-from pipelines.inputs.bad_images import Ledger
-from pipelines.inputs.reading import read_entry
-from pipelines.jobs.cluster import check_absolute
+from pipelines.console import run_command
+from pipelines.inputs import Ledger, read_entry
+from pipelines.jobs import check_absolute
 from pipelines.recipes import TOKENIZER_RECIPES
-from pipelines.training.estimate import tokenizer_lines
-from pipelines.training.flags import (
+from pipelines.training import (
+    ImageCrops,
+    OnStep,
+    Source,
+    TokenizerData,
+    TokenizerRecipe,
+    TokenizerTask,
     TrainingFlags,
     division_of,
+    evaluation_samples,
+    in_groups,
     lasting_settings,
+    list_data,
     loop_settings,
     outcome,
     override_recipe,
     parallel_config_of,
     pin_settings,
+    run_attempts,
+    tokenizer_lines,
+    train,
     use_threads,
+    with_classes,
     worker_config_of,
 )
-from pipelines.training.image_dataset import ImageCrops
-from pipelines.training.launch import run_attempts
-from pipelines.training.loop import OnStep, Source, train
-from pipelines.training.recipe import TokenizerRecipe
-from pipelines.training.tokenizer_data import (
-    TokenizerData,
-    evaluation_samples,
-    in_groups,
-    list_data,
-    with_classes,
-)
-from pipelines.training.tokenizer_task import TokenizerTask
-from tokenizer import PRESETS, build_tokenizer
-from tokenizer.modalities import ModalityConfig, make_modality
+from tokenizer import PRESETS, ModalityConfig, build_tokenizer, make_modality
 
 MOST_HELD_OUT = 64
 BAD_IMAGES = "bad_images.jsonl"

@@ -17,27 +17,28 @@ import pyarrow.compute as pc
 import tyro
 
 from ops.files import file_hash
-from pipelines.console.progress import progress_bar
-from pipelines.console.run import run_command
-from pipelines.planning.plan import Plan, Task, read_plan, task_table
-from pipelines.store import StoreError
-from pipelines.store.commit import committed_tasks, read_part
-from pipelines.store.integrity import check_shard
-from pipelines.store.layout import (
+from pipelines.console import progress_bar, run_command
+from pipelines.planning import Plan, Task, read_plan, task_table
+from pipelines.store import (
     TRACKS,
+    StoreError,
+    check_shard,
     checksums_path,
+    committed_tasks,
     index_path,
+    listed_files,
     metadata_files,
     plan_path,
     read_attributes,
+    read_checksums,
+    read_part,
     says,
     shard_path,
     staging_path,
     tokenizer_folder,
     track_path,
 )
-from pipelines.store.recovery import listed_files, read_checksums
-from pipelines.tracks.plan import store_attributes
+from pipelines.tracks import store_attributes
 from tokenizer import load_tokenizer
 
 MOST_THREADS = 8  # each holds one shard in memory

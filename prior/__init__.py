@@ -13,28 +13,30 @@ from prior.conditions import (
     Segmentation,
     StartOfSequence,
 )
-from prior.models.gpt import GPT
-from prior.models.gpt_config import PRESETS, GPTConfig
-from prior.models.init_from_codebook import init_from_codebook
-from prior.models.local_gpt import LocalConfig, LocalGPT
-from prior.models.pixelsnail import PixelSNAIL
-from prior.models.registry import (
+from prior.importers import import_compvis_gpt
+from prior.models import (
+    GPT,
+    PRESETS,
+    GPTConfig,
+    LocalConfig,
+    LocalGPT,
+    PixelSNAIL,
     PriorConfig,
     PriorModel,
+    SnailConfig,
     condition_sizes,
+    init_from_codebook,
     make_model,
     preset_config,
 )
-from prior.models.snail_config import SnailConfig
 from prior.objective import LossSettings, Objective, perturbed, training_objective
-from prior.prior import Prior, load_prior, save_prior
-from prior.sampling.distributions import Draw, SamplingSettings
-from prior.sampling.options import GenerationConfig
+from prior.orderings import ORDERINGS, ROW_MAJOR
+from prior.prior import MODEL_KIND, Prior, load_prior, save_prior
+from prior.sampling import Draw, GenerationConfig, SamplingSettings
 
 __all__ = [
-    "CONDITIONS",
-    "PRESETS",
     "Boxes",
+    "CONDITIONS",
     "ClassLabel",
     "Conditions",
     "Coordinates",
@@ -42,28 +44,33 @@ __all__ = [
     "Draw",
     "GPT",
     "GPTConfig",
+    "GenerationConfig",
     "Inpaint",
     "Keypoints",
     "LocalConfig",
     "LocalGPT",
     "LossSettings",
     "LowResolution",
+    "MODEL_KIND",
+    "ORDERINGS",
     "Objective",
-    "GenerationConfig",
+    "PRESETS",
     "PixelSNAIL",
     "Prior",
     "PriorConfig",
     "PriorModel",
+    "ROW_MAJOR",
     "SamplingSettings",
     "Segmentation",
     "SnailConfig",
     "StartOfSequence",
     "condition_sizes",
+    "import_compvis_gpt",
+    "init_from_codebook",
     "load_prior",
     "make_model",
     "perturbed",
     "preset_config",
     "save_prior",
-    "init_from_codebook",
     "training_objective",
 ]

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from ops.checkpoint import CheckpointError
 from prior.conditions import Condition, Conditions
-from prior.models.gpt import GPT
-from prior.models.gpt_config import GPTConfig
+from prior.models import GPT, GPTConfig
 from prior.orderings import ORDERINGS, PUBLISHED_SEED, ROW_MAJOR
 
 PREFIX = "transformer."  # where a whole Net2NetTransformer has its GPT

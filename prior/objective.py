@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from ops.config import ConfigError
-from prior.models.gpt import cross_entropy
-from prior.models.registry import PriorModel
+from prior.models import PriorModel, cross_entropy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,25 +21,27 @@ from ops.checkpoint import (
 from ops.config import ConfigError, from_json, to_json
 from ops.noise import uniforms
 from ops.runtime import resolve_device
-from prior.conditions import Conditions, Shape
-from prior.conditions.inputs import ConditionInputs, canvas_tokens, window_prefix
-from prior.models.gpt import GPT
-from prior.models.local_gpt import LocalGPT
-from prior.models.registry import (
+from prior.conditions import ConditionInputs, Conditions, Shape, canvas_tokens, window_prefix
+from prior.models import (
     ARCHITECTURES,
+    GPT,
+    LocalGPT,
     PriorConfig,
     PriorModel,
     architecture_name,
     make_model,
 )
-from prior.sampling.decoder import Decoder
-from prior.sampling.distributions import Draw
-from prior.sampling.local import sample_locally
-from prior.sampling.options import GenerationConfig
-from prior.sampling.packed_linear import inference_copy
-from prior.sampling.rejection import Rejection, candidate_number
-from prior.sampling.sliding_window import sample_codes
-from prior.sampling.snail_decoder import SnailDecoder
+from prior.sampling import (
+    Decoder,
+    Draw,
+    GenerationConfig,
+    Rejection,
+    SnailDecoder,
+    candidate_number,
+    inference_copy,
+    sample_codes,
+    sample_locally,
+)
 
 MODEL_KIND = "prior"
 

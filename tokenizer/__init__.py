@@ -1,19 +1,40 @@
 """Pixels to codes and back: build, load, save and use a VQGAN."""
 
+from tokenizer.discriminator import DiscriminatorConfig
+from tokenizer.importers import FIRST_STAGE, IMPORTERS
+from tokenizer.losses import LossConfig, Losses, VQGANObjective
+from tokenizer.modalities import Modality, ModalityConfig, make_modality
 from tokenizer.model_folder import (
+    KIND,
     build_tokenizer,
     bundled_tokenizers,
     load_tokenizer,
     save_tokenizer,
 )
+from tokenizer.perceptual import make_perceptual_loss
+from tokenizer.tiling import decode_strips, decode_tiled, encode_tiled
 from tokenizer.vqgan import PRESETS, VQGAN, VQGANConfig
 
 __all__ = [
+    "DiscriminatorConfig",
+    "FIRST_STAGE",
+    "IMPORTERS",
+    "KIND",
+    "LossConfig",
+    "Losses",
+    "Modality",
+    "ModalityConfig",
     "PRESETS",
     "VQGAN",
     "VQGANConfig",
+    "VQGANObjective",
     "build_tokenizer",
     "bundled_tokenizers",
+    "decode_strips",
+    "decode_tiled",
+    "encode_tiled",
     "load_tokenizer",
+    "make_modality",
+    "make_perceptual_loss",
     "save_tokenizer",
 ]

@@ -7,7 +7,7 @@ from typing import Any
 
 from ops.config import ConfigError, Registry
 from pipelines.store import CodeStore
-from pipelines.streaming.tracks import TRACK_CONDITIONS, open_tracks
+from pipelines.streaming import TRACK_CONDITIONS, open_tracks
 from prior.conditions import (
     CONDITIONS,
     Boxes,

@@ -17,13 +17,11 @@ from ops.images import ImageArray, ImageError, Raster, resize_and_crop
 from ops.low_resolution import enlarged, shrunk_size
 from ops.masked_images import MaskedImage, decode_masked, known_cells, resize_masked
 from pipelines.conditioning.inputs import HALF, ConditionFiles
-from pipelines.inputs.annotations import Box, Point, Pose
-from pipelines.inputs.reading import Entry, read_entry
-from pipelines.training.run_folder import track_tokenizers
+from pipelines.inputs import Box, Entry, Point, Pose, read_entry
+from pipelines.training import track_tokenizers
 from prior import Conditions, Prior
 from prior.conditions import Boxes, Keypoints, LowResolution
-from tokenizer import VQGAN
-from tokenizer.tiling import encode_tiled
+from tokenizer import VQGAN, encode_tiled
 
 BOX = Image.Resampling.BOX
 KEPT = 16  # files whose codes are kept: samples are told the same ones in turn

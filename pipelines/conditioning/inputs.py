@@ -12,8 +12,7 @@ from typing import Any
 from ops.config import ConfigError
 from ops.files import file_hash
 from ops.images import ImageError
-from pipelines.inputs.annotations import PoseParser, parse_box, read_lines
-from pipelines.inputs.reading import content_hash, list_input, read_entry
+from pipelines.inputs import PoseParser, content_hash, list_input, parse_box, read_entry, read_lines
 from prior.conditions import Boxes, Conditions, Keypoints
 
 #: Known codes that stay as they are: any prior can go on from them.

@@ -13,8 +13,7 @@ from ops.config import Registry
 from ops.images import ImageArray
 from pipelines.conditioning.encode import ConditionEncoder, points_of
 from pipelines.conditioning.inputs import HALF
-from pipelines.inputs.annotations import Box, Pose
-from pipelines.inputs.reading import Entry
+from pipelines.inputs import Box, Entry, Pose
 from prior.conditions import Boxes, Keypoints
 
 WHITE = 255

@@ -17,8 +17,8 @@ from torch import Tensor
 from ops.images import ImageError
 from ops.runtime import pinned
 from pipelines.encoding.sources import Row, RowSource, Size
-from pipelines.inputs.reading import content_hash, read_bytes
-from pipelines.store.task_buffer import Line
+from pipelines.inputs import content_hash, read_bytes
+from pipelines.store import Line
 from tokenizer import VQGAN
 
 READ_FAILED = {MemoryError: "out of memory", OSError: "unreadable", Exception: "broken"}

@@ -13,7 +13,7 @@ from ops.config import ConfigError, to_json
 from ops.cpu.convolution import nnpack_works
 from ops.images import Transform
 from ops.runtime import resolve_device
-from pipelines.planning.plan import PlanSettings
+from pipelines.planning import PlanSettings
 from pipelines.store import StoreError, code_dtype
 from tokenizer import VQGAN
 

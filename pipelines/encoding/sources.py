@@ -13,8 +13,8 @@ from torch import Tensor
 from ops.config import from_json
 from ops.images import ImageError, Raster, Transform, to_pixels
 from ops.low_resolution import degraded
-from pipelines.planning.diff import DUPLICATE
-from tokenizer.modalities import Modality
+from pipelines.planning import DUPLICATE
+from tokenizer import Modality
 
 Row = Mapping[str, Any]  # a line of PLAN_SCHEMA; of further tracks also of IMAGE_COLUMNS
 Size = tuple[int, int]  # height, width

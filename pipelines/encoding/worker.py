@@ -25,13 +25,24 @@ import pyarrow as pa
 from ops.runtime import keep_freed_memory, resolve_device
 from pipelines.encoding.batches import BatchEncoder, CodesToCome, Reading
 from pipelines.encoding.sources import IMAGE_COLUMNS, Size, source_of
-from pipelines.jobs.queue import halves
-from pipelines.planning.plan import Plan, Task, read_plan, task_table
-from pipelines.store import StoreError, commit_task, grid_shape, publish_task, row_form
-from pipelines.store.commit import read_part
-from pipelines.store.layout import index_path, store_root, tokenizer_folder
-from pipelines.store.partial import read_partial_shards, remove_partial_shards, write_partial_shard
-from pipelines.store.task_buffer import Line, TaskBuffer
+from pipelines.jobs import halves
+from pipelines.planning import Plan, Task, read_plan, task_table
+from pipelines.store import (
+    Line,
+    StoreError,
+    TaskBuffer,
+    commit_task,
+    grid_shape,
+    index_path,
+    publish_task,
+    read_part,
+    read_partial_shards,
+    remove_partial_shards,
+    row_form,
+    store_root,
+    tokenizer_folder,
+    write_partial_shard,
+)
 from tokenizer import load_tokenizer
 
 READ_AHEAD = 2  # batches decoded beyond those that are being encoded

@@ -14,17 +14,25 @@ from ops.files import make_folders
 from pipelines.generation.index import sample_name
 from pipelines.generation.sample_buffer import Codes, SampleBuffer
 from pipelines.generation.settings import GenerationRequest
-from pipelines.planning.plan import PLAN_SCHEMA, PlanSettings, Task, read_plan, write_part
-from pipelines.store import INDEX_SCHEMA, CodeStore, commit_task, grid_name, write_metadata
-from pipelines.store.layout import checksums_path, index_path, plan_path, shard_path, staging_path
-from pipelines.store.recovery import (
+from pipelines.planning import PLAN_SCHEMA, PlanSettings, Task, read_plan, write_part
+from pipelines.store import (
+    INDEX_SCHEMA,
+    CodeStore,
+    checksums_path,
+    commit_task,
     empty_staging,
+    grid_name,
+    index_path,
     keep_tokenizer,
+    plan_path,
     publish_committed,
     remove_partials,
+    row_checksums,
+    shard_path,
+    staging_path,
     write_checksums,
+    write_metadata,
 )
-from pipelines.store.shards import row_checksums
 from tokenizer import VQGAN
 
 TRACK = "image"

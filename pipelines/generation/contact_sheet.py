@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ops.images import MAX_PIXELS, ImageArray, decode_image, image_grid, resize_and_crop, write_png
-from pipelines.conditioning.encode import ConditionEncoder
-from pipelines.conditioning.preview import condition_picture
+from pipelines.conditioning import ConditionEncoder, condition_picture
 from pipelines.generation.outputs import picture_path
 from pipelines.generation.settings import GenerationRequest
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from ops.config import ConfigError
-from pipelines.conditioning.inputs import parse_conditions
+from pipelines.conditioning import parse_conditions
 from pipelines.generation.settings import (
     MOST_TASKS,
     GenerationRequest,
@@ -21,8 +21,7 @@ from pipelines.generation.settings import (
     saves_of,
 )
 from prior import Prior
-from prior.sampling.distributions import SamplingSettings
-from prior.sampling.options import DEFAULT_CACHE_MEMORY, LARGEST_DEFAULT_BATCH
+from prior.sampling import DEFAULT_CACHE_MEMORY, LARGEST_DEFAULT_BATCH, SamplingSettings
 from tokenizer import VQGAN
 
 

@@ -23,9 +23,15 @@ import pyarrow.parquet as pq
 
 from ops.config import UserError
 from ops.files import fsync_path, link_once, make_folders, write_aside
-from pipelines.store import StoreError
-from pipelines.store.commit import parquet_bytes
-from pipelines.store.layout import FORMAT, METADATA_KEY, sealed, staging_path, unsealed
+from pipelines.store import (
+    FORMAT,
+    METADATA_KEY,
+    StoreError,
+    parquet_bytes,
+    sealed,
+    staging_path,
+    unsealed,
+)
 
 OK, CRASHED, NOT_SAMPLED = "ok", "crashed", "not painted"
 

@@ -18,8 +18,7 @@ from ops.png import write_png_strips
 from pipelines.generation.index import sample_name
 from pipelines.generation.sample_buffer import Codes
 from pipelines.generation.settings import GenerationRequest
-from tokenizer import VQGAN
-from tokenizer.tiling import decode_strips
+from tokenizer import VQGAN, decode_strips
 
 
 def picture_path(out: Path, sample: int) -> Path:

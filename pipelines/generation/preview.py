@@ -11,8 +11,7 @@ from torch import Tensor
 
 from ops.images import ImageArray, to_image
 from ops.png import write_png_strips
-from tokenizer import VQGAN
-from tokenizer.tiling import decode_strips
+from tokenizer import VQGAN, decode_strips
 
 SECONDS = 5.0  # between two previews
 SHARE = 0.1  # of the time, at most, goes into them: of a large canvas they come less often

@@ -29,7 +29,7 @@ from pipelines.generation.sample_buffer import (
 )
 from pipelines.generation.settings import GenerationRequest
 from pipelines.generation.worker import GenerationTask
-from pipelines.store.layout import staging_path
+from pipelines.store import staging_path
 
 LOCK = "driver.lock"
 PARTIAL_SUFFIX = re.compile(r"\d+x\d+-(\d+)-.*\.partial-shard")

@@ -10,8 +10,13 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.generation.index import NOT_SAMPLED, OK
-from pipelines.store import code_dtype, fill_value, grid_name
-from pipelines.store.partial import read_partial_shards, write_partial_shard
+from pipelines.store import (
+    code_dtype,
+    fill_value,
+    grid_name,
+    read_partial_shards,
+    write_partial_shard,
+)
 
 Codes = np.ndarray[Any, Any]
 

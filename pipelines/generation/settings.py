@@ -14,10 +14,10 @@ import torch
 from ops.checkpoint import fingerprint
 from ops.config import ConfigError, Registry, to_json
 from ops.runtime import resolve_device
-from pipelines.conditioning.inputs import ConditionFiles
+from pipelines.conditioning import ConditionFiles
 from pipelines.store import code_dtype
 from prior import Prior
-from prior.sampling.distributions import SamplingSettings
+from prior.sampling import SamplingSettings
 
 #: What may be saved of the samples, and as what.
 SAVES: Registry[str] = Registry("thing to save")

@@ -21,7 +21,7 @@ import torch
 from ops.config import UserError, to_json
 from ops.files import LockedError, exclusive_lock, file_hash
 from ops.runtime import keep_freed_memory, resolve_device
-from pipelines.conditioning.encode import make_condition_encoder
+from pipelines.conditioning import make_condition_encoder
 from pipelines.generation.code_store import commit_codes
 from pipelines.generation.index import (
     CRASHED,
@@ -50,11 +50,9 @@ from pipelines.generation.sample_buffer import (
     read_buffer,
 )
 from pipelines.generation.settings import GenerationRequest
-from pipelines.jobs.queue import halves
-from pipelines.store import grid_name
-from pipelines.store.layout import staging_path
-from pipelines.store.partial import remove_partial_shards
-from pipelines.training.run_folder import find_tokenizer
+from pipelines.jobs import halves
+from pipelines.store import grid_name, remove_partial_shards, staging_path
+from pipelines.training import find_tokenizer
 from prior import load_prior
 
 GIVEN_UP = Line(CRASHED, "the process that painted it died, every time")

@@ -1,0 +1,61 @@
+"""?"""
+
+from pipelines.inputs.annotations import (
+    Box,
+    ClassParser,
+    Lines,
+    Point,
+    Pose,
+    PoseParser,
+    parse_box,
+    read_lines,
+)
+from pipelines.inputs.archives import parse_address
+from pipelines.inputs.bad_images import Ledger
+from pipelines.inputs.file_names import FileNames
+from pipelines.inputs.holdout import held_out, which_held_out
+from pipelines.inputs.parquet import group_of, is_table
+from pipelines.inputs.partners import ByName, Lost, paired
+from pipelines.inputs.reading import (
+    Entry,
+    InputError,
+    Listing,
+    content_hash,
+    list_input,
+    open_regular,
+    read_bytes,
+    read_entry,
+    read_source,
+)
+from pipelines.inputs.thread_map import thread_map
+
+__all__ = [
+    "Box",
+    "ByName",
+    "ClassParser",
+    "Entry",
+    "FileNames",
+    "InputError",
+    "Ledger",
+    "Lines",
+    "Listing",
+    "Lost",
+    "Point",
+    "Pose",
+    "PoseParser",
+    "content_hash",
+    "group_of",
+    "held_out",
+    "is_table",
+    "list_input",
+    "open_regular",
+    "paired",
+    "parse_address",
+    "parse_box",
+    "read_bytes",
+    "read_entry",
+    "read_lines",
+    "read_source",
+    "thread_map",
+    "which_held_out",
+]

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import pyarrow as pa
 
-from pipelines.console.progress import progress_bar
+from pipelines.console import progress_bar
 
 T = TypeVar("T")
 

@@ -12,11 +12,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ops.images import ImageError
-from pipelines.inputs.reading import content_hash, read_bytes
-from pipelines.inputs.thread_map import thread_map
-from pipelines.store.commit import INDEX_SCHEMA, committed_tasks, read_part
-from pipelines.store.layout import StoreError, plan_path
-from pipelines.store.tombstones import read_tombstones
+from pipelines.inputs import content_hash, read_bytes, thread_map
+from pipelines.store import (
+    INDEX_SCHEMA,
+    StoreError,
+    committed_tasks,
+    plan_path,
+    read_part,
+    read_tombstones,
+)
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 Places = np.ndarray[Any, np.dtype[np.int64]]

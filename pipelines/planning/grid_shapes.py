@@ -7,8 +7,7 @@ import io
 import pyarrow as pa
 
 from ops.images import ImageError, Transform, image_size
-from pipelines.inputs.reading import open_regular, read_bytes
-from pipelines.inputs.thread_map import thread_map
+from pipelines.inputs import open_regular, read_bytes, thread_map
 from pipelines.store import grid_name
 
 NO_GRID = grid_name(1, 1)  # for what shows no size: a ledger row without codes should be small

@@ -24,7 +24,7 @@ from ops import disk
 from ops.config import from_json, to_json
 from ops.files import fsync_path, link_once, make_folders
 from pipelines.planning.diff import addresses, fresh_entries, planned_rows, unmarked
-from pipelines.store.layout import (
+from pipelines.store import (
     FORMAT,
     METADATA_KEY,
     StoreAttributes,
@@ -33,8 +33,8 @@ from pipelines.store.layout import (
     sealed,
     track_name,
     unsealed,
+    write_tombstones,
 )
-from pipelines.store.tombstones import write_tombstones
 
 PLAN_SCHEMA = pa.schema(
     [

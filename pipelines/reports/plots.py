@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ops.images import ImageArray
-from pipelines.training.plots import draw_usage
+from pipelines.training import draw_usage
 
 # Transparent plots drawn in these read on a white page and on a dark one.
 INK, GRID, LINE = "#7d8590", "#7d859040", "#3b82f6"

@@ -12,12 +12,10 @@ import numpy as np
 import torch
 
 from ops.images import ImageError, decode_image, resize_and_crop, to_image
-from pipelines.generation.code_store import codes_path
-from pipelines.generation.index import CRASHED, read_index, read_parts, sample_name
+from pipelines.generation import CRASHED, codes_path, read_index, read_parts, sample_name
 from pipelines.reports.plots import data_uri, image_uri
 from pipelines.store import CodeStore
-from tokenizer import load_tokenizer
-from tokenizer.tiling import decode_tiled
+from tokenizer import decode_tiled, load_tokenizer
 
 MOST_BYTES = 4 << 20  # a larger PNG is shown smaller
 MOST_PIXELS = 1 << 20

@@ -19,12 +19,12 @@ from ops.config import UserError, from_json
 from ops.images import ImageArray, ImageError, Transform, to_image, to_pixels
 from ops.metrics import codebook_usage, psnr
 from ops.runtime import read_metrics
-from pipelines.generation.code_store import NUM_SAMPLES
-from pipelines.inputs.reading import read_source
+from pipelines.generation import NUM_SAMPLES
+from pipelines.inputs import read_source
 from pipelines.reports.plots import curve_plot, file_uri, image_uri, usage_plot
 from pipelines.reports.samples import index_facts, sample_pictures
 from pipelines.store import CodeStore, grid_shape
-from pipelines.tracks.report import lacking
+from pipelines.tracks import lacking
 from tokenizer import VQGAN, load_tokenizer
 
 PAIRS = 12  # originals beside their reconstructions

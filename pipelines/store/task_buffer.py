@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from pipelines.store import INDEX_SCHEMA, fill_value
-from pipelines.store.layout import RowForm
+from pipelines.store.commit import INDEX_SCHEMA
+from pipelines.store.layout import RowForm, fill_value
 from pipelines.store.partial import PartialShard
 from pipelines.store.shards import row_checksums
 

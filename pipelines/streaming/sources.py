@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ops.config import UserError
 from ops.grouping import by_group
-from pipelines.inputs.holdout import which_held_out
+from pipelines.inputs import which_held_out
 from pipelines.store import CodeStore, code_dtype, grid_shape
 from pipelines.streaming.tracks import rows_with_all
 

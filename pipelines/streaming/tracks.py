@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.store import CodeStore, StoreError
-from prior.conditions.frames import boxes_in, out_of, points_in
+from prior.conditions import boxes_in, out_of, points_in
 
 IntArray = NDArray[np.int64]
 BOXES, KEYPOINTS = "boxes", "keypoints"

@@ -9,7 +9,7 @@ from typing import Any
 
 from ops.config import UserError
 from pipelines import encode, evaluate, train_prior, train_tokenizer
-from pipelines.encoding.settings import EncodeFlags
+from pipelines.encoding import EncodeFlags
 from pipelines.evaluate import EvaluateFlags
 from pipelines.recipes import PRIOR_RECIPES, TOKENIZER_RECIPES
 from pipelines.train_prior import TrainPriorFlags

@@ -8,7 +8,7 @@ from pipelines.recipes import PRIOR_RECIPES
 from pipelines.studies.context import IMAGE_SIZE, StudyContext
 from pipelines.studies.samples import sample_row
 from pipelines.studies.study import Column, PictureRow, Study
-from prior.orderings import ORDERINGS
+from prior import ORDERINGS
 
 PRIOR = "study"
 TOKENIZER = "study-f8"

@@ -8,11 +8,10 @@ from pathlib import Path
 from torch import Tensor
 
 from pipelines.demo import gather_photographs
-from pipelines.inputs.reading import Entry
+from pipelines.inputs import Entry
 from pipelines.studies.context import HELD_OUT, IMAGE_SIZE, StudyContext
 from pipelines.studies.study import StudyError
-from pipelines.training.image_dataset import PHOTOGRAPHS
-from pipelines.training.tokenizer_data import evaluation_samples, list_data
+from pipelines.training import PHOTOGRAPHS, evaluation_samples, list_data
 
 SHOWN = ("astronaut.png", "chelsea.png", "coffee.png", "china.jpg")  # of the demo's photographs
 MOST_SHOWN = 4

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ops.files import exclusive_lock, json_hash, write_json
-from pipelines.inputs.reading import list_input
+from pipelines.inputs import list_input
 from pipelines.studies.context import HELD_OUT, StudyContext
 from pipelines.studies.study import Study, StudyError
-from pipelines.training.flags import pin_settings
+from pipelines.training import pin_settings
 
 SHARED = "shared.json"  # in a study's folder: how long it took to make what all runs share
 

@@ -15,7 +15,7 @@ from pipelines.recipes import PRIOR_RECIPES
 from pipelines.studies.context import IMAGE_SIZE, StudyContext
 from pipelines.studies.samples import sample_row
 from pipelines.studies.study import Column, PictureRow, Study
-from pipelines.training.optimizer import make_optimizer, take_step
+from pipelines.training import make_optimizer, take_step
 from prior import Prior, load_prior, make_model, preset_config
 
 RECIPES = {"transformer": "study", "snail": "study-snail", "snail-equal-time": "study-snail"}

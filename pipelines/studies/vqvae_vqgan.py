@@ -15,9 +15,8 @@ from pipelines.studies.context import IMAGE_SIZE, StudyContext
 from pipelines.studies.distances import patch_distance
 from pipelines.studies.photographs import held_out_photographs, shown_photographs
 from pipelines.studies.study import Column, PictureRow, Study
-from pipelines.training.tokenizer_task import reconstruction_metrics
-from tokenizer import load_tokenizer
-from tokenizer.perceptual import make_perceptual_loss
+from pipelines.training import reconstruction_metrics
+from tokenizer import load_tokenizer, make_perceptual_loss
 
 RECIPES = {"VQ-VAE": "study-vqvae", "VQGAN": "study-vqgan"}
 SHOWN_SIDE = 128  # pixels: the middle of what was rebuilt, pixel for pixel

@@ -13,7 +13,7 @@ from torch import Tensor
 from ops.windows import Grid, Window, raster
 from pipelines.recipes import PRIOR_RECIPES
 from pipelines.store import CodeStore
-from pipelines.streaming.dataset import CodeDataset
+from pipelines.streaming import CodeDataset
 from pipelines.studies.context import HELD_OUT, IMAGE_SIZE, StudyContext
 from pipelines.studies.samples import sample_row
 from pipelines.studies.study import Column, PictureRow, Study

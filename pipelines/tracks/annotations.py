@@ -17,7 +17,7 @@ from ops.config import ConfigError, from_json
 from ops.files import json_hash
 from ops.images import ImageError, Transform
 from ops.views import View
-from pipelines.encoding.sources import (
+from pipelines.encoding import (
     IMAGE_COLUMNS,
     NO_PARTNER,
     SEVERAL_PARTNERS,
@@ -25,23 +25,19 @@ from pipelines.encoding.sources import (
     check_image,
     check_partner,
 )
-from pipelines.inputs.annotations import (
+from pipelines.inputs import (
     Box,
     ClassParser,
+    FileNames,
     Lines,
     Pose,
     PoseParser,
     parse_box,
     read_lines,
 )
-from pipelines.inputs.file_names import FileNames
-from pipelines.jobs.cluster import check_absolute
-from pipelines.planning.diff import planned_rows
-from pipelines.planning.plan import Plan, Task, task_table
-from pipelines.store import commit_task, grid_shape, row_form
-from pipelines.store.commit import read_part
-from pipelines.store.layout import CLASS
-from pipelines.store.task_buffer import Line, TaskBuffer
+from pipelines.jobs import check_absolute
+from pipelines.planning import Plan, Task, planned_rows, task_table
+from pipelines.store import CLASS, Line, TaskBuffer, commit_task, grid_shape, read_part, row_form
 from pipelines.tracks.base import TRACK_KINDS, Input, Track
 from pipelines.tracks.plan import PARTNER_SCHEMA, FindPartners
 

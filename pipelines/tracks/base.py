@@ -16,21 +16,19 @@ from typing import Any, NamedTuple
 
 from ops.config import ConfigError, Registry
 from ops.files import fsync_path, make_folders
-from pipelines.planning.plan import Plan, Task, read_plan
-from pipelines.store import StoreError
-from pipelines.store.commit import committed_tasks
-from pipelines.store.layout import (
+from pipelines.planning import Plan, Task, read_plan
+from pipelines.store import (
     TRACKS,
-    source_path,
-    staging_path,
-    track_path,
-    write_if_changed,
-)
-from pipelines.store.recovery import (
+    StoreError,
+    committed_tasks,
     forget_missing,
     keep_tokenizer,
     publish_committed,
     remove_partials,
+    source_path,
+    staging_path,
+    track_path,
+    write_if_changed,
 )
 from pipelines.tracks.plan import FindPartners, align_plan, failed_tasks, kept_tracks
 from tokenizer import VQGAN

@@ -10,13 +10,11 @@ import numpy as np
 import pyarrow as pa
 
 from ops.config import ConfigError
-from pipelines.encoding.sources import NO_PARTNER, SEVERAL_PARTNERS
-from pipelines.inputs.partners import ByName
-from pipelines.inputs.reading import list_input
-from pipelines.jobs.cluster import check_absolute
-from pipelines.planning.plan import Plan
-from pipelines.store import code_dtype
-from pipelines.store.layout import tokenizer_path
+from pipelines.encoding import NO_PARTNER, SEVERAL_PARTNERS
+from pipelines.inputs import ByName, list_input
+from pipelines.jobs import check_absolute
+from pipelines.planning import Plan
+from pipelines.store import code_dtype, tokenizer_path
 from pipelines.tracks.base import FILES, TRACK_KINDS, Input, Track
 from pipelines.tracks.plan import PARTNER, PARTNER_SCHEMA, FindPartners
 from tokenizer import VQGAN, load_tokenizer

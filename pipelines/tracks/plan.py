@@ -19,13 +19,21 @@ import pyarrow.compute as pc
 
 from ops import disk
 from ops.files import fsync_path
-from pipelines.encoding.sources import NO_IMAGE, NO_PARTNER, SEVERAL_PARTNERS
-from pipelines.planning.plan import PLAN_SCHEMA, Plan, Task, read_plan, task_table, write_part
-from pipelines.store import StoreAttributes, StoreError
-from pipelines.store.commit import committed_tasks, read_part
-from pipelines.store.layout import TRACKS, index_path, plan_path, staging_path, track_path
-from pipelines.store.partial import remove_partial_shards
-from pipelines.store.recovery import forget
+from pipelines.encoding import NO_IMAGE, NO_PARTNER, SEVERAL_PARTNERS
+from pipelines.planning import PLAN_SCHEMA, Plan, Task, read_plan, task_table, write_part
+from pipelines.store import (
+    TRACKS,
+    StoreAttributes,
+    StoreError,
+    committed_tasks,
+    forget,
+    index_path,
+    plan_path,
+    read_part,
+    remove_partial_shards,
+    staging_path,
+    track_path,
+)
 
 #: From some planned rows of images, columns PARTNER of as many: what belongs to each.
 FindPartners = Callable[[pa.Table], pa.Table]

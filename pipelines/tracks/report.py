@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pyarrow.compute as pc
 
-from pipelines.encoding.sources import NO_IMAGE
+from pipelines.encoding import NO_IMAGE
 from pipelines.store import CodeStore
 
 

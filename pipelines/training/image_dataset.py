@@ -15,9 +15,9 @@ from ops.config import UserError
 from ops.images import ImageError, Raster
 from ops.noise import uniforms
 from ops.ranks import ALONE, Ranks
-from pipelines.inputs.bad_images import Ledger
-from pipelines.streaming.order import KeyedOrder
-from tokenizer.modalities import Modality, ModalityConfig, make_modality
+from pipelines.inputs import Ledger
+from pipelines.streaming import KeyedOrder
+from tokenizer import Modality, ModalityConfig, make_modality
 
 CACHE_BYTES = 2 << 30
 SHARDS_TOGETHER = 4  # half of what pipelines/inputs/parquet.py keeps: others are read ahead

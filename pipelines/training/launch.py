@@ -12,10 +12,8 @@ from typing import Any
 from ops.checkpoint import newest_step, step_of
 from ops.files import exclusive_lock
 from ops.ranks import ALONE, Ranks, ranks_here
-from pipelines.console.progress import progress_bar
-from pipelines.console.run import PLAIN_ERRORS
-from pipelines.jobs.actors import ray_running
-from pipelines.jobs.cluster import check_on_every_node, cluster_address
+from pipelines.console import PLAIN_ERRORS, progress_bar
+from pipelines.jobs import check_on_every_node, cluster_address, ray_running
 from pipelines.training.loop import OnStep, TrainingError
 
 #: One process's part of a run: opens the data, builds the trainee and calls `train`.

@@ -36,8 +36,7 @@ from ops.files import atomic_path
 from ops.images import write_png
 from ops.ranks import ALONE, Ranks
 from ops.runtime import MetricsLog, read_metrics
-from pipelines.console.interrupts import interrupts_noted
-from pipelines.console.progress import progress_bar
+from pipelines.console import interrupts_noted, progress_bar
 from pipelines.training.plots import curves_picture
 
 Batch = TypeVar("Batch")

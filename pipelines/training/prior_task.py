@@ -22,6 +22,7 @@ from pipelines.training.parallel import AS_IS, ParallelConfig, no_sync, shard, w
 from pipelines.training.plots import loss_map_picture
 from pipelines.training.recipe import PriorRecipe
 from prior import (
+    MODEL_KIND,
     Conditions,
     LocalConfig,
     LocalGPT,
@@ -35,7 +36,6 @@ from prior import (
     save_prior,
     training_objective,
 )
-from prior.prior import MODEL_KIND
 from tokenizer import VQGAN
 
 CodeBatch = dict[str, Tensor]

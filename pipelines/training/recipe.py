@@ -6,11 +6,8 @@ from dataclasses import dataclass, field
 
 from ops.config import ConfigError
 from pipelines.training.optimizer import OptimizerConfig
-from prior import LossSettings
-from prior.orderings import ROW_MAJOR
-from tokenizer import PRESETS, VQGANConfig
-from tokenizer.losses import LossConfig
-from tokenizer.modalities import ModalityConfig
+from prior import ROW_MAJOR, LossSettings
+from tokenizer import PRESETS, LossConfig, ModalityConfig, VQGANConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

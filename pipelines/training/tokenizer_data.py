@@ -17,13 +17,20 @@ from torch import Tensor
 from ops.config import UserError
 from ops.grey_images import decode_labels
 from ops.images import ImageError, resize_and_crop
-from pipelines.inputs.archives import parse_address
-from pipelines.inputs.holdout import held_out
-from pipelines.inputs.parquet import group_of, is_table
-from pipelines.inputs.partners import Lost, paired
-from pipelines.inputs.reading import Entry, list_input, read_bytes, read_entry
-from pipelines.inputs.thread_map import thread_map
-from tokenizer.modalities import Modality, ModalityConfig
+from pipelines.inputs import (
+    Entry,
+    Lost,
+    group_of,
+    held_out,
+    is_table,
+    list_input,
+    paired,
+    parse_address,
+    read_bytes,
+    read_entry,
+    thread_map,
+)
+from tokenizer import Modality, ModalityConfig
 
 MOST_CLASSES_FOUND = (
     1024  # more than any set of label maps has: those are depth maps, or photographs

@@ -19,10 +19,7 @@ from pipelines.training.optimizer import WeightAverage, evaluating, make_optimiz
 from pipelines.training.parallel import AS_IS, ParallelConfig, no_sync, wrap_ddp
 from pipelines.training.plots import usage_picture
 from pipelines.training.recipe import TokenizerRecipe
-from tokenizer import VQGAN, save_tokenizer
-from tokenizer.losses import Losses, VQGANObjective
-from tokenizer.modalities import Modality
-from tokenizer.model_folder import KIND
+from tokenizer import KIND, VQGAN, Losses, Modality, VQGANObjective, save_tokenizer
 
 PICTURES = 8  # originals above their reconstructions
 

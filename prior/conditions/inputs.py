@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ops.config import ConfigError
 from ops.windows import Window
-from prior.conditions import Conditions, Shape
+from prior.conditions.contract import Shape
 from prior.conditions.frames import in_window
+from prior.conditions.joined import Conditions
 
 #: How many axes the entry of one sample has, where it is no grid.
 AXES = {"label": 0, "place": 1, "crop": 1, "boxes": 2, "keypoints": 2}

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from prior.models.gpt import GPT
+from prior.models import GPT
 from prior.sampling.kv_cache import KVCache, cache_bytes
 
 

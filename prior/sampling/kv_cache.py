@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from prior.models.gpt_config import GPTConfig
+from prior.models import GPTConfig
 
 
 class KVCache:

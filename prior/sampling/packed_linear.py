@@ -13,7 +13,7 @@ import platform
 import torch
 from torch import Tensor, nn
 
-from prior.models.registry import PriorModel, make_model
+from prior.models import PriorModel, make_model
 
 # Rows that the order of the weights is chosen for: it suits few rows and, measured, many too.
 ROWS = 8

@@ -25,9 +25,8 @@ from torch import Tensor
 
 from ops.config import ConfigError
 from ops.windows import Grid, InSequence, Wavefront, Window, check_stride
-from prior.conditions.inputs import Prefix
-from prior.models.gpt_config import GPTConfig
-from prior.models.snail_config import SnailConfig
+from prior.conditions import Prefix
+from prior.models import GPTConfig, SnailConfig
 from prior.orderings import ROW_MAJOR
 from prior.sampling.decoder import Cache, Decoder, Run
 from prior.sampling.distributions import Draw, SamplingSettings, draw, guided

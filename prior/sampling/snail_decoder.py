@@ -12,7 +12,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from prior.models.pixelsnail import PixelSNAIL
+from prior.models import PixelSNAIL
 from prior.sampling.decoder import Run
 
 

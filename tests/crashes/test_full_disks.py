@@ -72,7 +72,7 @@ def test_a_failing_disk_ends_the_run_in_one_line_and_room_lets_it_go_on(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ERRORS)
-@pytest.mark.parametrize("scene", ["fresh", "extended"], indirect=True)
+@pytest.mark.parametrize("scenario", ["fresh", "extended"], indirect=True)
 def test_a_disk_that_fails_at_any_step_does_too(
     scenario: Scenario, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

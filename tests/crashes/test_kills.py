@@ -50,7 +50,7 @@ def bad_outcomes(
     return {kill: outcome for kill, outcome in outcomes.items() if outcome}
 
 
-@pytest.mark.parametrize("scene", ["fresh", "extended"], indirect=True)
+@pytest.mark.parametrize("scenario", ["fresh", "extended"], indirect=True)
 def test_killed_at_a_change_of_each_kind_it_resumes(scenario: Scenario, tmp_path: Path) -> None:
     """A kill takes nothing back that was written, so that one before a flush is one after."""
     changes = [s for s in scenario.steps if not s.occurrence and not s.name.startswith("fsync")]
@@ -67,7 +67,7 @@ def test_killed_between_the_steps_of_a_track_it_resumes(tracked: Scenario, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scene", ["fresh", "extended", "tracked"], indirect=True)
+@pytest.mark.parametrize("scenario", ["fresh", "extended", "tracked"], indirect=True)
 def test_killed_before_in_or_after_any_step_it_resumes(scenario: Scenario, tmp_path: Path) -> None:
     after = [((step, "after"),) for step in scenario.steps]
     kills = [(failpoint,) for failpoint in failpoints(scenario.steps)]
@@ -75,7 +75,7 @@ def test_killed_before_in_or_after_any_step_it_resumes(scenario: Scenario, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scene", ["fresh", "extended", "tracked"], indirect=True)
+@pytest.mark.parametrize("scenario", ["fresh", "extended", "tracked"], indirect=True)
 def test_killed_while_it_resumes_it_resumes_again(scenario: Scenario, tmp_path: Path) -> None:
     draw = random.Random(0)
     points = list(failpoints(scenario.steps))

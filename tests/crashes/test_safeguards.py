@@ -35,7 +35,7 @@ slow = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    ("scene", "kind", "before"),
+    ("scenario", "kind", "before"),
     [
         # Where a cut harms that cannot be seen at the end; the end is always looked at.
         ("fresh", "staged shard aside", None),
