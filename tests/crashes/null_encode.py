@@ -97,7 +97,7 @@ def make_tokenizer(folder: Path) -> SimpleNamespace:
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(b"weights")
     config = SimpleNamespace(
-        codebook_size=CODEBOOK_SIZE, downsample_factor=4, content=ModalityConfig()
+        codebook_size=CODEBOOK_SIZE, downsample_factor=4, modality=ModalityConfig()
     )
     return SimpleNamespace(name="null", fingerprint="0" * 16, config=config, folder=folder)
 

@@ -243,7 +243,7 @@ def test_a_folder_painted_from_other_files_is_not_gone_on_with(store, scenarios,
     one, two = scenarios / "images/lake/1.png", scenarios / "images/lake/3.png"
     assert generate(run, tmp_path / "out", *flags, f"half={one}") == 0
     assert generate(run, tmp_path / "out", *flags, f"half={two}") == 2
-    assert "told was" in capsys.readouterr().err
+    assert "condition_inputs was" in capsys.readouterr().err
 
 
 def test_the_known_half_stays_as_it_was(store, scenarios, tmp_path):

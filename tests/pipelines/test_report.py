@@ -94,7 +94,7 @@ def test_store_report_shows_decoded_rows_usage_and_failures(tmp_path: Path) -> N
 def test_store_without_a_good_row_still_has_a_report(tmp_path: Path) -> None:
     store = write_store(tmp_path / "codes.zarr", failed=tuple(range(20)))
     section = store_section(store)
-    assert not section.metrics
+    assert not section.figures
     assert len(section.tables[-1].rows) == 20
 
 

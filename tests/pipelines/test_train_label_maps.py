@@ -66,7 +66,7 @@ def test_a_tokenizer_is_trained_measured_and_loaded(
     tokenizer = load_tokenizer(run)
     channels = {"maps": CLASSES, "depth": 1}[folder]
     assert tokenizer.config.autoencoder.image_channels == channels
-    assert tokenizer.content.channels == channels
+    assert tokenizer.modality.channels == channels
     (found,) = [line for line in logged(run) if "held_out_codes_used" in line]
     assert {f"held_out_{name}" for name in metrics} <= set(found)
     for name in ("reconstructions", "errors", "code_usage"):

@@ -56,13 +56,13 @@ def test_it_is_rewritten_when_it_is_due(
     monkeypatch.setattr(preview_module.time, "monotonic", lambda: now[0])
     preview = Preview(tmp_path, tokenizer, 48, 32)
     preview(codes_so_far(4, 6, 6))
-    now[0] += preview.SECONDS
+    now[0] += preview_module.SECONDS
     assert not list(tmp_path.iterdir())
     preview(codes_so_far(4, 6, 6))
     first = picture(tmp_path / "preview.png")
     preview(codes_so_far(4, 6, 12))
     np.testing.assert_array_equal(picture(tmp_path / "preview.png"), first)
-    now[0] += preview.SECONDS
+    now[0] += preview_module.SECONDS
     preview(codes_so_far(4, 6, 12))
     assert (picture(tmp_path / "preview.png")[8:16] != first[8:16]).any()
     assert [path.name for path in tmp_path.iterdir()] == ["preview.png"]

@@ -219,7 +219,7 @@ def test_codes_are_the_same_out_of_a_folder_a_tar_file_and_a_table(
         assert all(np.array_equal(row["codes"], rows[0]["codes"]) for row in rows)
     for name in ("tar", "table"):  # a report finds each original in its archive again
         section = store_section(tmp_path / f"{name}.zarr")
-        captions = [pose.caption for pose in section.poses if " codes" in pose.caption]
+        captions = [figure.caption for figure in section.figures if " codes" in figure.caption]
         assert sum("dB" in caption for caption in captions) == len(images)
         assert ("images", "10") in section.tables[0].rows
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,8 +12,8 @@ import pytest
 from PIL import Image
 
 from ops.images import Transform
-from pipelines.inputs import thread_map as thread_map
 from pipelines.inputs.reading import ENTRY_SCHEMA, Entry, list_input
+from pipelines.inputs.thread_map import thread_map
 from pipelines.planning.grid_shapes import grids_of
 
 NATIVE = Transform(image_size=32, crop="native", multiple_of=8)
@@ -68,7 +69,7 @@ def test_an_image_inside_a_larger_file_is_found_by_its_offset(tmp_path: Path) ->
 def test_a_long_sweep_shows_how_far_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(thread_map, "SOON", 0.0)
+    monkeypatch.setattr(sys.modules[thread_map.__module__], "SOON", 0.0)
     monkeypatch.setattr(thread_map, "AT_A_TIME", 2)
     for number in range(5):
         picture(tmp_path / f"{number}.png", 64, 64)

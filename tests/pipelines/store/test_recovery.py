@@ -93,8 +93,8 @@ def test_checksums_are_those_of_the_files(path: Path) -> None:
     assert list(checksums) == [
         *(f"_index/{GRID}/{task}.parquet" for task in range(3)),
         "_plan/0.parquet",
-        "_tombstones/0.parquet",
         "_tokenizer/image/config.json",
+        "_tombstones/0.parquet",
     ]
 
 

@@ -96,8 +96,8 @@ def test_label_maps_are_cut_as_their_images_are(
         rows, columns = (int(n) * 8 for n in line["grid"].split("x"))
         labels = np.asarray(Image.open(line["source"]))
         cut = seen(labels, crop, (rows, columns), line["view"], line["key"]).copy()
-        content = tokenizer.content
-        expected = tokenizer.encode(content.pixels(content.samples(cut[None].astype(np.int32))))
+        modality = tokenizer.modality
+        expected = tokenizer.encode(modality.pixels(modality.samples(cut[None].astype(np.int32))))
         found = track.read(line["grid"], np.array([line["row"]]))
         np.testing.assert_array_equal(found, expected.numpy(), str(line))
     assert len(track) == len(store) == len(track.index)
@@ -147,10 +147,10 @@ def test_depth_is_read_at_full_precision(run: EncodeRun, pictures: Path, tmp_pat
     assert run(pictures, batch_size=1, **tracks) == 0
     track = run.store().track("depth")
     model = load_tokenizer(tokenizer, convolution=track.provenance["image"]["convolution"])
-    raster = model.content.decode((tmp_path / "0.png").read_bytes())
+    raster = model.modality.decode((tmp_path / "0.png").read_bytes())
     assert raster.max() > 255
     middle = Image.fromarray(raster).resize((SIDE, SIDE), Image.Resampling.BICUBIC, (9, 0, 58, 49))
-    expected = model.encode(model.content.samples(np.array(middle)[None]))
+    expected = model.encode(model.modality.samples(np.array(middle)[None]))
     np.testing.assert_array_equal(track.read("4x4", np.array([0])), expected.numpy())
 
 
