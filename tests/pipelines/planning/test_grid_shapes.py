@@ -70,7 +70,7 @@ def test_a_long_sweep_shows_how_far_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys.modules[thread_map.__module__], "SOON", 0.0)
-    monkeypatch.setattr(thread_map, "AT_A_TIME", 2)
+    monkeypatch.setattr(sys.modules[thread_map.__module__], "AT_A_TIME", 2)
     for number in range(5):
         picture(tmp_path / f"{number}.png", 64, 64)
     assert grids_of(NATIVE, list_input(tmp_path).table).to_pylist() == ["4x4"] * 5
