@@ -1,4 +1,10 @@
-"""?"""
+"""Inputs: which images there are, and their bytes.
+
+A folder, a file, a tar file or a Parquet table goes in; `list_input` gives one sorted table of
+entries (key, uri, offset, size, etag, class), and any process can then read an entry's bytes.
+Beside images, annotations (boxes, keypoints, classes) are read from JSONL and CSV files, and the
+held-out share is chosen by key. Read listing.py first, then reading.py and archives.py.
+"""
 
 from pipelines.inputs.annotations import (
     Box,
@@ -14,14 +20,12 @@ from pipelines.inputs.archives import parse_address
 from pipelines.inputs.bad_images import Ledger
 from pipelines.inputs.file_names import FileNames
 from pipelines.inputs.holdout import held_out, which_held_out
+from pipelines.inputs.listing import InputError, Listing, list_input
 from pipelines.inputs.parquet import group_of, is_table
 from pipelines.inputs.partners import ByName, Lost, paired
 from pipelines.inputs.reading import (
     Entry,
-    InputError,
-    Listing,
     content_hash,
-    list_input,
     open_regular,
     read_bytes,
     read_entry,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from pipelines.inputs.reading import InputError
+from pipelines.inputs.listing import InputError
 
 T = TypeVar("T")
 Point = tuple[float, float]

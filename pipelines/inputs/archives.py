@@ -1,7 +1,7 @@
 """Files that hold many images: tar files, as WebDataset writes them, and Parquet tables.
 
-An image in one is found again by a number: in a tar file the byte where its content starts, in a
-table its row. `address` writes both into one name.
+An image in one is located by a number, its place: in a tar file the byte at which its content
+starts, in a table its row. `format_address` joins path and place into one string.
 """
 
 from __future__ import annotations
@@ -17,44 +17,44 @@ import pyarrow as pa
 
 from ops.config import UserError
 from ops.images import SUFFIXES, ImageError
-from pipelines.inputs import parquet as parquet_images
+from pipelines.inputs.parquet import NoImageColumnError, image_names, read_row
 
 ADDRESS = re.compile(r"(.+\.(?:tar|parquet))#(\d+)", re.DOTALL | re.IGNORECASE)
 
 
 class ArchiveError(UserError):
-    """A file of images that cannot be listed to its end."""
+    """An archive that cannot be listed to its end."""
 
 
 class NoImagesError(ArchiveError):
-    """A whole file that is not for images, such as a table of captions."""
+    """An intact file that holds no images, such as a table of captions."""
 
 
 class Member(NamedTuple):
     """One image in an archive."""
 
-    name: str  # its path in there
+    name: str  # its path in the archive
     place: int
-    size: int  # bytes; 0 where that is only known when it is read
+    size: int  # bytes; 0 where only reading it tells
 
 
 def is_archive(path: str) -> bool:
-    """Whether a file is named as one that holds many images."""
-    return os.path.splitext(path)[1].lower() in _KINDS
+    """Whether a file has the suffix of an archive."""
+    return os.path.splitext(path)[1].lower() in _FORMATS
 
 
 def archive_members(path: str) -> Iterator[Member]:
-    """The images in an archive, in the order they lie in it.
+    """The images in an archive, in the order they are stored.
 
-    Raises ArchiveError where it cannot be read on; what was given before that is good.
+    Raises ArchiveError where it is corrupt; the members yielded before that are valid.
     """
-    return _KINDS[os.path.splitext(path)[1].lower()].members(path)
+    return _format_of(path).members(path)
 
 
 def read_member(path: str, place: int) -> bytes:
-    """The bytes of one image; ImageError where they are not to be had."""
+    """The bytes of one image; raises ImageError if they cannot be read."""
     try:
-        return _KINDS[os.path.splitext(path)[1].lower()].read(path, place)
+        return _format_of(path).read(path, place)
     except FileNotFoundError:
         raise ImageError("missing", f"{path} is gone") from None
     except OSError as error:
@@ -62,18 +62,18 @@ def read_member(path: str, place: int) -> bytes:
 
 
 def archive_etag(path: str) -> str:
-    """What changes when an archive does, and with it every image in it."""
+    """Size and modification time of an archive: they stand for the content of all its images."""
     status = os.stat(path)
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
-def address(path: str, place: int) -> str:
-    """The name by which one image of an archive is found again."""
+def format_address(path: str, place: int) -> str:
+    """The uri of one image in an archive: "path#place"."""
     return f"{path}#{place}"
 
 
 def parse_address(uri: str) -> tuple[str, int] | None:
-    """(path, place) of what `address` wrote; None for anything else."""
+    """(path, place) of a uri that `format_address` made; None for any other."""
     match = ADDRESS.fullmatch(uri)
     return (match[1], int(match[2])) if match else None
 
@@ -82,18 +82,18 @@ def parse_address(uri: str) -> tuple[str, int] | None:
 
 
 def _tar_members(path: str) -> Iterator[Member]:
-    fields: list[Member] = []  # of one sample
+    sample: list[Member] = []
     try:
         with tarfile.open(path, "r:") as tar:
             for member in _tar_images(tar):
-                if fields and _sample_of(member) != _sample_of(fields[0]):
-                    yield from _pictures(fields)
-                    fields = []
-                fields.append(member)
+                if sample and _sample_name(member) != _sample_name(sample[0]):
+                    yield from _main_images(sample)
+                    sample = []
+                sample.append(member)
     except tarfile.ReadError as error:
-        yield from _pictures(fields)
+        yield from _main_images(sample)
         raise ArchiveError(f"not a whole, uncompressed tar file ({error})") from None
-    yield from _pictures(fields)
+    yield from _main_images(sample)
 
 
 def _tar_images(tar: tarfile.TarFile) -> Iterator[Member]:
@@ -101,29 +101,30 @@ def _tar_images(tar: tarfile.TarFile) -> Iterator[Member]:
         tar.members.clear()  # type: ignore[attr-defined] # a gigabyte for a million of them
         name = info.name.removeprefix("./")
         hidden = os.path.basename(name).startswith(".")
-        if info.isreg() and not info.issparse() and not hidden and _is_named_image(name):
+        if info.isreg() and not info.issparse() and not hidden and has_image_suffix(name):
             yield Member(name, info.offset_data, info.size)
-    # A header that makes no sense would else pass for the end, and hide what follows it.
+    # tarfile takes an invalid header for the end of the file, which would hide all that follows.
     assert tar.fileobj is not None
     tar.fileobj.seek(tar.offset)
     if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
         raise tarfile.ReadError(f"a broken header at byte {tar.offset:,}")
 
 
-def _is_named_image(name: str) -> bool:
+def has_image_suffix(name: str) -> bool:
+    """Whether a name has the suffix of an image format we read."""
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
-def _sample_of(member: Member) -> str:
-    """A WebDataset sample is the files whose names agree up to the first dot."""
+def _sample_name(member: Member) -> str:
+    """A WebDataset sample is the files whose paths agree up to the first dot of the base name."""
     folder, slash, name = member.name.rpartition("/")
     return folder + slash + name.partition(".")[0]
 
 
-def _pictures(fields: list[Member]) -> list[Member]:
-    """Of one sample's images those that are the picture itself: `7.jpg`, and not `7.depth.png`."""
-    plain = [field for field in fields if len(PurePosixPath(field.name).suffixes) == 1]
-    return plain or fields
+def _main_images(sample: list[Member]) -> list[Member]:
+    """Those of a sample's images that have no field name: `7.jpg`, not `7.depth.png`."""
+    main = [member for member in sample if len(PurePosixPath(member.name).suffixes) == 1]
+    return main or sample
 
 
 def _read_tar(path: str, place: int) -> bytes:
@@ -137,22 +138,29 @@ def _read_tar(path: str, place: int) -> bytes:
         return file.read(size)
 
 
-class _Kind(NamedTuple):
-    members: Callable[[str], Iterator[Member]]
-    read: Callable[[str, int], bytes]
+# --- Parquet tables
 
 
 def _parquet_members(path: str) -> Iterator[Member]:
     try:
-        for row, name in enumerate(parquet_images.names(path)):
+        for row, name in enumerate(image_names(path)):
             yield Member(name, row, 0)
-    except parquet_images.NoImagesError as error:
+    except NoImageColumnError as error:
         raise NoImagesError(str(error)) from None
     except pa.ArrowInvalid as error:
         raise ArchiveError(f"not a whole Parquet file ({error})") from None
 
 
-_KINDS = {
-    ".tar": _Kind(_tar_members, _read_tar),
-    ".parquet": _Kind(_parquet_members, parquet_images.read_row),
+class _Format(NamedTuple):
+    members: Callable[[str], Iterator[Member]]
+    read: Callable[[str, int], bytes]
+
+
+_FORMATS = {
+    ".tar": _Format(_tar_members, _read_tar),
+    ".parquet": _Format(_parquet_members, read_row),
 }
+
+
+def _format_of(path: str) -> _Format:
+    return _FORMATS[os.path.splitext(path)[1].lower()]

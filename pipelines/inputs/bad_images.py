@@ -1,4 +1,4 @@
-"""The ledger of images that a run could not use: one line each, with the reason."""
+"""The ledger of images that a training run could not use: one line each, with the reason."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from ops.files import write_bytes
 
 
 class Ledger:
-    """A .jsonl file of {"key", "reason"}; a key stands once, however often a run is resumed."""
+    """A .jsonl file of {"key", "reason"} with one line a key, however often a run is resumed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         lines = path.read_text().splitlines() if path.exists() else []
         whole = [line for line in lines if line.endswith("}")]
-        if len(whole) < len(lines):  # a kill cut the last line short: its image will be met again
+        if len(whole) < len(lines):  # a kill truncated the last line; its image will fail again
             write_bytes(path, "".join(line + "\n" for line in whole).encode())
         self._keys = {json.loads(line)["key"] for line in whole}
 
     def add(self, key: str, reason: str) -> None:
-        """Write down why the image called `key` was not used."""
+        """Record why the image `key` was not used, unless it is recorded already."""
         if key in self._keys:
             return
         self._keys.add(key)

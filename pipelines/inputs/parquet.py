@@ -1,4 +1,4 @@
-"""Parquet tables with a column of image files' bytes, as data set hubs publish them."""
+"""Images in Parquet tables: a column of encoded image files, as data set hubs publish them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ import pyarrow.parquet as pq
 
 from ops.images import ImageError
 
-#: Names of the bytes, the likeliest first, where more than one column could be meant.
+#: Column names that decide, in this order, which of several columns of bytes holds the images.
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
-#: Names of what tells one image from another; without them rows are numbered.
+#: Columns that name the images; without any, rows are numbered.
 NAME_COLUMNS = ("key", "__key__", "file_name", "filename", "path")
-GROUPS_KEPT = 8  # row groups in memory; a shuffle should not need more of them at a time
+GROUPS_KEPT = 8  # row groups cached in memory; a shuffle should not need more at a time
 
 
-class NoImagesError(Exception):
+class NoImageColumnError(Exception):
     """A table without a column of image bytes."""
 
 
 class _Layout(NamedTuple):
-    """Where a table has its images."""
+    """Which columns and rows of a table hold images."""
 
     column: str  # dotted, of binary values
     name_column: str | None  # dotted, of strings
@@ -34,12 +34,12 @@ class _Layout(NamedTuple):
 
 
 def is_table(path: str) -> bool:
-    """Whether a file is named as a table."""
+    """Whether a file has the suffix of a Parquet table."""
     return path.lower().endswith(".parquet")
 
 
-def names(path: str) -> Iterator[str]:
-    """The name of each row's image, in order; numbers where names are missing or not unique."""
+def image_names(path: str) -> Iterator[str]:
+    """The name of each row's image, in row order; row numbers if names are missing or repeated."""
     layout = _layout(path, _stamp(path))
     found: list[str | None] = []
     if layout.name_column is not None:
@@ -52,14 +52,14 @@ def names(path: str) -> Iterator[str]:
 
 
 def read_row(path: str, row: int) -> bytes:
-    """The bytes in one row; ImageError where there are none."""
+    """The bytes in one row; raises ImageError if there are none."""
     stamp = _stamp(path)
     try:
         layout = _layout(path, stamp)
         group = group_of(path, row)
-        with _lock:  # several threads of a process want neighbours
+        with _lock:  # so that threads that read neighbouring rows load their row group once
             column = _group(path, stamp, group)
-    except (NoImagesError, pa.ArrowException) as error:
+    except (NoImageColumnError, pa.ArrowException) as error:
         raise ImageError("unreadable", f"{path}: {error}") from None
     if row >= layout.starts[-1]:
         raise ImageError("changed", f"{path} has no row {row} any more")
@@ -70,7 +70,7 @@ def read_row(path: str, row: int) -> bytes:
 
 
 def group_of(path: str, row: int) -> int:
-    """The row group that a row lies in: what must be read to have it."""
+    """The row group that contains a row: the unit that is read from the file."""
     starts = _layout(path, _stamp(path)).starts
     return int(np.clip(np.searchsorted(starts, row, side="right") - 1, 0, len(starts) - 2))
 
@@ -79,7 +79,7 @@ _lock = threading.Lock()
 
 
 def _stamp(path: str) -> tuple[int, int]:
-    """What is cached of a file holds while this stays as it is."""
+    """Size and modification time, which key the caches."""
     status = os.stat(path)
     return status.st_size, status.st_mtime_ns
 
@@ -102,7 +102,7 @@ def _image_column(schema: pa.Schema) -> str:
         several = (
             f"several columns of bytes ({', '.join(found)})" if found else "no column of bytes"
         )
-        raise NoImagesError(
+        raise NoImageColumnError(
             f"{several}. Images are looked for in a binary column, or in one with a field `bytes`; "
             f"of several in {', '.join(IMAGE_COLUMNS)}"
         )

@@ -1,4 +1,4 @@
-"""Files that belong together: the label map or depth map of a photograph, by its name."""
+"""Pairing two inputs by name: a photograph with its label map or depth map."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from dataclasses import replace
 
 from pipelines.inputs.reading import Entry
 
-Lost = tuple[str, str]  # a key and why it has no partner
+Lost = tuple[str, str]  # an image's key and why it has no target
 
 
 class ByName:
-    """Keys by all of their name but what comes after the last dot."""
+    """Positions of keys, looked up by key without suffix."""
 
     def __init__(self, keys: Iterable[str]) -> None:
-        self._places: defaultdict[str, list[int]] = defaultdict(list)
-        for place, key in enumerate(keys):
-            self._places[without_suffix(key)].append(place)
+        self._positions: defaultdict[str, list[int]] = defaultdict(list)
+        for position, key in enumerate(keys):
+            self._positions[without_suffix(key)].append(position)
 
-    def places(self, key: str) -> list[int]:
-        """Where the keys stand that have the name of `key`."""
-        return self._places.get(without_suffix(key), [])
+    def positions(self, key: str) -> list[int]:
+        """Positions of the keys that equal `key` but for the suffix."""
+        return self._positions.get(without_suffix(key), [])
 
 
 def paired(images: Sequence[Entry], targets: Sequence[Entry]) -> tuple[list[Entry], list[Lost]]:
-    """The target of each image under the image's key, and the images that have none, or several.
+    """The target of each image, with the image's key, and the images with no target or several.
 
-    Two belong together whose paths below their folders differ by nothing but what comes after the
-    last dot: `lake/a.jpg` and `lake/a.png`.
+    Image and target are paired if their keys are equal but for the suffix: `lake/a.jpg` and
+    `lake/a.png`.
     """
     by_name = ByName(target.key for target in targets)
     found: list[Entry] = []
     lost: list[Lost] = []
     for image in images:
-        partners = [targets[place] for place in by_name.places(image.key)]
+        partners = [targets[position] for position in by_name.positions(image.key)]
         if len(partners) == 1:
             found.append(replace(partners[0], key=image.key, label_name=image.label_name))
         else:
@@ -46,5 +46,5 @@ def paired(images: Sequence[Entry], targets: Sequence[Entry]) -> tuple[list[Entr
 
 
 def without_suffix(key: str) -> str:
-    """A key without what comes after its last dot: `lake/a` of `lake/a.jpg`."""
+    """A key without what follows its last dot: `lake/a` for `lake/a.jpg`."""
     return os.path.splitext(key)[0]

@@ -31,7 +31,7 @@ from ops.images import Transform, to_pixels
 from ops.runtime import keep_freed_memory
 from pipelines import encode
 from pipelines.encoding.worker import EncodeWorker
-from pipelines.inputs.reading import list_input
+from pipelines.inputs.listing import list_input
 from pipelines.jobs.actors import ray_running
 from pipelines.jobs.run import run_tasks
 from pipelines.planning.plan import read_plan

@@ -26,7 +26,8 @@ from torch import Tensor
 from ops.runtime import keep_freed_memory
 from pipelines.inputs.bad_images import Ledger
 from pipelines.inputs.holdout import held_out
-from pipelines.inputs.reading import list_input, read_entry
+from pipelines.inputs.listing import list_input
+from pipelines.inputs.reading import read_entry
 from pipelines.training.image_dataset import PHOTOGRAPHS, ImageCrops
 from pipelines.training.loop import step_seed
 from pipelines.training.optimizer import OptimizerConfig

@@ -49,7 +49,7 @@ def listing(rows: int) -> Any:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from pipelines.inputs.reading import ENTRY_SCHEMA
+    from pipelines.inputs.listing import ENTRY_SCHEMA
 
     def text(numbers: Any) -> Any:
         return pc.utf8_lpad(pa.array(numbers).cast(pa.large_string()), 8, "0")

@@ -26,7 +26,8 @@ from ops.disk import Disk
 from ops.images import ImageError
 from pipelines import encode
 from pipelines.encoding.settings import EncodeFlags
-from pipelines.inputs.reading import Entry, Gathering, Listing, content_hash, read_bytes
+from pipelines.inputs.listing import Listing, ListingBuilder
+from pipelines.inputs.reading import Entry, content_hash, read_bytes
 from pipelines.jobs.run import run_tasks
 from pipelines.planning.diff import DUPLICATE
 from pipelines.planning.plan import Task, read_plan, task_rows
@@ -104,13 +105,13 @@ def make_tokenizer(folder: Path) -> SimpleNamespace:
 
 def list_files(files: dict[str, list[Path]]) -> Listing:
     """The listing of keys and their files, in which a key may stand for several."""
-    gathering = Gathering()
+    builder = ListingBuilder()
     for key, paths in files.items():
         for path in paths:
             status = path.stat()
             etag = f"{status.st_size}-{status.st_mtime_ns}"
-            gathering.add(Entry(key, str(path), None, status.st_size, etag, None))
-    return gathering.listing()
+            builder.add(Entry(key, str(path), None, status.st_size, etag, None))
+    return builder.listing()
 
 
 @contextmanager

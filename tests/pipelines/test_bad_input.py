@@ -1,4 +1,4 @@
-"""Whatever people keep among their images ends as a row of codes or in the ledger, by name."""
+"""Encoding defective, unusual and foreign files: each gives a row of codes or a named failure."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def gif(frames: int) -> bytes:
 
 
 def group4_bomb() -> bytes:
-    """A hundred and forty-four million pixels in a few kilobytes."""
+    """144 million pixels in a few kilobytes."""
     buffer = BytesIO()
     Image.new("1", (12_000, 12_000)).save(buffer, "TIFF", compression="group4")
     return buffer.getvalue()
 
 
-def turned(orientation: int) -> bytes:
+def rotated(orientation: int) -> bytes:
     exif = Image.Exif()
     exif[ORIENTATION_TAG] = orientation
     return jpeg(exif=exif)
@@ -55,7 +55,7 @@ def turned(orientation: int) -> bytes:
 SIXTEEN_BITS = Image.fromarray(np.arange(48 * 64, dtype=np.uint16).reshape(48, 64))
 PALETTE = PICTURE.convert("RGBA").quantize()
 
-#: Name -> (bytes, the width and height its row must give).
+#: Name -> (bytes, expected width and height of its row).
 GOOD: dict[str, tuple[Callable[[], bytes], tuple[int, int]]] = {
     "good.jpg": (jpeg, (64, 48)),
     "progressive.jpg": (lambda: jpeg(progressive=True), (64, 48)),
@@ -63,13 +63,13 @@ GOOD: dict[str, tuple[Callable[[], bytes], tuple[int, int]]] = {
     "cmyk.jpg": (lambda: jpeg(PICTURE.convert("CMYK")), (64, 48)),
     "16bit.png": (lambda: png(SIXTEEN_BITS), (64, 48)),
     "palette with alpha.png": (lambda: png(PALETTE, transparency=b"\x00\x80"), (64, 48)),
-    "half seen.png": (lambda: png(PICTURE.convert("LA")), (64, 48)),
+    "half transparent.png": (lambda: png(PICTURE.convert("LA")), (64, 48)),
     "animated.gif": (lambda: gif(3), (20, 20)),
     "one pixel.png": (lambda: png(PICTURE.resize((1, 1))), (1, 1)),
     "line.png": (lambda: png(PICTURE.resize((30_000, 1))), (30_000, 1)),
     "column.png": (lambda: png(PICTURE.resize((1, 30_000))), (1, 30_000)),
     **{
-        f"turned {n}.jpg": (lambda n=n: turned(n), (48, 64) if n >= 5 else (64, 48))
+        f"rotated {n}.jpg": (lambda n=n: rotated(n), (48, 64) if n >= 5 else (64, 48))
         for n in range(1, 9)
     },
     "really a jpeg": (jpeg, (64, 48)),
@@ -79,7 +79,7 @@ GOOD: dict[str, tuple[Callable[[], bytes], tuple[int, int]]] = {
     "tab\tand \\ and 'quotes\".jpg": (jpeg, (64, 48)),
     "trailing.jpg": (lambda: jpeg() + b"\0" * 100, (64, 48)),
 }
-#: Name -> (bytes, the status its row must have).
+#: Name -> (bytes, expected status of its row).
 BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "truncated.jpg": (lambda: jpeg()[: len(jpeg()) // 2], "truncated"),
     "truncated.png": (lambda: png(PICTURE)[:-2000], "truncated"),
@@ -94,20 +94,20 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """One of everything, and links that lead nowhere or in circles."""
+    """All of GOOD and BAD, a text file, a broken link and cycles of links."""
     folder = tmp_path / "images"
     folder.mkdir()
     for name, (make, _) in (GOOD | BAD).items():
         (folder / name).write_bytes(make())
     (folder / "notes.txt").write_text("words")
-    (folder / "nowhere.png").symlink_to("gone.png")
-    (folder / "round.png").symlink_to("about.png")
-    (folder / "about.png").symlink_to("round.png")
+    (folder / "broken link.png").symlink_to("gone.png")
+    (folder / "cycle a.png").symlink_to("cycle b.png")
+    (folder / "cycle b.png").symlink_to("cycle a.png")
     (folder / "loop").symlink_to(folder)
     return folder
 
 
-LINKS = {"nowhere.png": "missing", "round.png": "unreadable", "about.png": "unreadable"}
+LINKS = {"broken link.png": "missing", "cycle a.png": "unreadable", "cycle b.png": "unreadable"}
 EXPECTED_BAD = {name: status for name, (_, status) in BAD.items()} | LINKS
 
 
@@ -117,7 +117,7 @@ def statuses(run: EncodeRun) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("crop", ["center", "native"])
-def test_every_file_ends_as_codes_or_in_the_ledger(run: EncodeRun, folder: Path, crop: str) -> None:
+def test_every_file_gives_codes_or_a_status(run: EncodeRun, folder: Path, crop: str) -> None:
     assert run(folder, crop=crop) == 0
     assert statuses(run) == EXPECTED_BAD | dict.fromkeys(GOOD, "ok")
     store = run.store()
@@ -132,14 +132,16 @@ def test_every_file_ends_as_codes_or_in_the_ledger(run: EncodeRun, folder: Path,
         assert (array[line["row"]] == 65535).all()
 
 
-def test_what_is_wrong_is_printed_with_its_name(run: EncodeRun, folder: Path) -> None:
+def test_failed_and_skipped_files_are_printed_with_the_reason(run: EncodeRun, folder: Path) -> None:
     assert run(folder) == 0
     assert "failed: 'truncated.jpg': truncated: " in run.printed
     assert "skipped: 'loop': a link to a folder above it" in run.printed
     assert "skipped: 'notes.txt': neither named nor starting like an image" in run.printed
 
 
-def test_bad_neighbours_change_no_codes(run: EncodeRun, folder: Path, tmp_path: Path) -> None:
+def test_bad_images_do_not_change_the_codes_of_others(
+    run: EncodeRun, folder: Path, tmp_path: Path
+) -> None:
     assert run(folder, batch_size=8, rows_per_task=64) == 0
     among_bad = {row["key"]: row["codes"] for row in run.store()}
     for name in EXPECTED_BAD:
@@ -150,15 +152,15 @@ def test_bad_neighbours_change_no_codes(run: EncodeRun, folder: Path, tmp_path: 
         assert (row["codes"] == among_bad[row["key"]]).all(), row["key"]
 
 
-def test_orientations_give_the_codes_of_the_upright_picture(run: EncodeRun, tmp_path: Path) -> None:
-    # Saved turned, with the tag that turns it back: losslessly, so that nothing else differs.
+def test_codes_are_those_of_the_upright_image(run: EncodeRun, tmp_path: Path) -> None:
+    # Rotated and saved losslessly with the tag that rotates it back: nothing else differs.
     folder = tmp_path / "images"
     folder.mkdir()
-    back = {1: None, 3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90}
-    for orientation, turn in back.items():
+    orientations = {1: None, 3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90}
+    for orientation, rotation in orientations.items():
         exif = Image.Exif()
         exif[ORIENTATION_TAG] = orientation
-        stored = PICTURE if turn is None else PICTURE.transpose(turn)
+        stored = PICTURE if rotation is None else PICTURE.transpose(rotation)
         stored.save(folder / f"{orientation}.png", exif=exif)
     assert run(folder, crop="native") == 0
     codes = [row["codes"] for row in run.store()]
@@ -178,7 +180,7 @@ def test_names_that_are_not_utf8_are_skipped_with_the_reason(
     assert "its name is not UTF-8: rename it" in run.printed
 
 
-def test_a_picture_that_vanishes_between_plan_and_encoding_is_in_the_ledger(
+def test_images_removed_or_changed_after_planning_fail(
     run: EncodeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "images"
@@ -188,29 +190,29 @@ def test_a_picture_that_vanishes_between_plan_and_encoding_is_in_the_ledger(
 
     from pipelines import encode
 
-    begin = encode.run_tasks
+    run_tasks = encode.run_tasks
 
-    def meddle(*arguments: object, **named: object) -> None:
+    def change_images(*arguments: object, **named: object) -> None:
         (folder / "gone.jpg").unlink()
         (folder / "changed.jpg").write_bytes(jpeg(PICTURE.resize((80, 80))))
-        begin(*arguments, **named)  # type: ignore[arg-type]
+        run_tasks(*arguments, **named)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
-        patched.setattr(encode, "run_tasks", meddle)
+        patched.setattr(encode, "run_tasks", change_images)
         assert run(folder, max_bad=1.0) == 0
     assert statuses(run) == {"changed.jpg": "changed", "gone.jpg": "missing", "stays.jpg": "ok"}
-    assert run(folder) == 0  # the changed file is planned anew, as its message says
+    assert run(folder) == 0  # now the changed file is planned again, as its message says
     assert [row["key"] for row in run.store()] == ["stays.jpg", "changed.jpg"]
 
 
-def test_too_many_bad_images_are_an_exit_code(run: EncodeRun, folder: Path) -> None:
+def test_more_failures_than_max_bad_make_the_exit_code_1(run: EncodeRun, folder: Path) -> None:
     share = len(EXPECTED_BAD) / (len(EXPECTED_BAD) + len(GOOD))
     assert run(folder, max_bad=share - 0.01) == 1
     assert f"{share:.0%} failed, more than --max-bad" in run.errors
     assert run(folder, max_bad=share + 0.01) == 0
 
 
-def test_long_lists_of_failures_are_cut(run: EncodeRun, tmp_path: Path) -> None:
+def test_at_most_twenty_failures_are_printed(run: EncodeRun, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     for number in range(25):
         (tmp_path / f"images/{number:02d}.jpg").touch()
@@ -219,7 +221,7 @@ def test_long_lists_of_failures_are_cut(run: EncodeRun, tmp_path: Path) -> None:
     assert "failed: 5 more: see the index" in run.printed
 
 
-def test_native_images_fall_into_grids_by_shape(run: EncodeRun, folder: Path) -> None:
+def test_native_images_are_grouped_by_grid_shape(run: EncodeRun, folder: Path) -> None:
     Image.fromarray(photograph(3, 64, 48)).save(folder / "tall.png")
     assert run(folder, crop="native") == 0
     factor = load_tokenizer(run.tokenizer).config.downsample_factor
@@ -228,7 +230,7 @@ def test_native_images_fall_into_grids_by_shape(run: EncodeRun, folder: Path) ->
     store = run.store()
     grids = {row["key"]: row["grid"] for row in store}
     assert grids["good.jpg"] == f"{short}x{long}"
-    assert grids["tall.png"] == grids["turned 6.jpg"] == f"{long}x{short}"
+    assert grids["tall.png"] == grids["rotated 6.jpg"] == f"{long}x{short}"
     assert grids["one pixel.png"] == f"{short}x{short}"
     assert grids["line.png"] == f"{short}x{4 * short}"
     assert sum(len(batch["codes"]) for batch in store.batches(3)) == len(store) == len(GOOD) + 1

@@ -10,7 +10,7 @@ from ops.images import decode_image, resize_and_crop, to_pixels
 from ops.metrics import psnr
 from pipelines import evaluate, train_tokenizer
 from pipelines.inputs.holdout import held_out
-from pipelines.inputs.reading import list_input
+from pipelines.inputs.listing import list_input
 from tests.conftest import photograph
 from tokenizer import load_tokenizer
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from ops.images import Transform
 from pipelines.encoding.batches import BatchEncoder
 from pipelines.encoding.sources import Photographs
-from pipelines.inputs.reading import content_hash, list_input
+from pipelines.inputs.listing import list_input
+from pipelines.inputs.reading import content_hash
 from pipelines.planning.diff import DUPLICATE
 from pipelines.store.task_buffer import Line
 from tokenizer import load_tokenizer

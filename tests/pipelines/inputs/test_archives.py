@@ -1,4 +1,4 @@
-"""Tar files and Parquet tables of images: listed whole, read in place, encoded and trained on."""
+"""Tar files and Parquet tables of images: listing, reading in place, encoding, training."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ import pytest
 
 from ops.images import ImageError
 from pipelines import train_tokenizer
+from pipelines.inputs.archives import parse_address
 from pipelines.inputs.bad_images import Ledger
+from pipelines.inputs.listing import InputError, list_input
 from pipelines.inputs.parquet import group_of
-from pipelines.inputs.reading import InputError, list_input, read_bytes, read_entry, read_source
+from pipelines.inputs.reading import read_bytes, read_entry, read_source
 from pipelines.reports.sections import store_section
 from pipelines.store import CodeStore
 from pipelines.training.image_dataset import SHARDS_TOGETHER, ImageCrops
@@ -36,7 +38,7 @@ def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
 
 
 def write_table(path: Path, images: list[bytes | None], /, group: int = 2, **columns: list) -> Path:
-    """A table as data set hubs have them: image = {bytes, path}."""
+    """A table as data set hubs publish them: image = {bytes, path}."""
     names = columns.pop("path", [None] * len(images))
     image = [{"bytes": data, "path": name} for data, name in zip(images, names, strict=True)]
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -62,7 +64,7 @@ def images(photographs: Path) -> dict[str, bytes]:
 # --- tar files
 
 
-def test_a_tar_file_holds_its_images_under_their_own_names(tmp_path: Path) -> None:
+def test_keys_in_a_tar_file_are_its_member_names(tmp_path: Path) -> None:
     long = "d" * 150 + "/long.png"  # needs a second header
     members = {
         "./b/2.JPG": b"two",
@@ -87,7 +89,7 @@ def test_a_tar_file_holds_its_images_under_their_own_names(tmp_path: Path) -> No
     assert labels["x.png"] is None
 
 
-def test_of_a_webdataset_sample_the_picture_itself_counts(tmp_path: Path) -> None:
+def test_fields_of_a_webdataset_sample_other_than_the_image_are_skipped(tmp_path: Path) -> None:
     tar = write_tar(
         tmp_path / "shard-000.tar",
         {
@@ -101,7 +103,7 @@ def test_of_a_webdataset_sample_the_picture_itself_counts(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("kind", ["truncated", "compressed", "broken header", "no tar at all"])
-def test_what_lies_before_a_break_is_kept_and_the_break_is_told(tmp_path: Path, kind: str) -> None:
+def test_members_before_a_defect_are_kept(tmp_path: Path, kind: str) -> None:
     members = {f"{number}.png": bytes([number]) * 700 for number in range(6)}
     tar = write_tar(tmp_path / "a.tar", members, "w:gz" if kind == "compressed" else "w")
     data = tar.read_bytes()
@@ -122,7 +124,7 @@ def test_what_lies_before_a_break_is_kept_and_the_break_is_told(tmp_path: Path, 
     assert "cannot be read to its end" in listing.skipped[0][1]
 
 
-def test_an_archive_alone_that_has_nothing_says_why(tmp_path: Path) -> None:
+def test_archive_without_images_as_input_is_an_error_with_the_reason(tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "a.tar", {"1.png": b"one"}, "w:gz")
     with pytest.raises(InputError, match="uncompressed tar file"):
         list_input(tar)
@@ -132,7 +134,7 @@ def test_an_archive_alone_that_has_nothing_says_why(tmp_path: Path) -> None:
         list_input(tmp_path / "c.tar")
 
 
-def test_another_archive_in_its_place_is_noticed(tmp_path: Path) -> None:
+def test_replaced_archive_is_detected_on_reading(tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "a.tar", {"1.png": b"one", "2.png": b"two"})
     entry = list_input(tar).entries[1]
     assert read_bytes(entry.uri, entry.offset, entry.size, entry.etag) == b"two"
@@ -153,7 +155,7 @@ def test_another_archive_in_its_place_is_noticed(tmp_path: Path) -> None:
 # --- tables
 
 
-def test_a_table_holds_its_images_under_the_names_it_gives_them(tmp_path: Path) -> None:
+def test_keys_in_a_table_are_its_name_column_or_row_numbers(tmp_path: Path) -> None:
     data = [bytes([number]) * 9 for number in range(5)]
     names = [f"n0{number}/{number}.JPEG" for number in range(5)]
     by_name = write_table(tmp_path / "a.parquet", data, path=names)
@@ -171,7 +173,7 @@ def test_a_table_holds_its_images_under_the_names_it_gives_them(tmp_path: Path) 
     assert read_all(plain) == dict(zip("abcde", data[::-1], strict=True))
 
 
-def test_a_row_without_bytes_is_an_empty_image(tmp_path: Path) -> None:
+def test_row_without_bytes_is_an_empty_image(tmp_path: Path) -> None:
     table = write_table(tmp_path / "a.parquet", [b"one", None, b""])
     entries = list_input(table).entries
     assert read_bytes(entries[0].uri, 0, 0) == b"one"
@@ -181,7 +183,7 @@ def test_a_row_without_bytes_is_an_empty_image(tmp_path: Path) -> None:
         assert caught.value.reason == "empty"
 
 
-def test_tables_that_hold_no_images_are_skipped_and_broken_ones_told(tmp_path: Path) -> None:
+def test_tables_without_images_are_skipped_and_corrupt_ones_are_unread(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(PNG)
     pq.write_table(pa.table({"caption": ["a"]}), tmp_path / "captions.parquet")
     pq.write_table(pa.table({"one": [b"a"], "two": [b"b"]}), tmp_path / "two.parquet")
@@ -194,13 +196,13 @@ def test_tables_that_hold_no_images_are_skipped_and_broken_ones_told(tmp_path: P
     assert "no column of bytes" in skipped["captions.parquet"]
     assert "several columns of bytes (one, two)" in skipped["two.parquet"]
     assert "not a whole Parquet file" in skipped["broken.parquet"]
-    assert listing.unread == ["broken.parquet"]  # the others are known to have none
+    assert listing.unread == ["broken.parquet"]  # the other two are read and have no images
 
 
 # --- through the commands
 
 
-def test_codes_are_the_same_out_of_a_folder_a_tar_file_and_a_table(
+def test_codes_from_a_folder_a_tar_file_and_a_table_are_equal(
     run: EncodeRun, photographs: Path, images: dict[str, bytes], tmp_path: Path
 ) -> None:
     inputs = {
@@ -217,14 +219,14 @@ def test_codes_are_the_same_out_of_a_folder_a_tar_file_and_a_table(
         rows = [store[place] for store in stores.values()]
         assert len({row["key"] for row in rows}) == len({row["label"] for row in rows}) == 1
         assert all(np.array_equal(row["codes"], rows[0]["codes"]) for row in rows)
-    for name in ("tar", "table"):  # a report finds each original in its archive again
+    for name in ("tar", "table"):  # the report reads each original from its archive
         section = store_section(tmp_path / f"{name}.zarr")
         captions = [figure.caption for figure in section.figures if " codes" in figure.caption]
         assert sum("dB" in caption for caption in captions) == len(images)
         assert ("images", "10") in section.tables[0].rows
 
 
-def test_training_takes_the_same_steps_out_of_a_folder_and_a_tar_file(
+def test_training_on_a_folder_and_on_a_tar_file_has_equal_losses(
     photographs: Path, images: dict[str, bytes], tmp_path: Path
 ) -> None:
     flags = [
@@ -242,7 +244,7 @@ def test_training_takes_the_same_steps_out_of_a_folder_and_a_tar_file(
     assert len(losses[2]) == 3
 
 
-def test_a_shuffle_of_a_table_keeps_to_a_few_row_groups(
+def test_shuffle_of_tables_reads_few_row_groups_at_a_time(
     images: dict[str, bytes], tmp_path: Path
 ) -> None:
     data = [list(images.values())[number % 10] for number in range(60)]
@@ -256,7 +258,10 @@ def test_a_shuffle_of_a_table_keeps_to_a_few_row_groups(
         batch_size=3 * SHARDS_TOGETHER, crop_size=8, scale_range=(8, 8), seed=0,
         ledger=Ledger(tmp_path / "bad.jsonl"), shard_sizes=sizes,
     )  # fmt: skip
-    groups = {e.key: (e.uri.partition("#")[0], group_of(*_place(e.uri))) for e in entries}
+    groups = {}
+    for entry in entries:
+        path, row = parse_address(entry.uri)
+        groups[entry.key] = (path, group_of(path, row))
     seen: list[str] = []
     for step in range(5):
         keys = crops.keys(step)
@@ -264,8 +269,3 @@ def test_a_shuffle_of_a_table_keeps_to_a_few_row_groups(
         seen += keys
     assert sorted(seen) == sorted(groups)
     assert in_groups(list_input(tmp_path / "in").entries[:0]) == ([], None)
-
-
-def _place(uri: str) -> tuple[str, int]:
-    path, _, row = uri.partition("#")
-    return path, int(row)

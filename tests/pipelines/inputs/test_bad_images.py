@@ -7,7 +7,7 @@ def keys(path):
     return [json.loads(line)["key"] for line in path.read_text().splitlines()]
 
 
-def test_a_key_stands_once_over_all_sittings(tmp_path):
+def test_key_is_listed_once_over_all_attempts(tmp_path):
     path = tmp_path / "bad.jsonl"
     for _ in range(2):
         ledger = Ledger(path)
@@ -17,12 +17,12 @@ def test_a_key_stands_once_over_all_sittings(tmp_path):
     assert keys(path) == ["a.jpg", "käfer.jpg"]
 
 
-def test_no_bad_image_leaves_no_file(tmp_path):
+def test_run_without_bad_images_leaves_no_file(tmp_path):
     Ledger(tmp_path / "bad.jsonl")
     assert not (tmp_path / "bad.jsonl").exists()
 
 
-def test_a_line_cut_short_by_a_kill_is_written_again_whole(tmp_path):
+def test_line_truncated_by_a_kill_is_replaced(tmp_path):
     path = tmp_path / "bad.jsonl"
     Ledger(path).add("a.jpg", "empty")
     with open(path, "a") as file:

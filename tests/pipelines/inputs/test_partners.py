@@ -1,5 +1,5 @@
+from pipelines.inputs.listing import list_input
 from pipelines.inputs.partners import paired
-from pipelines.inputs.reading import list_input
 
 
 def folder_of(root, *names):
@@ -10,7 +10,7 @@ def folder_of(root, *names):
     return list_input(root).entries
 
 
-def test_partners_have_the_image_s_key_and_their_own_bytes(tmp_path):
+def test_targets_get_the_key_of_their_image_and_keep_their_own_file(tmp_path):
     images = folder_of(tmp_path / "images", "lake/a.jpg", "lake/b.JPEG", "c.d.png")
     targets = folder_of(tmp_path / "maps", "lake/a.png", "lake/b.png", "c.d.tif", "left.png")
     found, lost = paired(images, targets)
@@ -21,7 +21,7 @@ def test_partners_have_the_image_s_key_and_their_own_bytes(tmp_path):
     assert lost == []
 
 
-def test_images_without_a_partner_or_with_several_are_named(tmp_path):
+def test_images_without_a_target_or_with_several_are_returned_with_the_reason(tmp_path):
     images = folder_of(tmp_path / "images", "a.jpg", "b.jpg", "lake/c.jpg")
     targets = folder_of(tmp_path / "maps", "a.png", "a.tif", "c.png", "b.png")
     found, lost = paired(images, targets)

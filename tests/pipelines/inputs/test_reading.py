@@ -1,278 +1,23 @@
-"""A folder is listed completely, in one order, and nothing in it can trip the reader."""
+"""Reading the bytes of listed images."""
 
 from __future__ import annotations
 
 import os
-import socket
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from ops.config import ConfigError
 from ops.images import ImageError
-from pipelines.inputs.reading import (
-    ENTRY_SCHEMA,
-    MAX_BYTES,
-    Entry,
-    Gathering,
-    InputError,
-    content_hash,
-    list_folder,
-    list_input,
-    read_bytes,
-)
-
-PNG = b"\x89PNG\r\n\x1a\n"
-
-
-def touch(path: Path, data: bytes = PNG) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-    return path
-
-
-def test_images_are_listed_by_name_or_by_first_bytes_sorted_by_key(tmp_path: Path) -> None:
-    for name in ("b.JPG", "a/z.png", "a/noname", "a.txt/x.webp", "Z.gif", "é\nwith newline.jpg"):
-        touch(tmp_path / name)
-    touch(tmp_path / "notes.txt", b"words")
-    touch(tmp_path / ".DS_Store", PNG)
-    touch(tmp_path / ".git/x.png")
-    listing = list_folder(tmp_path)
-    keys = [entry.key for entry in listing.entries]
-    assert keys == ["Z.gif", "a.txt/x.webp", "a/noname", "a/z.png", "b.JPG", "é\nwith newline.jpg"]
-    assert listing.skipped == [
-        (".DS_Store", "hidden file"),
-        (".git", "hidden folder"),
-        ("notes.txt", "neither named nor starting like an image"),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("labels", "names"),
-    [
-        ("none", [None, None, None]),
-        ("first", [None, "cats", "dogs"]),
-        ("last", [None, "cats/deep/er", "dogs"]),
-    ],
-)
-def test_folders_are_classes_on_request(tmp_path: Path, labels: str, names: list) -> None:
-    for name in ("cats/deep/er/1.png", "dogs/2.png", "3.png"):
-        touch(tmp_path / name)
-    listing = list_input(tmp_path, labels)
-    assert [entry.label_name for entry in listing.entries] == names
-    assert list_input(tmp_path / "dogs/2.png", labels).entries[0].label_name is None
-
-
-def test_links_are_followed_but_never_in_circles(tmp_path: Path) -> None:
-    touch(tmp_path / "in/a/1.png")
-    touch(tmp_path / "elsewhere/2.png")
-    (tmp_path / "in/a/up").symlink_to(tmp_path / "in")
-    (tmp_path / "in/b").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "in/c").symlink_to(tmp_path / "in/c")
-    (tmp_path / "in/broken.jpg").symlink_to(tmp_path / "nowhere")
-    (tmp_path / "in/nothing").symlink_to(tmp_path / "nowhere")
-    listing = list_folder(tmp_path / "in")
-    assert [entry.key for entry in listing.entries] == ["a/1.png", "b/2.png", "broken.jpg"]
-    assert dict(listing.skipped) == {
-        "a/up": "a link to a folder above it",
-        "c": "cannot be looked at (Too many levels of symbolic links)",
-        "nothing": "cannot be looked at (No such file or directory)",
-    }
-
-
-def test_a_store_inside_the_input_is_not_listed(tmp_path: Path) -> None:
-    touch(tmp_path / "1.png")
-    touch(tmp_path / "codes.zarr/zarr.json", b"{}")
-    touch(tmp_path / "codes.zarr/g4x4/c/0/0/0")
-    listing = list_folder(tmp_path)
-    assert [entry.key for entry in listing.entries] == ["1.png"]
-    assert listing.skipped == [("codes.zarr", "a Zarr store")]
-
-
-def test_special_files_and_foreign_names_are_skipped(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.png")
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "to a pipe.png").symlink_to("pipe")
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(tmp_path / "socket.png"))
-    touch(tmp_path / os.fsdecode(b"bad\xff.png"))
-    touch(tmp_path / os.fsdecode(b"bad\xff/fine.png"))
-    listing = list_folder(tmp_path)
-    assert not listing.entries
-    assert listing.skipped == [
-        ("bad\\xff.png", "its name is not UTF-8: rename it"),
-        ("bad\\xff/fine.png", "its name is not UTF-8: rename it"),
-        ("pipe", "not a regular file"),
-        ("pipe.png", "not a regular file"),
-        ("socket.png", "not a regular file"),
-        ("to a pipe.png", "not a regular file"),
-    ]
-
-
-def test_links_that_lead_nowhere_are_entries_with_a_reason_to_come(tmp_path: Path) -> None:
-    (tmp_path / "a.png").symlink_to("b.png")
-    (tmp_path / "b.png").symlink_to("a.png")
-    (tmp_path / "c.png").symlink_to("nowhere")
-    entries = list_folder(tmp_path).entries
-    assert [(e.key, e.size, e.etag) for e in entries] == [
-        (key, 0, "missing") for key in ("a.png", "b.png", "c.png")
-    ]
-    for entry, reason in zip(entries, ("unreadable", "unreadable", "missing"), strict=True):
-        with pytest.raises(ImageError) as caught:
-            read_bytes(entry.uri, entry.offset, entry.size)
-        assert caught.value.reason == reason
-
-
-def test_folders_that_link_to_each_other_are_entered_once_a_way(tmp_path: Path) -> None:
-    touch(tmp_path / "a/1.png")
-    touch(tmp_path / "b/2.png")
-    (tmp_path / "a/to b").symlink_to(tmp_path / "b")
-    (tmp_path / "b/to a").symlink_to(tmp_path / "a")
-    listing = list_folder(tmp_path)
-    keys = [entry.key for entry in listing.entries]
-    assert keys == ["a/1.png", "a/to b/2.png", "b/2.png", "b/to a/1.png"]
-    assert dict(listing.skipped) == {
-        "a/to b/to a": "a link to a folder above it",
-        "b/to a/to b": "a link to a folder above it",
-    }
-
-
-@pytest.fixture
-def nobodys_folder() -> Iterator[Path]:
-    """A folder of this process, which may not do as it likes there even if it runs as root."""
-    with tempfile.TemporaryDirectory() as name:
-        user = os.geteuid()
-        if user == 0:
-            os.chown(name, 65534, -1)
-            os.seteuid(65534)
-        yield Path(name)
-        os.seteuid(user)
-
-
-def test_folders_that_may_not_be_read_are_skipped_and_said_to_be_unread(
-    nobodys_folder: Path,
-) -> None:
-    for name in ("closed/1.png", "names only/2.png", "names only/notes", "open/3.png"):
-        touch(nobodys_folder / name)
-    (nobodys_folder / "closed").chmod(0o000)
-    (nobodys_folder / "names only").chmod(0o400)
-    listing = list_folder(nobodys_folder)
-    (nobodys_folder / "names only").chmod(0o700)
-    assert [(e.key, e.size) for e in listing.entries] == [
-        ("names only/2.png", 0),
-        ("open/3.png", len(PNG)),
-    ]
-    assert listing.skipped == [
-        ("closed", "a folder that cannot be read (Permission denied)"),
-        ("names only/notes", "cannot be looked at (Permission denied)"),
-    ]
-    assert listing.unread == ["closed"]
-    with pytest.raises(InputError, match="closed cannot be read: Permission denied"):
-        list_folder(nobodys_folder / "closed")
-
-
-def test_a_file_that_vanishes_while_it_is_listed_is_no_input(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("a.png", "b.png", "c"):
-        touch(tmp_path / name)
-    scandir = os.scandir
-
-    @contextmanager
-    def slow_scandir(folder: str) -> Iterator[Iterator[os.DirEntry[str]]]:
-        with scandir(folder) as entries:
-            found = list(entries)
-        (tmp_path / "b.png").unlink()
-        (tmp_path / "c").unlink()
-        yield iter(found)
-
-    monkeypatch.setattr(os, "scandir", slow_scandir)
-    listing = list_folder(tmp_path)
-    assert [entry.key for entry in listing.entries] == ["a.png"]
-    gone = "gone again while the folder was listed"
-    assert listing.skipped == [("b.png", gone), ("c", gone)]
-
-
-def test_a_folder_that_fails_half_way_keeps_what_was_seen_and_is_unread(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    touch(tmp_path / "a/1.png")
-    touch(tmp_path / "2.png")
-    scandir = os.scandir
-
-    @contextmanager
-    def failing_scandir(folder: str) -> Iterator[Iterator[os.DirEntry[str]]]:
-        def each() -> Iterator[os.DirEntry[str]]:
-            yield from entries
-            if folder.endswith("a"):
-                raise OSError(5, "Input/output error")
-
-        with scandir(folder) as entries:
-            yield each()
-
-    monkeypatch.setattr(os, "scandir", failing_scandir)
-    listing = list_folder(tmp_path)
-    assert [entry.key for entry in listing.entries] == ["2.png", "a/1.png"]
-    assert listing.unread == ["a"]
-
-
-def test_an_entry_changes_its_etag_with_its_size_and_with_its_time(tmp_path: Path) -> None:
-    path = touch(tmp_path / "a.png")
-
-    def etag() -> str:
-        return list_folder(tmp_path).entries[0].etag
-
-    before = etag()
-    assert etag() == before
-    os.utime(path, ns=(0, 1))
-    touched = etag()
-    path.write_bytes(PNG + b"more")
-    os.utime(path, ns=(0, 1))
-    assert len({before, touched, etag()}) == 3
-
-
-def test_entries_in_any_order_make_one_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.inputs.reading.CHUNK", 3)
-    entries = [Entry(f"{n % 4}", f"/{n // 4}", n % 3 or None, n, "1", None) for n in range(10)]
-    tables = []
-    for step in (1, 3, 7):
-        gathering = Gathering()
-        for n in range(10):
-            gathering.add(entries[n * step % 10])
-        tables.append(gathering.listing().table)
-    assert tables[0].schema == ENTRY_SCHEMA
-    assert tables[0].to_pylist() == tables[1].to_pylist() == tables[2].to_pylist()
-    order = [(entry["key"], entry["uri"]) for entry in tables[0].to_pylist()]
-    assert order == sorted(order)
-    assert len(order) == 10
-
-
-def test_one_file_is_an_input_too(tmp_path: Path) -> None:
-    listing = list_input(touch(tmp_path / "only.png"))
-    assert [entry.key for entry in listing.entries] == ["only.png"]
-
-
-def test_an_input_that_is_missing_foreign_or_without_images_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="does not exist"):
-        list_input(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="not UTF-8"):
-        list_input(touch(tmp_path / os.fsdecode(b"\xff") / "a.png").parent)
-    touch(tmp_path / "words/notes.txt", b"words")
-    with pytest.raises(InputError, match="no images"):
-        list_input(tmp_path / "words")
-    with pytest.raises(ConfigError, match="No labels 'second'"):
-        list_input(tmp_path, "second")
+from pipelines.inputs.reading import MAX_BYTES, content_hash, read_bytes
 
 
 def test_bytes_are_read_whole_or_not_at_all(tmp_path: Path) -> None:
-    path = touch(tmp_path / "a.png", b"0123456789")
+    path = tmp_path / "a.png"
+    path.write_bytes(b"0123456789")
     assert read_bytes(str(path), None, 10) == b"0123456789"
     assert read_bytes(str(path), 3, 4) == b"3456"
     pipe = tmp_path / "pipe.png"
-    os.mkfifo(pipe)  # nobody writes to it
+    os.mkfifo(pipe)  # without a writer
     for arguments, reason in [
         ((str(path), None, 9), "changed"),
         ((str(path), 8, 4), "changed"),
@@ -286,7 +31,7 @@ def test_bytes_are_read_whole_or_not_at_all(tmp_path: Path) -> None:
         assert caught.value.reason == reason
 
 
-def test_a_content_hash_is_of_every_byte() -> None:
+def test_content_hash_depends_on_every_byte() -> None:
     hashes = {content_hash(data) for data in (b"", b"a", b"b", b"ab", bytes(1000), bytes(1001))}
     assert len(hashes) == 6
     assert {len(digest) for digest in hashes} == {32}

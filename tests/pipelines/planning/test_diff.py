@@ -9,15 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.inputs.reading import (
-    READERS,
-    Entry,
-    Gathering,
-    Listing,
-    content_hash,
-    list_input,
-    read_bytes,
-)
+from pipelines.inputs.listing import READERS, Listing, ListingBuilder, list_input
+from pipelines.inputs.reading import Entry, content_hash, read_bytes
 from pipelines.planning import diff as plan_changes
 from pipelines.planning.diff import DUPLICATE
 from pipelines.planning.plan import PlanSettings, extend_plan, prune_plan, read_plan, task_rows
@@ -221,14 +214,14 @@ def archives(monkeypatch: pytest.MonkeyPatch) -> None:
     """
 
     def list_archives(path: Path, labels: str) -> Listing:
-        gathering = Gathering()
+        builder = ListingBuilder()
         for archive in path.iterdir():
             offset = 0
             for line in archive.read_text().splitlines(keepends=True):
                 key, content = line.split()
-                gathering.add(Entry(key, str(archive), offset, len(line), content, None))
+                builder.add(Entry(key, str(archive), offset, len(line), content, None))
                 offset += len(line)
-        return gathering.listing()
+        return builder.listing()
 
     monkeypatch.setitem(READERS._entries, "folder", list_archives)
 

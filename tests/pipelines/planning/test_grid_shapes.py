@@ -1,9 +1,9 @@
-"""Grid shapes come from headers where the aspect is kept, and from nothing where it is not."""
+"""Grid shapes: from image headers for native crops, from the settings alone for square ones."""
 
 from __future__ import annotations
 
+import importlib
 import os
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from ops.images import Transform
-from pipelines.inputs.reading import ENTRY_SCHEMA, Entry, list_input
-from pipelines.inputs.thread_map import thread_map
+from pipelines.inputs.listing import ENTRY_SCHEMA, list_input
+from pipelines.inputs.reading import Entry
 from pipelines.planning.grid_shapes import grids_of
 
 NATIVE = Transform(image_size=32, crop="native", multiple_of=8)
@@ -30,27 +30,27 @@ def table(*entries: Entry) -> pa.Table:
 
 
 @pytest.mark.parametrize("crop", ["center", "random", "ten"])
-def test_square_crops_have_one_grid_and_open_no_file(crop: str) -> None:
+def test_square_crops_have_one_grid_and_read_no_file(crop: str) -> None:
     entries = table(Entry("a", "/nowhere/a", None, 9, "1", None)).take([0, 0])
     grids = grids_of(Transform(image_size=32, crop=crop, multiple_of=8), entries)
     assert grids.to_pylist() == ["4x4", "4x4"]
 
 
-def test_native_grids_follow_the_header_and_keep_the_order(tmp_path: Path) -> None:
+def test_native_grids_follow_the_headers_in_the_order_of_the_entries(tmp_path: Path) -> None:
     for number in range(40):
         picture(tmp_path / f"{number:02d}.png", 64, 64 + 16 * (number % 3))
     grids = grids_of(NATIVE, list_input(tmp_path).table)
     assert grids.to_pylist() == (["4x4", "5x4", "6x4"] * 14)[:40]
 
 
-def test_what_shows_no_size_gets_the_smallest_grid(tmp_path: Path) -> None:
+def test_images_without_a_readable_size_get_the_smallest_grid(tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
     (tmp_path / "link.png").symlink_to("nowhere")
     (tmp_path / "text.png").write_text("words")
     picture(tmp_path / "wide.png", 64, 48)
     listing = list_input(tmp_path).table
     (tmp_path / "text.png").unlink()
-    os.mkfifo(tmp_path / "text.png")  # a pipe in its place, to which nobody writes
+    os.mkfifo(tmp_path / "text.png")  # a pipe without a writer
     assert grids_of(NATIVE, listing).to_pylist() == ["1x1", "1x1", "1x1", "4x5"]
 
 
@@ -66,11 +66,12 @@ def test_an_image_inside_a_larger_file_is_found_by_its_offset(tmp_path: Path) ->
     assert grids_of(NATIVE, table(*entries)).to_pylist() == ["4x4", "4x6", "1x1"]
 
 
-def test_a_long_sweep_shows_how_far_it_is(
+def test_reading_many_headers_shows_progress(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys.modules[thread_map.__module__], "SOON", 0.0)
-    monkeypatch.setattr(sys.modules[thread_map.__module__], "AT_A_TIME", 2)
+    module = importlib.import_module("pipelines.inputs.thread_map")
+    monkeypatch.setattr(module, "BAR_AFTER", 0.0)
+    monkeypatch.setattr(module, "BATCH", 2)
     for number in range(5):
         picture(tmp_path / f"{number}.png", 64, 64)
     assert grids_of(NATIVE, list_input(tmp_path).table).to_pylist() == ["4x4"] * 5

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from ops import disk
 from ops.disk import Disk
-from pipelines.inputs.reading import ENTRY_SCHEMA, Entry
+from pipelines.inputs.listing import ENTRY_SCHEMA
+from pipelines.inputs.reading import Entry
 from pipelines.planning.plan import Plan, PlanSettings, extend_plan, read_plan, task_rows
 from pipelines.store import StoreError
 
