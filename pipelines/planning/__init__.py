@@ -1,4 +1,10 @@
-"""?"""
+"""Planning: which row of a store each image gets, before anything is encoded.
+
+A listing of the input goes in; the frozen plan comes out, parts of Parquet files below the store's
+_plan folder, from which tasks are read. Only new and changed images are planned, so running again
+on the same input plans nothing. Read plan.py first; diff.py finds what is new, grid_shapes.py gives
+the shape of each image's codes.
+"""
 
 from pipelines.planning.diff import DUPLICATE, planned_rows
 from pipelines.planning.grid_shapes import grids_of

@@ -1,4 +1,4 @@
-"""What a listing holds that a store's plan does not: new images, changed ones, repeated keys."""
+"""Comparing a listing with a store's plan: new images, changed ones, repeated keys."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from pipelines.store import (
 )
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
-Places = np.ndarray[Any, np.dtype[np.int64]]
+Positions = np.ndarray[Any, np.dtype[np.int64]]
 
-#: The etag of a row whose key another image of the listing has already.
+#: The etag of a row whose key an earlier image of the listing has.
 DUPLICATE = "duplicate"
-BATCH = 65536  # rows of a plan looked at together
+BATCH = 65536  # rows of a plan in memory at once
 
 
-def fresh_entries(
+def new_entries(
     root: Path,
     num_parts: int,
     listing: pa.Table,
@@ -40,30 +40,33 @@ def fresh_entries(
 ) -> pa.Table:
     """The entries of a listing (ENTRY_SCHEMA, sorted) that a plan of `num_parts` parts lacks.
 
-    Two columns more, `older_grid` and `older_row`, say where view 0 of the same image's older
-    content is; null for what is new. An entry whose key the one before it has too gets the etag
-    DUPLICATE.
+    Two more columns, `older_grid` and `older_row`, are the address of view 0 of the same image's
+    older content; null for a new image. Of entries with the same key, all but the first get the
+    etag DUPLICATE. `by_content` and `retry_failed`: see plan.extend_plan.
     """
     repeated = _repeated(listing["key"])
     newest = _newest_images(root, num_parts)
-    places = np.where(repeated, -1, _places(listing["key"], newest["key"]))
-    found = pa.array(places, mask=places < 0)  # null where nothing is known
+    positions = np.where(repeated, -1, _positions(listing["key"], newest["key"]))
+    found = pa.array(positions, mask=positions < 0)  # null for a key without a planned row
     known = _is_true(pc.equal(listing["etag"], newest["etag"].take(found)))
     if by_content:
         _compare_contents(root, listing, newest.take(found), known)
     if retry_failed:
         known &= ~_is_true(pc.is_in(addresses(newest.take(found)), value_set=_failed(root)))
-    seconds = listing.filter(pa.array(repeated))
-    known[repeated] = _known_duplicates(root, num_parts, seconds)
+    duplicates = listing.filter(pa.array(repeated))
+    known[repeated] = _known_duplicates(root, num_parts, duplicates)
     chosen = pa.array(~known)
-    fresh, older = listing.filter(chosen), newest.take(found.filter(chosen))
-    etags = pc.if_else(pa.array(repeated[~known]), DUPLICATE, fresh["etag"])
-    fresh = fresh.set_column(fresh.schema.get_field_index("etag"), "etag", etags)
-    return fresh.append_column("older_grid", older["grid"]).append_column("older_row", older["row"])
+    new, older = listing.filter(chosen), newest.take(found.filter(chosen))
+    etags = pc.if_else(pa.array(repeated[~known]), DUPLICATE, new["etag"])
+    new = new.set_column(new.schema.get_field_index("etag"), "etag", etags)
+    return new.append_column("older_grid", older["grid"]).append_column("older_row", older["row"])
 
 
 def planned_rows(root: Path, num_parts: int, columns: tuple[str, ...]) -> Iterator[pa.Table]:
-    """Some columns of every planned row, oldest first, a batch at a time; strings are large."""
+    """Some columns of every planned row, oldest first, in batches; strings become large strings.
+
+    Raises StoreError if a part of the plan is corrupt.
+    """
     for part in range(num_parts):
         path = plan_path(root, part)
         try:
@@ -71,21 +74,21 @@ def planned_rows(root: Path, num_parts: int, columns: tuple[str, ...]) -> Iterat
             for batch in file.iter_batches(BATCH, columns=list(columns)):
                 yield _with_large_strings(pa.Table.from_batches([batch]))
         except (pa.ArrowInvalid, OSError) as error:
-            raise StoreError(f"{path}: damaged plan ({error}). Restore it from a copy.") from error
+            raise StoreError(f"{path}: corrupt plan ({error}). Restore it from a copy.") from error
 
 
 def addresses(table: pa.Table) -> pa.ChunkedArray:
-    """ "grid/row" of each line of a table that has these columns."""
+    """ "grid/row" for each line of a table with these columns."""
     grids, rows = (table[name].cast(pa.large_string()) for name in ("grid", "row"))
     return pc.binary_join_element_wise(grids, rows, pa.scalar("/", pa.large_string()))
 
 
-def unmarked(root: Path, rows: pa.Table) -> pa.Table:
-    """The rows whose "grid/row" no pruning has marked."""
-    marked = read_tombstones(root)
-    if not len(marked):
+def without_tombstones(root: Path, rows: pa.Table) -> pa.Table:
+    """The rows that have no tombstone, by grid and row."""
+    tombstones = read_tombstones(root)
+    if not len(tombstones):
         return rows
-    return rows.filter(pc.invert(pc.is_in(addresses(rows), value_set=addresses(marked))))
+    return rows.filter(pc.invert(pc.is_in(addresses(rows), value_set=addresses(tombstones))))
 
 
 def _with_large_strings(table: pa.Table) -> pa.Table:
@@ -97,7 +100,7 @@ def _with_large_strings(table: pa.Table) -> pa.Table:
 
 
 def _repeated(keys: pa.ChunkedArray) -> Mask:
-    """Which of the sorted keys equal the one before."""
+    """Which of the sorted keys equal the previous one."""
     repeated = np.zeros(len(keys), bool)
     if len(keys) > 1:
         repeated[1:] = pc.equal(keys.slice(1), keys.slice(0, len(keys) - 1)).to_numpy()
@@ -105,7 +108,7 @@ def _repeated(keys: pa.ChunkedArray) -> Mask:
 
 
 def _newest_images(root: Path, num_parts: int) -> pa.Table:
-    """View 0 of the newest content of each image that is planned and not marked as gone."""
+    """View 0 of the newest content of each planned image that has no tombstone."""
     schema = pa.schema(
         [
             ("key", pa.large_string()),
@@ -119,43 +122,45 @@ def _newest_images(root: Path, num_parts: int) -> pa.Table:
         rows.filter((pc.field("view") == 0) & (pc.field("etag") != DUPLICATE)).select(schema.names)
         for rows in planned_rows(root, num_parts, ("view", *schema.names))
     ]
-    images = unmarked(root, pa.concat_tables([schema.empty_table(), *tables]))
-    numbered = images.append_column("place", pa.array(np.arange(len(images))))
-    last = numbered.group_by("key").aggregate([("place", "max")])["place_max"]
+    images = without_tombstones(root, pa.concat_tables([schema.empty_table(), *tables]))
+    numbered = images.append_column("position", pa.array(np.arange(len(images))))
+    last = numbered.group_by("key").aggregate([("position", "max")])["position_max"]
     return images.take(last)
 
 
-def _places(keys: pa.ChunkedArray, among: pa.ChunkedArray) -> Places:
-    """Where each key stands in `among`, which names none twice; -1 for nowhere."""
-    found = pc.index_in(keys, value_set=among)
-    places: Places = pc.fill_null(found, -1).to_numpy().astype(np.int64)
-    return places
+def _positions(keys: pa.ChunkedArray, unique_keys: pa.ChunkedArray) -> Positions:
+    """The position of each key in `unique_keys`; -1 if it is not there."""
+    found = pc.index_in(keys, value_set=unique_keys)
+    positions: Positions = pc.fill_null(found, -1).to_numpy().astype(np.int64)
+    return positions
 
 
 def _is_true(flags: pa.ChunkedArray) -> Mask:
-    """A mask one may write to; null counts as false."""
+    """Flags as a writable mask; null becomes False."""
     mask: Mask = np.array(pc.fill_null(flags, False).to_numpy())
     return mask
 
 
 def _compare_contents(root: Path, listing: pa.Table, planned: pa.Table, known: Mask) -> None:
-    """Correct `known` by the files' own bytes, wherever those of the planned row were hashed."""
+    """Correct `known` by comparing content hashes, for planned rows whose content was hashed."""
     contents = _contents(root)
-    place = pc.index_in(addresses(planned), value_set=addresses(contents))
-    hashed = contents["content"].take(place)
-    asked = pc.is_valid(hashed).to_numpy()
-    # A row is only ever made of as many bytes as were planned, so another size is another content.
-    asked_same_size = asked & _is_true(pc.equal(listing["size"], planned["size"]))
-    chosen = pa.array(asked_same_size)
-    now = pa.array(thread_map(_hash_of, listing.filter(chosen), "comparing contents"), pa.string())
-    readable = pc.is_valid(now).to_numpy(zero_copy_only=False)  # the others' etags must do
-    known[asked & ~asked_same_size] = False
-    same = _is_true(pc.equal(now, hashed.filter(chosen)))
-    known[asked_same_size] = np.where(readable, same, known[asked_same_size])
+    position = pc.index_in(addresses(planned), value_set=addresses(contents))
+    hashed = contents["content"].take(position)
+    has_hash = pc.is_valid(hashed).to_numpy()
+    # Rows are encoded from files of the planned size only, so another size is another content.
+    same_size = has_hash & _is_true(pc.equal(listing["size"], planned["size"]))
+    chosen = pa.array(same_size)
+    hashes = pa.array(
+        thread_map(_hash_of, listing.filter(chosen), "comparing contents"), pa.string()
+    )
+    readable = pc.is_valid(hashes).to_numpy(zero_copy_only=False)  # for the others the etag decides
+    known[has_hash & ~same_size] = False
+    same = _is_true(pc.equal(hashes, hashed.filter(chosen)))
+    known[same_size] = np.where(readable, same, known[same_size])
 
 
 def _contents(root: Path) -> pa.Table:
-    """grid, row and content of each row, view 0, whose image file was hashed."""
+    """grid, row and content hash of view 0 of each image whose content was hashed."""
     columns = ["grid", "row", "view", "content"]
     tables = [INDEX_SCHEMA.empty_table().select(columns)]
     for grid, task in committed_tasks(root):
@@ -165,25 +170,28 @@ def _contents(root: Path) -> pa.Table:
 
 
 def _failed(root: Path) -> pa.ChunkedArray:
-    """ "grid/row" of view 0 of each image one of whose rows has no codes."""
+    """ "grid/row" of view 0 of each image with a failed row."""
     tables = [INDEX_SCHEMA.empty_table().select(["grid", "row"])]
     for grid, task in committed_tasks(root):
         rows = read_part(root, grid, task)[0].filter(pc.field("status") != "ok")
-        firsts = pc.subtract(rows["row"], rows["view"].cast(pa.int64()))
-        tables.append(rows.select(["grid"]).append_column(tables[0].schema.field("row"), firsts))
+        first_rows = pc.subtract(rows["row"], rows["view"].cast(pa.int64()))
+        tables.append(
+            rows.select(["grid"]).append_column(tables[0].schema.field("row"), first_rows)
+        )
     return addresses(pa.concat_tables(tables))
 
 
 def _hash_of(uri: str, offset: int | None, size: int) -> str | None:
+    """The content hash of an image; None if it cannot be read."""
     try:
         return content_hash(read_bytes(uri, offset, size))
     except ImageError:
         return None
 
 
-def _known_duplicates(root: Path, num_parts: int, seconds: pa.Table) -> Mask:
-    """Which of the entries that come second under their key are planned as such."""
-    if not len(seconds):
+def _known_duplicates(root: Path, num_parts: int, duplicates: pa.Table) -> Mask:
+    """Which of the entries whose key is repeated are planned as duplicates already."""
+    if not len(duplicates):
         return np.zeros(0, bool)
     columns = ("view", "key", "uri", "offset", "etag", "grid", "row")
     tables = [
@@ -191,12 +199,13 @@ def _known_duplicates(root: Path, num_parts: int, seconds: pa.Table) -> Mask:
         for rows in planned_rows(root, num_parts, columns)
     ]
     if not tables:
-        return np.zeros(len(seconds), bool)
-    planned = _identities(unmarked(root, pa.concat_tables(tables)))
-    return _is_true(pc.is_in(_identities(seconds), value_set=planned))
+        return np.zeros(len(duplicates), bool)
+    planned = _identities(without_tombstones(root, pa.concat_tables(tables)))
+    return _is_true(pc.is_in(_identities(duplicates), value_set=planned))
 
 
 def _identities(entries: pa.Table) -> pa.ChunkedArray:
+    """key, uri and offset of each entry in one string."""
     offset = entries["offset"].cast(pa.large_string()).fill_null("")
-    between = pa.scalar("\0", pa.large_string())  # no path has one
-    return pc.binary_join_element_wise(entries["key"], entries["uri"], offset, between)
+    separator = pa.scalar("\0", pa.large_string())  # which no path contains
+    return pc.binary_join_element_wise(entries["key"], entries["uri"], offset, separator)

@@ -1,4 +1,4 @@
-"""The grid shape each image's codes will have: one for all, or by its own aspect."""
+"""The grid shape of each image's codes: one for all, or by the image's aspect ratio."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ops.images import ImageError, Transform, image_size
 from pipelines.inputs import open_regular, read_bytes, thread_map
 from pipelines.store import grid_name
 
-NO_GRID = grid_name(1, 1)  # for what shows no size: a ledger row without codes should be small
+NO_GRID = grid_name(1, 1)  # for images of unknown size: their rows hold fill values only
 
 
 def grids_of(transform: Transform, entries: pa.Table) -> pa.Array:
-    """Names of grid shapes, one for each entry; only native ones ask for the images' headers."""
+    """The name of the grid shape of each entry; reads the images' headers only for native crops."""
     factor = transform.multiple_of
 
     def of_size(width: int, height: int) -> str:
@@ -33,7 +33,7 @@ def grids_of(transform: Transform, entries: pa.Table) -> pa.Array:
 
 
 def _size_in_header(uri: str, offset: int | None, size: int) -> tuple[int, int]:
-    if offset is not None:  # Pillow would take the start of the file for the start of the image
+    if offset is not None:  # Pillow reads a header from the start of the file
         return image_size(io.BytesIO(read_bytes(uri, offset, size)))
     with open_regular(uri) as file:
         return image_size(file)

@@ -1,9 +1,9 @@
-"""The frozen plan of an encode: which image is which row, and which rows make a task.
+"""The frozen plan of a store: which row each image gets, and which rows make a task.
 
-A plan grows by parts and is never rewritten. Task k of a grid owns its rows
-[k * rows_per_task, (k + 1) * rows_per_task) for ever: images that come later start new tasks, and
-what the last task before them left empty stays empty. One row group of a part's file is one task.
-An image's views are rows that follow each other.
+A plan grows by parts, and written parts never change. Task k of a grid owns the rows
+[k * rows_per_task, (k + 1) * rows_per_task): images added later start new tasks, and the rows that
+the last task before them did not fill stay empty. A part is a Parquet file with one row group a
+task. An image's views are consecutive rows.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from ops import disk
 from ops.config import from_json, to_json
 from ops.files import fsync_path, link_once, make_folders
-from pipelines.planning.diff import addresses, fresh_entries, planned_rows, unmarked
+from pipelines.planning.diff import addresses, new_entries, planned_rows, without_tombstones
 from pipelines.store import (
     FORMAT,
     METADATA_KEY,
@@ -54,16 +54,16 @@ PLAN_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class PlanSettings:
-    """What a store was begun with; every later run must ask for the same.
+    """The settings a store was created with; every later run must use the same.
 
-    Codes depend on all of `track` but its name: on the last bits of float32 arithmetic even
-    through batch_size, threads and device.
+    Codes depend on everything in `track` but its name: batch_size, threads and device change the
+    last bits of float32 arithmetic.
     """
 
     rows_per_task: int
     track: dict[str, Any]  # the provenance of the track, transform and all
-    labels: str = "none"  # where the classes come from, see pipelines.inputs.reading.LABELS
-    compress: bool = False  # shards for the archive: smaller, not to be mapped into memory
+    labels: str = "none"  # where the classes come from: pipelines.inputs.listing.LABELS
+    compress: bool = False  # smaller shards, which cannot be memory-mapped
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,19 +73,19 @@ class Task:
     grid: str
     number: int
     num_rows: int
-    part: int  # which plan part,
-    group: int  # and which row group of it, lists the rows
+    part: int  # the plan part that lists the rows
+    group: int  # the row group of that part
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A store's plan as far as it has grown."""
+    """A store's plan: all parts written so far."""
 
     settings: PlanSettings
     label_names: tuple[str, ...]
     tasks: tuple[Task, ...]  # in planned order
     num_parts: int
-    track: str = "image"  # whose plan it is
+    track: str = "image"  # the track it plans
 
     @property
     def num_rows(self) -> int:
@@ -93,7 +93,7 @@ class Plan:
 
     @property
     def grids(self) -> dict[str, int]:
-        """Rows of each grid's array: up to the last planned one, gaps between tasks included."""
+        """Grid name -> length of its array: the last planned row plus one."""
         rows: dict[str, int] = {}
         for task in self.tasks:
             end = task.number * self.settings.rows_per_task + task.num_rows
@@ -102,7 +102,7 @@ class Plan:
 
     @property
     def attributes(self) -> StoreAttributes:
-        """What the store's metadata must say, of this track alone."""
+        """The store's metadata, with this track alone."""
         return StoreAttributes(
             rows_per_task=self.settings.rows_per_task,
             grids=self.grids,
@@ -113,7 +113,7 @@ class Plan:
 
 
 def read_plan(root: Path) -> Plan | None:
-    """The plan of the store at `root`; None where nothing has been planned."""
+    """The plan of the store at `root`; None if nothing is planned. Raises StoreError if corrupt."""
     tasks: list[Task] = []
     plan = None
     part = 0
@@ -132,17 +132,17 @@ def _read_description(path: Path) -> dict[str, Any]:
     try:
         return unsealed(path, pq.read_schema(path).metadata)
     except (pa.ArrowException, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{path}: damaged plan ({error}). Restore it from a copy.") from error
+        raise StoreError(f"{path}: corrupt plan ({error}). Restore it from a copy.") from error
 
 
 def task_rows(root: Path, task: Task) -> list[dict[str, Any]]:
-    """The planned rows of one task, as PLAN_SCHEMA has them."""
+    """The planned rows of one task as dictionaries with the columns of PLAN_SCHEMA."""
     rows: list[dict[str, Any]] = task_table(root, task).to_pylist()
     return rows
 
 
 def task_table(root: Path, task: Task) -> pa.Table:
-    """The planned rows of one task, PLAN_SCHEMA; StoreError where the plan is damaged."""
+    """The planned rows of one task (PLAN_SCHEMA); raises StoreError if the plan is corrupt."""
     path = plan_path(root, task.part)
     try:
         status = path.stat()
@@ -150,12 +150,12 @@ def task_table(root: Path, task: Task) -> pa.Table:
         file = pq.ParquetFile(path, metadata=footer, page_checksum_verification=True)
         return file.read_row_group(task.group)
     except (pa.ArrowInvalid, OSError) as error:
-        raise StoreError(f"{path}: damaged plan ({error}). Restore it from a copy.") from error
+        raise StoreError(f"{path}: corrupt plan ({error}). Restore it from a copy.") from error
 
 
 @functools.lru_cache(maxsize=4)
 def _footer(path: Path, inode: int, changed: int) -> Any:
-    # It lists every row group: reading it anew for each would take time in square of their number.
+    # The footer lists every row group: reading it for each of them would take quadratic time.
     return pq.read_metadata(path)
 
 
@@ -169,22 +169,20 @@ def extend_plan(
     by_content: bool = False,
     retry_failed: bool = False,
 ) -> Plan:
-    """Plan the entries of a listing that are new or changed, `views` rows each; the plan that
-    results.
+    """Plan the new and changed entries of a listing, `views` rows each; returns the whole plan.
 
-    `listing` is a table of ENTRY_SCHEMA sorted by key. `grids_of` tells the grid shapes the codes
-    of some entries will have; it is asked for new entries only. An image has changed when its etag
-    has; with `by_content`, when its bytes have, if those of the planned row are in the index. With
-    `retry_failed`, images that stand in the ledger are planned once more.
+    `listing` is a table of ENTRY_SCHEMA sorted by key. `grids_of` gives the names of the grid
+    shapes of some entries; it is called for the entries to plan only. An image has changed if its
+    etag has; with `by_content`, if its content hash has, where the index has one for the planned
+    row. With `retry_failed`, images with a failed row are planned again. Raises StoreError if there
+    is nothing to plan.
     """
     plan = read_plan(root)
     num_parts = plan.num_parts if plan else 0
-    fresh = fresh_entries(
-        root, num_parts, listing, by_content=by_content, retry_failed=retry_failed
-    )
-    if len(fresh):
-        label_names = _more_names(plan.label_names if plan else (), fresh["label_name"])
-        by_grid = _split_by(fresh, grids_of(fresh))
+    new = new_entries(root, num_parts, listing, by_content=by_content, retry_failed=retry_failed)
+    if len(new):
+        label_names = _more_names(plan.label_names if plan else (), new["label_name"])
+        by_grid = _split_by(new, grids_of(new))
         _write_part(root, plan, settings, label_names, by_grid, views)
         plan = read_plan(root)
     if plan is None:
@@ -193,31 +191,31 @@ def extend_plan(
 
 
 def prune_plan(root: Path, listing: pa.Table) -> int:
-    """Mark every row of the images that the listing no longer has; how many images those are.
+    """Add tombstones for every row of the images that the listing lacks; returns how many images.
 
-    One that comes back later is planned as if it were new.
+    An image that is listed again later is planned as a new one.
     """
     plan = read_plan(root)
     keys = listing["key"]
-    gone = [
+    removed = [
         rows.filter(pc.invert(pc.is_in(rows["key"], value_set=keys)))
         for rows in planned_rows(root, plan.num_parts if plan else 0, ("key", "grid", "row"))
     ]
-    if not gone:
+    if not removed:
         return 0
-    newly = unmarked(root, pa.concat_tables(gone))
-    if len(newly):
-        write_tombstones(root, newly)
-    return len(newly["key"].unique())
+    rows_to_mark = without_tombstones(root, pa.concat_tables(removed))
+    if len(rows_to_mark):
+        write_tombstones(root, rows_to_mark)
+    return len(rows_to_mark["key"].unique())
 
 
 def _more_names(names: tuple[str, ...], found: pa.ChunkedArray) -> tuple[str, ...]:
-    """The label names, new ones behind the old: a label never changes its number."""
+    """The label names with new ones appended, so that no label changes its number."""
     return names + tuple(sorted(set(found.unique().drop_null().to_pylist()) - set(names)))
 
 
 def _split_by(entries: pa.Table, grids: pa.Array) -> dict[str, pa.Table]:
-    """The entries of each grid shape, in their order."""
+    """Grid name -> its entries, in their order."""
     names = sorted(pc.unique(grids).to_pylist())
     return {grid: entries.filter(pc.equal(grids, grid)).combine_chunks() for grid in names}
 
@@ -234,12 +232,12 @@ def _write_part(
     for task in plan.tasks if plan else ():
         next_task[task.grid] = max(next_task.get(task.grid, 0), task.number + 1)
     part = plan.num_parts if plan else 0
-    tasks: list[tuple[Task, int]] = []  # with the number of its first view
+    tasks: list[tuple[Task, int]] = []  # with its first view's number in `by_grid`
     for grid, entries in by_grid.items():
         num_rows = len(entries) * views
-        for place, first in enumerate(range(0, num_rows, settings.rows_per_task)):
+        for offset, first in enumerate(range(0, num_rows, settings.rows_per_task)):
             count = min(settings.rows_per_task, num_rows - first)
-            number = next_task.get(grid, 0) + place
+            number = next_task.get(grid, 0) + offset
             task = Task(grid=grid, number=number, num_rows=count, part=part, group=len(tasks))
             tasks.append((task, first))
     size = settings.rows_per_task
@@ -256,11 +254,11 @@ def write_part(
     label_names: tuple[str, ...],
     tasks: Sequence[Task],
     tables: Iterable[pa.Table],
-    anew: bool = False,
+    overwrite: bool = False,
 ) -> None:
-    """Write one part of a plan: its tasks and, as PLAN_SCHEMA, the rows of each.
+    """Write one part of a plan: its tasks and the rows of each (tables of PLAN_SCHEMA).
 
-    Raises StoreError where the part is there already, unless it is to be written `anew`.
+    Raises StoreError if the part exists, unless `overwrite` is set.
     """
     description = {
         "format": FORMAT,
@@ -269,7 +267,7 @@ def write_part(
         "tasks": [(task.grid, task.number, task.num_rows) for task in tasks],
     }
     schema = PLAN_SCHEMA.with_metadata({METADATA_KEY: sealed(description)})
-    _write_whole(plan_path(root, part), schema, tables, settings.rows_per_task, anew)
+    _write_whole(plan_path(root, part), schema, tables, settings.rows_per_task, overwrite)
 
 
 def _planned(
@@ -280,12 +278,12 @@ def _planned(
     views: int,
     label_names: tuple[str, ...],
 ) -> pa.Table:
-    """The rows of one task, PLAN_SCHEMA: the views of `entries` from view number `first` on."""
+    """The rows of one task (PLAN_SCHEMA): the views of `entries` from view number `first` on."""
     lines = np.arange(first, first + task.num_rows)
     chosen = entries.take(pa.array(lines // views))
     view = pa.array(lines % views)
     older = chosen.select(["older_grid", "older_row"]).rename_columns(["grid", "row"])
-    # An image's views are neighbours, the older ones as well.
+    # An image's views are consecutive rows, those of its older content too.
     older = older.set_column(1, "row", pc.add(older["row"], view))
     names = pa.array(label_names, pa.large_string())
     columns = {name: chosen[name] for name in ("key", "uri", "offset", "size", "etag")} | {
@@ -300,23 +298,23 @@ def _planned(
 
 
 def _write_whole(
-    path: Path, schema: pa.Schema, groups: Iterable[pa.Table], size: int, anew: bool
+    path: Path, schema: pa.Schema, groups: Iterable[pa.Table], size: int, overwrite: bool
 ) -> None:
-    """Write tables as the row groups of a file that appears whole, `anew` alone over another.
+    """Write tables as the row groups of a file, atomically.
 
-    Raises StoreError where another file has the name.
+    Raises StoreError if the file exists, unless `overwrite` is set.
     """
     make_folders(path.parent)
-    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     options = {"compression": "zstd", "write_page_checksum": True}
-    with disk.disk.create(aside) as file, pq.ParquetWriter(file, schema, **options) as writer:
+    with disk.disk.create(partial) as file, pq.ParquetWriter(file, schema, **options) as writer:
         for table in groups:
             writer.write_table(table, row_group_size=size)
-    fsync_path(aside)
-    if anew:
-        disk.disk.replace(aside, path)
+    fsync_path(partial)
+    if overwrite:
+        disk.disk.replace(partial, path)
         fsync_path(path.parent)
-    elif not link_once(aside, path):
+    elif not link_once(partial, path):
         raise StoreError(f"{path} was written by another process. Run the command again.")
-    # An earlier run may have made the folder and been killed before it flushed its name.
+    # An earlier run may have been killed after it made the folder and before it flushed its name.
     fsync_path(path.parent.parent)

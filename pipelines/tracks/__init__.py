@@ -5,6 +5,7 @@ from pipelines.tracks.base import Track, open_tracks, waiting_tasks
 from pipelines.tracks.code_grids import FileTrack, LowResTrack
 from pipelines.tracks.plan import check_as_planned, store_attributes
 from pipelines.tracks.report import lacking
+from pipelines.tracks.verification import verify_store
 
 __all__ = [
     "FileTrack",
@@ -15,5 +16,6 @@ __all__ = [
     "lacking",
     "open_tracks",
     "store_attributes",
+    "verify_store",
     "waiting_tasks",
 ]

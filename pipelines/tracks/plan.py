@@ -74,7 +74,7 @@ def align_plan(
                 _aligned(task_table(root, task), old, partners)
                 for task, old in zip(tasks, kept, strict=True)
             )
-            write_part(track_dir, part, settings, images.label_names, tasks, tables, anew=True)
+            write_part(track_dir, part, settings, images.label_names, tasks, tables, overwrite=True)
     plan = read_plan(track_dir)
     assert plan is not None  # the images' has a part at least
     return plan

@@ -139,9 +139,7 @@ def test_failed_and_skipped_files_are_printed_with_the_reason(run: EncodeRun, fo
     assert "skipped: 'notes.txt': neither named nor starting like an image" in run.printed
 
 
-def test_bad_images_do_not_change_the_codes_of_others(
-    run: EncodeRun, folder: Path, tmp_path: Path
-) -> None:
+def test_bad_images_change_no_other_codes(run: EncodeRun, folder: Path, tmp_path: Path) -> None:
     assert run(folder, batch_size=8, rows_per_task=64) == 0
     among_bad = {row["key"]: row["codes"] for row in run.store()}
     for name in EXPECTED_BAD:

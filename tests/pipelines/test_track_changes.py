@@ -183,7 +183,7 @@ def test_verify_finds_what_is_wrong_in_a_track(
     assert verify.main([str(maps.run.out)]) == 1
     part = index_path(track_dir, "4x4", 1)
     said = capsys.readouterr().out
-    assert f"{shard}: damaged in row 1" in said
+    assert f"{shard}: corrupt in row 1" in said
     assert f"remove {part} and run encode again" in said
     undamaged = everything(maps.run.out / "g4x4/image")
     part.unlink()

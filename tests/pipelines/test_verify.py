@@ -1,5 +1,5 @@
-"""Whatever is flipped, cut or taken away in a store, verify names it and its rows, and what it
-says to do about it mends the store."""
+"""Verify names every flipped bit, truncated and missing file with its rows, and doing what it says
+restores the store."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipelines import encode, verify
 from tests.conftest import photograph
 from tests.encode_run import EncodeRun, everything
 
-FLIPS = 4  # of each file, besides its first and its last byte
+FLIPS = 4  # flipped bytes a file, besides its first and its last
 Report = Callable[..., str]
 
 
@@ -29,7 +29,7 @@ def made(
     tiny_tokenizer: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, Path, str]:
-    """A store with all there can be: two plans, a failed and a pruned image; and its images."""
+    """A store with two plan parts, a failed and a pruned image; its images; raw or compressed."""
     folder = tmp_path_factory.mktemp("verify")
     images = Path(shutil.copytree(photographs, folder / "images"))
     (images / "lake").rename(images / "gone")
@@ -38,7 +38,7 @@ def made(
     flags += ["--image-size", 16, "--batch-size", 4, "--rows-per-task", 4]
     flags += ["--compress"] if request.param == "compressed" else []
     assert encode.main([str(flag) for flag in flags]) == 0
-    (images / "gone" / "zarr.json").touch()  # not listed any more, but still to be read
+    (images / "gone" / "zarr.json").touch()  # no longer listed, but still readable
     Image.fromarray(photograph(77)).save(images / "wood" / "77.png")
     assert encode.main([str(flag) for flag in [*flags, "--prune"]]) == 0
     return folder / "codes.zarr", images, request.param
@@ -51,7 +51,7 @@ def store(made: tuple[Path, Path, str], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def encode_again(made: tuple[Path, Path, str], store: Path, tiny_tokenizer: Path, capsys) -> Report:
-    """Run the store's own encode command once more; what it said."""
+    """Run the store's encode command again; what it printed."""
 
     def again() -> str:
         run = EncodeRun(tiny_tokenizer, store, capsys)
@@ -64,7 +64,7 @@ def encode_again(made: tuple[Path, Path, str], store: Path, tiny_tokenizer: Path
 
 @pytest.fixture
 def report(store: Path, capsys: pytest.CaptureFixture[str]) -> Report:
-    """Verify the store; what was printed, if the exit code is that expected."""
+    """Verify the store and check the exit code; what was printed."""
 
     def verified(code: int = 1) -> str:
         capsys.readouterr()
@@ -89,13 +89,13 @@ def part(store: Path, task: int) -> Path:
 
 
 def files(store: Path) -> list[Path]:
-    """Every file of the store but the driver's lock."""
+    """Every file of the store but the driver lock."""
     found = sorted(path for path in store.rglob("*") if path.is_file())
     return [path for path in found if path.name != "driver.lock"]
 
 
 def rows_of(path: Path) -> str:
-    """How verify names all rows of the task of a shard or an index part."""
+    """The rows of a shard or an index part, as verify prints them."""
     task = int(path.parts[-3] if path.name == "0" else path.stem)
     return {0: "rows 0 to 3", 1: "rows 4 to 7", 2: "rows 8 to 10", 3: "row 12"}[task]
 
@@ -104,12 +104,12 @@ def is_of_task(path: Path) -> bool:
     return path.name == "0" or "_index" in path.parts
 
 
-def test_a_whole_store_passes(store: Path, report: Report) -> None:
+def test_intact_store_passes(store: Path, report: Report) -> None:
     assert len(files(store)) == 2 + 1 + 2 + 4 + 4 + 3 + 1
-    assert "12 rows in 4 shards, all as they should be" in report(0)
+    assert "12 rows in 4 shards, no problems" in report(0)
 
 
-def test_a_bit_flipped_anywhere_is_found_and_named(store: Path, report: Report) -> None:
+def test_flipped_bit_in_any_file_is_reported(store: Path, report: Report) -> None:
     random = np.random.default_rng(0)
     for path in files(store):
         whole = path.read_bytes()
@@ -123,7 +123,7 @@ def test_a_bit_flipped_anywhere_is_found_and_named(store: Path, report: Report) 
     report(0)
 
 
-def test_a_file_cut_anywhere_is_found_and_named(store: Path, report: Report) -> None:
+def test_truncation_of_any_file_is_reported(store: Path, report: Report) -> None:
     random = np.random.default_rng(0)
     for path in files(store):
         whole = path.read_bytes()
@@ -137,7 +137,7 @@ def test_a_file_cut_anywhere_is_found_and_named(store: Path, report: Report) -> 
     report(0)
 
 
-def test_a_file_that_is_gone_is_named(store: Path, report: Report) -> None:
+def test_missing_file_is_reported(store: Path, report: Report) -> None:
     for path in files(store):
         whole = path.read_bytes()
         path.unlink()
@@ -149,7 +149,7 @@ def test_a_file_that_is_gone_is_named(store: Path, report: Report) -> None:
     report(0)
 
 
-def test_a_file_that_cannot_be_read_is_named(store: Path, report: Report) -> None:
+def test_unreadable_file_is_reported(store: Path, report: Report) -> None:
     for path in (shard(store, 1), part(store, 2)):
         path.unlink()
         path.mkdir()
@@ -159,7 +159,7 @@ def test_a_file_that_cannot_be_read_is_named(store: Path, report: Report) -> Non
     assert "2 problems in 12 rows" in printed
 
 
-def test_damage_is_traced_to_its_rows(made, store: Path, report: Report) -> None:
+def test_corruption_is_traced_to_its_rows(made, store: Path, report: Report) -> None:
     row_bytes = shard(store, 0).stat().st_size // 6
     if made[2] == "raw":
         row_bytes = 2 * int(np.prod([int(n) for n in part(store, 0).parent.name.split("x")]))
@@ -169,71 +169,70 @@ def test_damage_is_traced_to_its_rows(made, store: Path, report: Report) -> None
     flip(shard(store, 3), -1)
     printed = report()
     if made[2] == "raw":
-        assert f"{shard(store, 1)}: damaged in row 6. If its" in printed
-        assert f"{shard(store, 2)}: damaged in rows 9 to 10. If its" in printed
-        assert f"{shard(store, 3)}: damaged outside its row 12, where" in printed
-    else:  # its rows are coded together, and found by the places behind them
-        assert f"{shard(store, 3)}: damaged in row 12. If its" in printed
+        assert f"{shard(store, 1)}: corrupt in row 6. If its" in printed
+        assert f"{shard(store, 2)}: corrupt in rows 9 to 10. If its" in printed
+        assert f"{shard(store, 3)}: corrupt outside its row 12, in the part" in printed
+    else:  # the rows are one block; the flipped bit is in the chunk index behind it
+        assert f"{shard(store, 3)}: corrupt in row 12. If its" in printed
     assert "3 problems in 12 rows" in printed
 
 
-def mend(store: Path, printed: str, encode_again: Report) -> None:
-    """Do what every line of verify's says, to the letter."""
-    doomed: set[Path] = set()
+def follow_advice(store: Path, printed: str, encode_again: Report) -> None:
+    """Do what each line that verify printed says."""
+    to_remove: set[Path] = set()
     for line in printed.splitlines()[:-1]:
-        if found := re.search(r"(\S+): damaged\. Remove it and run encode again", line):
-            doomed.add(Path(found[1]))
+        if found := re.search(r"(\S+): (?:damaged|corrupt)\. Remove it and run encode again", line):
+            to_remove.add(Path(found[1]))
         elif found := re.search(r"[Rr]emove (?:the folder )?(\S+) and run encode", line):
-            doomed.add(store / found[1])
+            to_remove.add(store / found[1])
         else:
             assert "Run encode again" in line
-    for path in doomed:
+    for path in to_remove:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     encode_again()
 
 
-def harm(path: Path, how: str) -> None:
+def corrupt(path: Path, how: str) -> None:
     if how == "remove":
         path.unlink()
-    elif how == "cut":
+    elif how == "truncate":
         os.truncate(path, path.stat().st_size // 2)
     else:
         flip(path, path.stat().st_size // 2)
 
 
-def replaceable(store: Path) -> list[Path]:
+def restorable_files(store: Path) -> list[Path]:
+    """Files that encode can make again."""
     return [path for path in files(store) if not {"_plan", "_tombstones"} & set(path.parts)]
 
 
-def test_doing_what_verify_says_mends_any_file(
-    store: Path, report: Report, encode_again: Report
-) -> None:
+def test_advice_restores_any_file(store: Path, report: Report, encode_again: Report) -> None:
     before = everything(store)
-    for path in replaceable(store):
-        harm(path, "flip")
-        mend(store, report(), encode_again)
+    for path in restorable_files(store):
+        corrupt(path, "flip")
+        follow_advice(store, report(), encode_again)
         report(0)
         assert everything(store) == before, path
 
 
-@pytest.mark.parametrize("how", ["flip", "cut", "remove"])
-def test_doing_what_verify_says_mends_all_files_at_once(
+@pytest.mark.parametrize("how", ["flip", "truncate", "remove"])
+def test_advice_restores_all_files_at_once(
     store: Path, report: Report, encode_again: Report, how: str
 ) -> None:
     before = everything(store)
-    whole, first = part(store, 0), shard(store, 0)  # a shard's damage shows if its part is whole
-    for path in replaceable(store):
-        if path != whole and path.name != "_checksums.json":
-            harm(path, how)
+    intact, first = part(store, 0), shard(store, 0)  # a shard is checked if its part is intact
+    for path in restorable_files(store):
+        if path != intact and path.name != "_checksums.json":
+            corrupt(path, how)
     printed = report()
     assert f"{first}: " in printed
-    mend(store, printed, encode_again)
+    follow_advice(store, printed, encode_again)
     report(0)
     assert everything(store) == before
 
 
 @pytest.mark.parametrize("name", ["_plan/1.parquet", "_tombstones/0.parquet"])
-def test_what_nobody_can_make_anew_must_come_from_a_copy(
+def test_lost_plan_or_tombstones_must_be_restored_from_a_copy(
     store: Path, report: Report, made, tiny_tokenizer: Path, capsys, name: str
 ) -> None:
     (store / name).unlink()
@@ -246,9 +245,7 @@ def test_what_nobody_can_make_anew_must_come_from_a_copy(
     assert everything(store) == before
 
 
-def test_a_run_that_has_not_finished_is_said_to(
-    store: Path, report: Report, encode_again: Report
-) -> None:
+def test_unfinished_run_is_reported(store: Path, report: Report, encode_again: Report) -> None:
     before = everything(store)
     checksums = store / "_checksums.json"
     checksums.unlink()
@@ -263,7 +260,7 @@ def test_a_run_that_has_not_finished_is_said_to(
     assert everything(store) == before
 
 
-def test_a_shard_that_is_still_staged_is_said_to_be(
+def test_staged_shard_is_reported_as_not_published(
     store: Path, report: Report, encode_again: Report
 ) -> None:
     from pipelines.store.commit import read_part
@@ -279,9 +276,7 @@ def test_a_shard_that_is_still_staged_is_said_to_be(
     assert everything(store) == before
 
 
-def test_an_index_part_of_other_rows_is_found_without_checksums(
-    store: Path, report: Report
-) -> None:
+def test_index_part_of_other_rows_is_found_without_checksums(store: Path, report: Report) -> None:
     (store / "_checksums.json").unlink()
     shutil.copyfile(part(store, 0), part(store, 1))
     shutil.copyfile(part(store, 0), part(store, 0).with_name("9.parquet"))
@@ -290,23 +285,23 @@ def test_an_index_part_of_other_rows_is_found_without_checksums(
     assert f"{part(store, 9)}: no plan lists this part" in printed
 
 
-def test_what_files_say_of_themselves_is_held_to_a_hash_of_its_own(
-    store: Path, report: Report
-) -> None:
+def test_metadata_in_plan_and_index_has_its_own_hash(store: Path, report: Report) -> None:
     (store / "_checksums.json").unlink()
     for path, right, wrong in (
         (part(store, 1), b'"bytes": ', b'"bytes": 1'),
         (store / "_plan/1.parquet", b'"batch_size": 4', b'"batch_size": 5'),
     ):
         table = pq.read_table(path)
-        said = table.schema.metadata[b"smalti"]
-        assert right in said
-        pq.write_table(table.replace_schema_metadata({"smalti": said.replace(right, wrong)}), path)
-        assert f"{path}: damaged" in report()
+        metadata = table.schema.metadata[b"smalti"]
+        assert right in metadata
+        pq.write_table(
+            table.replace_schema_metadata({"smalti": metadata.replace(right, wrong)}), path
+        )
+        assert f"{path}: corrupt" in report() or f"{path}: damaged" in report()
         pq.write_table(table, path)
 
 
-def test_another_tokenizer_is_found_without_checksums(
+def test_other_tokenizer_is_found_without_checksums(
     store: Path, report: Report, tmp_path: Path
 ) -> None:
     from tokenizer import build_tokenizer, save_tokenizer
@@ -317,6 +312,6 @@ def test_another_tokenizer_is_found_without_checksums(
     assert "_tokenizer/image: not the tokenizer that made the codes" in report()
 
 
-def test_a_folder_without_a_store_is_a_users_mistake(tmp_path: Path, capsys) -> None:
+def test_folder_without_a_store_is_an_error(tmp_path: Path, capsys) -> None:
     assert verify.main([str(tmp_path)]) == 2
     assert "not a code store" in capsys.readouterr().err

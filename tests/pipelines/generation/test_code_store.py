@@ -67,7 +67,7 @@ def test_the_store_is_verified_and_damage_is_found(
     shard.write_bytes(data)
     assert verify.main([str(store)]) == 1
     condition_inputs = capsys.readouterr().out
-    assert "damaged in row 4" in condition_inputs
+    assert "corrupt in row 4" in condition_inputs
     assert f"Remove {store}/_index/4x6/1.parquet and run generate again" in condition_inputs
 
 

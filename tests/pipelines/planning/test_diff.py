@@ -1,4 +1,4 @@
-"""What is new to a plan: told by etag or by content, once for each key, and again after pruning."""
+"""New and changed images: by etag or by content, once a key, and again after pruning."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.inputs.listing import READERS, Listing, ListingBuilder, list_input
 from pipelines.inputs.reading import Entry, content_hash, read_bytes
-from pipelines.planning import diff as plan_changes
+from pipelines.planning import diff
 from pipelines.planning.diff import DUPLICATE
 from pipelines.planning.plan import PlanSettings, extend_plan, prune_plan, read_plan, task_rows
 from pipelines.store import INDEX_SCHEMA, commit_task
@@ -23,7 +23,7 @@ SETTINGS = PlanSettings(rows_per_task=4, track={})
 
 
 class Images:
-    """A folder of images, a plan of them, and an encoder that only hashes."""
+    """A folder of images, its plan, and an encoder that only hashes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.root = folder / "images", folder / "codes.zarr"
@@ -39,7 +39,7 @@ class Images:
         return list_input(self.folder).table
 
     def plan(self, *, by_content: bool = True, views: int = 1) -> list[tuple[str, int, str | None]]:
-        """Plan what is new; (key, row, replaces) of the new rows."""
+        """Plan new and changed images; (key, row, replaces) of the new rows."""
         before = self.rows()
         extend_plan(self.root, self.list(), SETTINGS, views, one_grid, by_content=by_content)
         return [(r["key"], r["row"], r["replaces"]) for r in self.rows()[len(before) :]]
@@ -49,7 +49,7 @@ class Images:
         return [row for task in plan.tasks for row in task_rows(self.root, task)] if plan else []
 
     def encode(self, failing: tuple[str, ...] = ()) -> None:
-        """Commit what is not in the store, as the worker would: content is null where unread."""
+        """Commit the remaining tasks as a worker would; failed images have no content hash."""
         committed = committed_tasks(self.root)
         for task in read_plan(self.root).tasks:
             if (task.grid, task.number) in committed:
@@ -85,7 +85,7 @@ def images(tmp_path: Path) -> Images:
 # --- by content
 
 
-def test_a_touched_image_with_the_same_content_has_not_changed(images: Images) -> None:
+def test_touched_image_with_the_same_content_has_not_changed(images: Images) -> None:
     images.write("a.png", "one")
     images.write("b.png", "two")
     images.plan()
@@ -97,7 +97,7 @@ def test_a_touched_image_with_the_same_content_has_not_changed(images: Images) -
     assert images.plan(by_content=False) == [("a.png", 8, "2x2/0")]
 
 
-def test_other_content_under_the_same_size_and_time_has_changed(images: Images) -> None:
+def test_other_content_with_the_same_size_and_time_has_changed(images: Images) -> None:
     for name in ("a.png", "b.png"):
         images.write(name, "one")
     images.plan()
@@ -112,7 +112,7 @@ def test_other_content_under_the_same_size_and_time_has_changed(images: Images) 
     assert images.plan() == [("b.png", 8, "2x2/4")]
 
 
-def test_every_view_is_replaced_when_the_content_changed(images: Images) -> None:
+def test_every_view_of_a_changed_image_is_replaced(images: Images) -> None:
     images.write("a.png", "one")
     images.write("b.png", "one")
     images.plan(views=2)
@@ -121,7 +121,7 @@ def test_every_view_is_replaced_when_the_content_changed(images: Images) -> None
     assert images.plan(views=2) == [("b.png", 4, "2x2/2"), ("b.png", 5, "2x2/3")]
 
 
-def test_the_etag_decides_where_no_content_is_known(images: Images) -> None:
+def test_etag_decides_if_no_content_is_known(images: Images) -> None:
     images.write("failed.png", "one")
     images.write("new.png", "one")
     images.plan()
@@ -133,7 +133,7 @@ def test_the_etag_decides_where_no_content_is_known(images: Images) -> None:
     assert images.plan() == [("failed.png", 4, "2x2/0")]
 
 
-def test_only_images_of_the_planned_size_are_read_and_those_by_the_etag_if_they_cannot_be(
+def test_only_images_of_the_planned_size_are_hashed_and_unreadable_ones_go_by_etag(
     images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("gone.png", "longer.png", "same.png"):
@@ -145,13 +145,13 @@ def test_only_images_of_the_planned_size_are_read_and_those_by_the_etag_if_they_
     listing = images.list()
     (images.folder / "gone.png").unlink()
     read: list[str] = []
-    hash_of = plan_changes._hash_of
+    hash_of = diff._hash_of
 
     def recorded(uri: str, offset: int | None, size: int) -> str | None:
         read.append(Path(uri).name)
         return hash_of(uri, offset, size)
 
-    monkeypatch.setattr(plan_changes, "_hash_of", recorded)
+    monkeypatch.setattr(diff, "_hash_of", recorded)
     plan = extend_plan(images.root, listing, SETTINGS, 1, one_grid, by_content=True)
     assert sorted(read) == ["gone.png", "same.png"]
     assert [row["key"] for row in images.rows()[3:]] == ["longer.png", "new.png"]
@@ -161,7 +161,7 @@ def test_only_images_of_the_planned_size_are_read_and_those_by_the_etag_if_they_
 # --- pruning
 
 
-def test_removed_images_stay_until_they_are_tombstones(images: Images) -> None:
+def test_removed_images_stay_until_they_are_pruned(images: Images) -> None:
     for name in ("a.png", "b.png", "c.png"):
         images.write(name, "one")
     images.plan(views=2)
@@ -179,7 +179,7 @@ def test_removed_images_stay_until_they_are_tombstones(images: Images) -> None:
 
 @pytest.mark.parametrize("by_content", [False, True])
 @pytest.mark.parametrize("content", ["one", "other"])
-def test_an_image_that_comes_back_is_new(images: Images, by_content: bool, content: str) -> None:
+def test_pruned_image_listed_again_is_new(images: Images, by_content: bool, content: str) -> None:
     images.write("a.png", "one")
     images.write("b.png", "one")
     images.plan()
@@ -197,7 +197,7 @@ def test_an_image_that_comes_back_is_new(images: Images, by_content: bool, conte
     assert sorted(read_tombstones(images.root)["row"].to_pylist()) == [1, 4, 8]
 
 
-def test_there_is_nothing_to_prune_before_there_is_a_plan(images: Images) -> None:
+def test_nothing_to_prune_without_a_plan(images: Images) -> None:
     images.write("a.png", "one")
     assert prune_plan(images.root, images.list()) == 0
     assert not (images.root / "_tombstones").exists()
@@ -208,9 +208,9 @@ def test_there_is_nothing_to_prune_before_there_is_a_plan(images: Images) -> Non
 
 @pytest.fixture
 def archives(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader of folders of archives, in which one key may stand again and again.
+    """A reader of folders of text archives, in which a key may occur more than once.
 
-    A line "KEY CONTENT" of any file is an image.
+    Each line "KEY CONTENT" of a file is an image.
     """
 
     def list_archives(path: Path, labels: str) -> Listing:
@@ -227,7 +227,7 @@ def archives(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("archives")
-def test_only_the_first_image_of_a_key_counts_and_the_others_are_planned_once(
+def test_only_the_first_image_of_a_key_is_encoded_and_the_others_are_planned_once(
     images: Images,
 ) -> None:
     images.write("1.tar", "a red\nb red\nb blue\n")
@@ -259,7 +259,7 @@ def test_only_the_first_image_of_a_key_counts_and_the_others_are_planned_once(
 
 
 @pytest.mark.usefixtures("archives")
-def test_a_duplicate_takes_the_place_of_the_first_when_that_goes(images: Images) -> None:
+def test_duplicate_replaces_the_first_image_of_its_key_when_that_is_removed(images: Images) -> None:
     images.write("1.tar", "a red\nb red\n")
     images.write("2.tar", "b blue\n")
     images.plan(by_content=False)

@@ -1,4 +1,4 @@
-"""A plan gives every image its row, grows without moving one, and comes back as it was."""
+"""Plans: every image gets a row, later parts move none, and reading gives what was written."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_each_grid_numbers_its_own_rows(tmp_path: Path) -> None:
     ]
 
 
-def test_more_images_start_new_tasks_and_move_nothing(tmp_path: Path) -> None:
+def test_more_images_start_new_tasks_and_move_no_row(tmp_path: Path) -> None:
     extend(tmp_path, entries(*"bcdef"))
     before = all_rows(tmp_path)
     plan = extend(tmp_path, entries(*"abcdefg"))
@@ -92,7 +92,7 @@ def test_planning_the_same_again_writes_nothing(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "_plan").iterdir()] == ["0.parquet"]
 
 
-def test_a_changed_image_is_a_new_row_that_names_what_it_replaces(tmp_path: Path) -> None:
+def test_changed_image_gets_a_new_row_that_names_the_row_it_replaces(tmp_path: Path) -> None:
     extend(tmp_path, entries("a", "b"), views=2)
     extend(tmp_path, [entry("a"), entry("b", "2")], views=2)
     extend(tmp_path, [entry("a"), entry("b", "3")], views=2)
@@ -101,7 +101,7 @@ def test_a_changed_image_is_a_new_row_that_names_what_it_replaces(tmp_path: Path
     assert len(extend(tmp_path, [entry("b", "3")], views=2).tasks) == 3
 
 
-def test_labels_keep_their_numbers_when_classes_come_later(tmp_path: Path) -> None:
+def test_labels_keep_their_numbers_when_classes_are_added(tmp_path: Path) -> None:
     extend(tmp_path, entries("dog/1", "cat/1", "loose"))
     plan = extend(tmp_path, entries("ant/1", "cat/2", "dog/1", "cat/1", "loose"))
     assert plan.label_names == ("cat", "dog", "ant")
@@ -109,7 +109,7 @@ def test_labels_keep_their_numbers_when_classes_come_later(tmp_path: Path) -> No
     assert labels == {"dog/1": 1, "cat/1": 0, "loose": None, "ant/1": 2, "cat/2": 0}
 
 
-def test_views_of_an_image_are_neighbours(tmp_path: Path) -> None:
+def test_views_of_an_image_are_consecutive_rows(tmp_path: Path) -> None:
     extend(tmp_path, entries("a", "b"), views=10)
     rows = [(row["key"], row["view"]) for row in all_rows(tmp_path)]
     assert rows == [(key, view) for key in "ab" for view in range(10)]
@@ -120,14 +120,14 @@ def test_plain_parquet_reads_the_plan(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "_plan")["key"].to_pylist() == list("abcdef")
 
 
-def test_a_plan_that_is_damaged_is_named(tmp_path: Path) -> None:
+def test_corrupt_plan_is_an_error_with_its_path(tmp_path: Path) -> None:
     extend(tmp_path, entries("a"))
     (tmp_path / "_plan/0.parquet").write_bytes(b"PAR1 no more")
-    with pytest.raises(StoreError, match=r"0\.parquet: damaged plan"):
+    with pytest.raises(StoreError, match=r"0\.parquet: corrupt plan"):
         read_plan(tmp_path)
 
 
-def test_a_damaged_row_group_is_named(tmp_path: Path) -> None:
+def test_corrupt_row_group_is_an_error_with_its_path(tmp_path: Path) -> None:
     plan = extend(tmp_path, entries(*"abcdef"))
     path = tmp_path / "_plan/0.parquet"
     data = bytearray(path.read_bytes())
@@ -136,49 +136,49 @@ def test_a_damaged_row_group_is_named(tmp_path: Path) -> None:
         data[place] ^= 255
     path.write_bytes(data)
     assert [row["key"] for row in task_rows(tmp_path, plan.tasks[0])] == list("abcd")
-    with pytest.raises(StoreError, match=r"0\.parquet: damaged plan"):
+    with pytest.raises(StoreError, match=r"0\.parquet: corrupt plan"):
         task_rows(tmp_path, plan.tasks[1])
 
 
-def test_a_plan_that_was_made_anew_is_read_anew(tmp_path: Path) -> None:
+def test_replaced_plan_is_not_read_from_the_cache(tmp_path: Path) -> None:
     for keys in ("abcd", "efgh"):
         plan = extend(tmp_path, entries(*keys))
         assert [row["key"] for row in task_rows(tmp_path, plan.tasks[0])] == list(keys)
         shutil.rmtree(tmp_path / "_plan")
 
 
-class LinkThatSaysItFailed(Disk):
-    """What a network file system does when the answer to a link is lost and it asks again."""
+class RetriedLink(Disk):
+    """A network file system that loses the reply to a link request and sends it again."""
 
     def link(self, source: Path, target: Path) -> None:
         super().link(source, target)
         super().link(source, target)
 
 
-class OthersWereFaster(Disk):
+class ConcurrentWriter(Disk):
+    """Another process writes the file just before it is linked."""
+
     def link(self, source: Path, target: Path) -> None:
-        target.write_bytes(b"the plan of somebody else")
+        target.write_bytes(b"another process's plan")
         super().link(source, target)
 
 
-def test_a_link_that_was_made_counts_whatever_was_reported(
+def test_link_that_was_made_counts_even_if_an_error_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(disk, "disk", LinkThatSaysItFailed())
+    monkeypatch.setattr(disk, "disk", RetriedLink())
     assert extend(tmp_path, entries(*"ab")).num_rows == 2
 
 
-def test_a_plan_is_never_written_over_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(disk, "disk", OthersWereFaster())
+def test_plan_never_overwrites_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "disk", ConcurrentWriter())
     with pytest.raises(StoreError, match="written by another process"):
         extend(tmp_path, entries(*"ab"))
     left = {path.name: path.read_bytes() for path in (tmp_path / "_plan").iterdir()}
-    assert left == {"0.parquet": b"the plan of somebody else"}
+    assert left == {"0.parquet": b"another process's plan"}
 
 
-def test_the_same_listing_gives_the_same_bytes_however_it_is_chunked(tmp_path: Path) -> None:
+def test_same_listing_gives_the_same_bytes_however_it_is_chunked(tmp_path: Path) -> None:
     listed = table(entries(*(f"{number:03d}" for number in range(50))))
     chunked = pa.concat_tables([listed.slice(first, 7) for first in range(0, 50, 7)])
     plans = []
