@@ -1,5 +1,5 @@
-# make demo [IMAGES=folder]   the whole road on photographs, report in runs/demo/report.html
-# make test | lint | bench    each sets up .venv by itself; PYTHON=python3.12 names another Python
+# make demo [IMAGES=folder]   encode, train, generate on photographs; runs/demo/report.html
+# make test | lint | bench    each creates .venv if needed; PYTHON=python3.12 names another Python
 PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11 python,\
 	$(shell command -v $(name) >/dev/null 2>&1 && $(name) -c \
 	'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))) python3)
@@ -22,7 +22,7 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)
 	set -e; for file in tests/benchmarks/bench_*.py; do echo "$$file"; $(RUN) "$$file"; done
 
-# Done again when pyproject.toml changes; the stamp is touched last, so a failed install is no stamp.
+# Repeated when pyproject.toml changes; the stamp is touched last, after a successful install.
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "Smalti needs Python 3.11 or newer; '$(PYTHON)' is not." \

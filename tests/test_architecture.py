@@ -73,7 +73,7 @@ def defines_main(tree: ast.Module) -> bool:
 
 
 def commands() -> list[str]:
-    files = sources("pipelines")
+    files = sorted((ROOT / "pipelines").glob("*.py"))
     return [path.stem for path in files if defines_main(ast.parse(path.read_text()))]
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C that waits until the work in hand is whole."""
+"""Deferring Ctrl-C until a loop reaches a point where it can stop."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from types import FrameType
 
 @contextmanager
 def interrupts_noted() -> Iterator[Callable[[], bool]]:
-    """Yields a function that tells whether Ctrl-C was pressed; a second one interrupts at once.
+    """Yield a function that returns whether Ctrl-C was pressed; a second one interrupts at once.
 
-    Outside the main thread, where signals never arrive, it always tells no.
+    Outside the main thread, which receives no signals, the function always returns False.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

@@ -1,4 +1,4 @@
-"""How far every long job is: a bar on a terminal, a line now and then in a log file."""
+"""Progress of long jobs: a bar on a terminal, a line every ten seconds in a log file."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from rich.progress import (
 from rich.text import Text
 
 LINE_SECONDS = 10.0
-RATE_LINES = 6  # the rate is that since so many lines ago: what is left changes slowly
+RATE_LINES = 6  # the rate is averaged over so many lines, so that the time left changes slowly
 
 
 class ProgressBar(Protocol):
-    """What a job says of itself; any thread may call. `note` and `bad` (a count) are fields."""
+    """What a job reports to, from any thread. Fields: `note` (text) and `bad` (a count)."""
 
     def __enter__(self) -> ProgressBar: ...
 
@@ -52,7 +52,7 @@ class ProgressBar(Protocol):
 
 
 def progress_bar(unit: str) -> ProgressBar:
-    """On stderr, so that stdout stays for results; add tasks as with rich's own."""
+    """A progress bar on stderr, or log lines if that is no terminal; the interface is rich's."""
     if not sys.stderr.isatty():
         return LogProgress(unit)
     return Progress(
@@ -70,7 +70,7 @@ def progress_bar(unit: str) -> ProgressBar:
 
 
 def rate_text(rate: float | None, unit: str) -> str:
-    """Units a second, or seconds a unit where that is slow; nothing where it is not known."""
+    """Units a second, or seconds a unit below one a second; "" if unknown."""
     if not rate:
         return ""
     return f"{rate:,.1f} {unit}s/s" if rate >= 1 else f"{1 / rate:.1f} s/{unit}"
@@ -100,15 +100,15 @@ class _Job:
     total: float
     completed: float
     fields: dict[str, Any]
-    begun: tuple[float, float]  # when, and how much was completed by then
-    lines: deque[tuple[float, float]] = field(init=False)  # the same, at each line
+    begun: tuple[float, float]  # (time, completed) at its start
+    lines: deque[tuple[float, float]] = field(init=False)  # the same at the last lines
 
     def __post_init__(self) -> None:
         self.lines = deque([self.begun], maxlen=RATE_LINES)
 
 
 class LogProgress:
-    """Plain lines on stderr: one every ten seconds of a job at work, and one at its end."""
+    """Log lines on stderr: one every ten seconds for a job that advances, and one at the end."""
 
     def __init__(self, unit: str) -> None:
         self.unit = unit
@@ -152,7 +152,7 @@ class LogProgress:
                 job.lines.append((time.monotonic(), job.completed))
 
     def _write(self, job: _Job, since: tuple[float, float], end: str | None) -> None:
-        """One line with the rate since then; `end` stands in the place of the time left."""
+        """Write one line with the rate since `since`; `end` replaces the time left."""
         seconds = time.monotonic() - since[0]
         rate = (job.completed - since[1]) / seconds if seconds > 0 else 0.0
         if end is None:

@@ -1,18 +1,20 @@
-"""What every command shares: typed flags, errors without tracebacks, exit codes."""
+"""Running a command: typed flags, errors without tracebacks, exit codes."""
 
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Callable
 from typing import TypeVar
 
 import tyro
 
+import pipelines
 from ops.config import UserError
 
 Flags = TypeVar("Flags")
-#: Mistakes of the user's or his machine's: their message says all, a traceback would add nothing.
+#: Errors of the user or the machine, printed as one line: a traceback would add nothing.
 PLAIN_ERRORS = (UserError, FileNotFoundError, PermissionError, NotADirectoryError)
 DISK_ERRORS = {
     errno.ENOSPC: "make room",
@@ -27,11 +29,16 @@ def run_command(
 ) -> int:
     """Parse `argv` (default: the process's own) into `flags`, call `run`, return its exit code.
 
-    A UserError, a file that is missing or not permitted, a full, read-only or failing disk become
-    one line on stderr and exit code 2; Ctrl-C becomes 130. Anything else is a defect of ours and
-    keeps its traceback.
+    A UserError, a missing or forbidden file, a full, read-only or failing disk become one line on
+    stderr and exit code 2; Ctrl-C becomes 130. Anything else is a bug and keeps its traceback.
+    `--version` alone prints the version.
     """
-    parsed = tyro.cli(flags, args=argv, prog=f"python -m {prog}")
+    if (sys.argv[1:] if argv is None else argv) == ["--version"]:
+        print(f"smalti {pipelines.__version__}")
+        return 0
+    by_smalti = os.path.basename(sys.argv[0]) == "smalti"
+    prog = prog.replace("pipelines.", "smalti ") if by_smalti else f"python -m {prog}"
+    parsed = tyro.cli(flags, args=argv, prog=prog)
     try:
         return run(parsed)
     except PLAIN_ERRORS as error:

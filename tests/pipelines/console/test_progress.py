@@ -1,4 +1,4 @@
-"""Progress as a log file shows it, and the bar on a terminal."""
+"""Progress as lines in a log file and as a bar on a terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipelines.console.progress import LogProgress, progress_bar, rate_text
 
 
 class Clock:
-    """A time that tests move."""
+    """A clock that tests set."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -35,7 +35,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[str]]:
     return lambda: capsys.readouterr().err.splitlines()
 
 
-def test_a_log_file_gets_a_line_every_ten_seconds_and_one_at_the_end(
+def test_log_has_a_line_every_ten_seconds_and_one_at_the_end(
     clock: Clock, lines: Callable[[], list[str]]
 ) -> None:
     with progress_bar("image") as bar:
@@ -51,7 +51,7 @@ def test_a_log_file_gets_a_line_every_ten_seconds_and_one_at_the_end(
     assert lines() == ["encoding 3,900/10,000  120.0 images/s  3 bad  in 0:00:32"]
 
 
-def test_the_rate_is_that_of_the_last_minute(clock: Clock, lines: Callable[[], list[str]]) -> None:
+def test_rate_is_that_of_the_last_minute(clock: Clock, lines: Callable[[], list[str]]) -> None:
     with progress_bar("step") as bar:
         job = bar.add_task("train", total=2000, note="")
         for _ in range(20):
@@ -64,7 +64,7 @@ def test_the_rate_is_that_of_the_last_minute(clock: Clock, lines: Callable[[], l
     assert lines() == ["train 800/2,000  3.1 steps/s  in 0:04:20"]
 
 
-def test_what_was_done_before_counts_for_the_total_and_not_for_the_rate(
+def test_work_completed_before_does_not_count_for_the_rate(
     clock: Clock, lines: Callable[[], list[str]]
 ) -> None:
     with progress_bar("step") as bar:
@@ -77,23 +77,23 @@ def test_what_was_done_before_counts_for_the_total_and_not_for_the_rate(
     ]
 
 
-def test_a_job_that_stands_still_names_no_time(
+def test_job_without_progress_shows_no_time_left(
     clock: Clock, lines: Callable[[], list[str]]
 ) -> None:
     with progress_bar("code") as bar:
-        job = bar.add_task("painting", total=5, note="")
+        job = bar.add_task("sampling", total=5, note="")
         clock.now += 11
         bar.update(job, completed=0)
-        assert lines() == ["painting 0/5"]
+        assert lines() == ["sampling 0/5"]
 
 
-def test_rates_read_well_at_any_speed() -> None:
+def test_rates_are_readable_at_any_speed() -> None:
     assert rate_text(12345.67, "image") == "12,345.7 images/s"
     assert rate_text(0.25, "step") == "4.0 s/step"
     assert rate_text(None, "step") == rate_text(0.0, "step") == ""
 
 
-def test_every_thread_is_counted(lines: Callable[[], list[str]]) -> None:
+def test_advances_of_all_threads_count(lines: Callable[[], list[str]]) -> None:
     bar = LogProgress("image")
     job = bar.add_task("encoding", total=4000)
     threads = [
@@ -109,7 +109,7 @@ def test_every_thread_is_counted(lines: Callable[[], list[str]]) -> None:
     assert line.startswith("encoding 4,000/4,000  ")
 
 
-def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terminal_shows_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True

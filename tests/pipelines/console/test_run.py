@@ -3,6 +3,7 @@ from dataclasses import dataclass
 
 import pytest
 
+import pipelines
 from ops.config import ConfigError
 from pipelines.console.run import run_command
 
@@ -22,7 +23,7 @@ def run_raising(error):
     return run_command(Flags, run, ["--number", "2"], "pipelines.thing")
 
 
-def test_flags_are_parsed_and_the_exit_code_is_the_commands():
+def test_exit_code_is_what_the_command_returns():
     assert run_command(Flags, lambda flags: flags.number, ["--number", "7"], "pipelines.x") == 7
 
 
@@ -36,14 +37,14 @@ def test_flags_are_parsed_and_the_exit_code_is_the_commands():
         (KeyboardInterrupt(), 130, "run the same command again"),
     ],
 )
-def test_what_users_can_mend_is_one_line_without_a_traceback(error, code, message, capsys):
+def test_errors_of_users_are_one_line_without_a_traceback(error, code, message, capsys):
     assert run_raising(error) == code
     stderr = capsys.readouterr().err
     assert message in stderr
     assert stderr.count("\n") == 1
 
 
-def test_a_defect_of_ours_keeps_its_traceback():
+def test_bugs_keep_their_traceback():
     with pytest.raises(ZeroDivisionError):
         run_raising(ZeroDivisionError())
     with pytest.raises(OSError, match="Too many open files"):
@@ -57,3 +58,15 @@ def test_help_names_the_command_and_every_flag(capsys):
     text = capsys.readouterr().out
     assert "python -m pipelines.thing" in text
     assert "how many" in text
+
+
+def test_version_is_printed_by_every_command(capsys):
+    assert run_command(Flags, lambda flags: 1, ["--version"], "pipelines.thing") == 0
+    assert capsys.readouterr().out == f"smalti {pipelines.__version__}\n"
+
+
+def test_help_of_the_smalti_command_names_it(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["/somewhere/bin/smalti", "thing"])
+    with pytest.raises(SystemExit):
+        run_command(Flags, lambda flags: 0, ["--help"], "pipelines.thing")
+    assert "smalti thing" in capsys.readouterr().out

@@ -1,0 +1,75 @@
+"""The `smalti` command: `smalti encode ...` is `python -m pipelines.encode ...`."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import re
+import sys
+from pathlib import Path
+
+import pipelines
+
+FOLDER = Path(__file__).parents[1]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command with the words that follow its name; returns its exit code.
+
+    Without a name, or with --help, list the commands. An unknown name is one line on stderr and
+    exit code 2.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if words[0] == "--version":
+        print(f"smalti {pipelines.__version__}")
+        return 0
+    name = words[0].replace("-", "_")
+    names = commands()
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"Did you mean {close[0]}?" if close else "`smalti` lists the commands."
+        print(f"error: no command {words[0]!r}. {hint}", file=sys.stderr)
+        return 2
+    code: int = importlib.import_module(f"pipelines.{name}").main(words[1:])
+    return code
+
+
+def commands() -> dict[str, str]:
+    """Name -> what it does, for every module of pipelines/ with a `main`; imports none of them."""
+    found = {}
+    for path in sorted(FOLDER.glob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body):
+            found[path.stem] = _summary(ast.get_docstring(tree) or "")
+    return found
+
+
+def _summary(docstring: str) -> str:
+    """The first sentence of a command's docstring, without how the command is called."""
+    paragraph = " ".join(docstring.partition("\n\n")[0].split())
+    sentence = re.split(r": python -m|\.(?:\s|$)", paragraph)[0]
+    sentence = re.sub(r"^`python -m [\w.]+`: ", "", sentence)
+    return sentence[:1].upper() + sentence[1:]
+
+
+def _overview() -> str:
+    found = commands()
+    width = max(map(len, found))
+    lines = [f"  {name:{width}}  {summary}" for name, summary in found.items()]
+    return "\n".join(
+        [
+            "usage: smalti COMMAND ...    (the same as python -m pipelines.COMMAND ...)",
+            "",
+            *lines,
+            "",
+            "smalti COMMAND --help lists its flags; smalti --version prints the version.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
