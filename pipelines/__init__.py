@@ -1,9 +1,14 @@
-"""Commands and their stages: data files, Ray jobs and command lines; imports all other packages."""
+"""Commands and their stages: the only package with data files, Ray jobs and command lines.
+
+Each module here with a `main` is a command (`python -m pipelines.encode`, or `smalti encode`); the
+folders are the stages that commands are made of, and recipes.py lists training runs. Codes flow
+from inputs and planning through encoding into the store, from there through streaming to training,
+and from a trained prior through generation to images. CHANGELOG.md lists what changed. Read
+encode.py first: it calls most of the stages.
+"""
 
 import importlib.util
 import os
-
-__version__ = "0.2.0"
 
 
 def _check_own_packages() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-import pipelines
+from ops.version import __version__
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("ops", "pipelines", "prior", "tokenizer")
@@ -83,7 +83,7 @@ def test_wheel_holds_every_package_and_data_file_and_no_tests(wheel: Path) -> No
 
 
 def test_version_and_scripts_are_those_of_the_project(wheel: Path) -> None:
-    assert wheel.name.startswith(f"smalti-{pipelines.__version__}-")
+    assert wheel.name.startswith(f"smalti-{__version__}-")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert "version" not in project
     assert project["scripts"] == {"smalti": "pipelines.console.smalti:main"}
@@ -96,7 +96,7 @@ def test_installed_wheel_encodes_a_photograph(
     code = "import ops, pipelines, prior, tokenizer as t; print(pipelines.__file__, t.__file__)"
     for path in run(python, "-c", code, cwd=tmp_path).split():
         assert Path(path).is_relative_to(environment)
-    assert run(smalti, "--version", cwd=tmp_path) == f"smalti {pipelines.__version__}\n"
+    assert run(smalti, "--version", cwd=tmp_path) == f"smalti {__version__}\n"
     photograph = next(photographs.rglob("*.jpg"))
     store = tmp_path / "codes.zarr"
     flags = ["--in", photograph, "--out", store, "--image-size", 64]

@@ -10,8 +10,8 @@ from typing import TypeVar
 
 import tyro
 
-import pipelines
 from ops.config import UserError
+from ops.version import __version__
 
 Flags = TypeVar("Flags")
 #: Errors of the user or the machine, printed as one line: a traceback would add nothing.
@@ -34,7 +34,7 @@ def run_command(
     `--version` alone prints the version.
     """
     if (sys.argv[1:] if argv is None else argv) == ["--version"]:
-        print(f"smalti {pipelines.__version__}")
+        print(f"smalti {__version__}")
         return 0
     by_smalti = os.path.basename(sys.argv[0]) == "smalti"
     prog = prog.replace("pipelines.", "smalti ") if by_smalti else f"python -m {prog}"

@@ -9,7 +9,7 @@ import re
 import sys
 from pathlib import Path
 
-import pipelines
+from ops.version import __version__
 
 FOLDER = Path(__file__).parents[1]
 
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
         print(_overview())
         return 0
     if words[0] == "--version":
-        print(f"smalti {pipelines.__version__}")
+        print(f"smalti {__version__}")
         return 0
     name = words[0].replace("-", "_")
     names = commands()

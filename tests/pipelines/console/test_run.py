@@ -3,8 +3,8 @@ from dataclasses import dataclass
 
 import pytest
 
-import pipelines
 from ops.config import ConfigError
+from ops.version import __version__
 from pipelines.console.run import run_command
 
 
@@ -62,7 +62,7 @@ def test_help_names_the_command_and_every_flag(capsys):
 
 def test_version_is_printed_by_every_command(capsys):
     assert run_command(Flags, lambda flags: 1, ["--version"], "pipelines.thing") == 0
-    assert capsys.readouterr().out == f"smalti {pipelines.__version__}\n"
+    assert capsys.readouterr().out == f"smalti {__version__}\n"
 
 
 def test_help_of_the_smalti_command_names_it(monkeypatch, capsys):

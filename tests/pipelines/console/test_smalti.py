@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-import pipelines
+from ops.version import __version__
 from pipelines.console.smalti import commands, main
 
-ROOT = Path(pipelines.__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("argv", [[], ["--help"], ["-h"]])
@@ -44,7 +44,7 @@ def test_command_gets_the_words_after_its_name(
     assert main(["verify", str(tmp_path)]) == 2
     assert "not a code store" in capsys.readouterr().err
     assert main(["train-prior", "--version"]) == 0
-    assert capsys.readouterr().out == f"smalti {pipelines.__version__}\n"
+    assert capsys.readouterr().out == f"smalti {__version__}\n"
 
 
 def test_overview_imports_no_command() -> None:
