@@ -1,4 +1,4 @@
-"""Fixtures that several test files share; everything here is small and made on the spot."""
+"""Fixtures shared by many tests: small images, stores and tokenizers, made when needed."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from pipelines.store.layout import staging_path
 from pipelines.store.shards import row_checksums
 from tests.encode_run import EncodeRun
 
-# The same examples every time, and no deadline: a busy machine is no defect of the code.
+# The same examples every time, and no deadline, since tests may run on a busy machine.
 hypothesis.settings.register_profile("smalti", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("smalti")
 
-torch.set_num_threads(1)  # small tensors: more threads only wait for each other
+torch.set_num_threads(1)  # tensors are small: more threads would cost time
 
 
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
-    """One local Ray for the whole session; starting it takes ten seconds."""
+    """One local Ray for the session; starting it takes ten seconds."""
     ray = pytest.importorskip("ray")
     ray.init(
         address="local",
@@ -48,7 +48,7 @@ def ray_local() -> Iterator[None]:
 
 
 def photograph(seed: int, height: int = 48, width: int = 64) -> np.ndarray:
-    """Something like a photograph, uint8 (height, width, 3): sky to ground, discs, grain."""
+    """A synthetic photograph, uint8 (height, width, 3): a vertical gradient, discs, noise."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width] / max(height, width)
     top, bottom = random.uniform(0, 255, (2, 3))
@@ -63,7 +63,7 @@ def photograph(seed: int, height: int = 48, width: int = 64) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of ten small pictures in two class folders, `lake` and `wood`; leave it as it is."""
+    """A folder of ten small images in two class folders, `lake` and `wood`; do not change it."""
     folder = tmp_path_factory.mktemp("photographs")
     for seed in range(10):
         suffix = "jpg" if seed < 8 else "png"
@@ -86,9 +86,9 @@ def make_store(
     label_names: tuple[str, ...] | None = None,
     **provenance: object,
 ) -> Path:
-    """A code store made from `codes` (n, h, w) without any encoder; rows in `failed` hold none.
+    """A code store of `codes` (n, h, w), made without an encoder; rows in `failed` have no codes.
 
-    `columns` take the place of the index's own: {"key": [...], "view": [...]} makes views.
+    `columns` replace columns of the index: {"key": [...], "view": [...]} makes views.
     """
     dtype = code_dtype(codebook_size)
     codes = codes.astype(dtype)
@@ -144,7 +144,7 @@ def make_store(
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder with a small untrained tokenizer: useless pictures, perfectly good codes."""
+    """A model folder with a small untrained tokenizer: its images are noise, its codes valid."""
     from tokenizer import build_tokenizer, save_tokenizer
 
     folder = tmp_path_factory.mktemp("tiny-tokenizer")
@@ -154,4 +154,5 @@ def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(tiny_tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> EncodeRun:
+    """Calls the encode command with the tiny tokenizer; the store is codes.zarr in tmp_path."""
     return EncodeRun(tiny_tokenizer, tmp_path / "codes.zarr", capsys)

@@ -2,8 +2,8 @@
 
 A folder, a file, a tar file or a Parquet table goes in; `list_input` gives one sorted table of
 entries (key, uri, offset, size, etag, class), and any process can then read an entry's bytes.
-Beside images, annotations (boxes, keypoints, classes) are read from JSONL and CSV files, and the
-held-out share is chosen by key. Read listing.py first, then reading.py and archives.py.
+Annotations (boxes, keypoints, classes) are read from JSONL and CSV files, and the
+held-out share of samples is chosen by key. Read listing.py first, then reading.py and archives.py.
 """
 
 from pipelines.inputs.annotations import (

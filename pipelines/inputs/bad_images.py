@@ -14,10 +14,10 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
         lines = path.read_text().splitlines() if path.exists() else []
-        whole = [line for line in lines if line.endswith("}")]
-        if len(whole) < len(lines):  # a kill truncated the last line; its image will fail again
-            write_bytes(path, "".join(line + "\n" for line in whole).encode())
-        self._keys = {json.loads(line)["key"] for line in whole}
+        complete = [line for line in lines if line.endswith("}")]
+        if len(complete) < len(lines):  # a kill truncated the last line; its image will fail again
+            write_bytes(path, "".join(line + "\n" for line in complete).encode())
+        self._keys = {json.loads(line)["key"] for line in complete}
 
     def add(self, key: str, reason: str) -> None:
         """Record why the image `key` was not used, unless it is recorded already."""

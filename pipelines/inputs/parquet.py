@@ -113,7 +113,7 @@ def _bytes_in(field: pa.Field) -> str | None:
     """The dotted name of the bytes in a column, if it has any."""
     kind = field.type
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return field.name
+        return str(field.name)
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         return f"{field.name}.bytes"
     return None
