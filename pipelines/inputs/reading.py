@@ -86,7 +86,7 @@ def content_hash(data: bytes) -> str:
 def _read_member(path: str, place: int, etag: str | None) -> bytes:
     data = read_member(path, place)
     if etag is not None and archive_etag(path) != etag:
-        raise ImageError("changed", f"{path} has changed; run again to plan the new content")
+        raise ImageError("changed", f"{path} has changed; run again to update the plan")
     return data
 
 
@@ -94,6 +94,6 @@ def _checked(data: bytes, size: int) -> bytes:
     if len(data) != size:
         found = f"{len(data)} bytes" if len(data) < size else "more bytes"
         raise ImageError(
-            "changed", f"{found}, planned with {size}; run encode again to plan the new content"
+            "changed", f"{found}, planned with {size}; run encode again to update the plan"
         )
     return data
