@@ -19,12 +19,12 @@ def _check_own_packages() -> None:
     folder = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
     for name in ("ops", "prior", "tokenizer"):
         spec = importlib.util.find_spec(name)
-        origin = os.path.realpath(spec.origin) if spec is not None and spec.origin else None
-        if origin != os.path.join(folder, name, "__init__.py"):
+        origin = spec.origin if spec is not None else None
+        if os.path.realpath(origin or "") != os.path.join(folder, name, "__init__.py"):
             raise ImportError(
-                f"`import {name}` finds {origin or 'nothing'}, not Smalti's own package in "
-                f"{folder}: another distribution uses the name. Install Smalti into a virtual "
-                f"environment without it, or put {folder} first in PYTHONPATH."
+                f"`import {name}` finds {origin}, not Smalti's package of that name. Install "
+                f"Smalti into a virtual environment without the other, or put {folder} first in "
+                "PYTHONPATH."
             )
 
 

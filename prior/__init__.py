@@ -1,5 +1,15 @@
 """Codes and conditions in, codes out. Never sees pixels."""
 
+from pathlib import Path
+
+import ops
+
+if Path(str(ops.__file__)).parent.parent != Path(__file__).parent.parent:
+    raise ImportError(
+        f"`import ops` finds {ops.__file__}, not Smalti's package of that name. Install Smalti "
+        "into a virtual environment without the other."
+    )
+
 from prior.conditions import (
     CONDITIONS,
     Boxes,

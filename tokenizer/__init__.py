@@ -1,5 +1,15 @@
 """Pixels to codes and back: build, load, save and use a VQGAN."""
 
+from pathlib import Path
+
+import ops
+
+if Path(str(ops.__file__)).parent.parent != Path(__file__).parent.parent:
+    raise ImportError(
+        f"`import ops` finds {ops.__file__}, not Smalti's package of that name. Install Smalti "
+        "into a virtual environment without the other."
+    )
+
 from tokenizer.discriminator import DiscriminatorConfig
 from tokenizer.importers import FIRST_STAGE, IMPORTERS
 from tokenizer.losses import LossConfig, Losses, VQGANObjective

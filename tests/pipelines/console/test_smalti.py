@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -54,20 +53,3 @@ def test_overview_imports_no_command() -> None:
     )
     loaded = set(done.stdout.splitlines()[-1].split())
     assert not loaded & {"torch", "ray", "pyarrow", "zarr", "PIL", "numpy"}
-
-
-@pytest.mark.parametrize("module", ["tokenizer", "ops", "prior"])
-@pytest.mark.parametrize("form", ["package", "module"])
-def test_package_of_another_distribution_is_named(tmp_path: Path, module: str, form: str) -> None:
-    name = f"{module}.py" if form == "module" else f"{module}/__init__.py"
-    (tmp_path / name).parent.mkdir(exist_ok=True)
-    (tmp_path / name).touch()
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
-    done = subprocess.run(
-        [sys.executable, "-c", "import pipelines.console"],
-        capture_output=True, text=True, cwd=tmp_path, env=environment,
-    )  # fmt: skip
-    assert done.returncode == 1
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith(f"ImportError: `import {module}` finds {tmp_path}/{module}")
-    assert "virtual environment" in last
