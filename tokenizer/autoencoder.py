@@ -55,7 +55,8 @@ class AutoencoderConfig:
 
     @property
     def downsample_factor(self) -> int:
-        return self.patch_size * 2 ** (len(self.channel_mult) - 1)
+        factor: int = self.patch_size * 2 ** (len(self.channel_mult) - 1)
+        return factor
 
     @property
     def is_local(self) -> bool:
@@ -109,7 +110,8 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(norm_silu(self.norm1, x))
         h = self.conv2(self.dropout(norm_silu(self.norm2, h)))
-        return self.shortcut(x) + h
+        latents: Tensor = self.shortcut(x) + h
+        return latents
 
 
 class AttnBlock(nn.Module):
@@ -127,7 +129,8 @@ class AttnBlock(nn.Module):
         h = self.norm(x)
         q, k, v = (layer(h).flatten(2).transpose(1, 2) for layer in (self.q, self.k, self.v))
         h = F.scaled_dot_product_attention(q, k, v)  # (B, H*W, C)
-        return x + self.proj_out(h.transpose(1, 2).reshape(x.shape))
+        latents: Tensor = x + self.proj_out(h.transpose(1, 2).reshape(x.shape))
+        return latents
 
 
 class Downsample(nn.Module):
@@ -138,7 +141,8 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+        latents: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
+        return latents
 
 
 class Upsample(nn.Module):
@@ -149,7 +153,8 @@ class Upsample(nn.Module):
         self.conv = Convolution(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        latents: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return latents
 
 
 def _level(
@@ -211,7 +216,8 @@ class Encoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         h = self.conv_in(F.pixel_unshuffle(pixels, self.patch_size))
-        return self.conv_out(norm_silu(self.norm_out, self.blocks(h)))
+        latents: Tensor = self.conv_out(norm_silu(self.norm_out, self.blocks(h)))
+        return latents
 
 
 class Decoder(nn.Module):

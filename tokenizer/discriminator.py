@@ -61,7 +61,8 @@ class PatchDiscriminator(nn.Module):
                     spectral_norm(module)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.layers(pixels)
+        logits: Tensor = self.layers(pixels)
+        return logits
 
 
 class BatchNorm(nn.Module):

@@ -73,7 +73,8 @@ class GumbelQuantizer(Quantizer):
         return codes.view(latents.shape[0], *latents.shape[2:])
 
     def lookup(self, codes: Tensor) -> Tensor:
-        return self.embedding(codes).movedim(-1, 1)
+        latents: Tensor = self.embedding(codes).movedim(-1, 1)
+        return latents
 
     def metrics(self) -> dict[str, Tensor]:
         return {**super().metrics(), "temperature": torch.tensor(self.temperature)}

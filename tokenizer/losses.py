@@ -200,4 +200,5 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Ten
     (r,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
     (a,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)
     r, a = mean_over_ranks(r), mean_over_ranks(a)
-    return (r.norm() / (a.norm() + SMALLEST_NORM)).detach()
+    weight: Tensor = (r.norm() / (a.norm() + SMALLEST_NORM)).detach()
+    return weight

@@ -125,7 +125,8 @@ class ProjectedQuantizer(VectorQuantizer):
         nn.init.eye_(self.projection.weight)  # the codebook is to start as what was drawn
 
     def codebook(self) -> Tensor:
-        return self.projection(self.embedding.weight)
+        codebook: Tensor = self.projection(self.embedding.weight)
+        return codebook
 
     def prepare(self, latents: Tensor) -> None:
         if self.needs_start:  # none is drawn anew: the map takes all along

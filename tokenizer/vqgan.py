@@ -121,7 +121,8 @@ class VQGAN(nn.Module):
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Pixels (B, 3, h*f, w*f) for quantized latents (B, D, h, w)."""
-        return self.decoder(self.post_quant(latents))
+        pixels: Tensor = self.decoder(self.post_quant(latents))
+        return pixels
 
     def forward(self, pixels: Tensor) -> Reconstruction:
         """Reconstruct pixels (B, 3, H, W), H and W divisible by f, with gradients."""

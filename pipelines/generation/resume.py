@@ -103,7 +103,7 @@ class Folder:
         if line["status"] == CRASHED:
             return not self.retry_failed
         if line["status"] != OK or "images" not in self.request.save:
-            return line["status"] == OK
+            return bool(line["status"] == OK)
         return picture_path(Path(), line["sample"]).name in self.pictures
 
     # --- opening tasks again

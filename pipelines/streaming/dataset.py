@@ -191,7 +191,8 @@ class CodeDataset:
         def keys(number: int, places: IntArray) -> NDArray[Any]:
             return self.sources[number].keys(samples.line[places])
 
-        return by_group(samples.source, keys).tolist()
+        names: list[str] = by_group(samples.source, keys).tolist()
+        return names
 
     def batches(self, start: int, stride: int = 1) -> Iterator[CodeBatch]:
         """The batches of steps `start`, `start + stride` and so on, without end."""

@@ -61,12 +61,14 @@ class KeyedOrder:
         def shuffle_window(window: int, inside: IntArray) -> IntArray:
             start, end = window_starts[window], window_ends[window]
             key = (self.seed, epoch, FIRST_WINDOW + window)
-            return start + permutation(int(end - start), *key)(places[inside] - start)
+            shuffled: IntArray = start + permutation(int(end - start), *key)(places[inside] - start)
+            return shuffled
 
         windows = np.searchsorted(window_starts, places, side="right") - 1
         shuffled = by_group(windows, shuffle_window)
         visit = np.searchsorted(starts, shuffled, side="right") - 1
-        return firsts[visit] + shuffled - starts[visit]
+        items: IntArray = firsts[visit] + shuffled - starts[visit]
+        return items
 
 
 class SourceTurns:

@@ -115,7 +115,8 @@ class CodeSource:
 
         def of_grid(number: int, places: IntArray) -> NDArray[Any]:
             found = _keys_of(self.store, self.grids[number], self.row[lines[places]])
-            return found.to_numpy(zero_copy_only=False)
+            values: NDArray[Any] = found.to_numpy(zero_copy_only=False)
+            return values
 
         return by_group(self.grid[lines], of_grid)
 
@@ -135,7 +136,8 @@ def cut_windows(codes: NDArray[Any], window: int, draws: NDArray[np.float64]) ->
     steps = np.arange(window)
     rows = (tops[:, None] + steps)[:, :, None]
     columns = (lefts[:, None] + steps)[:, None, :]
-    return codes[np.arange(len(codes))[:, None, None], rows, columns]
+    cropped: NDArray[Any] = codes[np.arange(len(codes))[:, None, None], rows, columns]
+    return cropped
 
 
 def places_of(grid: tuple[int, int], window: int, draws: NDArray[np.float64]) -> IntArray:

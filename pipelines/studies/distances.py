@@ -35,7 +35,8 @@ class PatchFeatures(nn.Module):
 
     @torch.no_grad()
     def forward(self, patches: Tensor) -> Tensor:
-        return self.encoder(patches).mean(dim=(2, 3))
+        features: Tensor = self.encoder(patches).mean(dim=(2, 3))
+        return features
 
 
 class LayoutFeatures(nn.Module):

@@ -42,7 +42,8 @@ class Attention(nn.Module):
         # Norms and rotations work in float32 under autocast; the products need one dtype.
         queries, keys = queries.to(values.dtype), keys.to(values.dtype)
         attended = (attend or self._attend)(queries, keys, values)
-        return self.proj(attended.transpose(1, 2).flatten(2))
+        projected: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
+        return projected
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         dropout = self.config.dropout if self.training else 0.0
@@ -77,7 +78,8 @@ class Block(nn.Module):
         if kept is not None:
             latents = latents[:, kept]
         latents = latents + self.dropout(attended)
-        return latents + self.dropout(self.mlp(self.mlp_norm(latents)))
+        out: Tensor = latents + self.dropout(self.mlp(self.mlp_norm(latents)))
+        return out
 
     def residual_weights(self) -> list[Tensor]:
         """Those of the layers whose outputs are added to the residual stream."""

@@ -81,7 +81,8 @@ class RowRing:
             latents = latents + context
         for layer, block in enumerate(model.blocks):
             latents = block(latents, rotation, partial(attend, layer))
-        return model.head(model.norm(latents))
+        logits: Tensor = model.head(model.norm(latents))
+        return logits
 
     def _place(self, rows: Tensor, columns: Tensor) -> Tensor:
         places = self.first + rows.remainder(self.kept) * self.columns + columns
