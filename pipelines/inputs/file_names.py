@@ -45,7 +45,7 @@ class FileNames:
         return _shared(base) if found and self._stems[without_suffix(base)] > 1 else found
 
     def _names_like(self, key: str) -> Meant:
-        names = [self._names[place] for place in self._by_name.positions(key)]
+        names = [self._names[place] for place in self._by_name.places(key)]
         return Meant(names[0] if len(names) == 1 else None, ", ".join(names[1:] and names))
 
 

@@ -16,13 +16,13 @@ class ByName:
     """Positions of keys, looked up by key without suffix."""
 
     def __init__(self, keys: Iterable[str]) -> None:
-        self._positions: defaultdict[str, list[int]] = defaultdict(list)
+        self._places: defaultdict[str, list[int]] = defaultdict(list)
         for position, key in enumerate(keys):
-            self._positions[without_suffix(key)].append(position)
+            self._places[without_suffix(key)].append(position)
 
-    def positions(self, key: str) -> list[int]:
+    def places(self, key: str) -> list[int]:
         """Positions of the keys that equal `key` but for the suffix."""
-        return self._positions.get(without_suffix(key), [])
+        return self._places.get(without_suffix(key), [])
 
 
 def paired(images: Sequence[Entry], targets: Sequence[Entry]) -> tuple[list[Entry], list[Lost]]:
@@ -35,7 +35,7 @@ def paired(images: Sequence[Entry], targets: Sequence[Entry]) -> tuple[list[Entr
     found: list[Entry] = []
     lost: list[Lost] = []
     for image in images:
-        partners = [targets[position] for position in by_name.positions(image.key)]
+        partners = [targets[position] for position in by_name.places(image.key)]
         if len(partners) == 1:
             found.append(replace(partners[0], key=image.key, label_name=image.label_name))
         else:

@@ -91,7 +91,7 @@ class FileTrack(Track):
         keys = self.files["key"]
 
         def find(planned: pa.Table) -> pa.Table:
-            found = [by_name.positions(key) for key in planned["key"].to_pylist()]
+            found = [by_name.places(key) for key in planned["key"].to_pylist()]
             place = pa.array([one[0] if len(one) == 1 else None for one in found], pa.int64())
             partner = self.files.select(PARTNER).take(place)
             columns = {name: partner[name].to_pylist() for name in PARTNER}
