@@ -16,6 +16,7 @@ import torch
 from ops.config import ConfigError
 from ops.files import exclusive_lock
 from ops.images import Transform
+from pipelines.conditioning import track_kinds
 from pipelines.console import progress_bar, run_command
 from pipelines.encoding import (
     Done,
@@ -44,7 +45,7 @@ from pipelines.store import (
     write_metadata,
 )
 from pipelines.tracks import (
-    GeometryTrack,
+    AnnotationTrack,
     Track,
     check_as_planned,
     lacking,
@@ -86,7 +87,9 @@ def encode(flags: EncodeFlags) -> int:
             f"--prune: {listing.unread[0]!r} cannot be read now, so what it holds would count as "
             "removed. Make it readable, or leave --prune out."
         )
-    tracks, behind = open_tracks(root, flags.in_, tokenizer, flags.track, flags.track_tokenizer)
+    tracks, behind = open_tracks(
+        root, flags.in_, tokenizer, flags.track, flags.track_tokenizer, track_kinds()
+    )
     with exclusive_lock(staging_path(root) / "driver.lock"):
         remove_partials(root)
         forget_missing(root)
@@ -125,7 +128,7 @@ def _finish(root: Path) -> None:
 def _run_track(flags: EncodeFlags, track: Track, plan: Plan) -> int:
     """Encode what is not in a further track; how many rows that was."""
     waiting = waiting_tasks(track.track_dir, plan)
-    if isinstance(track, GeometryTrack):
+    if isinstance(track, AnnotationTrack):
         for task in waiting:
             track.make(plan, task)
     else:

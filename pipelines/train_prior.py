@@ -19,7 +19,7 @@ import tyro
 from ops.config import ConfigError
 from ops.ranks import ALONE, Ranks
 from ops.runtime import keep_freed_memory, resolve_device
-from pipelines.conditioning import make_conditions, tracks_of
+from pipelines.conditioning import make_conditions, own_tokenizers, tracks_of
 from pipelines.console import run_command
 from pipelines.jobs import check_absolute
 from pipelines.recipes import PRIOR_RECIPES
@@ -168,7 +168,7 @@ def start_run(flags: TrainPriorFlags, data: Data) -> None:
 
     The store's tokenizers are among it, so that generate needs the run alone.
     """
-    keep_tokenizers(flags.out, data.stores[0], data.dataset.tracks)
+    keep_tokenizers(flags.out, data.stores[0], own_tokenizers(flags.conditions))
     kept = load_tokenizer(flags.out / "tokenizer").fingerprint
     check_tokenizer(data.stores[0], kept, f"the prior in {flags.out}")
     lasting = lasting_settings(

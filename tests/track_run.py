@@ -16,8 +16,8 @@ CLASSES = 6
 
 def make_tokenizer(folder: Path, kind: str) -> Path:
     """A model folder of a small untrained tokenizer of label maps or depth maps."""
-    content = ModalityConfig(kind=kind, num_classes=CLASSES if kind == "segmentation" else 0)
-    save_tokenizer(folder, build_tokenizer("tiny", 1, content))
+    modality = ModalityConfig(kind=kind, num_classes=CLASSES if kind == "segmentation" else 0)
+    save_tokenizer(folder, build_tokenizer("tiny", 1, modality))
     return folder
 
 

@@ -1,16 +1,30 @@
-"""?"""
+"""Conditions from the user's side: one file, one class, a condition (or a close family).
 
-from pipelines.conditioning.build import make_conditions, tracks_of
-from pipelines.conditioning.encode import ConditionEncoder, make_condition_encoder
-from pipelines.conditioning.inputs import ConditionFiles, parse_conditions
-from pipelines.conditioning.preview import condition_picture
+Each class builds the prior's Condition from code stores, encodes a user's files for sampling, draws
+their preview and names the kind of track that encode makes for it. Code stores and files come in;
+a prior's Conditions and entries of batches go out. Read contract.py first, then a condition such as
+code_grids.py or boxes.py, then encoder.py. A condition is two modules, one here and one in
+prior/conditions: a module here that registers a class in CONDITIONINGS needs no other mention.
+"""
+
+import importlib
+import pkgutil
+
+from pipelines.conditioning.build import make_conditions, own_tokenizers, track_kinds, tracks_of
+from pipelines.conditioning.encoder import ConditionEncoder, make_condition_encoder
+from pipelines.conditioning.files import ConditionFiles
+from pipelines.conditioning.flags import parse_conditions
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
     "ConditionEncoder",
     "ConditionFiles",
-    "condition_picture",
     "make_condition_encoder",
     "make_conditions",
+    "own_tokenizers",
     "parse_conditions",
+    "track_kinds",
     "tracks_of",
 ]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ops.images import MAX_PIXELS, ImageArray, decode_image, image_grid, resize_and_crop, write_png
-from pipelines.conditioning import ConditionEncoder, condition_picture
+from pipelines.conditioning import ConditionEncoder
 from pipelines.generation.outputs import picture_path
 from pipelines.generation.settings import GenerationRequest
 
@@ -38,7 +38,7 @@ def write_grids(request: GenerationRequest, condition_encoder: ConditionEncoder)
     first = range(min(request.count, GRID_PICTURES))
     sampled = [sample for sample in first if picture_path(request.out, sample).is_file()]
     for name in condition_encoder.names:
-        pictures = (condition_picture(condition_encoder, name, sample) for sample in sampled)
+        pictures = (condition_encoder.preview(name, sample) for sample in sampled)
         _write(conditions_path(request.out, name), pictures, request)
     if len(sampled) > 1:
         paths = (picture_path(request.out, sample) for sample in sampled)

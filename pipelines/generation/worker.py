@@ -205,7 +205,7 @@ class GenerationWorker:
         What is known decides in which order cells are drawn, so every sample's mates are to have
         their own, asked for or not.
         """
-        if not self._condition_encoder.knows:
+        if not self._condition_encoder.has_known_codes:
             return samples
         size = self.request.batch_size
         first = samples[0] // size * size

@@ -6,16 +6,7 @@ Annotations (boxes, keypoints, classes) are read from JSONL and CSV files, and t
 held-out share of samples is chosen by key. Read listing.py first, then reading.py and archives.py.
 """
 
-from pipelines.inputs.annotations import (
-    Box,
-    ClassParser,
-    Lines,
-    Point,
-    Pose,
-    PoseParser,
-    parse_box,
-    read_lines,
-)
+from pipelines.inputs.annotations import Lines, are_numbers, read_lines
 from pipelines.inputs.archives import parse_address
 from pipelines.inputs.bad_images import Ledger
 from pipelines.inputs.file_names import FileNames
@@ -34,9 +25,7 @@ from pipelines.inputs.reading import (
 from pipelines.inputs.thread_map import thread_map
 
 __all__ = [
-    "Box",
     "ByName",
-    "ClassParser",
     "Entry",
     "FileNames",
     "InputError",
@@ -44,9 +33,7 @@ __all__ = [
     "Lines",
     "Listing",
     "Lost",
-    "Point",
-    "Pose",
-    "PoseParser",
+    "are_numbers",
     "content_hash",
     "group_of",
     "held_out",
@@ -55,7 +42,6 @@ __all__ = [
     "open_regular",
     "paired",
     "parse_address",
-    "parse_box",
     "read_bytes",
     "read_entry",
     "read_lines",

@@ -24,7 +24,7 @@ from pipelines.streaming.sources import (
     places_of,
     true_edges,
 )
-from pipelines.streaming.tracks import NO_GRIDS, as_entries, frames_of, open_tracks
+from pipelines.streaming.tracks import as_entries, frames_of, has_code_grids, open_tracks
 
 CodeBatch = dict[str, Tensor]
 # Samples that are worked out at a time: fewer, and numpy's calls cost more than what they do.
@@ -279,11 +279,9 @@ class CodeDataset:
 
         def rows(number: int, chosen: IntArray | slice) -> NDArray[Any]:
             pool = self._pools[number]
-            if track is None:
-                whole = pool.store.read(pool.grid, places.row[chosen])
-            else:
-                whole = pool.tracks[track].read(pool.grid, places.row[chosen])
-            if track in NO_GRIDS or pool.shape == (self.window, self.window):
+            store = pool.store if track is None else pool.tracks[track]
+            whole = store.read(pool.grid, places.row[chosen])
+            if not has_code_grids(store) or pool.shape == (self.window, self.window):
                 return whole
             return cut_windows(whole, self.window, places.cuts[chosen])
 

@@ -1,4 +1,4 @@
-"""Tracks of code stores as training wants them: cut like codes, boxes in the window's frame."""
+"""Further tracks of code stores in batches: rows that have all tracks, as entries of a batch."""
 
 from __future__ import annotations
 
@@ -11,39 +11,47 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.store import CodeStore, StoreError
-from prior.conditions import boxes_in, out_of, points_in
+from prior.conditions import CONDITIONS
 
 IntArray = NDArray[np.int64]
-BOXES, KEYPOINTS = "boxes", "keypoints"
-NO_GRIDS = (BOXES, KEYPOINTS)  # tracks of places in the picture, not of codes
-#: Of a track's provenance, what its numbers mean.
-LANGUAGE = ("fingerprint", "ratio", "categories", "row_shape", "names")
-#: Conditions that are told by the track of their name.
-TRACK_CONDITIONS = ("segmentation", "depth", "low_res", *NO_GRIDS)
+#: Of a track's provenance, what may differ between stores that train one prior: how its rows were
+#: made, not what their numbers mean.
+HOW_MADE = ("transform", "tokenizer", "batch_size", "threads", "convolution", "device")
 
 
 def open_tracks(stores: Sequence[CodeStore], names: Sequence[str]) -> list[dict[str, CodeStore]]:
     """The tracks of those names of each store.
 
-    Raises StoreError where one is missing, or two stores' tracks do not speak one language.
+    Raises StoreError where one is missing, or the numbers of two stores' tracks mean different
+    things.
     """
     opened = [{name: store.track(name) for name in names} for store in stores]
     for name in names:
-        first = _language(opened[0][name], name)
+        first = _meaning(opened[0][name])
         for store, tracks in zip(stores, opened, strict=True):
-            if _language(tracks[name], name) != first:
+            other = _meaning(tracks[name])
+            if other != first:
+                differing = "; ".join(
+                    f"{key} is {other.get(key)}, there {first.get(key)}"
+                    for key in {**first, **other}
+                    if other.get(key) != first.get(key)
+                )
                 raise StoreError(
                     f"Track {name!r} of {store.path} is not made as that of {stores[0].path}: "
-                    f"{_language(tracks[name], name)}, {first}. Encode both with one tokenizer, or "
-                    "with the same categories."
+                    f"{differing}. Encode both with one tokenizer, or with the same categories."
                 )
     return opened
 
 
-def _language(track: CodeStore, name: str) -> dict[str, Any]:
-    """What decides what a track's numbers mean."""
-    made = track.provenance[name]
-    return {key: made[key] for key in LANGUAGE if key in made}
+def _meaning(track: CodeStore) -> dict[str, Any]:
+    """The part of a track's provenance that decides what its numbers mean."""
+    made = track.provenance[track.name]
+    return {key: value for key, value in made.items() if key not in HOW_MADE}
+
+
+def has_code_grids(track: CodeStore) -> bool:
+    """Whether a track's rows are grids of codes, as the images' are, rather than plain numbers."""
+    return "row_shape" not in track.provenance[track.name]
 
 
 def rows_with_all(store: CodeStore, grid: str, tracks: Mapping[str, CodeStore]) -> IntArray:
@@ -64,29 +72,12 @@ def frames_of(places: Tensor, window: int) -> Tensor:
 
 
 def as_entries(name: str, stored: NDArray[Any], frames: Tensor) -> dict[str, Tensor]:
-    """The entries of a batch that rows of the track `name` make, by the windows' frames (N, 4).
+    """The entries of a batch that rows (N, ...) of the track `name` make, by the condition of that
+    name; without such a condition the rows themselves.
 
-    Of a grid of codes they have been cut to the window; boxes (N, 1 + M, 5) and keypoints
-    (N, P, 2) are the whole view's.
+    Grids of codes have been cut to the windows; rows of plain numbers are about the whole view, in
+    which the windows have the frames (N, 4).
     """
-    if name == BOXES:
-        return box_entries(torch.from_numpy(stored).double(), frames)
-    if name == KEYPOINTS:
-        return {name: points_in(torch.from_numpy(stored).double(), frames).float()}
-    return {name: torch.from_numpy(stored.astype(np.int64))}
-
-
-def box_entries(stored: Tensor, frames: Tensor) -> dict[str, Tensor]:
-    """`boxes` (N, M, 5) in the windows' frames, and `crop` (N, 4): what they show of the image.
-
-    A mirrored view is a part of the mirrored image.
-    """
-    mirrored, view = stored[:, :1, 0], stored[:, 0, 1:]
-    left, right = 1 - view[:, 2:3], 1 - view[:, 0:1]
-    view = torch.where(
-        mirrored > 0, torch.cat([left, view[:, 1:2], right, view[:, 3:4]], dim=1), view
-    )
-    return {
-        BOXES: boxes_in(stored[:, 1:], frames).float(),
-        "crop": out_of(frames, view).float(),
-    }
+    whole_numbers = np.issubdtype(stored.dtype, np.integer)
+    rows = torch.from_numpy(stored.astype(np.int64 if whole_numbers else np.float64))
+    return CONDITIONS[name].from_track(rows, frames) if name in CONDITIONS else {name: rows}

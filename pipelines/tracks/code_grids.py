@@ -1,10 +1,11 @@
-"""Tracks whose rows a tokenizer makes: files that belong to the images, and small versions."""
+"""Tracks of codes: of files that are partners of the images, and of the images at low
+resolution."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,12 +16,10 @@ from pipelines.inputs import ByName, list_input
 from pipelines.jobs import check_absolute
 from pipelines.planning import Plan
 from pipelines.store import code_dtype, tokenizer_path
-from pipelines.tracks.base import FILES, TRACK_KINDS, Input, Track
 from pipelines.tracks.plan import PARTNER, PARTNER_SCHEMA, FindPartners
+from pipelines.tracks.track import Track, TrackInput
 from tokenizer import VQGAN, load_tokenizer
 
-#: Names of tracks that no tokenizer of photographs is meant for.
-OWN_TOKENIZER = ("segmentation", "depth")
 FROM_IMAGES = ("batch_size", "threads", "convolution", "device")  # as the images were encoded
 
 
@@ -38,11 +37,11 @@ def provenance_of(kind: str, tokenizer: VQGAN, images: dict[str, Any]) -> dict[s
     }
 
 
-@TRACK_KINDS.register(FILES)
 class FileTrack(Track):
-    """Label maps, depth maps or pictures: files of the images' names, cut as the images are."""
+    """Files of the images' names, cropped as the images are, in codes of the images' tokenizer or
+    of another one."""
 
-    def __init__(self, root: Path, asked: Input) -> None:
+    def __init__(self, root: Path, asked: TrackInput) -> None:
         super().__init__(root, asked)
         path = Path(asked.value)
         check_absolute({f"--track {self.name}": path})
@@ -62,18 +61,20 @@ class FileTrack(Track):
         # The images' own tokenizer is in the store already.
         if tokenizer.fingerprint != asked.image_tokenizer.fingerprint:
             self.tokenizer = tokenizer
-        self.files = list_input(self.path).table.combine_chunks()  # take() is asked for each task
+        # In one chunk, since rows are taken of it for each task.
+        self.files = list_input(self.path).table.combine_chunks()
 
-    def _find_tokenizer(self, asked: Input) -> VQGAN:
+    def _find_tokenizer(self, asked: TrackInput) -> VQGAN:
         kept = tokenizer_path(self.track_dir, self.name)
         if asked.tokenizer is not None:
             return load_tokenizer(asked.tokenizer)
         if kept.is_dir():
             return load_tokenizer(kept)
-        if self.name in OWN_TOKENIZER:
+        if self.own_tokenizer:
             raise ConfigError(
                 f"--track {self.name}: which tokenizer makes codes of these? Name its folder with "
-                f"--track-tokenizer {self.name}=DIR; train_tokenizer tiny-{self.name} makes one."
+                f"--track-tokenizer {self.name}=DIR; train_tokenizer makes one (recipes "
+                "tiny-segmentation and tiny-depth)."
             )
         return asked.image_tokenizer
 
@@ -92,14 +93,14 @@ class FileTrack(Track):
 
         def find(planned: pa.Table) -> pa.Table:
             found = [by_name.places(key) for key in planned["key"].to_pylist()]
-            place = pa.array([one[0] if len(one) == 1 else None for one in found], pa.int64())
-            partner = self.files.select(PARTNER).take(place)
+            file = pa.array([one[0] if len(one) == 1 else None for one in found], pa.int64())
+            partner = self.files.select(PARTNER).take(file)
             columns = {name: partner[name].to_pylist() for name in PARTNER}
-            for line in np.flatnonzero(place.is_null().to_numpy(zero_copy_only=False)):
-                several = ", ".join(keys[place].as_py() for place in found[line])
+            for row in np.flatnonzero(file.is_null().to_numpy(zero_copy_only=False)):
+                several = ", ".join(keys[place].as_py() for place in found[row])
                 etag = SEVERAL_PARTNERS if several else NO_PARTNER
                 for name, value in zip(PARTNER, (several, None, 0, etag), strict=True):
-                    columns[name][line] = value
+                    columns[name][row] = value
             return pa.table(columns, schema=PARTNER_SCHEMA)
 
         return find
@@ -109,11 +110,16 @@ class FileTrack(Track):
         return {f"--track {self.name}": self.path}
 
 
-@TRACK_KINDS.register("low_res")
-class LowResTrack(Track):
-    """The images themselves, shrunk and enlarged again, in codes of their own tokenizer."""
+class OwnTokenizerTrack(FileTrack):
+    """Files that are no photographs, such as label maps and depth maps."""
 
-    def __init__(self, root: Path, asked: Input) -> None:
+    own_tokenizer: ClassVar[bool] = True
+
+
+class LowResTrack(Track):
+    """The images themselves, shrunk and enlarged again, in codes of the images' tokenizer."""
+
+    def __init__(self, root: Path, asked: TrackInput) -> None:
         super().__init__(root, asked)
         if asked.tokenizer is not None:
             raise ConfigError("--track low_res is encoded by the images' tokenizer: name no other.")

@@ -1,8 +1,8 @@
-"""The plan of a further track: row for row that of the images, with each one's partner in place.
+"""The plan of a further track: the images' plan, with each row's partner in place of its image.
 
-Unlike the images' it may be written anew, for rows cannot move: a partner that came later, or
-changed, is done by opening its task again. First the task's index part goes, then the plan says
-what is new, then the task is encoded like any other; a kill in between is made good by doing the
+Unlike the images' plan it may be rewritten, since rows cannot move: a partner that came later, or
+changed, is encoded by reopening its task. First the task's index part is removed, then the plan is
+rewritten, then the task is encoded like any other; after a kill in between, the next run does the
 same again.
 """
 
@@ -35,11 +35,11 @@ from pipelines.store import (
     track_path,
 )
 
-#: From some planned rows of images, columns PARTNER of as many: what belongs to each.
+#: From some planned rows of images, as many rows of the columns PARTNER: each one's partner.
 FindPartners = Callable[[pa.Table], pa.Table]
 PARTNER = ("uri", "offset", "size", "etag")
 PARTNER_SCHEMA = pa.schema([PLAN_SCHEMA.field(name) for name in PARTNER])
-WITHOUT = pa.array([NO_PARTNER, SEVERAL_PARTNERS])
+NOT_ONE = pa.array([NO_PARTNER, SEVERAL_PARTNERS])
 
 
 def align_plan(
@@ -50,11 +50,11 @@ def align_plan(
     partners: FindPartners,
     retried: Collection[tuple[str, int]] = (),
 ) -> Plan:
-    """Bring the plan of a track up to that of the store's `images`; the plan that results.
+    """Extend a track's plan to that of the store's `images`, and return it.
 
-    A row keeps the partner that it has while that one's etag is the same, and also where it is
-    gone. Tasks whose rows have others now, and the `retried` ones (grid, number), are opened
-    again.
+    A row keeps its partner as long as the etag is the same, and also where the partner is gone.
+    Tasks of which a row has another partner now, and the `retried` ones (grid, number), are
+    reopened.
     """
     settings = replace(images.settings, track=provenance)
     older = read_plan(track_dir)
@@ -76,7 +76,7 @@ def align_plan(
             )
             write_part(track_dir, part, settings, images.label_names, tasks, tables, overwrite=True)
     plan = read_plan(track_dir)
-    assert plan is not None  # the images' has a part at least
+    assert plan is not None  # the images' plan has at least one part
     return plan
 
 
@@ -86,12 +86,12 @@ def _differs(root: Path, track_dir: Path, task: Task, partners: FindPartners) ->
 
 
 def _aligned(images: pa.Table, older: pa.Table | None, partners: FindPartners) -> pa.Table:
-    """A task's rows, PLAN_SCHEMA: the images' with the partners' columns."""
+    """A task's rows, PLAN_SCHEMA: the images' rows with the columns of their partners."""
     found = partners(images)
     if older is not None:
         gone = pc.and_(
-            pc.is_in(found["etag"], value_set=WITHOUT),
-            pc.invert(pc.is_in(older["etag"], value_set=WITHOUT)),
+            pc.is_in(found["etag"], value_set=NOT_ONE),
+            pc.invert(pc.is_in(older["etag"], value_set=NOT_ONE)),
         )
         kept = pc.or_(pc.equal(found["etag"], older["etag"]), gone)
         columns = [pc.if_else(kept, older[name], found[name]) for name in PARTNER]
@@ -102,7 +102,7 @@ def _aligned(images: pa.Table, older: pa.Table | None, partners: FindPartners) -
 
 
 def reopen(track_dir: Path, part: int, tasks: Sequence[Task]) -> None:
-    """Have a track forget what has been made of some tasks, so that they are done anew."""
+    """Remove what has been committed of some tasks of a track, so that they are encoded again."""
     if not tasks:
         return
     parts = [index_path(track_dir, task.grid, task.number) for task in tasks]
@@ -110,15 +110,15 @@ def reopen(track_dir: Path, part: int, tasks: Sequence[Task]) -> None:
     for task, path in zip(tasks, parts, strict=True):
         remove_partial_shards(track_dir, task.grid, task.number)
         disk.disk.unlink(path)
-    # All of it must be gone for good before the plan says otherwise.
+    # The removals must be durable before the plan is rewritten.
     for folder in {staging_path(track_dir), *(path.parent for path in parts)}:
         if folder.is_dir():
             fsync_path(folder)
 
 
 def check_as_planned(track_dir: Path, tasks: Sequence[Task]) -> None:
-    """Raises StoreError where one of these committed tasks is not what is planned now; such a one
-    is opened again.
+    """Raises StoreError where one of these committed tasks has other partners than planned now,
+    and reopens it.
 
     A worker that outlived its driver may have committed rows of an older plan.
     """
@@ -134,7 +134,7 @@ def check_as_planned(track_dir: Path, tasks: Sequence[Task]) -> None:
 
 
 def failed_tasks(track_dir: Path) -> set[tuple[str, int]]:
-    """(grid, number) of the committed tasks in which a partner that is there gave no row."""
+    """(grid, number) of the committed tasks in which a partner could not be encoded."""
     known = pa.array([NO_PARTNER, SEVERAL_PARTNERS, NO_IMAGE, "ok"])
     found = set()
     for grid, number in committed_tasks(track_dir):
@@ -145,13 +145,13 @@ def failed_tasks(track_dir: Path) -> set[tuple[str, int]]:
 
 
 def kept_tracks(root: Path) -> list[str]:
-    """The names of the further tracks that a store has begun, in order."""
+    """The names of the further tracks that have a plan in a store, sorted."""
     folders = (root / TRACKS).glob("*/_plan/0.parquet")
     return sorted(path.parent.parent.name for path in folders)
 
 
 def store_attributes(root: Path, images: Plan) -> StoreAttributes:
-    """What a store's metadata must say, of all its tracks."""
+    """The metadata of a store with all its tracks."""
     tracks = dict(images.attributes.tracks)
     for name in kept_tracks(root):
         plan = read_plan(track_path(root, name))

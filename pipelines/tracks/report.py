@@ -1,4 +1,4 @@
-"""What a further track lacks, beside the images that have codes."""
+"""Which images have no row in a further track, and why."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from pipelines.store import CodeStore
 
 
 class Lack(NamedTuple):
-    rows: int  # of the track that count
+    """The rows that a track lacks."""
+
+    rows: int  # rows of the track that are `ok`
     lines: list[tuple[str, str]]  # (key, why), once for each image
     summary: str  # ", 5 images lack it: 3 no partner, 2 another aspect", or nothing
 
 
 def lacking(store: CodeStore, name: str) -> Lack:
-    """The images of a store whose rows in a further track hold nothing, with the reasons.
-
-    Those that failed themselves are not among them.
-    """
+    """The images of a store that have codes but no row in a further track, with the reasons."""
     track = store.track(name)
     failed = track.failed.filter(pc.not_equal(track.failed["status"], NO_IMAGE)).to_pylist()
     reasons = {line["key"]: (line["status"], line["error"]) for line in failed}

@@ -1,4 +1,4 @@
-"""The tokenizers in a prior's run folder: of the pictures, and of what the prior is told."""
+"""The tokenizers in a prior's run folder: of the images, and of conditions that have their own."""
 
 from __future__ import annotations
 
@@ -17,16 +17,13 @@ from tokenizer import VQGAN, bundled_tokenizers, load_tokenizer
 
 IMAGE = Path("tokenizer")
 TRACKS = Path("track_tokenizers")
-#: Conditions whose grids are codes of a tokenizer of their own.
-TOLD_BY_TOKENIZER = ("segmentation", "depth")
 
 
 def keep_tokenizers(run: Path, store: CodeStore, tracks: Sequence[str]) -> None:
-    """Copy the store's tokenizer into a run folder, and those of the tracks that have their own."""
+    """Copy into a run folder the store's tokenizer, and those of the named tracks."""
     _keep(run / IMAGE, store.tokenizer_folder)
     for track in tracks:
-        if track in TOLD_BY_TOKENIZER:
-            _keep(run / TRACKS / track, store.track(track).tokenizer_folder)
+        _keep(run / TRACKS / track, store.track(track).tokenizer_folder)
 
 
 def _keep(folder: Path, source: Path) -> None:
@@ -37,10 +34,10 @@ def _keep(folder: Path, source: Path) -> None:
 
 
 def find_tokenizer(path: Path, prior: Prior, device: torch.device) -> VQGAN:
-    """The tokenizer whose codes `prior`, loaded from `path`, speaks of.
+    """The tokenizer of the codes that `prior`, loaded from `path`, was trained on.
 
     Looks for a folder `tokenizer` in the run or model folder, then for a bundled tokenizer of the
-    recorded name. Raises CheckpointError where there is none, ConfigError for a foreign one.
+    recorded name. Raises CheckpointError where there is none, ConfigError for another one.
     """
     found: Path | str | None = _folder(path, prior, IMAGE)
     name, wanted = prior.tokenizer_info["name"], prior.tokenizer_info["fingerprint"]
@@ -54,20 +51,23 @@ def find_tokenizer(path: Path, prior: Prior, device: torch.device) -> VQGAN:
     tokenizer = load_tokenizer(found, device)
     if tokenizer.fingerprint != wanted:
         raise ConfigError(
-            f"The prior in {path} speaks of codes of tokenizer {wanted} ({name}), but {found} is "
-            f"{tokenizer.fingerprint}: its pictures would be noise. Put the right one there."
+            f"The prior in {path} was trained on codes of tokenizer {wanted} ({name}), but {found} "
+            f"is {tokenizer.fingerprint}: its images would be noise. Put the right one there."
         )
     return tokenizer
 
 
-def track_tokenizers(path: Path, prior: Prior, device: torch.device) -> Mapping[str, VQGAN]:
-    """The tokenizers, by condition, of the grids that `prior`, loaded from `path`, is told.
+def track_tokenizers(
+    path: Path, prior: Prior, names: Sequence[str], device: torch.device
+) -> Mapping[str, VQGAN]:
+    """The tokenizers of those conditions, by name, of `prior`, loaded from `path`.
 
-    Raises CheckpointError where one is missing, ConfigError where it is another one.
+    Raises CheckpointError where one is missing, ConfigError where it is another one than that of
+    the codes the prior was trained on.
     """
     found = {}
     for part in prior.conditions.parts:
-        if part.name not in TOLD_BY_TOKENIZER:
+        if part.name not in names:
             continue
         folder = _folder(path, prior, TRACKS / part.name)
         if folder is None:
@@ -79,8 +79,8 @@ def track_tokenizers(path: Path, prior: Prior, device: torch.device) -> Mapping[
         wanted = getattr(part, "fingerprint", "")
         if wanted and found[part.name].fingerprint != wanted:
             raise ConfigError(
-                f"The prior in {path} is told {part.name} in codes of tokenizer {wanted}, but "
-                f"{folder} is {found[part.name].fingerprint}. Put the right one there."
+                f"The prior in {path} was trained on {part.name} in codes of tokenizer {wanted}, "
+                f"but {folder} is {found[part.name].fingerprint}. Put the right one there."
             )
     return found
 

@@ -1,19 +1,30 @@
-"""What a prior is told before the first code: nothing, a class, a grid, boxes, ... as tokens."""
+"""The conditions of a prior: what it is given beside the codes, as tokens.
 
+One file a condition (or a close family): its tokens, its null token, the entries of a batch that
+it reads, and how a window is cut from them. Batches of entries come in, tokens (B, T) for the
+models go out; nothing here knows of pixels or files. Read contract.py first, then a condition such
+as class_label.py, then joined.py, which makes one sequence of several. A module here that
+registers a class in CONDITIONS is a condition: nothing else needs to name it.
+"""
+
+import importlib
+import pkgutil
+
+from prior.conditions.boxes import Boxes
+from prior.conditions.class_label import ClassLabel
+from prior.conditions.code_grids import CodeGrid, Depth, Segmentation
 from prior.conditions.contract import CONDITIONS, Condition, Shape
-from prior.conditions.frames import boxes_in, out_of, points_in
-from prior.conditions.geometry import Boxes, Keypoints
-from prior.conditions.grids import (
-    CodeGrid,
-    Coordinates,
-    Depth,
-    Inpaint,
-    LowResolution,
-    Segmentation,
-)
+from prior.conditions.coordinates import Coordinates
+from prior.conditions.frames import GRID, Entry
+from prior.conditions.inpaint import Inpaint
 from prior.conditions.inputs import ConditionInputs, Prefix, canvas_tokens, window_prefix
 from prior.conditions.joined import Conditions
-from prior.conditions.labels import ClassLabel, StartOfSequence
+from prior.conditions.keypoints import Keypoints
+from prior.conditions.low_res import LowResolution
+from prior.conditions.sos import StartOfSequence
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
     "Boxes",
@@ -25,6 +36,8 @@ __all__ = [
     "Conditions",
     "Coordinates",
     "Depth",
+    "Entry",
+    "GRID",
     "Inpaint",
     "Keypoints",
     "LowResolution",
@@ -32,9 +45,6 @@ __all__ = [
     "Segmentation",
     "Shape",
     "StartOfSequence",
-    "boxes_in",
     "canvas_tokens",
-    "out_of",
-    "points_in",
     "window_prefix",
 ]

@@ -1,4 +1,4 @@
-"""What the samples of one call of a prior are told, checked, and as the tokens that it reads."""
+"""The condition inputs of one call of a prior: checked, and as the tokens of each window."""
 
 from __future__ import annotations
 
@@ -14,22 +14,17 @@ from prior.conditions.contract import Shape
 from prior.conditions.frames import in_window
 from prior.conditions.joined import Conditions
 
-#: How many axes the entry of one sample has, where it is no grid.
-AXES = {"label": 0, "place": 1, "crop": 1, "boxes": 2, "keypoints": 2}
-GRID_AXES = 2
-WHOLE = (0.0, 0.0, 1.0, 1.0)
-
 Prefix = Callable[[Window], Tensor]
 """The condition's tokens (P, C) before a window of the canvas."""
 
 
 class ConditionInputs:
-    """Entries for each of the samples that are asked for, about a canvas (rows, columns).
+    """Entries for each of the requested samples, about a canvas (rows, columns).
 
-    They are those of prior.conditions.frames, of all samples or one for all. What follows from the
-    canvas may be left out: `place` of a whole grid, `crop` of a whole picture, `known` where the
-    codes that are not known are -1. Conditions of which no entry is there tell nothing.
-    Raises ConfigError for entries that the prior was not trained with, or that cannot be.
+    They are those that the conditions' classes describe, of all samples or one for all. What
+    follows from the canvas or from other entries may be left out: see Condition.implied. Conditions
+    of which no entry is there are not given. Raises ConfigError for entries that the prior was not
+    trained with, of wrong shapes or out of range.
     """
 
     def __init__(
@@ -41,23 +36,24 @@ class ConditionInputs:
     ) -> None:
         self.conditions, self.canvas = conditions, canvas
         self._chosen = list(chosen)
+        count = len(self._chosen)
         self._entries = {
             name: self._of_each(name, value)
             for name, value in condition_inputs.items()
             if value is not None
         }
-        self._add_what_follows()
         for part in conditions.parts:
+            self._entries = {**part.implied(self._entries, count, canvas), **self._entries}
             missing = [name for name in part.entries if name not in self._entries]
             if missing and len(missing) < len(part.entries):
                 raise ConfigError(
-                    f"The condition {part.name!r} is told by {' and '.join(part.entries)}; "
+                    f"The condition {part.name!r} needs {' and '.join(part.entries)}; "
                     f"{' and '.join(missing)} is missing."
                 )
-        conditions.tokens_of_what_is_there(self._entries, len(self._chosen), canvas)  # or raises
+        conditions.available_tokens(self._entries, count, canvas)  # or raises
 
     def of(self, together: Sequence[int]) -> dict[str, Tensor]:
-        """The entries of a whole batch of samples; those nobody asked for are told somebody's."""
+        """The entries of a whole batch of samples; those that were not requested get another's."""
         places = [self._chosen.index(sample) for sample in together if sample in self._chosen]
         own = {self._chosen[place]: place for place in places}
         rows = [own.get(sample, places[0]) for sample in together]
@@ -65,13 +61,12 @@ class ConditionInputs:
 
     def _of_each(self, name: str, value: Any) -> Tensor:
         """An entry with a row for each sample."""
-        if name not in self.conditions.entries:
-            known = ", ".join(self.conditions.entries) or "nothing"
-            raise ConfigError(
-                f"This prior was trained without {name!r}; what it can be told is {known}."
-            )
+        known = self.conditions.entries
+        if name not in known:
+            names = ", ".join(known) or "none"
+            raise ConfigError(f"This prior was trained without {name!r}; its inputs are {names}.")
         entries, count = torch.as_tensor(value).cpu(), len(self._chosen)
-        axes = AXES.get(name, GRID_AXES)
+        axes = known[name].axes
         if entries.ndim == axes:
             return entries.expand(count, *entries.shape)
         if entries.ndim != axes + 1 or len(entries) != count:
@@ -80,15 +75,6 @@ class ConditionInputs:
                 f"{axes} axes, or one each."
             )
         return entries
-
-    def _add_what_follows(self) -> None:
-        entries, count = self._entries, len(self._chosen)
-        if "codes" in entries:
-            entries.setdefault("known", entries["codes"] >= 0)
-        if "boxes" in entries:
-            entries.setdefault("crop", torch.tensor(WHOLE).expand(count, -1))
-        if "place" in self.conditions.entries:
-            entries.setdefault("place", torch.tensor([0, 0, *self.canvas]).expand(count, -1))
 
 
 def grid_prefix(tokens: Tensor, window: int) -> Prefix:
@@ -114,23 +100,27 @@ def window_prefix(
 ) -> Prefix:
     """The tokens (count, P + G * side**2) before each window, at most side x side, of a canvas.
 
-    Grids slide with the window; what is told by where things lie is told by where they lie in it.
+    Grids slide with the window; entries that are given in the window's frame, such as boxes, are
+    converted to it for each window.
     """
-    whole = conditions.tokens_of_what_is_there(batch, count, canvas)
+    whole = conditions.available_tokens(batch, count, canvas)
     ungridded = whole[:, : conditions.length]
     grids = whole[:, conditions.length :].unflatten(1, (conditions.num_grids, *canvas))
     sliding = grid_prefix(grids, side) if conditions.num_grids else None
     plain = [part for part in conditions.parts if not part.is_grid]
-    moves = any(part.in_frame and part.entries[0] in batch for part in plain)
+    moves = any(
+        entry.in_window is not None and name in batch
+        for part in plain
+        for name, entry in part.entries.items()
+    )
 
     def of_window(window: Window) -> Tensor:
         tokens = ungridded
         if moves:
-            seen = in_window(batch, window, canvas, (side, side))
-            # Their part of the vocabulary comes first, so they need not know of the grids.
-            tokens = Conditions(plain, conditions.codebook_size).tokens_of_what_is_there(
-                seen, count, canvas
-            )
+            cut = in_window(conditions.entries, batch, window, canvas, (side, side))
+            # Their part of the vocabulary comes first, whatever grids there are.
+            own = Conditions(plain, conditions.codebook_size)
+            tokens = own.available_tokens(cut, count, canvas)
         return tokens if sliding is None else torch.cat([tokens, sliding(window)], dim=1)
 
     return of_window
@@ -141,8 +131,8 @@ def canvas_tokens(
 ) -> Tensor:
     """Tokens (count, P + G * rows * columns) beside a whole canvas, for a prior without windows.
 
-    Of canvases that are smaller than the side x side codes it was trained on, the frame is not.
+    The frame is at least the side x side codes that the prior was trained on.
     """
     frame = (max(side, canvas[0]), max(side, canvas[1]))
-    seen = in_window(batch, Window(0, 0, *canvas), canvas, frame)
-    return conditions.tokens_of_what_is_there(seen, count, canvas)
+    cut = in_window(conditions.entries, batch, Window(0, 0, *canvas), canvas, frame)
+    return conditions.available_tokens(cut, count, canvas)

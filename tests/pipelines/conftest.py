@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from prior import ClassLabel, StartOfSequence
+from tests.condition_run import encode_scenes, write_scenes
 from tests.conftest import make_store
 from tests.generate_run import make_run
 from tokenizer import load_tokenizer
@@ -49,3 +50,15 @@ def labelled_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def local_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder of a prior without windows; read only."""
     return make_run(tmp_path_factory.mktemp("runs") / "local", StartOfSequence(), windows=False)
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images with an input for every condition; read only."""
+    return write_scenes(tmp_path_factory.mktemp("scenes"))
+
+
+@pytest.fixture(scope="session")
+def scene_store(scenes: Path) -> Path:
+    """Their codes, with every track; read only."""
+    return encode_scenes(scenes, scenes / "codes.zarr")

@@ -3,14 +3,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.streaming.tracks import as_entries, box_entries, frames_of
+from pipelines.streaming.tracks import as_entries, frames_of
 
 UNIT = st.floats(0, 1, allow_subnormal=False)
 places = st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(0, 9), st.integers(0, 9))
 
 
 @given(where=places, window=st.integers(1, 12), x=UNIT, y=UNIT)
-def test_a_point_of_the_view_is_where_it_was_once_it_is_in_the_window(where, window, x, y):
+def test_point_in_the_window_is_where_it_is_in_the_view(where, window, x, y):
     """In codes: a window's corner and the point's place in it are the point's place in the view."""
     top, left, below, beside = where
     rows, columns = top + window + below, left + window + beside
@@ -21,25 +21,26 @@ def test_a_point_of_the_view_is_where_it_was_once_it_is_in_the_window(where, win
     assert np.isclose(top + row, stored[0, 0, 1] * rows, atol=1e-3)
 
 
-def test_points_that_are_not_there_stay_away():
+def test_missing_points_stay_nan():
     frames = frames_of(torch.tensor([[0, 1, 4, 6]]), 4)
     stored = np.full((1, 3, 2), np.nan, np.float32)
     assert as_entries("keypoints", stored, frames)["keypoints"].isnan().all()
 
 
-def test_a_mirrored_view_is_a_part_of_the_mirrored_picture():
-    """Of a picture twice as wide as high the left half, mirrored, of which a quarter is seen."""
+def test_crop_of_a_mirrored_view_is_in_fractions_of_the_mirrored_image():
+    """A quarter of the left half, mirrored, of an image twice as wide as high."""
     whole = [[1, 0, 0, 0.5, 1], [2, 0.25, 0.25, 0.75, 0.75], [-1, 0, 0, 0, 0]]
     frames = frames_of(torch.tensor([[0, 0, 8, 8]]), 4)
-    condition_inputs = box_entries(torch.tensor([whole], dtype=torch.float64), frames)
-    # In the mirrored picture the view is the right half, and the window its upper left quarter.
-    assert condition_inputs["crop"].tolist() == [[0.5, 0, 0.75, 0.5]]
-    assert condition_inputs["boxes"][0, 0].tolist() == [2, 0.5, 0.5, 1.5, 1.5]
-    assert condition_inputs["boxes"][0, 1, 0] == -1
+    entries = as_entries("boxes", np.array([whole]), frames)
+    # In the mirrored image the view is the right half, and the window its upper left quarter.
+    assert entries["crop"].tolist() == [[0.5, 0, 0.75, 0.5]]
+    assert entries["boxes"][0, 0].tolist() == [2, 0.5, 0.5, 1.5, 1.5]
+    assert entries["boxes"][0, 1, 0] == -1
 
 
-def test_grids_come_as_whole_numbers():
+def test_grids_become_int64():
     stored = np.arange(8, dtype=np.uint16).reshape(2, 2, 2)
-    condition_inputs = as_entries("depth", stored, torch.empty(2, 4))["depth"]
-    assert condition_inputs.dtype == torch.int64
-    assert condition_inputs.tolist() == stored.tolist()
+    for name in ("depth", "a track of no condition"):
+        codes = as_entries(name, stored, torch.empty(2, 4))[name]
+        assert codes.dtype == torch.int64
+        assert codes.tolist() == stored.tolist()

@@ -1,4 +1,4 @@
-"""What samples are told: checked, slid with the window, and no business of their neighbours."""
+"""Condition inputs of samples: checked, cut to each window, independent of other samples."""
 
 import pytest
 import torch
@@ -68,7 +68,7 @@ def random_condition_inputs(rows, columns, count=2, seed=0):
 
 
 def slow_prefix(prior, condition_inputs, rows, columns, guides):
-    """Window by window: what a batch of training would be, cut there, its grids padded."""
+    """Window by window: the tokens of a training batch that is cut there, its grids padded."""
     side, count = prior.config.window, len(condition_inputs["label"])
     condition_inputs = {
         **condition_inputs,
@@ -78,8 +78,9 @@ def slow_prefix(prior, condition_inputs, rows, columns, guides):
     }
 
     def of_window(window: Window):
-        seen = in_window(condition_inputs, window, (rows, columns), (side, side))
-        tokens = prior.conditions.tokens(seen, count)
+        entries = prior.conditions.entries
+        cut = in_window(entries, condition_inputs, window, (rows, columns), (side, side))
+        tokens = prior.conditions.tokens(cut, count)
         first = prior.conditions.length
         grids = tokens[:, first:].view(count, -1, window.rows, window.columns)
         while grids.shape[2] < side:
@@ -103,7 +104,7 @@ def slow_prefix(prior, condition_inputs, rows, columns, guides):
     seed=st.integers(0, 99),
 )
 @settings(max_examples=20, deadline=None)
-def test_painting_what_is_told_is_the_papers_loop_window_by_window(
+def test_sampling_with_every_condition_is_the_papers_loop_window_by_window(
     rows, columns, stride, positions, scale, seed
 ):
     prior, condition_inputs = PRIORS[positions], random_condition_inputs(rows, columns, seed=seed)
@@ -127,7 +128,7 @@ def test_painting_what_is_told_is_the_papers_loop_window_by_window(
     assert torch.equal(sampled.codes, expected[0])
 
 
-def test_rest_goes_on_bit_for_bit_with_all_that_is_told():
+def test_sampling_resumes_bit_for_bit_with_every_condition():
     prior, condition_inputs = random_prior(*EVERYTHING), random_condition_inputs(9, 7)
     prior.model.float()
     options = {
@@ -145,7 +146,7 @@ def test_rest_goes_on_bit_for_bit_with_all_that_is_told():
         assert torch.equal(again.log_probabilities[:, done:], whole.log_probabilities[:, done:])
 
 
-def test_a_sample_is_the_same_whoever_is_told_something_else_beside_it():
+def test_sample_does_not_depend_on_the_inputs_of_other_samples():
     prior = random_prior(*EVERYTHING)
     prior.model.float()
     condition_inputs = random_condition_inputs(6, 6, count=2)
@@ -157,7 +158,7 @@ def test_a_sample_is_the_same_whoever_is_told_something_else_beside_it():
 
 
 @pytest.mark.parametrize("name", ["segmentation", "label", "boxes", "codes", "keypoints"])
-def test_everything_told_weighs_and_can_be_left_out(name):
+def test_every_input_matters_and_can_be_left_out(name):
     prior, condition_inputs = PRIORS["learned"], random_condition_inputs(5, 5)
     left_out = {key: value for key, value in condition_inputs.items() if key != name}
     with_it, without, nothing = (
@@ -168,24 +169,24 @@ def test_everything_told_weighs_and_can_be_left_out(name):
     assert not torch.equal(without, nothing)
 
 
-def test_what_follows_from_the_canvas_need_not_be_said():
+def test_entries_that_follow_from_the_canvas_can_be_left_out():
     prior, condition_inputs = PRIORS["learned"], random_condition_inputs(5, 6)
-    said = {
+    complete = {
         **condition_inputs,
         "known": condition_inputs["codes"] >= 0,
         "crop": torch.tensor([0.0, 0.0, 1.0, 1.0]),
         "place": torch.tensor([0, 0, 5, 6]),
     }
-    elsewhere = {**said, "place": torch.tensor([7, 3, 30, 30])}
-    unsaid, whole, part = (
+    elsewhere = {**complete, "place": torch.tensor([7, 3, 30, 30])}
+    implied, whole, part = (
         prior.sample_with_log_probs(5, 6, count=2, condition_inputs=each).log_probabilities
-        for each in (condition_inputs, said, elsewhere)
+        for each in (condition_inputs, complete, elsewhere)
     )
-    assert torch.equal(unsaid, whole)
+    assert torch.equal(implied, whole)
     assert not torch.equal(whole, part)
 
 
-def test_labels_are_a_short_way_to_tell_them():
+def test_labels_are_short_for_the_entry_label():
     prior = PRIORS["learned"]
     short = prior.sample(4, 4, count=2, labels=[0, 2])
     assert torch.equal(short, prior.sample(4, 4, count=2, condition_inputs={"label": [0, 2]}))
@@ -194,7 +195,7 @@ def test_labels_are_a_short_way_to_tell_them():
 @pytest.mark.parametrize(
     ("condition_inputs", "message"),
     [
-        ({"depth": torch.zeros(4, 4)}, "without 'depth'; what it can be told is label"),
+        ({"depth": torch.zeros(4, 4)}, "without 'depth'; its inputs are label"),
         ({"segmentation": torch.zeros(5, 5)}, "'segmentation' must be"),
         ({"segmentation": torch.zeros(3, 4, 4)}, "for 2 samples"),
         ({"segmentation": torch.full((4, 4), 5)}, "from -1 to 4"),
@@ -208,18 +209,18 @@ def test_labels_are_a_short_way_to_tell_them():
         ({"label": 3}, "Labels must be"),
     ],
 )
-def test_what_cannot_be_told_is_refused(condition_inputs, message):
+def test_inputs_that_cannot_be_are_refused(condition_inputs, message):
     with pytest.raises(ConfigError, match=message):
         PRIORS["learned"].sample(4, 4, count=2, condition_inputs=condition_inputs)
 
 
-def test_a_class_told_twice_is_refused():
+def test_class_given_twice_is_refused():
     with pytest.raises(ConfigError, match="given twice"):
         PRIORS["learned"].sample(4, 4, labels=1, condition_inputs={"label": 1})
 
 
 @pytest.mark.parametrize("preset", ["tiny", "tiny-modern"])
-def test_a_presets_sizes_follow_from_what_it_is_told(preset):
+def test_sizes_of_a_preset_follow_from_the_conditions(preset):
     conditions = Conditions(EVERYTHING, 7)
     sizes = condition_sizes(preset, conditions, 4)
     model = make_model(preset_config(preset, **{**sizes, "num_layers": 1}))

@@ -1,4 +1,4 @@
-"""Boxes and keypoints: where a picture shows them, through every way of cropping."""
+"""Tracks of boxes, keypoints and classes: rows in fractions of each view of an image."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ops.images import CROPS, ORIENTATION_TAG, Transform
-from pipelines.tracks.annotations import ABSENT, BoxesTrack
-from pipelines.tracks.base import Input
+from pipelines.conditioning.boxes import ABSENT, BoxesTrack
+from pipelines.tracks import TrackInput
 from tests.conftest import photograph
 from tests.encode_run import EncodeRun, everything
 
@@ -30,7 +30,7 @@ def write_lines(path: Path, lines: Lines) -> Path:
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`a.png` of 60x40 and `b/c.jpg` of 40x80, which EXIF turns to 80x40; read only."""
+    """`a.png` of 60x40 and `b/c.jpg` of 40x80, which EXIF rotates to 80x40; read only."""
     folder = tmp_path_factory.mktemp("pictures")
     Image.fromarray(photograph(0, 40, 60)).save(folder / "a.png")
     exif = Image.Exif()
@@ -48,7 +48,7 @@ def boxes_of(tmp_path_factory: pytest.TempPathFactory) -> Any:
     def make(boxes: list[tuple[float, ...]]) -> BoxesTrack:
         lines = [{"file": "a", "category": "it", "bbox": list(box)} for box in boxes]
         path = write_lines(folder / "boxes.jsonl", lines)
-        track = BoxesTrack(folder, Input("boxes", str(path), None, folder, None))  # type: ignore[arg-type]
+        track = BoxesTrack(folder, TrackInput("boxes", str(path), None, folder, None))  # type: ignore[arg-type]
         track.meaning()
         return track
 
@@ -63,7 +63,7 @@ def boxes_of(tmp_path_factory: pytest.TempPathFactory) -> Any:
     edges=st.tuples(*[st.floats(0, 1)] * 4),
     data=st.data(),
 )
-def test_a_box_is_where_its_rectangle_is_seen(
+def test_box_is_where_its_rectangle_appears_in_the_view(
     boxes_of: Any,
     crop: str,
     flip: bool,
@@ -85,9 +85,9 @@ def test_a_box_is_where_its_rectangle_is_seen(
     view = data.draw(st.integers(0, transform.views - 1))
     size = transform.target_size(width, height)
     shown = transform.read(file.getvalue(), size, view, "a").image[..., 0] > 127
-    seen = transform.view_of(width, height, size, view, "a")
+    cropped = transform.view_of(width, height, size, view, "a")
     track = boxes_of([(x0, y0, x1 - x0, y1 - y0)])
-    row = track.row(track.lines.found["a"], (width, height), seen)
+    row = track.row(track.lines.found["a"], (width, height), cropped)
     category, left, top, right, bottom = row[1]
     rows, columns = np.flatnonzero(shown.any(1)), np.flatnonzero(shown.any(0))
     if not len(rows):
@@ -96,12 +96,12 @@ def test_a_box_is_where_its_rectangle_is_seen(
     assert category == 0
     scale = np.array([size[1], size[0]] * 2)
     found = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
-    condition_inputs = np.clip([left, top, right, bottom], 0, 1) * scale
-    # A pixel counts as lit from half of it on, and bicubic rings a little.
-    assert np.abs(condition_inputs - found).max() <= 1.0
+    expected = np.clip([left, top, right, bottom], 0, 1) * scale
+    # A pixel counts as white from half of it on, and bicubic resampling overshoots a little.
+    assert np.abs(expected - found).max() <= 1.0
 
 
-def test_rows_say_what_the_view_is_and_list_the_largest_objects_first(
+def test_rows_hold_the_view_and_the_largest_objects_first(
     run: EncodeRun, pictures: Path, tmp_path: Path
 ) -> None:
     boxes = write_lines(
@@ -109,7 +109,7 @@ def test_rows_say_what_the_view_is_and_list_the_largest_objects_first(
         [
             {"file": "a.png", "category": "tree", "bbox": [20, 0, 10, 10]},
             {"file": "a.png", "category": "sky", "bbox": [0, 0, 60, 20]},
-            {"file": "a.png", "category": "tree", "bbox": [0, 0, 5, 40]},  # left of what is seen
+            {"file": "a.png", "category": "tree", "bbox": [0, 0, 5, 40]},  # left of the view
             {"file": "c", "category": "sky", "bbox": [20, 10, 40, 20]},
         ],
     )
@@ -119,7 +119,7 @@ def test_rows_say_what_the_view_is_and_list_the_largest_objects_first(
     rows = track.read("4x4", track.ok_rows("4x4"))
     assert rows.shape == (4, 31, 5)
     assert rows.dtype == np.float32
-    # Of 60x40 the middle 40x40 is seen, of the upright 80x40 likewise.
+    # The view is the middle 40x40 of the 60x40, and of the upright 80x40.
     expected = [
         [[0, 1 / 6, 0, 5 / 6, 1], [0, -0.25, 0, 1.25, 0.5], [1, 0.25, 0, 0.5, 0.25]],
         [[1, 1 / 6, 0, 5 / 6, 1], [0, -0.25, 0, 1.25, 0.5], [1, 0.5, 0, 0.75, 0.25]],
@@ -132,10 +132,10 @@ def test_rows_say_what_the_view_is_and_list_the_largest_objects_first(
     np.testing.assert_array_equal(zarr.open(run.out, mode="r")["g4x4/boxes"][:], rows)
 
 
-def test_of_many_objects_the_thirty_largest_are_kept(boxes_of: Any) -> None:
+def test_thirty_largest_of_many_objects_are_kept(boxes_of: Any) -> None:
     track = boxes_of([(0, 0, side, side) for side in range(1, 41)])
-    seen = Transform(image_size=64).view_of(64, 64, (64, 64), 0, "a")
-    row = track.row(track.lines.found["a"], (64, 64), seen)
+    view = Transform(image_size=64).view_of(64, 64, (64, 64), 0, "a")
+    row = track.row(track.lines.found["a"], (64, 64), view)
     np.testing.assert_allclose(row[1:, 3], np.arange(40, 10, -1) / 64)
 
 
@@ -211,7 +211,7 @@ def test_new_lines_and_categories_change_their_rows_alone(
         {"file": "c.jpg", "category": "b", "bbox": [0, 0, 40, 40]},
     ]
     write_lines(boxes, lines)
-    assert run(pictures, rows_per_task=1) == 0  # where the boxes are is known
+    assert run(pictures, rows_per_task=1) == 0  # the store has recorded where the boxes are
     after = everything(run.out)
     changed = {name for name in before if before[name] != after[name]}
     assert {name for name in changed if name.startswith(("g4x4/", "_tracks"))} == {
@@ -250,7 +250,7 @@ def test_classes_are_the_labels_of_their_images(
     assert [batch["label"].tolist() for batch in run.store().batches(4)] == [[0, 0, 1, 1]]
 
 
-def test_classes_of_folders_and_of_a_file_are_too_many(
+def test_classes_of_both_folders_and_a_file_are_refused(
     run: EncodeRun, pictures: Path, tmp_path: Path
 ) -> None:
     path = write_lines(tmp_path / "classes.jsonl", [{"file": "a", "class": "wood"}])
@@ -258,7 +258,7 @@ def test_classes_of_folders_and_of_a_file_are_too_many(
     assert "--labels first gives classes, and so does --track class" in run.errors
 
 
-def test_a_name_that_two_images_share_is_neither_ones(run: EncodeRun, tmp_path: Path) -> None:
+def test_name_that_two_images_share_is_no_partner(run: EncodeRun, tmp_path: Path) -> None:
     images = tmp_path / "images"
     for seed, name in enumerate(("x/same.png", "y/same.png", "y/other.png")):
         (images / name).parent.mkdir(parents=True, exist_ok=True)

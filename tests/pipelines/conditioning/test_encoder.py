@@ -1,4 +1,4 @@
-"""What samples are told of files, against what the tokenizers say of the pictures themselves."""
+"""Condition inputs from files, against what the tokenizers make of the same images."""
 
 import json
 
@@ -10,9 +10,8 @@ from PIL import Image
 from ops.config import ConfigError
 from ops.images import resize_and_crop, to_pixels
 from ops.low_resolution import enlarged
-from pipelines.conditioning.encode import ConditionEncoder
-from pipelines.conditioning.inputs import parse_conditions
-from pipelines.conditioning.preview import condition_picture
+from pipelines.conditioning.encoder import ConditionEncoder
+from pipelines.conditioning.flags import parse_conditions
 from prior.conditions import (
     Boxes,
     Conditions,
@@ -38,16 +37,14 @@ def conditions(*parts):
     return Conditions(parts or [StartOfSequence()], CODES)
 
 
-def condition_encoder(flags, *parts, size=SIZE):
-    condition_inputs = parse_conditions(flags, conditions(*parts))
-    return ConditionEncoder(
-        condition_inputs, conditions(*parts), IMAGE, {"segmentation": MAPS}, size
-    )
+def encoder_of(flags, *parts, size=SIZE):
+    files = parse_conditions(flags, conditions(*parts))
+    return ConditionEncoder(files, conditions(*parts), IMAGE, {"segmentation": MAPS}, size)
 
 
 @pytest.fixture
 def pictures(tmp_path):
-    """Three pictures, 0.png, 1.png and 2.png, of the canvas's size."""
+    """Three images, 0.png, 1.png and 2.png, of the canvas's size."""
     for seed in range(3):
         Image.fromarray(photograph(seed, *SIZE)).save(tmp_path / f"{seed}.png")
     return tmp_path
@@ -58,8 +55,8 @@ def codes_of(image):
         return IMAGE.encode(to_pixels(image))[0]
 
 
-def test_half_is_told_of_the_upper_half_alone_and_files_are_dealt_out_in_turn(pictures):
-    forced = condition_encoder([f"half={pictures}"]).forced([0, 1, 2, 3, 7])
+def test_half_is_made_of_the_upper_half_alone_and_samples_take_the_files_in_turn(pictures):
+    forced = encoder_of([f"half={pictures}"]).forced([0, 1, 2, 3, 7])
     assert forced.shape == (5, SIZE[0] // F, SIZE[1] // F)
     half = forced.shape[1] // 2
     assert (forced[:, half:] == -1).all()
@@ -68,48 +65,43 @@ def test_half_is_told_of_the_upper_half_alone_and_files_are_dealt_out_in_turn(pi
         assert torch.equal(forced[place, :half], codes_of(upper))
 
 
-def test_a_picture_of_another_shape_is_cut_in_its_middle(tmp_path):
+def test_image_of_another_shape_is_cropped_to_its_middle(tmp_path):
     image = photograph(0, 100, 60)
     Image.fromarray(image).save(tmp_path / "high.png")
-    forced = condition_encoder([f"half={tmp_path / 'high.png'}"]).forced([0])
+    forced = encoder_of([f"half={tmp_path / 'high.png'}"]).forced([0])
     upper = resize_and_crop(image, SIZE)[: forced.shape[1] // 2 * F]
     assert torch.equal(forced[0, : forced.shape[1] // 2], codes_of(upper))
 
 
-def test_label_maps_are_told_by_their_own_tokenizer(tmp_path):
+def test_label_maps_are_encoded_by_their_own_tokenizer(tmp_path):
     labels = np.random.default_rng(0).integers(0, 9, SIZE, np.uint8)
     Image.fromarray(labels).save(tmp_path / "map.png")
     part = Segmentation(codebook_size=MAPS.config.codebook_size)
-    condition_inputs = condition_encoder([f"segmentation={tmp_path}"], part).condition_inputs(
-        [0, 5]
-    )
+    condition_inputs = encoder_of([f"segmentation={tmp_path}"], part).condition_inputs([0, 5])
     one_hot = torch.nn.functional.one_hot(torch.from_numpy(labels).long(), 9).permute(2, 0, 1)
     with torch.inference_mode():
         expected = MAPS.encode(one_hot[None].float())[0]
     assert torch.equal(condition_inputs["segmentation"], expected.expand(2, -1, -1))
 
 
-def test_a_small_picture_is_told_as_large_as_the_canvas(tmp_path):
-    """What is as small as the ratio says is enlarged as it is."""
+def test_small_image_is_enlarged_to_the_canvas(tmp_path):
+    """One that is as small as the ratio says is not shrunk first."""
     small = photograph(0, SIZE[0] // 4, SIZE[1] // 4)
     Image.fromarray(small).save(tmp_path / "small.png")
     part = LowResolution(codebook_size=CODES, ratio=4)
-    condition_inputs = condition_encoder([f"low_res={tmp_path}"], part).condition_inputs([0])
+    condition_inputs = encoder_of([f"low_res={tmp_path}"], part).condition_inputs([0])
     assert torch.equal(condition_inputs["low_res"][0], codes_of(enlarged(small, SIZE)))
 
 
-def test_holes_are_told_as_unknown_and_the_rest_stays(tmp_path):
+def test_holes_are_unknown_and_the_rest_stays(tmp_path):
     image = photograph(0, *SIZE)
     layers = np.dstack([image, np.full(SIZE, 255, np.uint8)])
     layers[: 2 * F + 1, :F, 3] = 0
     Image.fromarray(layers).save(tmp_path / "holes.png")
-    condition_encoder_ = condition_encoder([f"inpaint={tmp_path}"], Inpaint(codebook_size=CODES))
-    forced, condition_inputs = (
-        condition_encoder_.forced([0])[0],
-        condition_encoder_.condition_inputs([0]),
-    )
+    encoder = encoder_of([f"inpaint={tmp_path}"], Inpaint(codebook_size=CODES))
+    forced, condition_inputs = encoder.forced([0])[0], encoder.condition_inputs([0])
     unknown = torch.zeros(SIZE[0] // F, SIZE[1] // F, dtype=torch.bool)
-    unknown[:4, :2] = True  # the three cells that are touched, and those around them
+    unknown[:4, :2] = True  # the three cells that the hole touches, and those around them
     assert torch.equal(forced < 0, unknown)
     filled = np.where(layers[..., 3:] > 0, image, image[layers[..., 3] > 0].mean(0).round())
     assert torch.equal(forced[~unknown], codes_of(filled.astype(np.uint8))[~unknown])
@@ -117,8 +109,8 @@ def test_holes_are_told_as_unknown_and_the_rest_stays(tmp_path):
     assert torch.equal(condition_inputs["codes"][0], forced)
 
 
-def test_what_is_told_can_be_looked_at(pictures):
-    shown = condition_picture(condition_encoder([f"half={pictures}"]), "half", 1)
+def test_preview_of_half_is_white_below(pictures):
+    shown = encoder_of([f"half={pictures}"]).preview("half", 1)
     upper = SIZE[0] // F // 2 * F
     np.testing.assert_array_equal(shown[:upper], photograph(1, *SIZE)[:upper])
     assert (shown[upper:] == 255).all()
@@ -128,17 +120,17 @@ def test_what_is_told_can_be_looked_at(pictures):
     ("flag", "message"),
     [
         ("half", "must be NAME=PATH"),
-        ("depth=x", "cannot be told 'depth', but inpaint, half"),
-        ("class=x", "told by --labels"),
+        ("depth=x", "does not take the condition 'depth', but inpaint, half"),
+        ("class=x", "given by --labels"),
         ("inpaint={whole}", "0.png: nothing in it is transparent"),
         ("half={text}", "text.png: "),
     ],
 )
-def test_what_cannot_be_told_is_refused(pictures, flag, message):
-    (pictures / "text.png").write_text("no picture")
+def test_inputs_that_cannot_be_used_are_refused(pictures, flag, message):
+    (pictures / "text.png").write_text("no image")
     flag = flag.format(whole=pictures / "0.png", text=pictures / "text.png")
     with pytest.raises(ConfigError, match=message):
-        condition_encoder([flag], Inpaint(codebook_size=CODES)).check()
+        encoder_of([flag], Inpaint(codebook_size=CODES)).check()
 
 
 def test_half_and_inpaint_together_are_refused(pictures):
@@ -149,7 +141,7 @@ def test_half_and_inpaint_together_are_refused(pictures):
 
 def test_one_row_of_codes_has_no_half(pictures):
     with pytest.raises(ConfigError, match="no upper half"):
-        condition_encoder([f"half={pictures}"], size=(F, 40)).check()
+        encoder_of([f"half={pictures}"], size=(F, 40)).check()
 
 
 BOXES = Boxes(num_categories=2, category_names=("disc", "sky"))
@@ -160,7 +152,7 @@ def written(path, *lines):
     return path
 
 
-def test_boxes_are_told_in_fractions_of_the_canvas_picture_by_picture(tmp_path):
+def test_boxes_are_in_fractions_of_the_canvas_one_item_an_image(tmp_path):
     path = written(
         tmp_path / "boxes.jsonl",
         {"file": "a", "category": "sky", "bbox": [0, 0, 40, 6]},
@@ -168,7 +160,7 @@ def test_boxes_are_told_in_fractions_of_the_canvas_picture_by_picture(tmp_path):
         {"file": "a", "category": "disc", "bbox": [30, 18, 20, 12]},
         {"file": "c"},
     )
-    boxes = condition_encoder([f"boxes={path}"], BOXES).condition_inputs(range(4))["boxes"]
+    boxes = encoder_of([f"boxes={path}"], BOXES).condition_inputs(range(4))["boxes"]
     assert boxes.shape == (4, 30, 5)
     assert boxes[0, :2].tolist() == [[1, 0, 0, 1, 0.25], [0, 0.75, 0.75, 1.25, 1.25]]
     assert boxes[1, :1].tolist() == [[0, 0.25, 0.5, 0.75, 0.75]]
@@ -177,26 +169,25 @@ def test_boxes_are_told_in_fractions_of_the_canvas_picture_by_picture(tmp_path):
     assert torch.equal(boxes[3], boxes[0])
 
 
-def test_points_of_a_pose_stay_in_their_order(tmp_path):
+def test_points_of_a_pose_are_in_the_priors_order(tmp_path):
     path = written(
         tmp_path / "poses.jsonl",
         {"file": "a", "keypoints": {"foot": [10, 18], "head": [20, 6]}},
         {"file": "b", "keypoints": {"head": [40, 24]}},
     )
     part = Keypoints(num_points=2, point_names=("foot", "head"))
-    points = condition_encoder([f"keypoints={path}"], part).condition_inputs([0, 1])["keypoints"]
+    points = encoder_of([f"keypoints={path}"], part).condition_inputs([0, 1])["keypoints"]
     assert points[0].tolist() == [[0.25, 0.75], [0.5, 0.25]]
     assert points[1, 0].isnan().all()
     assert points[1, 1].tolist() == [1, 1]
 
 
-def test_a_canvas_of_broken_codes_is_as_large_as_whole_ones(tmp_path):
-    """What is painted is cut off at the right and at the bottom; fractions are of what is drawn."""
+def test_fractions_are_of_the_canvas_of_whole_codes(tmp_path):
+    """Samples of another size are cropped at the right and at the bottom."""
     path = written(tmp_path / "poses.jsonl", {"file": "a", "keypoints": [[8.0, 4.0]]})
-    condition_inputs = condition_encoder(
-        [f"keypoints={path}"], Keypoints(num_points=1), size=(F + 1, 3 * F - 1)
-    )
-    x, y = condition_inputs.condition_inputs([0])["keypoints"][0, 0].tolist()
+    part, size = Keypoints(num_points=1), (F + 1, 3 * F - 1)
+    condition_inputs = encoder_of([f"keypoints={path}"], part, size=size).condition_inputs([0])
+    x, y = condition_inputs["keypoints"][0, 0].tolist()
     assert (x, y) == pytest.approx((8 / (3 * F), 4 / (2 * F)))
 
 
@@ -213,23 +204,21 @@ def test_a_canvas_of_broken_codes_is_as_large_as_whole_ones(tmp_path):
         ),
     ],
 )
-def test_lines_that_cannot_be_told_are_named(tmp_path, part, line, message):
+def test_lines_that_cannot_be_used_are_named(tmp_path, part, line, message):
     good = {"file": "b"}
     path = written(tmp_path / "lines.jsonl", line, good)
     with pytest.raises(ConfigError, match=message):
-        condition_encoder([f"{part.name}={path}"], part)
+        encoder_of([f"{part.name}={path}"], part)
 
 
-def test_boxes_and_poses_can_be_looked_at(tmp_path):
+def test_previews_show_boxes_and_points(tmp_path):
     box = {"file": "a", "category": "sky", "bbox": [4, 4, 20, 16]}
-    condition_inputs = condition_encoder([f"boxes={written(tmp_path / 'boxes.jsonl', box)}"], BOXES)
-    shown = condition_picture(condition_inputs, "boxes", 0)
+    path = written(tmp_path / "boxes.jsonl", box)
+    shown = encoder_of([f"boxes={path}"], BOXES).preview("boxes", 0)
     assert shown.shape == (*SIZE, 3)
     assert (shown[4, 4:24] != 255).any(1).all()
     pose = {"file": "a", "keypoints": [[10, 12], None]}
     path = written(tmp_path / "poses.jsonl", pose)
-    shown = condition_picture(
-        condition_encoder([f"keypoints={path}"], Keypoints(num_points=2)), "keypoints", 0
-    )
+    shown = encoder_of([f"keypoints={path}"], Keypoints(num_points=2)).preview("keypoints", 0)
     assert (shown[12, 10] != 255).any()
     assert (shown[0] == 255).all()

@@ -1,0 +1,62 @@
+"""The flag `generate --condition NAME=PATH`, as inputs of conditions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ops.config import ConfigError
+from pipelines.conditioning.contract import CONDITIONINGS, FileConditioning
+from pipelines.conditioning.files import ConditionFiles
+from prior.conditions import CONDITIONS, Conditions
+
+
+def file_conditioning(name: str) -> type[FileConditioning] | None:
+    """The class of a condition that is given by files; None for other names."""
+    if name not in CONDITIONINGS:
+        return None
+    kind = CONDITIONINGS[name]
+    return kind if issubclass(kind, FileConditioning) else None
+
+
+def parse_conditions(texts: Sequence[str], conditions: Conditions) -> tuple[ConditionFiles, ...]:
+    """The inputs that the flag names for a prior of these conditions, sorted by name.
+
+    Raises ConfigError for a condition that this prior does not take, InputError where there are no
+    files.
+    """
+    parts = {part.name: part for part in conditions.parts}
+    # Besides its own conditions, any prior takes those that none is trained with.
+    names = [*parts, *(name for name in CONDITIONINGS if name not in CONDITIONS)]
+    takes = [name for name in names if file_conditioning(name) is not None]
+    found: dict[str, ConditionFiles] = {}
+    for text in texts:
+        name, _, where = text.partition("=")
+        if not where:
+            raise ConfigError(f"--condition must be NAME=PATH, found {text!r}.")
+        kind = file_conditioning(name)
+        if kind is None or name not in takes:
+            raise ConfigError(_why_not(name, takes))
+        if name in found:
+            raise ConfigError(f"--condition names {name!r} twice: name a folder of files instead.")
+        found[name] = kind.parse(Path(os.path.abspath(where)), parts.get(name))
+    _check_known_codes(sorted(found))
+    return tuple(found[name] for name in sorted(found))
+
+
+def _check_known_codes(names: Sequence[str]) -> None:
+    kinds = {name: file_conditioning(name) for name in names}
+    known = [name for name, kind in kinds.items() if kind is not None and kind.known_codes]
+    if len(known) > 1:
+        raise ConfigError(
+            f"--condition {' and '.join(known)} both say which codes are known. Name one."
+        )
+
+
+def _why_not(name: str, takes: Sequence[str]) -> str:
+    instead = CONDITIONINGS[name].not_by_file if name in CONDITIONINGS else ""
+    return instead or (
+        f"This prior does not take the condition {name!r}, but {', '.join(takes)}. For others it "
+        "must be trained with them: train_prior --conditions."
+    )

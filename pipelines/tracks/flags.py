@@ -1,0 +1,80 @@
+"""The flags --track NAME=VALUE and --track-tokenizer NAME=DIR, as tracks."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ops.config import ConfigError
+from pipelines.store import source_path, track_path
+from pipelines.tracks.code_grids import FileTrack
+from pipelines.tracks.plan import kept_tracks
+from pipelines.tracks.track import Track, TrackInput
+from tokenizer import VQGAN
+
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+#: Names that mean something else in a store or in a batch of it.
+TAKEN = ("image", "codes", "label", "key", "true_edges", "place", "crop")
+
+
+def open_tracks(
+    root: Path,
+    images: Path,
+    tokenizer: VQGAN,
+    asked: Sequence[str],
+    tokenizers: Sequence[str],
+    kinds: Mapping[str, type[Track]],
+) -> tuple[list[Track], list[str]]:
+    """The tracks that a run adds or extends, and a line for each that it must leave as it is.
+
+    `asked` and `tokenizers` are NAME=VALUE, beside which the tracks that the store has are
+    extended. `kinds` are the kinds of tracks by name; any other name is a folder of files that a
+    tokenizer encodes. Raises ConfigError for other flags, UserError where an input that was asked
+    for cannot be read.
+    """
+    values, named = _pairs("--track", asked), _pairs("--track-tokenizer", tokenizers)
+    kept = kept_tracks(root)
+    for name in sorted(named.keys() - values.keys() - set(kept)):
+        raise ConfigError(f"--track-tokenizer {name}=...: no --track {name}=... says what to read.")
+    tracks, behind = [], []
+    for name in sorted({*values, *kept}):
+        value = values.get(name) or _recorded(track_path(root, name))
+        if value is None or (name not in values and not _still_there(value)):
+            behind.append(
+                f"track {name} is not kept up: {value or 'its input'} is gone. New images have no "
+                f"rows in it until --track {name}=... says where it is"
+            )
+            continue
+        kind = kinds.get(name, FileTrack)
+        tracks.append(kind(root, TrackInput(name, value, named.get(name), images, tokenizer)))
+    return tracks, behind
+
+
+def _pairs(flag: str, texts: Sequence[str]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (equals and value and NAME.fullmatch(name)) or name in TAKEN:
+            raise ConfigError(
+                f"{flag} {text}: say NAME=VALUE, for instance segmentation=segs/; names are lower "
+                f"case, and none of {', '.join(TAKEN)}."
+            )
+        if name in pairs:
+            raise ConfigError(f"{flag} names {name} twice.")
+        pairs[name] = value
+    return pairs
+
+
+def _recorded(track_dir: Path) -> str | None:
+    """The path or ratio that the last run made the track from."""
+    try:
+        value = json.loads(source_path(track_dir).read_bytes())["source"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return value if isinstance(value, str) else None
+
+
+def _still_there(value: str) -> bool:
+    return not Path(value).is_absolute() or Path(value).exists()

@@ -1,0 +1,106 @@
+"""A further track of a code store, while a run adds it or extends it.
+
+A track's rows have the numbers of the images' rows. It has a track directory of its own (plan,
+index, staging folder, checksums, tokenizer) and records where its input lies, so that later images
+get their rows in all tracks.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from ops.files import fsync_path, make_folders
+from pipelines.planning import Plan, Task, read_plan
+from pipelines.store import (
+    TRACKS,
+    StoreError,
+    committed_tasks,
+    forget_missing,
+    keep_tokenizer,
+    publish_committed,
+    remove_partials,
+    source_path,
+    staging_path,
+    track_path,
+    write_if_changed,
+)
+from pipelines.tracks.plan import FindPartners, align_plan, failed_tasks
+from tokenizer import VQGAN
+
+
+class TrackInput(NamedTuple):
+    """What a run may read for a track."""
+
+    name: str
+    value: str  # a path, or the ratio of low_res
+    tokenizer: str | None  # of the track, if one was named
+    images: Path  # the value of --in
+    image_tokenizer: VQGAN
+
+
+class Track(ABC):
+    """One further track of the store at `root`; a subclass is a kind of track.
+
+    Made before anything is written, so that input that cannot be read is reported first: raises
+    UserError for it.
+    """
+
+    own_tokenizer: ClassVar[bool] = False
+    """Whether it must have a tokenizer of its own, since the images' does not fit."""
+
+    def __init__(self, root: Path, asked: TrackInput) -> None:
+        self.root, self.name, self.value = root, asked.name, asked.value
+        self.track_dir = track_path(root, asked.name)
+        older = read_plan(self.track_dir)
+        #: The provenance of the track that the store has already, if any.
+        self.older = None if older is None else older.settings.track
+        self.tokenizer: VQGAN | None = None
+        #: (where, why) of each line of the input that cannot be used.
+        self.bad: list[tuple[str, str]] = []
+
+    @abstractmethod
+    def provenance(self, images: dict[str, Any]) -> dict[str, Any]:
+        """What made the track's rows, given the provenance of the images'."""
+
+    @abstractmethod
+    def partners(self, images: Plan) -> FindPartners:
+        """A function that finds the partners of planned images."""
+
+    @property
+    @abstractmethod
+    def reads(self) -> Mapping[str, Path]:
+        """Paths that every node must see, by flag."""
+
+    def check_same(self, name: str, asked: object) -> None:
+        """Raises StoreError where the track was begun with another value of its provenance."""
+        if self.older is not None and self.older.get(name) != asked:
+            raise StoreError(
+                f"{self.root}: track {self.name} was begun with {name} {self.older.get(name)}, "
+                f"asked for {asked}. Ask for the same, or name another track."
+            )
+
+    def plan(self, images: Plan, retry_failed: bool) -> Plan:
+        """Plan a row for each of the images' rows, and reopen the tasks whose partners changed."""
+        make_folders(staging_path(self.track_dir))
+        for folder in (self.track_dir, self.root / TRACKS, self.root):
+            fsync_path(folder)  # an earlier run may have been killed before it did this
+        remove_partials(self.track_dir)
+        forget_missing(self.track_dir)
+        write_if_changed(source_path(self.track_dir), {"source": self.value})
+        if self.tokenizer is not None:
+            assert self.tokenizer.folder is not None  # it was loaded from one
+            keep_tokenizer(self.track_dir, self.tokenizer.folder)
+        retried = failed_tasks(self.track_dir) if retry_failed else set()
+        made = self.provenance(images.settings.track)
+        plan = align_plan(self.root, images, self.track_dir, made, self.partners(images), retried)
+        publish_committed(self.track_dir)
+        return plan
+
+
+def waiting_tasks(root: Path, plan: Plan) -> list[Task]:
+    """The tasks of a store's or a track's plan that are not committed."""
+    committed = committed_tasks(root)
+    return [task for task in plan.tasks if (task.grid, task.number) not in committed]

@@ -1,0 +1,26 @@
+"""`low_res`: the image itself at low resolution, for super-resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from prior.conditions.code_grids import CodeGrid
+from prior.conditions.contract import CONDITIONS
+from prior.conditions.frames import GRID, Entry
+
+
+@CONDITIONS.register("low_res")
+@dataclass(frozen=True, kw_only=True)
+class LowResolution(CodeGrid):
+    """The image shrunk and enlarged again, by the image tokenizer's codes.
+
+    `ratio` may say by how much it was shrunk.
+    """
+
+    ratio: int | None = None
+
+    name: ClassVar[str] = "low_res"
+    entries: ClassVar[Mapping[str, Entry]] = {"low_res": GRID}
+    encode_with: ClassVar[str] = "RATIO"
