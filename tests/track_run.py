@@ -1,4 +1,4 @@
-"""Small tokenizers and inputs of further tracks, as many tests use them."""
+"""Small tokenizers and inputs of further tracks."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def make_tokenizer(folder: Path, kind: str) -> Path:
 
 
 def label_map(image: np.ndarray) -> np.ndarray:
-    """A label for each place, uint8 (H, W), that follows the picture (H, W, 3)."""
+    """A label for each pixel, uint8 (H, W), made of an image (H, W, 3)."""
     return (image.astype(int).sum(2) * CLASSES // (3 * 256)).astype(np.uint8)
 
 
 def write_labels(images: Path, folder: Path) -> Path:
-    """The label map of every picture in a folder, upright, as PNG under its name."""
+    """Write the label map of every image in a folder, upright, as PNG under its name."""
     for path in images.rglob("*.*"):
         if not looks_like_image(path.read_bytes()[:MAGIC_LENGTH]):
             continue

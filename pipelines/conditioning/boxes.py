@@ -58,7 +58,7 @@ class BoxesTrack(AnnotationTrack):
     """Rows (1 + MAX_OBJECTS, 5). The first line is the view: mirrored (0 or 1), left, top, right
     and bottom in fractions of the upright image. Then each object of which the view shows
     something, the largest of the image first: category, left, top, right and bottom in fractions of
-    the view, which may lie outside of it; behind the last ones ABSENT and zeros."""
+    the view, which may be outside of it; the lines after the last object are ABSENT and zeros."""
 
     def read(self) -> Lines:
         return read_lines(self.path, parse_box)
@@ -73,12 +73,12 @@ class BoxesTrack(AnnotationTrack):
         row[0] = view
         row[1:, 0] = ABSENT
         largest_first = sorted(items, key=lambda box: -box.width * box.height)
-        shown = [line for box in largest_first if (line := self._shown(box, size, view))]
+        shown = [line for box in largest_first if (line := self._line(box, size, view))]
         for place, line in enumerate(shown[:MAX_OBJECTS], 1):
             row[place] = line
         return row
 
-    def _shown(self, box: Box, size: tuple[int, int], view: View) -> tuple[float, ...] | None:
+    def _line(self, box: Box, size: tuple[int, int], view: View) -> tuple[float, ...] | None:
         """A box's line; None where the view shows nothing of it."""
         corners = np.array(box.corners).reshape(2, 2)
         (x0, y0), (x1, y1) = points_in_view(corners, size, view).tolist()

@@ -1,4 +1,4 @@
-"""`coordinates`: where in the whole image each code lies. It follows from the canvas."""
+"""`coordinates`: each code's place in the whole image, which follows from the canvas."""
 
 from __future__ import annotations
 

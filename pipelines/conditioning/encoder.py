@@ -112,7 +112,7 @@ def make_condition_encoder(
     """The encoder of `files` for `prior`, loaded from `path`, on the prior's device.
 
     `size` is the (height, width) of the samples in pixels. Raises CheckpointError or ConfigError
-    where the tokenizer of a condition is missing beside the prior, or is another one.
+    where the tokenizer of a condition is not in the prior's folder, or is another one.
     """
     names = own_tokenizers([part.name for part in prior.conditions.parts]) if files else ()
     tokenizers = track_tokenizers(path, prior, names, prior.device)

@@ -49,9 +49,7 @@ def _check_known_codes(names: Sequence[str]) -> None:
     kinds = {name: file_conditioning(name) for name in names}
     known = [name for name, kind in kinds.items() if kind is not None and kind.known_codes]
     if len(known) > 1:
-        raise ConfigError(
-            f"--condition {' and '.join(known)} both say which codes are known. Name one."
-        )
+        raise ConfigError(f"--condition {' and '.join(known)} both give known codes. Name one.")
 
 
 def _why_not(name: str, takes: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""`keypoints`: the points of a figure, from lines of an annotation file."""
+"""`keypoints`: the points of a pose, from lines of an annotation file."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from pipelines.tracks import AnnotationTrack, Numbers, Track, points_in_view
 from prior.conditions import Condition, Keypoints
 
 Point = tuple[float, float]
-#: Points of a figure by name, or by number as text; None where one is not known.
+#: Points of one pose by name, or by number as text; None where one is not known.
 Pose = dict[str, Point | None]
 
 
 class PoseParser:
-    """Figures of {"file", "keypoints": [[x, y, visible], ...] or {name: [x, y], ...}}; a point may
+    """Poses of {"file", "keypoints": [[x, y, visible], ...] or {name: [x, y], ...}}; a point may
     be null, or its visible 0.
 
     All lines have the same number of points, or names among `names`; without these the first list
@@ -39,7 +39,7 @@ class PoseParser:
         self.names: set[str] = set(names or ())
 
     def __call__(self, line: dict[str, Any]) -> Pose | None:
-        """The figure of a line, None where it has none; ValueError where it cannot be used."""
+        """The pose of a line, None where it has none; ValueError where it cannot be used."""
         points = line.get("keypoints")
         if points is None:
             return None
@@ -75,8 +75,8 @@ def _point(point: Any) -> Point | None:
 
 
 class KeypointsTrack(AnnotationTrack):
-    """Rows (P, 2): x and y of each point of the largest figure of the image in fractions of the
-    view, outside of 0 to 1 where that does not show it; nan where there is none."""
+    """Rows (P, 2): x and y of each point of the largest pose of the image in fractions of the
+    view, beyond 0 .. 1 where that does not show it; nan where there is none."""
 
     def read(self) -> Lines:
         names = self.older["names"] if self.older else None
@@ -87,7 +87,7 @@ class KeypointsTrack(AnnotationTrack):
         count = len(self._pose_parser.names) or self._pose_parser.count
         if count is None:
             raise ConfigError(
-                f"{self.path}: no line has keypoints, so how many a figure has is not known."
+                f"{self.path}: no line has keypoints, so the number of points is not known."
             )
         names = sorted(self._pose_parser.names) or None
         self._order = names or [str(place) for place in range(count)]
@@ -101,14 +101,14 @@ class KeypointsTrack(AnnotationTrack):
 
 
 def _extent(points: Numbers) -> float:
-    """The area that a figure's points span; below zero where it has none."""
+    """The area of the rectangle around a pose; -1 where it has no known point."""
     known = points[~np.isnan(points).any(1)]
     return float(np.prod(np.ptp(known, axis=0))) if len(known) else -1.0
 
 
 @CONDITIONINGS.register("keypoints")
 class KeypointsConditioning(AnnotationConditioning[Keypoints, Pose]):
-    """Each item is the figures of one image, of which the first is taken."""
+    """Each item is the poses of one image, of which the first is taken."""
 
     name: ClassVar[str] = "keypoints"
     track: ClassVar[type[Track] | None] = KeypointsTrack
@@ -143,7 +143,7 @@ class KeypointsConditioning(AnnotationConditioning[Keypoints, Pose]):
         return np.asarray(image)
 
     def _points(self, item: Sequence[Pose]) -> list[Point | None]:
-        """The points of a figure, in pixels, in the prior's order."""
+        """The points of the first pose, in pixels, in the prior's order."""
         pose = item[0] if item else {}
         names = self.part.point_names or map(str, range(self.part.num_points))
         return [pose.get(name) for name in names]

@@ -1,8 +1,8 @@
 """Annotation files, JSONL or CSV: each line names its image's file.
 
-A line that names a file and nothing else says that the image has no annotation: such an image has
-a row in the track, an image without any line has not. What else a line holds, each condition's
-parser says (pipelines/conditioning).
+A line that names a file and nothing else means that the image has no annotation: such an image has
+a row in the track, an image without any line has not. The rest of a line is parsed by each
+condition (pipelines/conditioning).
 """
 
 from __future__ import annotations

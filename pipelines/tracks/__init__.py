@@ -3,8 +3,8 @@
 A track's input (a folder of label maps, a file of annotations, a ratio) comes in; rows of codes or
 of plain numbers go into the store, planned and committed like the images'. Tracks of codes are
 encoded by the same workers as the images, tracks of numbers by the driver. Read track.py first,
-then flags.py, which makes tracks of the command line; which kind of track a name means, the
-condition of that name says (pipelines/conditioning).
+then flags.py, which makes tracks of the command line; the condition of a name decides its kind of
+track (pipelines/conditioning).
 """
 
 from pipelines.tracks.annotations import AnnotationTrack, Numbers, points_in_view

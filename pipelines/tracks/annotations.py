@@ -1,7 +1,7 @@
 """Tracks of plain numbers, made of the lines of an annotation file.
 
-No tokenizer makes them; a row takes microseconds, so the driver makes them, whatever --workers
-says. What a line and a row hold is each condition's own matter: see pipelines/conditioning.
+No tokenizer is needed and a row takes microseconds, so the driver makes them, whatever --workers.
+Each condition parses its lines and defines its rows by a subclass: see pipelines/conditioning.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class AnnotationTrack(Track):
 
     @abstractmethod
     def meaning(self) -> dict[str, Any]:
-        """The part of the provenance that says what the numbers are: `row_shape` and others."""
+        """The part of the provenance that describes the numbers: `row_shape` and others."""
 
     @abstractmethod
     def row(self, items: Sequence[Any], size: Size, view: View) -> Numbers:
@@ -125,7 +125,7 @@ class AnnotationTrack(Track):
             check_partner(row)
             name = self._names.of(row["key"]).name
             if name is None or self._etags[name] != row["etag"]:
-                raise ImageError("missing", "its lines are gone from the file")
+                raise ImageError("missing", "the file no longer has lines for it")
         except ImageError as error:
             return Line(None, None, error.reason, str(error), None), None
         rows, columns = (side * transform.multiple_of for side in grid_shape(row["grid"]))

@@ -52,8 +52,8 @@ class FileTrack(Track):
         if tokenizer.config.downsample_factor != factor:
             raise ConfigError(
                 f"--track {self.name}: its tokenizer has downsample factor "
-                f"{tokenizer.config.downsample_factor}, the images' {factor}, so their codes would "
-                "not lie on each other. Train one of the same factor."
+                f"{tokenizer.config.downsample_factor}, the images' {factor}, so their grids of "
+                "codes would differ in size. Train one of the same factor."
             )
         self.check_same("fingerprint", tokenizer.fingerprint)
         self.modality = tokenizer.modality
@@ -125,7 +125,7 @@ class LowResTrack(Track):
             raise ConfigError("--track low_res is encoded by the images' tokenizer: name no other.")
         if not asked.value.isdigit() or int(asked.value) < 2:
             raise ConfigError(
-                f"--track low_res={asked.value}: say by how much, a whole number from 2 on: "
+                f"--track low_res={asked.value}: give the ratio as a whole number from 2 on: "
                 "low_res=4 is a quarter of the width and height."
             )
         self.ratio = int(asked.value)

@@ -29,22 +29,22 @@ def open_tracks(
 ) -> tuple[list[Track], list[str]]:
     """The tracks that a run adds or extends, and a line for each that it must leave as it is.
 
-    `asked` and `tokenizers` are NAME=VALUE, beside which the tracks that the store has are
-    extended. `kinds` are the kinds of tracks by name; any other name is a folder of files that a
-    tokenizer encodes. Raises ConfigError for other flags, UserError where an input that was asked
-    for cannot be read.
+    `asked` and `tokenizers` are NAME=VALUE; the tracks that the store has are extended, too.
+    `kinds` are the kinds of tracks by name; any other name is a folder of files that a tokenizer
+    encodes. Raises ConfigError for other flags, UserError where an input that was asked for cannot
+    be read.
     """
     values, named = _pairs("--track", asked), _pairs("--track-tokenizer", tokenizers)
     kept = kept_tracks(root)
     for name in sorted(named.keys() - values.keys() - set(kept)):
-        raise ConfigError(f"--track-tokenizer {name}=...: no --track {name}=... says what to read.")
+        raise ConfigError(f"--track-tokenizer {name}=...: there is no --track {name}=... for it.")
     tracks, behind = [], []
     for name in sorted({*values, *kept}):
         value = values.get(name) or _recorded(track_path(root, name))
         if value is None or (name not in values and not _still_there(value)):
             behind.append(
-                f"track {name} is not kept up: {value or 'its input'} is gone. New images have no "
-                f"rows in it until --track {name}=... says where it is"
+                f"track {name} is not extended: {value or 'its input'} no longer exists. New "
+                f"images have no rows in it until --track {name}=... names its input"
             )
             continue
         kind = kinds.get(name, FileTrack)
@@ -58,7 +58,7 @@ def _pairs(flag: str, texts: Sequence[str]) -> dict[str, str]:
         name, equals, value = text.partition("=")
         if not (equals and value and NAME.fullmatch(name)) or name in TAKEN:
             raise ConfigError(
-                f"{flag} {text}: say NAME=VALUE, for instance segmentation=segs/; names are lower "
+                f"{flag} {text}: give NAME=VALUE, for instance segmentation=segs/; names are lower "
                 f"case, and none of {', '.join(TAKEN)}."
             )
         if name in pairs:

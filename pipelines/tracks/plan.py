@@ -52,8 +52,8 @@ def align_plan(
 ) -> Plan:
     """Extend a track's plan to that of the store's `images`, and return it.
 
-    A row keeps its partner as long as the etag is the same, and also where the partner is gone.
-    Tasks of which a row has another partner now, and the `retried` ones (grid, number), are
+    A row keeps its partner as long as the etag is the same, and also where the partner no longer
+    exists. Tasks of which a row has another partner now, and the `retried` ones (grid, number), are
     reopened.
     """
     settings = replace(images.settings, track=provenance)
@@ -89,11 +89,11 @@ def _aligned(images: pa.Table, older: pa.Table | None, partners: FindPartners) -
     """A task's rows, PLAN_SCHEMA: the images' rows with the columns of their partners."""
     found = partners(images)
     if older is not None:
-        gone = pc.and_(
+        removed = pc.and_(
             pc.is_in(found["etag"], value_set=NOT_ONE),
             pc.invert(pc.is_in(older["etag"], value_set=NOT_ONE)),
         )
-        kept = pc.or_(pc.equal(found["etag"], older["etag"]), gone)
+        kept = pc.or_(pc.equal(found["etag"], older["etag"]), removed)
         columns = [pc.if_else(kept, older[name], found[name]) for name in PARTNER]
         found = pa.table(dict(zip(PARTNER, columns, strict=True)))
     for name in PARTNER:

@@ -1,8 +1,8 @@
 """A further track of a code store, while a run adds it or extends it.
 
 A track's rows have the numbers of the images' rows. It has a track directory of its own (plan,
-index, staging folder, checksums, tokenizer) and records where its input lies, so that later images
-get their rows in all tracks.
+index, staging folder, checksums, tokenizer) and records the path of its input, so that later
+images get their rows in all tracks.
 """
 
 from __future__ import annotations

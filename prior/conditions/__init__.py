@@ -1,4 +1,4 @@
-"""The conditions of a prior: what it is given beside the codes, as tokens.
+"""The conditions of a prior: what it is given in addition to the codes, as tokens.
 
 One file a condition (or a close family): its tokens, its null token, the entries of a batch that
 it reads, and how a window is cut from them. Batches of entries come in, tokens (B, T) for the

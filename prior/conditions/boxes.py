@@ -1,4 +1,4 @@
-"""`boxes`: bounding boxes of objects, and which part of the image is seen."""
+"""`boxes`: bounding boxes of objects, and which part of the image the window shows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WHOLE = (0.0, 0.0, 1.0, 1.0)
 @CONDITIONS.register("boxes")
 @dataclass(frozen=True, kw_only=True)
 class Boxes(Condition):
-    """Objects by category and box, and the part of the image that is seen: 92 tokens by default.
+    """Objects by category and box, and the window's part of the image: 92 tokens by default.
 
     `batch["boxes"]` (B, N, 5) float32: category (-1: no object), x0, y0, x1, y1 in the window's
     frame, and `batch["crop"]` (B, 4) float32: x0, y0, x1, y1 of the window's frame in fractions of

@@ -17,7 +17,10 @@ from prior.conditions.frames import Entry
 @CONDITIONS.register("class")
 @dataclass(frozen=True, kw_only=True)
 class ClassLabel(Condition):
-    """`batch["label"]` (B,) in 0 .. num_classes-1, or -1 for none; `label_names` may name them."""
+    """`batch["label"]` (B,) in 0 .. num_classes-1, or -1 for none.
+
+    `label_names`, if any, are the classes' names.
+    """
 
     num_classes: int
     label_names: tuple[str, ...] = ()

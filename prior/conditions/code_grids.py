@@ -25,7 +25,7 @@ from prior.conditions.frames import GRID, Entry
 class CodeGrid(Condition):
     """`batch[name]` (B, h, w): codes of a tokenizer that has `codebook_size`; -1 is the null token.
 
-    `fingerprint` may say which tokenizer that is.
+    `fingerprint`, where known, is that tokenizer's.
     """
 
     codebook_size: int

@@ -1,7 +1,7 @@
 """What a condition of a prior is, and the registry of them.
 
 A batch is a dict about the codes of B samples, of a whole canvas or of one window of it: `codes`
-(B, h, w) int64, and one entry or several for each condition. Each condition's class says which
+(B, h, w) int64, and one entry or several for each condition. Each condition's class lists the
 entries it reads and how a window is cut from each; see prior.conditions.frames.
 """
 
@@ -21,7 +21,7 @@ Shape = tuple[int, int]  # rows, columns
 
 
 class Condition(ABC):
-    """One thing that a prior is given beside the codes; a subclass is a frozen dataclass of sizes.
+    """One condition of a prior; a subclass is a frozen dataclass of its sizes.
 
     Each condition counts its tokens from 0; the last is the null token, which stands for each of
     its tokens where the condition is not given.

@@ -1,4 +1,4 @@
-"""`coordinates`: where in the whole image each code lies, for priors trained on windows of it."""
+"""`coordinates`: each code's place in the whole image, for priors trained on windows of it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Coordinates(Condition):
         return self.codebook_size + 1
 
     def tokens(self, batch: Mapping[str, Any], batch_size: int, shape: Shape) -> Tensor:
-        """Raises ConfigError when the batch does not say where its windows lie."""
+        """Raises ConfigError when the batch has no place, or one outside of its grid."""
         place = entry_of(
             batch, "place", (batch_size, 4), "The condition 'coordinates' needs 'place'."
         ).to(torch.float64)

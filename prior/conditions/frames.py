@@ -1,8 +1,8 @@
 """Coordinate frames, and what a window has of each entry of a canvas's batch.
 
-A frame is a rectangle x0, y0, x1, y1 in fractions of another one; what lies in it is given in
-fractions of the frame, 0 .. 1 from edge to edge, and may reach beyond. A canvas's frame is its own
-edges. A window's frame is as large as the windows of training, even where the canvas is smaller.
+A frame is a rectangle x0, y0, x1, y1 in fractions of another one. Points are given in fractions of
+a frame: 0 .. 1 from edge to edge, less or more outside. A canvas's frame is its own edges. A
+window's frame is as large as the windows of training, even where the canvas is smaller.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class WindowView(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """How an entry of a batch lies over the canvas."""
+    """The form of an entry of a batch, and how a window is cut from it."""
 
     axes: int  # of one sample: the entry of a batch has one more
     #: From the entry (B, ...) of a canvas that of a window; None where it is the same.

@@ -129,7 +129,7 @@ def window_prefix(
 def canvas_tokens(
     conditions: Conditions, batch: Mapping[str, Tensor], count: int, canvas: Shape, side: int
 ) -> Tensor:
-    """Tokens (count, P + G * rows * columns) beside a whole canvas, for a prior without windows.
+    """Tokens (count, P + G * rows * columns) for a whole canvas, for a prior without windows.
 
     The frame is at least the side x side codes that the prior was trained on.
     """

@@ -1,8 +1,8 @@
-"""Several conditions as one sequence of tokens, which a prior reads before or beside the codes.
+"""Several conditions as one sequence of tokens, which a prior reads before or with the codes.
 
 Each condition's tokens are moved into its own part of the prior's vocabulary, behind the codes.
 First come the tokens of those that are no grids, then the grids, each row by row, one after
-another: (B, P + G * h * w) for G grids beside codes (B, h, w).
+another: (B, P + G * h * w) for G grids and codes (B, h, w).
 """
 
 from __future__ import annotations

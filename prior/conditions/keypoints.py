@@ -28,7 +28,7 @@ class Keypoints(Condition):
     """A pose: the place of each of `num_points` points, or that it is not in the window.
 
     `batch["keypoints"]` (B, num_points, 2) float32: x, y in the window's frame, nan where there is
-    none. `point_names` may name them.
+    none. `point_names`, if any, are their names.
     """
 
     num_points: int

@@ -16,7 +16,7 @@ from prior.conditions.frames import GRID, Entry
 class LowResolution(CodeGrid):
     """The image shrunk and enlarged again, by the image tokenizer's codes.
 
-    `ratio` may say by how much it was shrunk.
+    `ratio`, where known, is by how much it was shrunk.
     """
 
     ratio: int | None = None

@@ -1,4 +1,4 @@
-"""Tracks over time: later images and partners, lost folders, damage, other ways of running."""
+"""Tracks over time: later images and partners, missing folders, corruption, Ray workers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.track_run import make_tokenizer, write_labels
 
 
 class Maps:
-    """A store of three pictures, a task each, with label maps of them."""
+    """A store of three images, a task each, with their label maps."""
 
     def __init__(self, folder: Path, run: EncodeRun) -> None:
         self.run = run
@@ -41,7 +41,7 @@ class Maps:
         return self.run(self.images, **{**self.flags, **changed})
 
     def again(self, **changed: object) -> int:
-        """Run the command without a word of tracks."""
+        """Run the command without the flags of tracks."""
         return self.run(self.images, rows_per_task=1, **changed)
 
     def statuses(self) -> list[str]:
@@ -59,9 +59,7 @@ def maps(tmp_path: Path, run: EncodeRun) -> Maps:
     return Maps(tmp_path, run)
 
 
-def test_a_partner_that_came_later_or_changed_is_all_that_is_encoded(
-    maps: Maps, tmp_path: Path
-) -> None:
+def test_only_partners_that_are_new_or_changed_are_encoded(maps: Maps, tmp_path: Path) -> None:
     (maps.labels / "1.png").rename(tmp_path / "1.png")
     assert maps() == 0
     assert maps.statuses() == ["ok", "no partner", "ok"]
@@ -83,7 +81,7 @@ def test_a_partner_that_came_later_or_changed_is_all_that_is_encoded(
     assert verify.main([str(maps.run.out)]) == 0
 
 
-def test_the_report_of_a_store_names_its_tracks(maps: Maps, tmp_path: Path) -> None:
+def test_report_of_a_store_names_its_tracks(maps: Maps, tmp_path: Path) -> None:
     (maps.labels / "1.png").unlink()
     assert maps() == 0
     page = tmp_path / "report.html"
@@ -101,7 +99,7 @@ def test_pruned_images_are_in_no_track(maps: Maps) -> None:
     assert len(store.track("segmentation")) == 2
 
 
-def test_a_partner_that_is_gone_keeps_its_row(maps: Maps) -> None:
+def test_row_stays_where_its_partner_is_removed(maps: Maps) -> None:
     assert maps() == 0
     before = everything(maps.run.out)
     (maps.labels / "1.png").unlink()
@@ -126,19 +124,19 @@ def test_later_images_get_their_rows_in_every_track(maps: Maps) -> None:
     assert verify.main([str(maps.run.out)]) == 0
 
 
-def test_a_failed_image_has_no_row_in_a_track(maps: Maps) -> None:
+def test_failed_image_has_no_row_in_a_track(maps: Maps) -> None:
     (maps.images / "1.png").write_bytes(b"broken")
     assert maps(max_bad=1) == 0
     assert maps.statuses() == ["ok", "no image", "ok"]
-    assert "segmentation: 2 rows\n" in maps.run.printed  # it is the image's failure, not its own
+    assert "segmentation: 2 rows\n" in maps.run.printed  # the image failed, not the partner
 
 
-def test_a_track_whose_folder_is_gone_stays_behind(maps: Maps) -> None:
+def test_track_whose_folder_is_missing_is_not_extended(maps: Maps) -> None:
     assert maps() == 0
     maps.labels.rename(maps.labels.with_name("moved"))
     Image.fromarray(photograph(7)).save(maps.images / "later.png")
     assert maps.again() == 0
-    assert f"track segmentation is not kept up: {maps.labels} is gone" in maps.run.printed
+    assert f"track segmentation is not extended: {maps.labels} no longer exists" in maps.run.printed
     assert len(maps.run.store()) == 4
     assert len(maps.run.store().track("segmentation")) == 3
     before = maps.parts()
@@ -156,7 +154,7 @@ def test_another_tokenizer_or_ratio_is_refused(maps: Maps, tmp_path: Path) -> No
     assert "was begun with ratio 2, asked for 4" in maps.run.errors
 
 
-def test_failed_partners_are_tried_again_when_that_is_asked(maps: Maps) -> None:
+def test_failed_partners_are_tried_again_with_retry_failed(maps: Maps) -> None:
     path = maps.labels / "1.png"
     right, times = path.read_bytes(), path.stat()
     path.write_bytes(b"\0" * len(right))
@@ -171,9 +169,7 @@ def test_failed_partners_are_tried_again_when_that_is_asked(maps: Maps) -> None:
     assert maps.statuses() == ["ok"] * 3
 
 
-def test_verify_finds_what_is_wrong_in_a_track(
-    maps: Maps, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_verify_finds_corruption_in_a_track(maps: Maps, capsys: pytest.CaptureFixture[str]) -> None:
     assert maps() == 0
     track_dir = track_path(maps.run.out, "segmentation")
     shard = shard_path(track_dir, "4x4", "segmentation", 1)
@@ -182,21 +178,21 @@ def test_verify_finds_what_is_wrong_in_a_track(
     shard.write_bytes(data)
     assert verify.main([str(maps.run.out)]) == 1
     part = index_path(track_dir, "4x4", 1)
-    said = capsys.readouterr().out
-    assert f"{shard}: corrupt in row 1" in said
-    assert f"remove {part} and run encode again" in said
-    undamaged = everything(maps.run.out / "g4x4/image")
+    printed = capsys.readouterr().out
+    assert f"{shard}: corrupt in row 1" in printed
+    assert f"remove {part} and run encode again" in printed
+    intact = everything(maps.run.out / "g4x4/image")
     part.unlink()
     assert maps.again() == 0
     assert verify.main([str(maps.run.out)]) == 0
-    assert everything(maps.run.out / "g4x4/image") == undamaged
+    assert everything(maps.run.out / "g4x4/image") == intact
     (track_dir / "_plan/0.parquet").unlink()
     assert verify.main([str(maps.run.out)]) == 1
     assert f"{track_dir / '_plan/0.parquet'}: missing" in capsys.readouterr().out
 
 
-def test_rows_of_an_older_plan_are_thrown_away(maps: Maps, tmp_path: Path) -> None:
-    """A worker that outlived its driver committed them when the plan had been written anew."""
+def test_rows_of_an_older_plan_are_removed(maps: Maps, tmp_path: Path) -> None:
+    """A worker that outlived its driver committed them when the plan had been rewritten."""
     assert maps() == 0
     track_dir = track_path(maps.run.out, "segmentation")
     old = index_path(track_dir, "4x4", 1).read_bytes()
@@ -218,7 +214,7 @@ def test_rows_of_an_older_plan_are_thrown_away(maps: Maps, tmp_path: Path) -> No
 @pytest.mark.usefixtures("ray_local")
 def test_workers_give_the_same_bytes(maps: Maps, tmp_path: Path) -> None:
     flags = {"track": (maps.flags["track"], "low_res=2")}
-    assert maps(**flags) == 0  # the images', then each track's workers start by themselves
+    assert maps(**flags) == 0  # workers of the images, then of each track
     alone = everything(maps.run.out)
     maps.run.out = tmp_path / "by-workers.zarr"
     assert maps(workers=2, **flags) == 0

@@ -1,5 +1,5 @@
-"""Tiny priors, trained for seconds on codes that follow from what is told, paint what they are
-told; and guidance makes them listen more."""
+"""Tiny priors, trained for seconds on codes that follow from a condition, sample by it, and with
+guidance more so."""
 
 import pytest
 import torch
@@ -27,13 +27,13 @@ def rows_and_columns():
 
 def labels_of(random, count):
     """Label maps of four labels, each code's label being its number over two."""
-    condition_inputs = torch.randint(4, (count, SIDE, SIDE), generator=random)
-    noise = torch.randint(2, condition_inputs.shape, generator=random)
-    return {"segmentation": condition_inputs}, 2 * condition_inputs + noise
+    labels = torch.randint(4, (count, SIDE, SIDE), generator=random)
+    noise = torch.randint(2, labels.shape, generator=random)
+    return {"segmentation": labels}, 2 * labels + noise
 
 
 def objects_of(random, count):
-    """One object a picture: its category's two codes inside, 6 and 7 outside."""
+    """One object an image: its category's two codes inside, 6 and 7 outside."""
     corner = torch.randint(0, 2, (count, 2), generator=random)
     size = torch.randint(2, 4, (count, 2), generator=random)
     category = torch.randint(3, (count, 1), generator=random)
@@ -58,20 +58,20 @@ def points_of(random, count):
 
 
 def pairs_of(random, count):
-    """Each picture has one of four pairs of codes, so a part of it tells the rest."""
+    """Each image has one of four pairs of codes, so a part of it determines the rest."""
     pair = torch.randint(4, (count, 1, 1), generator=random)
     codes = 2 * pair + torch.randint(2, (count, SIDE, SIDE), generator=random)
     return {}, codes
 
 
 def stripes_of(random, count):
-    """The same of each row: what is known is of use where it is heard."""
+    """A pair for each row: only the known codes of the same row help."""
     pair = torch.randint(4, (count, SIDE, 1), generator=random)
     return {}, 2 * pair + torch.randint(2, (count, SIDE, SIDE), generator=random)
 
 
 def alike(codes, wanted, size):
-    """The share of codes that lie in the same group of `size` as those wanted."""
+    """The share of codes that are in the same group of `size` as those wanted."""
     return (codes // size == wanted // size).double().mean().item()
 
 
@@ -110,21 +110,21 @@ CASES = {
         ("tiny-snail", "boxes"),
     ],
 )
-def test_a_prior_paints_what_it_is_told_and_guided_more_so(preset, name):
+def test_prior_samples_by_its_condition_and_guided_more_so(preset, name):
     condition, made, group, layers = CASES[name]
     if (name, preset) == ("inpaint", "tiny-local"):
-        # Which row's known codes are its own, a prior with a window learns in more than seconds.
+        # A prior with windows takes longer than a test to learn which known codes are its row's.
         made = stripes_of
     prior = trained(preset, condition, made, layers)
     condition_inputs, wanted = made(torch.Generator().manual_seed(77), SAMPLES)
-    if name == "inpaint":  # known in the right half, of which no code before tells
+    if name == "inpaint":  # known in the right half, which no earlier code has seen
         known = torch.zeros(SAMPLES, SIDE, SIDE, dtype=torch.bool)
         known[:, :, SIDE // 2 :] = True
         condition_inputs = {"codes": torch.where(known, wanted, -1)}
-    # Later codes hear of what is known through earlier ones: there the first says who listens.
+    # Later codes also depend on it through earlier ones; the first code shows the effect alone.
     valid_mask = (slice(None), 0, 0) if name == "inpaint" else ...
     options = {"count": SAMPLES, "batch_size": SAMPLES}
-    nothing, plain, hot, guided = (
+    unconditional, plain, hot, guided = (
         alike(
             prior.sample(**options, condition_inputs=each, **settings)[valid_mask],
             wanted[valid_mask],
@@ -133,12 +133,10 @@ def test_a_prior_paints_what_it_is_told_and_guided_more_so(preset, name):
         for each, settings in (
             (None, {}),
             (condition_inputs, {}),
-            (
-                condition_inputs,
-                {"temperature": 2.0},
-            ),  # hot, so that there is something left to mend
+            # At a high temperature there are errors left for guidance to correct.
+            (condition_inputs, {"temperature": 2.0}),
             (condition_inputs, {"temperature": 2.0, "guidance_scale": 3.0}),
         )
     )
-    assert plain > nothing + 0.5 * (1 - nothing)
+    assert plain > unconditional + 0.5 * (1 - unconditional)
     assert guided > hot

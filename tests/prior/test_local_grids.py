@@ -1,4 +1,4 @@
-"""Grids told to a prior without windows: heard beside each code and around, painted as read."""
+"""Grid conditions of a prior without windows: read at and around each code, cached in sampling."""
 
 import pytest
 import torch
@@ -39,8 +39,8 @@ def inputs_for(sizes, rows, columns, seed=0, batch=2):
 
 
 @torch.no_grad()
-def sample_slowly(model, condition_inputs, nothing, numbers, choice, forced=None):
-    """One whole forward a code; what is not drawn yet is code 0, which must not matter."""
+def sample_slowly(model, tokens, null_tokens, numbers, choice, forced=None):
+    """One whole forward a code; codes not yet sampled are 0, which must not matter."""
     _, rows, columns = numbers.shape
     codes = torch.zeros(2, rows, columns, dtype=torch.int64)
     for i in range(rows):
@@ -48,9 +48,9 @@ def sample_slowly(model, condition_inputs, nothing, numbers, choice, forced=None
             if forced is not None and forced[i, j] >= 0:
                 codes[:, i, j] = forced[i, j]
                 continue
-            logits = model.code_logits(condition_inputs, codes)[:, i, j]
+            logits = model.code_logits(tokens, codes)[:, i, j]
             if choice.guides:
-                null_logits = model.code_logits(nothing, codes)[:, i, j]
+                null_logits = model.code_logits(null_tokens, codes)[:, i, j]
                 logits = guided(logits, null_logits, choice.guidance_scale)
             codes[:, i, j] = draw(logits, numbers[:, i, j], choice).codes
     return codes
@@ -65,28 +65,26 @@ def sample_slowly(model, condition_inputs, nothing, numbers, choice, forced=None
     seed=st.integers(0, 99),
 )
 @settings(max_examples=20, deadline=None)
-def test_painting_what_grids_tell_is_the_slow_loop(sizes, rows, columns, at_once, scale, seed):
+def test_sampling_with_grids_is_the_slow_loop(sizes, rows, columns, at_once, scale, seed):
     model, numbers = MODELS[sizes], numbers_for(rows, columns, seed)
-    condition_inputs, choice = (
+    tokens, choice = (
         inputs_for(sizes, rows, columns, seed),
         SamplingSettings(guidance_scale=scale),
     )
-    nothing = torch.full_like(condition_inputs, CODES)
+    null_tokens = torch.full_like(tokens, CODES)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(local_sampling, "POSITIONS_AT_ONCE", 2 * at_once)
-        sampled = sample_locally(
-            model, condition_inputs, numbers, choice, null_prefixes=nothing
-        ).codes
-    assert torch.equal(sampled, sample_slowly(model, condition_inputs, nothing, numbers, choice))
+        sampled = sample_locally(model, tokens, numbers, choice, null_prefixes=null_tokens).codes
+    assert torch.equal(sampled, sample_slowly(model, tokens, null_tokens, numbers, choice))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("sizes", sorted(MODELS))
 def test_cached_logits_are_those_of_the_whole_forward(sizes):
     model, (rows, columns) = MODELS[sizes], (9, 6)
-    codes, condition_inputs = codes_for(rows, columns, batch=2), inputs_for(sizes, 9, 6)
-    whole = model.code_logits(condition_inputs, codes)
-    prefixes, grids = model.parted(condition_inputs, rows, columns)
+    codes, tokens = codes_for(rows, columns, batch=2), inputs_for(sizes, 9, 6)
+    whole = model.code_logits(tokens, codes)
+    prefixes, grids = model.parted(tokens, rows, columns)
     ring = RowRing(model, prefixes, columns + 1, kept=1 + model.config.radius)
     context = GridContextRows(model, grids, 1)
     received = torch.cat([torch.full((2, rows, 1), model.config.border_token), codes], 2)
@@ -99,19 +97,19 @@ def test_cached_logits_are_those_of_the_whole_forward(sizes):
                 torch.testing.assert_close(logits[:, 0], whole[:, row, column])
 
 
-def test_a_code_hears_the_grid_below_and_to_its_right():
+def test_code_depends_on_the_grid_below_and_to_its_right():
     model, codes = MODELS[0, 1, 2], codes_for(8, 9)
-    condition_inputs = inputs_for((0, 1, 2), 8, 9, batch=1)
-    other = condition_inputs.clone().view(1, 8, 9)
+    tokens = inputs_for((0, 1, 2), 8, 9, batch=1)
+    other = tokens.clone().view(1, 8, 9)
     other[0, 5, 6] = CODES + (other[0, 5, 6] - CODES + 1) % 3
     with torch.no_grad():
         before, after = (
-            model.code_logits(condition_inputs, codes),
+            model.code_logits(tokens, codes),
             model.code_logits(other.view(1, -1), codes),
         )
     changed = (before != after)[0].any(-1)
-    assert changed[3:6, 4:9].all()  # two around it at once
-    assert not changed[:3].any()  # not further above: codes are heard from above only
+    assert changed[3:6, 4:9].all()  # up to two cells around it
+    assert not changed[:3].any()  # not further above: a code depends on codes above it only
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (0, 3), (0, 7), (5, 0), (5, 4), (5, 7), (8, 4)])
@@ -119,16 +117,16 @@ def test_a_code_hears_the_grid_below_and_to_its_right():
 def test_uncut_cells_of_a_crop_get_the_logits_they_have_in_the_whole(corner, around):
     model = random_model(condition_length=1, condition_grids=1, depthwise_context=around)
     side, (rows, columns), (top, left) = 15, (23, 22), corner
-    codes, condition_inputs = (
+    codes, tokens = (
         codes_for(rows, columns),
         inputs_for((1, 1, around), rows, columns, batch=1),
     )
-    first, grid = model.parted(condition_inputs, rows, columns)
+    first, grid = model.parted(tokens, rows, columns)
     window = (..., slice(top, top + side), slice(left, left + side))
     cut = torch.cat([first, grid[window].flatten(1)], 1)
     edges = torch.tensor([[top == 0, left == 0, left + side == columns, top + side == rows]])
     with torch.no_grad():
-        whole = model.code_logits(condition_inputs, codes)[:, top : top + side, left : left + side]
+        whole = model.code_logits(tokens, codes)[:, top : top + side, left : left + side]
         cropped = model.code_logits(cut, codes[window])
     equal = torch.isclose(whole, cropped, rtol=1e-9, atol=1e-9).all(-1)
     uncut = model.uncut(edges, side, side)
@@ -146,18 +144,18 @@ def test_memory_does_not_grow_with_the_rows(monkeypatch):
 
     monkeypatch.setattr(local_sampling, "GridContextRows", NotedRows)
     for rows in (8, 40):
-        condition_inputs = inputs_for((0, 1, 2), rows, 3)
-        sample_locally(MODELS[0, 1, 2], condition_inputs, numbers_for(rows, 3), SamplingSettings())
+        tokens = inputs_for((0, 1, 2), rows, 3)
+        sample_locally(MODELS[0, 1, 2], tokens, numbers_for(rows, 3), SamplingSettings())
     assert kept[0] == kept[1]
 
 
 @pytest.mark.parametrize("grids", [0, 1])
-def test_painting_goes_on_below_known_rows_bit_for_bit_and_reads_few_of_them(grids, monkeypatch):
+def test_sampling_resumes_below_known_rows_bit_for_bit_and_reads_few_of_them(grids, monkeypatch):
     model = random_model(condition_grids=grids).float()
     (rows, columns), read = (40, 5), []
-    condition_inputs = inputs_for((2, grids, 2), rows, columns)
+    tokens = inputs_for((2, grids, 2), rows, columns)
     numbers, valid_mask = numbers_for(rows, columns), []
-    whole = sample_locally(model, condition_inputs, numbers, SamplingSettings())
+    whole = sample_locally(model, tokens, numbers, SamplingSettings())
     plain = RowRing.read
     monkeypatch.setattr(RowRing, "read", lambda self, *given: read.append(1) or plain(self, *given))
     for done in (3, 17, 36):
@@ -166,7 +164,7 @@ def test_painting_goes_on_below_known_rows_bit_for_bit_and_reads_few_of_them(gri
         read.clear(), valid_mask.clear()
         again = sample_locally(
             model,
-            condition_inputs,
+            tokens,
             numbers,
             SamplingSettings(),
             forced=forced,
@@ -193,7 +191,7 @@ def local_prior(*parts, window=6):
     return Prior(model.eval(), conditions, {})
 
 
-def test_a_prior_paints_what_it_is_told_on_any_canvas():
+def test_prior_with_grids_samples_any_canvas():
     prior, random = local_prior(*PARTS), torch.Generator().manual_seed(3)
     for rows, columns in [(4, 5), (6, 6), (9, 11)]:
         condition_inputs = {
@@ -206,32 +204,32 @@ def test_a_prior_paints_what_it_is_told_on_any_canvas():
         )
         batch = {**condition_inputs, "codes": sampled.codes}
         tokens = prior.conditions.tokens(batch, 2)
-        nothing = prior.conditions.null_tokens(2, (rows, columns))
+        null_tokens = prior.conditions.null_tokens(2, (rows, columns))
         numbers = numbers_for(rows, columns, seed=5)
         choice = SamplingSettings(guidance_scale=2.0)
-        expected = sample_slowly(prior.model, tokens, nothing, numbers, choice)
+        expected = sample_slowly(prior.model, tokens, null_tokens, numbers, choice)
         assert torch.equal(sampled.codes, expected)
 
 
-def test_a_prior_told_grids_alone_needs_no_other_token():
+def test_prior_with_grids_alone_needs_no_other_token():
     prior = local_prior(Inpaint(codebook_size=CODES))
     assert prior.config.condition_length == 0
     assert prior.sample(5, 7, count=2).shape == (2, 5, 7)
 
 
-def test_tokens_that_are_not_as_many_as_the_canvas_needs_are_refused():
+def test_wrong_number_of_tokens_is_refused():
     with pytest.raises(ConfigError, match="1 grids as large"):
         MODELS[0, 1, 2].code_logits(torch.full((1, 7), CODES), codes_for(2, 3))
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"condition_length": 0}, "condition_length"),
         ({"condition_length": 1, "condition_grids": -1}, "condition_grids"),
         ({"condition_length": 1, "depthwise_context": -1}, "depthwise_context"),
     ],
 )
-def test_sizes_that_cannot_be_are_refused(options, said):
-    with pytest.raises(ConfigError, match=said):
+def test_impossible_sizes_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
         LocalConfig(codebook_size=4, condition_vocab_size=1, **options)

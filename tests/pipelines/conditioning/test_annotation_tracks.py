@@ -29,9 +29,9 @@ def write_lines(path: Path, lines: Lines) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`a.png` of 60x40 and `b/c.jpg` of 40x80, which EXIF rotates to 80x40; read only."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     Image.fromarray(photograph(0, 40, 60)).save(folder / "a.png")
     exif = Image.Exif()
     exif[ORIENTATION_TAG] = 6
@@ -102,7 +102,7 @@ def test_box_is_where_its_rectangle_appears_in_the_view(
 
 
 def test_rows_hold_the_view_and_the_largest_objects_first(
-    run: EncodeRun, pictures: Path, tmp_path: Path
+    run: EncodeRun, images: Path, tmp_path: Path
 ) -> None:
     boxes = write_lines(
         tmp_path / "boxes.jsonl",
@@ -113,7 +113,7 @@ def test_rows_hold_the_view_and_the_largest_objects_first(
             {"file": "c", "category": "sky", "bbox": [20, 10, 40, 20]},
         ],
     )
-    assert run(pictures, flip="both", track=f"boxes={boxes}") == 0
+    assert run(images, flip="both", track=f"boxes={boxes}") == 0
     track = run.store().track("boxes")
     assert track.provenance["boxes"]["categories"] == ["sky", "tree"]
     rows = track.read("4x4", track.ok_rows("4x4"))
@@ -141,7 +141,7 @@ def test_thirty_largest_of_many_objects_are_kept(boxes_of: Any) -> None:
 
 @pytest.mark.parametrize("named", [False, True])
 def test_keypoints_are_those_of_the_largest_figure(
-    run: EncodeRun, pictures: Path, tmp_path: Path, named: bool
+    run: EncodeRun, images: Path, tmp_path: Path, named: bool
 ) -> None:
     def points(*values: list[float] | None) -> Any:
         return dict(zip(("foot", "hand", "head"), values, strict=True)) if named else list(values)
@@ -154,7 +154,7 @@ def test_keypoints_are_those_of_the_largest_figure(
             {"file": "b/c.jpg", "keypoints": None},
         ],
     )
-    assert run(pictures, flip="both", track=f"keypoints={poses}", compress=True) == 0
+    assert run(images, flip="both", track=f"keypoints={poses}", compress=True) == 0
     track = run.store().track("keypoints")
     none = [np.nan, np.nan]
     expected = [[[0.25, 1], [0.5, 0.25], none], [[0.75, 1], [0.5, 0.25], none]]
@@ -165,7 +165,7 @@ def test_keypoints_are_those_of_the_largest_figure(
 
 
 def test_bad_lines_are_named_and_the_others_used(
-    run: EncodeRun, pictures: Path, tmp_path: Path
+    run: EncodeRun, images: Path, tmp_path: Path
 ) -> None:
     boxes = tmp_path / "boxes.jsonl"
     good = json.dumps({"file": "a", "category": "it", "bbox": [0, 0, 5, 5]})
@@ -178,40 +178,40 @@ def test_bad_lines_are_named_and_the_others_used(
         '{"file": "a", "bbox": [0, 0, 5, 5]}',
     ]
     boxes.write_text("\n".join([*bad, "", good]))
-    assert run(pictures, track=f"boxes={boxes}") == 0
+    assert run(images, track=f"boxes={boxes}") == 0
     for number, why in enumerate(("no JSON", '"file"', "not [x", "no area", "not [x", "categ"), 1):
         (line,) = [x for x in run.printed.splitlines() if f"boxes.jsonl:{number}'" in x]
         assert why in line
     assert "boxes: 1 rows, 1 images lack it: 1 no partner" in run.printed
     boxes.write_text("\n".join(bad))
-    assert run(pictures, track=f"boxes={boxes}") == 2
+    assert run(images, track=f"boxes={boxes}") == 2
     assert "none of its lines can be used" in run.errors
 
 
 def test_figures_of_another_number_of_points_are_bad_lines(
-    run: EncodeRun, pictures: Path, tmp_path: Path
+    run: EncodeRun, images: Path, tmp_path: Path
 ) -> None:
     lines = [{"file": "a", "keypoints": [[1, 1]] * count} for count in (2, 3)]
     lines.append({"file": "a", "keypoints": {"hand": [1, 1]}})
     poses = write_lines(tmp_path / "poses.jsonl", lines)
-    assert run(pictures, track=f"keypoints={poses}") == 0
+    assert run(images, track=f"keypoints={poses}") == 0
     assert "'poses.jsonl:2': 3 keypoints, where others have 2" in run.printed
     assert "'poses.jsonl:3': named keypoints, where others are a list" in run.printed
 
 
 def test_new_lines_and_categories_change_their_rows_alone(
-    run: EncodeRun, pictures: Path, tmp_path: Path
+    run: EncodeRun, images: Path, tmp_path: Path
 ) -> None:
     lines: Lines = [{"file": "a.png", "category": "m", "bbox": [0, 0, 60, 40]}]
     boxes = write_lines(tmp_path / "boxes.jsonl", lines)
-    assert run(pictures, rows_per_task=1, track=f"boxes={boxes}") == 0
+    assert run(images, rows_per_task=1, track=f"boxes={boxes}") == 0
     before = everything(run.out)
     lines += [
         {"file": "c.jpg", "category": "z", "bbox": [0, 0, 80, 40]},
         {"file": "c.jpg", "category": "b", "bbox": [0, 0, 40, 40]},
     ]
     write_lines(boxes, lines)
-    assert run(pictures, rows_per_task=1) == 0  # the store has recorded where the boxes are
+    assert run(images, rows_per_task=1) == 0  # the store has recorded where the boxes are
     after = everything(run.out)
     changed = {name for name in before if before[name] != after[name]}
     assert {name for name in changed if name.startswith(("g4x4/", "_tracks"))} == {
@@ -223,38 +223,38 @@ def test_new_lines_and_categories_change_their_rows_alone(
     track = run.store().track("boxes")
     assert track.provenance["boxes"]["categories"] == ["m", "b", "z"]
     assert track.read("4x4", np.array([0, 1]))[:, 1:4, 0].tolist() == [[0, -1, -1], [2, 1, -1]]
-    assert run(pictures, rows_per_task=1) == 0
+    assert run(images, rows_per_task=1) == 0
     assert "nothing to do" in run.printed
     assert everything(run.out) == after
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
 def test_classes_are_the_labels_of_their_images(
-    run: EncodeRun, pictures: Path, tmp_path: Path, suffix: str
+    run: EncodeRun, images: Path, tmp_path: Path, suffix: str
 ) -> None:
     path = tmp_path / f"classes.{suffix}"
     if suffix == "csv":
         path.write_text("file,class\na.png,wood\na.png,lake\n")
     else:
         write_lines(path, [{"file": "a", "class": "wood"}, {"file": "a", "class": "lake"}])
-    assert run(pictures, flip="both", track=f"class={path}") == 0
+    assert run(images, flip="both", track=f"class={path}") == 0
     assert f"classes.{suffix}:{3 if suffix == 'csv' else 2}': class lake, where" in run.printed
     store = run.store()
     assert store.label_names == ["wood"]
     assert store.labels("4x4", np.arange(4)).tolist() == [0, 0, -1, -1]
     with path.open("a") as file:
         file.write("b/c.jpg,17\n" if suffix == "csv" else '{"file": "b/c.jpg", "class": 17}\n')
-    assert run(pictures, flip="both") == 0
+    assert run(images, flip="both") == 0
     assert run.store().label_names == ["wood", "17"]
     assert run.store().labels("4x4", np.arange(4)).tolist() == [0, 0, 1, 1]
     assert [batch["label"].tolist() for batch in run.store().batches(4)] == [[0, 0, 1, 1]]
 
 
 def test_classes_of_both_folders_and_a_file_are_refused(
-    run: EncodeRun, pictures: Path, tmp_path: Path
+    run: EncodeRun, images: Path, tmp_path: Path
 ) -> None:
     path = write_lines(tmp_path / "classes.jsonl", [{"file": "a", "class": "wood"}])
-    assert run(pictures, labels="first", track=f"class={path}") == 2
+    assert run(images, labels="first", track=f"class={path}") == 2
     assert "--labels first gives classes, and so does --track class" in run.errors
 
 

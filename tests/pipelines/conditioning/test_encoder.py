@@ -43,7 +43,7 @@ def encoder_of(flags, *parts, size=SIZE):
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def images(tmp_path):
     """Three images, 0.png, 1.png and 2.png, of the canvas's size."""
     for seed in range(3):
         Image.fromarray(photograph(seed, *SIZE)).save(tmp_path / f"{seed}.png")
@@ -55,8 +55,8 @@ def codes_of(image):
         return IMAGE.encode(to_pixels(image))[0]
 
 
-def test_half_is_made_of_the_upper_half_alone_and_samples_take_the_files_in_turn(pictures):
-    forced = encoder_of([f"half={pictures}"]).forced([0, 1, 2, 3, 7])
+def test_half_is_made_of_the_upper_half_alone_and_samples_take_the_files_in_turn(images):
+    forced = encoder_of([f"half={images}"]).forced([0, 1, 2, 3, 7])
     assert forced.shape == (5, SIZE[0] // F, SIZE[1] // F)
     half = forced.shape[1] // 2
     assert (forced[:, half:] == -1).all()
@@ -109,8 +109,8 @@ def test_holes_are_unknown_and_the_rest_stays(tmp_path):
     assert torch.equal(condition_inputs["codes"][0], forced)
 
 
-def test_preview_of_half_is_white_below(pictures):
-    shown = encoder_of([f"half={pictures}"]).preview("half", 1)
+def test_preview_of_half_is_white_below(images):
+    shown = encoder_of([f"half={images}"]).preview("half", 1)
     upper = SIZE[0] // F // 2 * F
     np.testing.assert_array_equal(shown[:upper], photograph(1, *SIZE)[:upper])
     assert (shown[upper:] == 255).all()
@@ -126,22 +126,22 @@ def test_preview_of_half_is_white_below(pictures):
         ("half={text}", "text.png: "),
     ],
 )
-def test_inputs_that_cannot_be_used_are_refused(pictures, flag, message):
-    (pictures / "text.png").write_text("no image")
-    flag = flag.format(whole=pictures / "0.png", text=pictures / "text.png")
+def test_inputs_that_cannot_be_used_are_refused(images, flag, message):
+    (images / "text.png").write_text("no image")
+    flag = flag.format(whole=images / "0.png", text=images / "text.png")
     with pytest.raises(ConfigError, match=message):
         encoder_of([flag], Inpaint(codebook_size=CODES)).check()
 
 
-def test_half_and_inpaint_together_are_refused(pictures):
-    flags = [f"half={pictures}", f"inpaint={pictures}"]
+def test_half_and_inpaint_together_are_refused(images):
+    flags = [f"half={images}", f"inpaint={images}"]
     with pytest.raises(ConfigError, match="Name one"):
         parse_conditions(flags, conditions(Inpaint(codebook_size=CODES)))
 
 
-def test_one_row_of_codes_has_no_half(pictures):
+def test_one_row_of_codes_has_no_half(images):
     with pytest.raises(ConfigError, match="no upper half"):
-        encoder_of([f"half={pictures}"], size=(F, 40)).check()
+        encoder_of([f"half={images}"], size=(F, 40)).check()
 
 
 BOXES = Boxes(num_categories=2, category_names=("disc", "sky"))

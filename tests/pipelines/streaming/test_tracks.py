@@ -1,9 +1,13 @@
+from types import SimpleNamespace
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.streaming.tracks import as_entries, frames_of
+from pipelines.store import StoreError
+from pipelines.streaming.tracks import as_entries, frames_of, open_tracks
 
 UNIT = st.floats(0, 1, allow_subnormal=False)
 places = st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(0, 9), st.integers(0, 9))
@@ -44,3 +48,22 @@ def test_grids_become_int64():
         codes = as_entries(name, stored, torch.empty(2, 4))[name]
         assert codes.dtype == torch.int64
         assert codes.tolist() == stored.tolist()
+
+
+def stores_with(*made):
+    """Stand-ins for stores that have a track `low_res` made in these ways."""
+    tracks = [SimpleNamespace(name="low_res", provenance={"low_res": each}) for each in made]
+    return [
+        SimpleNamespace(path=f"store-{number}", track=lambda name, track=track: track)
+        for number, track in enumerate(tracks)
+    ]
+
+
+def test_stores_whose_tracks_mean_different_things_are_refused():
+    made = {"kind": "low_res", "fingerprint": "ab", "ratio": 2, "threads": 1}
+    how = {**made, "threads": 4, "device": "cuda", "transform": {"seed": 1}}
+    assert len(open_tracks(stores_with(made, how), ["low_res"])) == 2
+    with pytest.raises(
+        StoreError, match="store-1 is not made as that of store-0: ratio is 4, there 2"
+    ):
+        open_tracks(stores_with(made, {**how, "ratio": 4}), ["low_res"])

@@ -24,24 +24,24 @@ def label_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four pictures, one of them turned by EXIF; read only.
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four images, one of them rotated by EXIF; read only.
 
-    Odd sizes: no place that is looked at lies right between two pixels.
+    Odd sizes: no sampled place is exactly between two pixels.
     """
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     for seed, (height, width) in enumerate(((49, 67), (91, 41), (37, 101), (701, 503))):
-        picture = Image.fromarray(photograph(seed, height, width))
+        image = Image.fromarray(photograph(seed, height, width))
         exif = Image.Exif()
         if seed == 1:
             exif[ORIENTATION_TAG] = 6
-        picture.save(folder / f"{seed}.jpg", exif=exif)
+        image.save(folder / f"{seed}.jpg", exif=exif)
     return folder
 
 
 @pytest.fixture(scope="session")
-def segmentations(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_labels(pictures, tmp_path_factory.mktemp("segmentations"))
+def segmentations(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_labels(images, tmp_path_factory.mktemp("segmentations"))
 
 
 def asked(segmentations: Path, tokenizer: Path) -> dict[str, object]:
@@ -51,8 +51,10 @@ def asked(segmentations: Path, tokenizer: Path) -> dict[str, object]:
     }
 
 
-def seen(raster: np.ndarray, crop: str, size: tuple[int, int], view: int, key: str) -> np.ndarray:
-    """What nearest-neighbour cutting means, place by place: a label for each output place."""
+def cropped(
+    raster: np.ndarray, crop: str, size: tuple[int, int], view: int, key: str
+) -> np.ndarray:
+    """Nearest-neighbour cropping, place by place: a label for each output place."""
     mirrored, view = divmod(view, 10 if crop == "ten" else 1)
     mirrored ^= crop == "ten" and view >= 5
     height, width = raster.shape
@@ -82,11 +84,11 @@ def places_of(key: str, view: int) -> tuple[float, float]:
 @pytest.mark.parametrize(
     ("crop", "flip"), [("center", "both"), ("random", "both"), ("ten", "none"), ("native", "both")]
 )
-def test_label_maps_are_cut_as_their_images_are(
-    run: EncodeRun, pictures: Path, segmentations: Path, label_tokenizer: Path, crop: str, flip: str
+def test_label_maps_are_cropped_as_their_images_are(
+    run: EncodeRun, images: Path, segmentations: Path, label_tokenizer: Path, crop: str, flip: str
 ) -> None:
     tracks = asked(segmentations, label_tokenizer)
-    assert run(pictures, crop=crop, flip=flip, batch_size=1, **tracks) == 0
+    assert run(images, crop=crop, flip=flip, batch_size=1, **tracks) == 0
     store = run.store()
     track = store.track("segmentation")
     tokenizer = load_tokenizer(
@@ -95,7 +97,7 @@ def test_label_maps_are_cut_as_their_images_are(
     for line in track.index.to_pylist():
         rows, columns = (int(n) * 8 for n in line["grid"].split("x"))
         labels = np.asarray(Image.open(line["source"]))
-        cut = seen(labels, crop, (rows, columns), line["view"], line["key"]).copy()
+        cut = cropped(labels, crop, (rows, columns), line["view"], line["key"]).copy()
         modality = tokenizer.modality
         expected = tokenizer.encode(modality.pixels(modality.samples(cut[None].astype(np.int32))))
         found = track.read(line["grid"], np.array([line["row"]]))
@@ -106,11 +108,9 @@ def test_label_maps_are_cut_as_their_images_are(
     assert store.provenance["segmentation"]["fingerprint"] == tokenizer.fingerprint
 
 
-def test_a_track_of_the_pictures_themselves_is_the_images_codes_again(
-    run: EncodeRun, pictures: Path
-) -> None:
+def test_track_of_the_images_themselves_has_the_images_codes(run: EncodeRun, images: Path) -> None:
     """Uncompressed and small enough, both ways of reading give the same pixels."""
-    assert run(pictures, crop="ten", track=f"again={pictures}") == 0
+    assert run(images, crop="ten", track=f"again={images}") == 0
     store = run.store()
     again = store.track("again")
     for grid in store.grids:
@@ -121,30 +121,30 @@ def test_a_track_of_the_pictures_themselves_is_the_images_codes_again(
     assert again.tokenizer_folder == store.tokenizer_folder
 
 
-def test_low_res_is_the_image_of_means_enlarged(run: EncodeRun, pictures: Path) -> None:
-    assert run(pictures, flip="both", track="low_res=4", batch_size=1) == 0
+def test_low_res_is_the_image_of_means_enlarged(run: EncodeRun, images: Path) -> None:
+    assert run(images, flip="both", track="low_res=4", batch_size=1) == 0
     store = run.store()
     track = store.track("low_res")
     tokenizer = load_tokenizer(run.tokenizer, convolution=store.provenance["image"]["convolution"])
     transform = Transform(image_size=SIDE, flip="both", multiple_of=8)
     for line in track.index.to_pylist():
         data = Path(line["source"]).read_bytes()
-        picture = transform.read(data, (SIDE, SIDE), line["view"], line["key"]).image
-        small = Image.fromarray(picture).resize((SIDE // 4, SIDE // 4), Image.Resampling.BOX)
+        image = transform.read(data, (SIDE, SIDE), line["view"], line["key"]).image
+        small = Image.fromarray(image).resize((SIDE // 4, SIDE // 4), Image.Resampling.BOX)
         large = np.array(small.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
         expected = tokenizer.encode(to_pixels(large)).numpy()
         np.testing.assert_array_equal(track.read("4x4", np.array([line["row"]])), expected)
     assert store.provenance["low_res"]["ratio"] == 4
 
 
-def test_depth_is_read_at_full_precision(run: EncodeRun, pictures: Path, tmp_path: Path) -> None:
-    for path in pictures.iterdir():
+def test_depth_is_read_at_full_precision(run: EncodeRun, images: Path, tmp_path: Path) -> None:
+    for path in images.iterdir():
         grey = decode_image(path.read_bytes()).mean(2) * 257
         Image.fromarray(grey.astype(np.uint16)).save(tmp_path / f"{path.stem}.png")
     tokenizer = make_tokenizer(tmp_path / "depth-tokenizer", "depth")
-    # The folder also holds the tokenizer, which is no image: it is passed over.
+    # The folder also holds the tokenizer, which is not an image and is ignored.
     tracks = {"track": f"depth={tmp_path}", "track_tokenizer": f"depth={tokenizer}"}
-    assert run(pictures, batch_size=1, **tracks) == 0
+    assert run(images, batch_size=1, **tracks) == 0
     track = run.store().track("depth")
     model = load_tokenizer(tokenizer, convolution=track.provenance["image"]["convolution"])
     raster = model.modality.decode((tmp_path / "0.png").read_bytes())
@@ -154,15 +154,15 @@ def test_depth_is_read_at_full_precision(run: EncodeRun, pictures: Path, tmp_pat
     np.testing.assert_array_equal(track.read("4x4", np.array([0])), expected.numpy())
 
 
-def test_what_has_no_fit_partner_is_in_the_tracks_ledger_alone(
-    run: EncodeRun, pictures: Path, segmentations: Path, label_tokenizer: Path, tmp_path: Path
+def test_images_without_a_fitting_partner_fail_in_the_track_alone(
+    run: EncodeRun, images: Path, segmentations: Path, label_tokenizer: Path, tmp_path: Path
 ) -> None:
     maps = tmp_path / "maps"
     maps.mkdir()
     Image.fromarray(np.zeros((49, 99), np.uint8)).save(maps / "0.png")
     (maps / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     Image.fromarray(np.full((37, 101), CLASSES, np.uint8)).save(maps / "2.png")
-    assert run(pictures, **asked(maps, label_tokenizer)) == 0
+    assert run(images, **asked(maps, label_tokenizer)) == 0
     track = run.store().track("segmentation")
     reasons = [line["status"] for line in track.failed.to_pylist()]
     assert reasons == ["another aspect", "not an image", "unknown label", "no partner"]
@@ -174,12 +174,12 @@ def test_what_has_no_fit_partner_is_in_the_tracks_ledger_alone(
 
 
 def test_two_files_of_one_name_are_no_partner(
-    run: EncodeRun, pictures: Path, segmentations: Path, label_tokenizer: Path, tmp_path: Path
+    run: EncodeRun, images: Path, segmentations: Path, label_tokenizer: Path, tmp_path: Path
 ) -> None:
     for folder in ("png", "bmp"):
         for path in segmentations.iterdir():
             Image.open(path).save((tmp_path / path.name).with_suffix(f".{folder}"))
-    assert run(pictures, **asked(tmp_path, label_tokenizer)) == 0
+    assert run(images, **asked(tmp_path, label_tokenizer)) == 0
     assert run.store().track("segmentation").failed["status"].unique().to_pylist() == [
         "several partners"
     ]
@@ -187,47 +187,47 @@ def test_two_files_of_one_name_are_no_partner(
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         ({"track": "segmentation=HERE"}, "--track-tokenizer segmentation=DIR"),
         ({"track": "other=nowhere/at/all"}, "does not exist"),
         ({"track": "low_res=1.5"}, "a whole number from 2 on"),
         ({"track": "low_res=4", "track_tokenizer": "low_res=x"}, "name no other"),
         ({"track": "image=HERE"}, "none of image"),
-        ({"track": "segmentation"}, "say NAME=VALUE"),
+        ({"track": "segmentation"}, "give NAME=VALUE"),
         ({"track_tokenizer": "depth=x"}, "no --track depth="),
     ],
 )
-def test_tracks_that_cannot_be_are_refused_before_anything_is_written(
-    run: EncodeRun, pictures: Path, flags: dict[str, str], said: str
+def test_impossible_tracks_are_refused_before_anything_is_written(
+    run: EncodeRun, images: Path, flags: dict[str, str], message: str
 ) -> None:
-    words = {name: value.replace("HERE", str(pictures)) for name, value in flags.items()}
-    assert run(pictures, **words) == 2
-    assert said in run.errors
+    words = {name: value.replace("HERE", str(images)) for name, value in flags.items()}
+    assert run(images, **words) == 2
+    assert message in run.errors
     assert not run.out.exists()
 
 
-def test_codes_that_would_not_lie_on_each_other_are_refused(
-    run: EncodeRun, pictures: Path, tmp_path: Path
+def test_tokenizer_of_another_downsample_factor_is_refused(
+    run: EncodeRun, images: Path, tmp_path: Path
 ) -> None:
     save_tokenizer(tmp_path / "f4", build_tokenizer("study-f4"))
-    tracks = {"track": f"again={pictures}", "track_tokenizer": f"again={tmp_path / 'f4'}"}
-    assert run(pictures, **tracks) == 2
+    tracks = {"track": f"again={images}", "track_tokenizer": f"again={tmp_path / 'f4'}"}
+    assert run(images, **tracks) == 2
     assert "its tokenizer has downsample factor 4, the images' 8" in run.errors
     assert not run.out.exists()
 
 
-def test_a_track_joins_a_finished_store_and_leaves_the_images_alone(
-    run: EncodeRun, pictures: Path, segmentations: Path, label_tokenizer: Path
+def test_track_added_to_a_finished_store_leaves_the_images_alone(
+    run: EncodeRun, images: Path, segmentations: Path, label_tokenizer: Path
 ) -> None:
-    assert run(pictures, compress=True) == 0
+    assert run(images, compress=True) == 0
     before = everything(run.out)
-    assert run(pictures, compress=True, **asked(segmentations, label_tokenizer)) == 0
+    assert run(images, compress=True, **asked(segmentations, label_tokenizer)) == 0
     after = everything(run.out)
     changed = {name for name in before if after[name] != before[name]}
     assert changed == {"zarr.json", "g4x4/zarr.json"}  # which list the track
     assert len(run.store().track("segmentation")) == 4
     run.printed = ""
-    assert run(pictures, compress=True) == 0
+    assert run(images, compress=True) == 0
     assert "nothing to do" in run.printed
     assert everything(run.out) == after
