@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ class ConditionEncoder:
     ) -> None:
         self._entries = conditions.entries
         self._items = {each.name: each.items for each in files}
-        self._conditionings: dict[str, FileConditioning] = {}
+        self._conditionings: dict[str, FileConditioning[Any, Any]] = {}
         parts = {part.name: part for part in conditions.parts}
         for name in self._items:
             kind = file_conditioning(name)
@@ -114,6 +115,6 @@ def make_condition_encoder(
     `size` is the (height, width) of the samples in pixels. Raises CheckpointError or ConfigError
     where the tokenizer of a condition is not in the prior's folder, or is another one.
     """
-    names = own_tokenizers([part.name for part in prior.conditions.parts]) if files else ()
+    names = own_tokenizers([each.name for each in files])
     tokenizers = track_tokenizers(path, prior, names, prior.device)
     return ConditionEncoder(files, prior.conditions, tokenizer, tokenizers, size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ops.config import ConfigError
 from pipelines.conditioning.contract import CONDITIONINGS, FileConditioning
@@ -12,7 +13,7 @@ from pipelines.conditioning.files import ConditionFiles
 from prior.conditions import CONDITIONS, Conditions
 
 
-def file_conditioning(name: str) -> type[FileConditioning] | None:
+def file_conditioning(name: str) -> type[FileConditioning[Any, Any]] | None:
     """The class of a condition that is given by files; None for other names."""
     if name not in CONDITIONINGS:
         return None

@@ -138,7 +138,7 @@ class AnnotationTrack(Track):
 def points_in_view(points: Numbers, size: Size, view: View) -> Numbers:
     """Points (n, 2), x and y in pixels of an image, in fractions of a view; nan stays nan."""
     corner = np.array([view.left, view.top])
-    inside = (points / size - corner) / (np.array([view.right, view.bottom]) - corner)
+    inside: Numbers = (points / size - corner) / (np.array([view.right, view.bottom]) - corner)
     if view.mirrored:
         inside[:, 0] = 1 - inside[:, 0]
     return inside

@@ -69,7 +69,7 @@ class Boxes(Condition):
         boxes = entry_of(batch, "boxes", (batch_size, None, 5), needs).to(torch.float32)
         crop = entry_of(batch, "crop", (batch_size, 4), needs).to(torch.float32)
         triples = self._objects(boxes).flatten(1)
-        corners = place_tokens(crop.unflatten(1, (2, 2)), self.places) + self.num_categories
+        corners = place_tokens(crop.view(batch_size, 2, 2), self.places) + self.num_categories
         return torch.cat([triples, corners], dim=1)
 
     def _objects(self, boxes: Tensor) -> Tensor:

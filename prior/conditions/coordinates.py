@@ -67,7 +67,7 @@ class Coordinates(Condition):
                 f"{place[~inside.flatten()][0].int().tolist()}."
             )
         shares = (down * f * columns + right) / (f * f * rows * columns)
-        codes = (self.codebook_size * shares).round().to(torch.int64)
+        codes: Tensor = (self.codebook_size * shares).round().to(torch.int64)
         return codes.clamp(max=self.codebook_size - 1)
 
     def implied(

@@ -105,7 +105,7 @@ def window_prefix(
     """
     whole = conditions.available_tokens(batch, count, canvas)
     ungridded = whole[:, : conditions.length]
-    grids = whole[:, conditions.length :].unflatten(1, (conditions.num_grids, *canvas))
+    grids = whole[:, conditions.length :].reshape(count, conditions.num_grids, *canvas)
     sliding = grid_prefix(grids, side) if conditions.num_grids else None
     plain = [part for part in conditions.parts if not part.is_grid]
     moves = any(
