@@ -210,7 +210,7 @@ def run_attempt(
         steps=recipe.steps,
         seed=flags.seed,
         held_out=dataset.held_out_batches(cut=held_out_cut(model.config)),
-        shown=dataset.train_batch(0),
+        examples=dataset.train_batch(0),
         device=device,
         parallel_config=parallel_config_of(flags, ranks, device, shard=flags.shard),
     )

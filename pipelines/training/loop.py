@@ -126,7 +126,7 @@ def train(
     `run`. Raises TrainingError on a loss that is not finite.
     """
     newest = newest_step(run)
-    start = ranks.first_says(step_of(newest) if newest else 0)
+    start = ranks.broadcast(step_of(newest) if newest else 0)
     if start:
         train_task.load(_visible(step_folder(run, start)))
     if start >= settings.steps:
@@ -175,7 +175,7 @@ class _Loop(Generic[Batch]):
         self.train_task, self.source, self.run, self.settings = train_task, source, run, settings
         self.ranks, self.log = ranks, log
         best = best_step(run)
-        self.lowest = ranks.first_says(held_out_of(best) if best else math.inf)
+        self.lowest = ranks.broadcast(held_out_of(best) if best else math.inf)
         self.unlogged: list[Mapping[str, Tensor]] = []
         self.saved = -1
         self.since = time.perf_counter()
@@ -265,7 +265,7 @@ class _Loop(Generic[Batch]):
                 self.log.image(done, name, image)
             self._draw_curves(self.log.path)
         self.since = time.perf_counter()
-        return self.ranks.first_says(evaluation.loss)
+        return self.ranks.broadcast(evaluation.loss)
 
     def _draw_curves(self, metrics: Path) -> None:
         picture = curves_picture(read_metrics(metrics))

@@ -147,7 +147,7 @@ def train_both(folder, ranks):
     evaluation = train_task.evaluate(2)
     found["held out"] = torch.tensor(evaluation.loss)
     train_task.save(folder if ranks.is_first else None)
-    ranks.first_says(None)  # the folder is whole
+    ranks.broadcast(None)  # the folder is whole
     again = prior_task(sharded)
     again.load(folder)
     found["resumed"] = losses_of(again, codes_batch, ranks, range(2, 4))
@@ -193,7 +193,7 @@ def tell(ranks):
         "mean": ranks.mean(own),
         "samples": all_samples(own),
         "from first": from_first(own.clone()),
-        "first says": torch.tensor(ranks.first_says(ranks.rank)),
+        "first says": torch.tensor(ranks.broadcast(ranks.rank)),
     }
 
 
@@ -269,5 +269,5 @@ def test_what_processes_tell_each_other(pair):
         assert context["samples"].tolist() == [[0], [1], [10], [11]]
         assert context["from first"].tolist() == [[0], [10]]
         assert context["first says"] == 0
-    assert Ranks().first_says("word") == "word"
+    assert Ranks().broadcast("word") == "word"
     assert all_samples(torch.ones(2)).shape == (2,)

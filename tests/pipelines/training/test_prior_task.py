@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipelines.recipes import PRIOR_RECIPES
-from pipelines.training.parallel import AS_IS, ParallelConfig
+from pipelines.training.parallel import SINGLE_PROCESS, ParallelConfig
 from pipelines.training.prior_task import PriorTask
 from prior import GPT, Conditions, GPTConfig, LossSettings, StartOfSequence
 from tokenizer import build_tokenizer
@@ -12,7 +12,7 @@ from tokenizer import build_tokenizer
 CODES = {"codes": torch.randint(9, (2, 4, 4), generator=torch.Generator().manual_seed(0))}
 
 
-def train_task(parallel_config=AS_IS, **loss):
+def train_task(parallel_config=SINGLE_PROCESS, **loss):
     """One at the start of its run, over 9 codes."""
     torch.manual_seed(0)
     conditions = Conditions([StartOfSequence()], 9)
