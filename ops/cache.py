@@ -17,7 +17,7 @@ class ArrayCache(Generic[Key]):
     """Arrays by key, up to `max_bytes`; the least recently used are dropped first.
 
     The newest array is always kept, even one larger than `max_bytes`: whoever reads it row by row
-    would otherwise make it anew for each row. Safe among threads. A pickled cache arrives empty:
+    would otherwise load it again for each row. Thread-safe. A pickled cache arrives empty:
     another process fills its own.
     """
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    set_model_state_dict,
+)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from ops.ranks import ALONE, Ranks
 
-#: For torch.distributed.checkpoint's get_*_state_dict: whole tensors on rank 0's CPU, and empty
-#: dicts on all other ranks. Every rank must call it.
+#: For torch.distributed.checkpoint's get_*_state_dict: whole tensors on rank 0's CPU, empty dicts
+#: on all other ranks.
 GATHER = StateDictOptions(full_state_dict=True, cpu_offload=True)
 #: For set_*_state_dict: whole tensors, equal on every rank, of which each rank keeps its shard.
 SCATTER = StateDictOptions(full_state_dict=True)
@@ -72,3 +76,19 @@ def shard(
     for block in blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(module, mesh=mesh)
+
+
+def gather_weights(module: nn.Module) -> dict[str, Tensor]:
+    """The whole state dict on rank 0's CPU, an empty one on all other ranks; a collective.
+
+    Tensors that are neither sharded nor on a GPU are the module's own, not copies.
+    """
+    tensors: dict[str, Any] = get_model_state_dict(module, options=GATHER)
+    return tensors
+
+
+def scatter_weights(
+    module: nn.Module, tensors: Mapping[str, Tensor], options: StateDictOptions = SCATTER
+) -> None:
+    """Load a whole state dict, of which each rank keeps its shard; a collective."""
+    set_model_state_dict(module, dict(tensors), options=options)

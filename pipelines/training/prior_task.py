@@ -12,9 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
-    get_model_state_dict,
     get_optimizer_state_dict,
-    set_model_state_dict,
     set_optimizer_state_dict,
 )
 
@@ -29,7 +27,9 @@ from pipelines.training.parallel import (
     SCATTER,
     SINGLE_PROCESS,
     ParallelConfig,
+    gather_weights,
     no_sync,
+    scatter_weights,
     shard,
     wrap_ddp,
 )
@@ -165,22 +165,22 @@ class PriorTask(TrainTask[CodeBatch]):
         return {"codes": self.recipe.batch_size * self.recipe.window**2}
 
     def save(self, folder: Path | None) -> None:
-        tensors = get_model_state_dict(self.model, options=GATHER)
+        tensors = gather_weights(self.model)
         optimizer = get_optimizer_state_dict(self.model, self.optimizer, options=GATHER)
         if folder is not None:
             save_prior(folder, self.model, self.conditions, self.tokenizer_info, tensors)
             torch.save({"optimizer": optimizer}, folder / "train_state.pt")
         with evaluating(self.model, self.average.tensors):
-            averages = get_model_state_dict(self.model, options=GATHER)
+            averages = gather_weights(self.model)
             if folder is not None:
                 save_tensors(folder / "ema.safetensors", averages)
 
     def load(self, folder: Path) -> None:
         averages = load_tensors(folder / "ema.safetensors")
-        set_model_state_dict(self.model, averages, options=SCATTER)
+        scatter_weights(self.model, averages)
         self.average.load(self.model.state_dict())
         _, tensors = load_model(folder, MODEL_KIND)
-        set_model_state_dict(self.model, tensors, options=SCATTER)
+        scatter_weights(self.model, tensors)
         state = torch.load(folder / "train_state.pt", map_location=self.device, weights_only=True)
         set_optimizer_state_dict(self.model, self.optimizer, state["optimizer"], options=SCATTER)
 
@@ -202,12 +202,12 @@ class PriorTask(TrainTask[CodeBatch]):
             with evaluating(self.model, self.average.tensors):
                 yield self.model
             return
-        # An unsharded copy on every rank, since sampling would gather the shards anew for each
+        # An unsharded copy on every rank, since sampling would gather the shards again for each
         # token. A model whose training needs several GPUs may still fit on one for inference.
         model = make_model(self.model.config).to(self.device)
         with evaluating(self.model, self.average.tensors):
-            averages = get_model_state_dict(self.model, options=GATHER)
-        set_model_state_dict(model, averages, options=BROADCAST)
+            averages = gather_weights(self.model)
+        scatter_weights(model, averages, BROADCAST)
         with torch.no_grad():
             yield model.eval()
 
