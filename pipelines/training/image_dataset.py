@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -183,7 +185,19 @@ def _collate(crops: list[Crop]) -> Crop:
 
 
 def _init_worker(worker: int) -> None:
-    """Set up a loader worker: its part of the cache, and Ctrl-C left to the training process."""
+    """Set up a loader worker: its part of the cache, and when it ends.
+
+    The training process handles Ctrl-C. If that process is killed, torch's own check misses it,
+    since a worker's parent is the fork server.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_exit_with_training_process, daemon=True).start()
     info: Any = get_worker_info()
     info.dataset.cache.max_bytes //= info.num_workers
+
+
+def _exit_with_training_process() -> None:
+    training_process = multiprocessing.parent_process()
+    assert training_process is not None
+    training_process.join()
+    os._exit(1)

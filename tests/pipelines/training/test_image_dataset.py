@@ -1,5 +1,10 @@
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -141,3 +146,40 @@ def test_the_error_of_workers_that_can_read_nothing_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"^Not one image can be read; the reasons are in [^\n]*$"):
         list(load_batches(crops, ledger, 0, 2, num_workers=1))
     assert len(ledger.path.read_text().splitlines()) == 3
+
+
+TRAINING_PROCESS = """
+import sys
+from pathlib import Path
+from pipelines.inputs import Ledger
+from pipelines.training.image_dataset import load_batches
+from tests.pipelines.training.test_image_dataset import crops_of_files
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    batches = load_batches(crops_of_files(folder), Ledger(folder / "l"), 0, 10**6, num_workers=2)
+    next(batches)
+    print("loading", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+def test_workers_end_when_the_training_process_is_killed(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(TRAINING_PROCESS)
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+    )  # fmt: skip
+    with process:
+        assert process.stdout.readline() == b"loading\n"
+        process.kill()
+    for _ in range(300):
+        time.sleep(0.1)
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:  # none of its process group is left
+            return
+    os.killpg(process.pid, signal.SIGKILL)
+    raise AssertionError("loader workers outlived the training process")

@@ -211,9 +211,15 @@ def do_all(folder, ranks):
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory):
+def sharded_folder(tmp_path_factory):
+    """Where two processes save the checkpoint of a sharded prior after two steps."""
+    return tmp_path_factory.mktemp("by-two")
+
+
+@pytest.fixture(scope="module")
+def pair(sharded_folder):
     """What do_all returns in each of two processes; starting them takes most of the time."""
-    return by_two(functools.partial(do_all, tmp_path_factory.mktemp("by-two")))
+    return by_two(functools.partial(do_all, sharded_folder))
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +258,13 @@ def test_a_resumed_sharded_run_takes_the_steps_of_an_uninterrupted_one(found):
     alone, by_two = found
     torch.testing.assert_close(by_two["sharded"], alone["prior"][:2], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(by_two["resumed"], alone["prior"][2:], rtol=1e-4, atol=1e-5)
+
+
+def test_a_sharded_checkpoint_is_resumed_by_one_process(pair, found, sharded_folder):
+    train_task = prior_task(ParallelConfig())
+    train_task.load(sharded_folder)
+    losses = losses_of(train_task, codes_batch, ALONE, range(2, 4))
+    torch.testing.assert_close(losses, found[0]["prior"][2:], rtol=1e-4, atol=1e-5)
 
 
 def test_processes_keep_equal_weights_of_model_and_discriminator(pair):
