@@ -102,7 +102,7 @@ def evaluate_tokenizer(flags: EvaluateFlags) -> dict[str, Any]:
         )
     metrics, rebuilt, _ = reconstruction_metrics(tokenizer, samples, device)
     started = time.perf_counter()
-    for part in samples.split(4):
+    for part in torch.split(samples, 4):
         tokenizer.encode(modality.pixels(part.to(device))).cpu()
     rate = len(samples) / (time.perf_counter() - started)
     if flags.picture is not None:

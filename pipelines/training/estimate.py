@@ -73,10 +73,9 @@ def describe_tokenizer(
     def loss(model: VQGAN) -> Tensor:
         for part in (model.encoder, model.decoder):
             part.blocks.recompute = division.recompute
-        result = model.eval()(
-            pixels
-        )  # in training mode the codebook reads values, and there are none
-        return result.pixels.abs().mean() + result.quantizer_loss
+        result = model.eval()(pixels)  # in training mode the codebook would read values
+        total: Tensor = result.pixels.abs().mean() + result.quantizer_loss
+        return total
 
     model, activations = _without_values(lambda: VQGAN(config), loss, division.bfloat16)
     codes = (side // config.downsample_factor) ** 2

@@ -73,7 +73,7 @@ def take_step(
     """
     optimizer.zero_grad(set_to_none=True)
     for loss in losses:
-        loss.backward()
+        torch.autograd.backward(loss)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norm = nn.utils.clip_grad_norm_(parameters, max_gradient_norm)
     for group in optimizer.param_groups:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -73,7 +74,7 @@ def curves_picture(lines: Sequence[Mapping[str, float]]) -> ImageArray | None:
 
 def _picture(figure: Figure) -> ImageArray:
     """Render a figure with Agg. pyplot is not used, since it keeps a reference to every figure."""
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
     picture: ImageArray = np.asarray(canvas.buffer_rgba())[..., :3].copy()
     return picture

@@ -210,7 +210,7 @@ def reconstruction_metrics(
     often each code occurred (K,).
     """
     decoded, counts = [], torch.zeros(model.config.codebook_size, dtype=torch.int64)
-    for part in samples.split(4):
+    for part in torch.split(samples, 4):
         codes = model.encode(model.modality.pixels(part.to(device)))
         counts += code_counts(codes.cpu(), model.config.codebook_size)
         decoded.append(model.modality.rebuilt(model.decode(codes).float()).cpu())
