@@ -1,7 +1,8 @@
-"""Model folders and step folders: saved whole, found again, never unpickled.
+"""Model folders and step folders of training runs.
 
-A model folder is `config.json` + `model.safetensors`. A run folder holds step folders
-`step-00010000/`, each a model folder with `ema.safetensors` and `train_state.pt` beside it.
+A model folder is `config.json` + `model.safetensors`; loading it unpickles nothing. A run folder
+holds step folders `step-00010000/`, each a model folder with `ema.safetensors` and
+`train_state.pt` added.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from torch import Tensor
 from ops.config import UserError
 from ops.files import json_hash, write_json
 
-FORMAT = 1
+#: Increased whenever older model folders cannot be read: 2 since configs have `modality`.
+FORMAT = 2
 STEP_FOLDER = re.compile(r"step-(\d{8})")
 STEP_FILES = ("config.json", "model.safetensors", "train_state.pt")
-HELD_OUT = "held_out.json"  # in a step folder: the loss that was measured on what never trained
+HELD_OUT = "held_out.json"  # in a step folder: {"loss": its loss on held-out samples}
 
 
 class CheckpointError(UserError):
@@ -40,10 +42,10 @@ def save_model(
     tensors: Mapping[str, Tensor],
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write config.json and model.safetensors into `folder`, made if missing.
+    """Write config.json and model.safetensors into `folder`, created if missing.
 
-    Not atomic by itself: give it the partial folder of ops.files.atomic_path. `kind` is what
-    load_model will ask for; `extra` adds top-level entries to config.json.
+    Not atomic by itself: pass the partial folder of ops.files.atomic_path. `kind` must be repeated
+    to load_model; `extra` adds top-level entries to config.json.
     """
     folder.mkdir(parents=True, exist_ok=True)
     description = {"format": FORMAT, "kind": kind, "config": dict(config), **(extra or {})}
@@ -54,7 +56,7 @@ def save_model(
 def load_model(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The whole config.json and the tensors of a model folder.
 
-    Raises CheckpointError where a file is missing or broken, or the model is of another kind.
+    Raises CheckpointError where a file is missing or corrupt, or the model is of another kind.
     """
     description = read_description(folder)
     if description.get("kind") != kind:
@@ -73,16 +75,24 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder} is no model folder: it has no config.json.") from None
     except ValueError as error:
         raise CheckpointError(f"{path} is not JSON ({error}). Restore it from a copy.") from None
-    if not isinstance(description, dict) or description.get("format", 0) > FORMAT:
+    if not isinstance(description, dict):
+        raise CheckpointError(f"{path} holds no JSON object. Restore it from a copy.")
+    found = description.get("format", 1)
+    if found > FORMAT:
         raise CheckpointError(f"{path} is of a newer format than {FORMAT}. Upgrade smalti.")
+    if found < FORMAT:
+        raise CheckpointError(
+            f"{path} was written by an older version of Smalti (format {found}, this one reads "
+            f"{FORMAT}). Train or import the model again."
+        )
     return description
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors as safetensors, in plain memory order."""
+    """Write tensors as a safetensors file, contiguous and on the CPU."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(plain, path)
-    path.chmod(0o644)  # safetensors gives it to its owner alone, a folder is often shared
+    path.chmod(0o644)  # safetensors makes it readable by its owner only; folders are often shared
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -104,7 +114,7 @@ def fingerprint(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str
 
 
 def step_folder(run: Path, step: int) -> Path:
-    """Where the checkpoint after `step` steps lies."""
+    """The folder of the checkpoint after `step` steps."""
     return run / f"step-{step:08d}"
 
 
@@ -128,24 +138,24 @@ def newest_step(run: Path) -> Path | None:
 
 
 def write_held_out(folder: Path, loss: float) -> None:
-    """Note in a step folder being built how well it does on held-out samples; lower is better."""
+    """Write the held-out loss of a checkpoint into its folder; lower is better."""
     write_json(folder / HELD_OUT, {"loss": loss})
 
 
 def held_out_of(folder: Path) -> float:
-    """The loss that write_held_out noted; infinite where none was measured."""
+    """The loss that write_held_out wrote; infinite where none was measured."""
     path = folder / HELD_OUT
     return float(json.loads(path.read_text())["loss"]) if path.is_file() else math.inf
 
 
 def best_step(run: Path) -> Path | None:
-    """The complete step folder with the lowest held-out loss, the oldest of equals; or None."""
+    """The complete step folder with the lowest held-out loss, the oldest of a tie; or None."""
     measured = [folder for folder in step_folders(run) if math.isfinite(held_out_of(folder))]
     return min(measured, key=held_out_of) if measured else None
 
 
 def prune_steps(run: Path, keep: int) -> None:
-    """Remove step folders but the newest `keep` and the best, and what kills left behind."""
+    """Remove all step folders except the newest `keep` and the best, and partial ones of kills."""
     best = best_step(run)
     for folder in step_folders(run)[:-keep]:
         if folder != best:
@@ -155,9 +165,9 @@ def prune_steps(run: Path, keep: int) -> None:
 
 
 def resolve_model_folder(path: str | Path) -> Path:
-    """`path` itself when it is a model folder; of a run folder the newest complete step.
+    """`path` itself if it is a model folder; of a run folder, its newest complete step folder.
 
-    Raises CheckpointError when it is neither.
+    Raises CheckpointError if it is neither.
     """
     path = Path(path)
     if (path / "config.json").is_file():

@@ -1,4 +1,4 @@
-"""The processes that train together, and what they tell each other, by torch.distributed."""
+"""The processes that train together, and the collectives they need, by torch.distributed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This process's place, `rank`, among the `world` of those that train together.
+    """This process's `rank` among the `world` processes that train together.
 
-    Every method is one for all: each of the processes must call it, in the same order.
+    Every method is a collective: each of the processes must call it, in the same order.
     """
 
     rank: int = 0
@@ -35,8 +35,8 @@ class Ranks:
         dist.all_reduce(total)
         return total / self.world
 
-    def first_says(self, value: T) -> T:
-        """The first process's value, which pickle must be able to carry."""
+    def broadcast(self, value: T) -> T:
+        """Rank 0's value, which must be picklable."""
         if self.world == 1:
             return value
         values = [value]
@@ -44,7 +44,7 @@ class Ranks:
         return values[0]
 
     def average_gradients(self, module: nn.Module) -> None:
-        """Replace the gradients of a module that nothing else keeps in step by their mean."""
+        """Replace gradients by their mean over all processes, for a module outside of DDP."""
         if self.world == 1:
             return
         for parameter in module.parameters():
@@ -56,7 +56,7 @@ ALONE = Ranks()
 
 
 def ranks_here() -> Ranks:
-    """The place that torch.distributed gives this process; alone where it is not in use."""
+    """This process's rank by torch.distributed; ALONE where that is not initialised."""
     if dist.is_available() and dist.is_initialized():
         return Ranks(dist.get_rank(), dist.get_world_size())
     return ALONE
@@ -65,7 +65,7 @@ def ranks_here() -> Ranks:
 def all_samples(tensor: Tensor) -> Tensor:
     """Samples (B, ...) of all processes as (world * B, ...), in the order of the global batch.
 
-    Rank r has the positions r, r + world, ... of that batch, and equally many as the others.
+    Rank r holds positions r, r + world, ... of that batch, and as many as every other rank.
     """
     world = ranks_here().world
     if world == 1:
@@ -76,7 +76,7 @@ def all_samples(tensor: Tensor) -> Tensor:
 
 
 class _MeanOverRanks(torch.autograd.Function):
-    """The mean is its own transpose: what comes back is the mean of all processes' gradients."""
+    """The mean is its own transpose: its gradient is the mean of all processes' gradients."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
@@ -88,10 +88,10 @@ class _MeanOverRanks(torch.autograd.Function):
 
 
 def mean_over_ranks(tensor: Tensor) -> Tensor:
-    """The mean of all processes' tensors, of one shape; gradients, also of gradients, pass.
+    """The mean of all processes' tensors, of one shape, differentiable more than once.
 
-    Each process goes backward from a loss of its own, as under DistributedDataParallel: what
-    arrives at a tensor is the gradient of all their losses' sum. Alone, the tensor itself.
+    Each process runs backward from its own loss, as under DistributedDataParallel: the gradient
+    that arrives at a tensor is that of the sum of all their losses. Alone, the tensor itself.
     """
     if ranks_here().world == 1:
         return tensor
@@ -100,7 +100,7 @@ def mean_over_ranks(tensor: Tensor) -> Tensor:
 
 
 def from_first(tensor: Tensor) -> Tensor:
-    """The first process's tensor, of the same shape, in place of this one's."""
+    """Rank 0's tensor, written into this one, of the same shape."""
     if ranks_here().world > 1:
         dist.broadcast(tensor, src=0)
     return tensor

@@ -1,4 +1,4 @@
-"""Where and how computations run: device, autocast, threads; and a run's log of figures."""
+"""Where and how computations run: device, autocast, threads, memory; and a run's metrics log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from ops.config import ConfigError
 
 KEPT_BYTES = 1 << 30
-# <malloc.h>: the numbers by which mallopt knows what it is to set.
+# Parameters of mallopt, from <malloc.h>.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 
 
@@ -48,16 +48,29 @@ def autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
 
 
 def pinned(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor in page-locked memory where a GPU will fetch it, so that the copy can overlap."""
+    """The tensor in page-locked memory if `device` is a GPU: its copy can overlap computation."""
     return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
-def keep_freed_memory() -> None:
-    """Have glibc keep up to 1 GiB of what this process frees; elsewhere nothing is done.
+def use_threads(threads: int | None) -> None:
+    """Set the number of threads torch computes on; None leaves torch's own choice."""
+    if threads is not None:
+        torch.set_num_threads(threads)
 
-    glibc maps each tensor above 32 MB anew and unmaps it when it is freed, so the kernel clears
-    the pages of every activation again: a sixth of an encode by the paper's network on a CPU.
-    One arena, because those of threads hold no more than 64 MB at a time.
+
+def num_cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep up to 1 GiB of freed memory; without glibc, do nothing.
+
+    By default glibc maps memory for each tensor above 32 MB and unmaps it when it is freed, so that
+    the kernel clears the pages of every activation: a sixth of the time of an encode by the paper's
+    network on a CPU. One arena, since those of threads hold at most 64 MB each.
     """
     if sys.platform != "linux":
         return
@@ -69,9 +82,9 @@ def keep_freed_memory() -> None:
 
 
 class MetricsLog:
-    """Figures and pictures of a run: `metrics.jsonl`, TensorBoard events.
+    """A run's metrics and pictures: `metrics.jsonl` and TensorBoard events.
 
-    On resume, lines of steps that will be done again are dropped, so that each step stands once.
+    On resume, lines of steps after `after_step` are dropped, since these steps will be repeated.
     """
 
     def __init__(self, run: Path, after_step: int = 0) -> None:
@@ -85,7 +98,7 @@ class MetricsLog:
         if not self.path.exists():
             return
         lines = self.path.read_text().splitlines()
-        # A kill can cut the last line short; such a line is of a step that will be done again.
+        # A kill can leave the last line incomplete; its step will be repeated.
         whole = [line for line in lines if line.endswith("}")]
         kept = [line for line in whole if json.loads(line)["step"] <= step]
         rewritten = self.path.with_suffix(".partial")
@@ -93,14 +106,14 @@ class MetricsLog:
         os.replace(rewritten, self.path)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One line with `step` and the figures."""
+        """Write one line with `step` and the metrics."""
         self._file.write(json.dumps({"step": step, **metrics}) + "\n")
         self._file.flush()
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
-        """A picture, uint8 (H, W, 3), for TensorBoard."""
+        """Write a picture, uint8 (H, W, 3), for TensorBoard."""
         self._writer.add_image(name, image, step, dataformats="HWC")
 
     def __enter__(self) -> MetricsLog:
@@ -117,7 +130,7 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a metrics.jsonl; one that a kill cut short is left out."""
+    """The lines of a metrics.jsonl, without one that a kill left incomplete."""
     lines = []
     for text in path.read_text().splitlines():
         try:

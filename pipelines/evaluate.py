@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Figures of a model on data it did not train on: python -m pipelines.evaluate KIND MODEL --data.
+"""Metrics of a model on held-out data: python -m pipelines.evaluate KIND MODEL --data --out.
 
-Writes them as JSON, so that a table can name the command that made it.
+Writes them as JSON, with the settings that they were measured with.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ops.runtime import resolve_device
 from pipelines.conditioning import tracks_of
 from pipelines.console import run_command
 from pipelines.store import CodeStore
-from pipelines.streaming import CodeDataset
+from pipelines.streaming import CodeDataset, check_tokenizer
 from pipelines.training import (
     evaluation_samples,
     held_out_cut,
@@ -38,7 +38,7 @@ from tokenizer import load_tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateFlags:
-    """Reconstruction figures of a tokenizer on images, or the likelihood of codes under a prior."""
+    """Measure a tokenizer's reconstructions of images, or the likelihood of codes under a prior."""
 
     kind: tyro.conf.Positional[Annotated[Literal["tokenizer", "prior"], tyro.conf.arg()]]
     """what MODEL is"""
@@ -47,13 +47,13 @@ class EvaluateFlags:
     data: Path
     """images for a tokenizer (or label maps, or depth maps), a code store for a prior"""
     targets: Path | None = None
-    """for a tokenizer of label maps or depth maps: those that have the names of --data's images"""
+    """for a tokenizer of label or depth maps: a folder of these, named as --data's images"""
     out: Path
     """the JSON file to write, for instance metrics.json"""
     held_out: float = 0.1
-    """measure on this share of the images, by key, as the trainers hold it out; 1 takes all"""
+    """measure on this share of the images, by key, as the training commands hold out; 1: all"""
     image_size: int = 256
-    """side, in pixels, of the middle square that a tokenizer is measured on"""
+    """side, in pixels, of the centre crops that a tokenizer is measured on"""
     most: int = 1000
     """measure on at most this many samples"""
     picture: Path | None = None
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def evaluate(flags: EvaluateFlags) -> int:
-    """Measure, write the JSON file, print the figures; the exit code."""
+    """Measure, write the JSON file, print the metrics; returns the exit code."""
     measure = evaluate_tokenizer if flags.kind == "tokenizer" else evaluate_prior
     metrics = measure(flags)
     settings = {name: str(value) for name, value in asdict(flags).items()}
@@ -85,8 +85,8 @@ def _shown(value: float | str | dict[str, str]) -> str:
 
 
 def evaluate_tokenizer(flags: EvaluateFlags) -> dict[str, Any]:
-    """Quality and usage over held-out images (PSNR and SSIM; of label maps pixel accuracy and mean
-    intersection over union), and how fast they were encoded."""
+    """Reconstruction metrics (PSNR and SSIM; of label maps, pixel accuracy and mean IoU), codebook
+    usage and encoding speed on held-out images."""
     device = resolve_device(flags.device)
     tokenizer = load_tokenizer(flags.model, device)
     modality = tokenizer.modality
@@ -98,11 +98,11 @@ def evaluate_tokenizer(flags: EvaluateFlags) -> dict[str, Any]:
     if not len(samples):
         raise UserError(
             f"{flags.data}: nothing to measure on ({len(unreadable)} of {modality.noun} could not "
-            "be read). Raise --held-out, 1 takes all."
+            "be read). Raise --held-out; 1 takes all."
         )
     metrics, rebuilt, _ = reconstruction_metrics(tokenizer, samples, device)
     started = time.perf_counter()
-    for part in samples.split(4):
+    for part in torch.split(samples, 4):
         tokenizer.encode(modality.pixels(part.to(device))).cpu()
     rate = len(samples) / (time.perf_counter() - started)
     if flags.picture is not None:
@@ -122,15 +122,11 @@ def evaluate_tokenizer(flags: EvaluateFlags) -> dict[str, Any]:
 
 
 def evaluate_prior(flags: EvaluateFlags) -> dict[str, Any]:
-    """Mean negative log-likelihood of held-out codes, in nats and in bits a code."""
+    """Mean negative log-likelihood of held-out codes, in nats and in bits per code."""
     device = resolve_device(flags.device)
     prior, store = load_prior(flags.model, device), CodeStore.open(flags.data)
-    made = store.provenance["image"]["fingerprint"]
-    if prior.tokenizer_info["fingerprint"] != made:
-        raise UserError(
-            f"{flags.data} was encoded by tokenizer {made}, but {flags.model} speaks of the codes "
-            f"of {prior.tokenizer_info['fingerprint']}. Encode the images with that one."
-        )
+    fingerprint = prior.tokenizer_info["fingerprint"]
+    check_tokenizer(store, fingerprint, f"the prior in {flags.model}")
     dataset = CodeDataset(
         store,
         window=prior.config.window,
@@ -141,14 +137,14 @@ def evaluate_prior(flags: EvaluateFlags) -> dict[str, Any]:
     )
     batches = dataset.held_out_batches(flags.most, held_out_cut(prior.config))
     if not batches:
-        raise UserError(f"{flags.data}: no row to measure on. Raise --held-out, 1 takes all.")
+        raise UserError(f"{flags.data}: no row to measure on. Raise --held-out; 1 takes all.")
     with torch.no_grad():
         nll = held_out_nll(prior.model, prior.conditions, batches, device).mean
     return {
         "rows": sum(len(batch["codes"]) for batch in batches),
         "nats_per_code": nll,
         "bits_per_code": nll / math.log(2),
-        "fingerprint": made,
+        "fingerprint": fingerprint,
     }
 
 

@@ -15,9 +15,9 @@ from typing import Annotated
 import tyro
 
 from ops.config import ConfigError
+from ops.runtime import use_threads
 from pipelines.console import run_command
 from pipelines.studies import STUDIES, StudyContext, do_runs, write_report
-from pipelines.training import use_threads
 
 
 @dataclass(frozen=True, kw_only=True)

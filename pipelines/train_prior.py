@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Train a prior on code stores: python -m pipelines.train_prior RECIPE --codes STORE --out RUN.
 
-Streams the stores' memory-mapped shards; run again, it goes on from the newest whole checkpoint.
+Reads the stores' memory-mapped shards; run again, it resumes from the newest checkpoint.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import tyro
 
 from ops.config import ConfigError
 from ops.ranks import ALONE, Ranks
-from ops.runtime import keep_freed_memory, resolve_device
 from pipelines.conditioning import make_conditions, own_tokenizers, tracks_of
 from pipelines.console import run_command
 from pipelines.jobs import check_absolute
@@ -31,20 +30,17 @@ from pipelines.training import (
     PriorTask,
     Source,
     TrainingFlags,
+    describe_prior,
     division_of,
     held_out_cut,
     keep_tokenizers,
-    lasting_settings,
     loop_settings,
-    outcome,
     override_recipe,
-    parallel_config_of,
     pin_settings,
-    prior_lines,
-    run_attempts,
+    run_settings,
+    run_training,
+    set_up_process,
     train,
-    use_threads,
-    worker_config_of,
 )
 from prior import (
     ROW_MAJOR,
@@ -62,35 +58,36 @@ from tokenizer import VQGAN, load_tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class TrainPriorFlags(TrainingFlags):
-    """Train a transformer prior on a code store, and resume where an earlier run stopped."""
+    """Train a prior on code stores; run again, it resumes from the newest checkpoint."""
 
     recipe: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE")]]
     """tiny, tiny-local, base, large, ...: see pipelines/recipes.py"""
     codes: tuple[Path, ...]
-    """the stores that pipelines.encode wrote, by one tokenizer"""
+    """stores written by pipelines.encode, all with one tokenizer"""
     weights: tuple[float, ...] | None = None
-    """how much of the batches comes from each store (default: by their numbers of images)"""
+    """relative weights of the stores in batches (default: their numbers of images)"""
     conditions: tuple[str, ...] = ("sos",)
-    """what the prior is told, one or several: sos (nothing), class (the sub-folder an image is in),
-    segmentation, depth, low_res, boxes, keypoints (the stores' tracks of these names, see encode's
-    --track), inpaint (the codes around holes), coordinates (where in the picture a window lies)"""
+    """what the prior is conditioned on, one or several: sos (nothing), class (the sub-folder an
+    image is in), segmentation, depth, low_res, boxes, keypoints (the stores' tracks of these names,
+    see encode's --track), inpaint (the codes around holes), coordinates (where in the image a
+    window lies)"""
     window: int | None = None
-    """codes a side of the square that the prior sees at once"""
+    """side, in codes, of the square window that the prior is trained on"""
     ordering: str | None = None
-    """order in which a window's codes are foretold: row-major, alternate, spiral-in, spiral-out,
+    """order in which a window's codes are predicted: row-major, alternate, spiral-in, spiral-out,
     z-curve, subsample or random"""
     every_view: bool = False
-    """each view of an image comes once an epoch, instead of one of them drawn"""
+    """train on each view of an image once an epoch, instead of on one of them at random"""
     cache_memory: float | None = None
-    """GiB for codes that are slow to reach: shuffle within as many shards as fit in it"""
+    """GiB of memory for codes on slow storage: shuffle within as many shards as fit in it"""
     held_out: float = 0.05
-    """share of the images, by key, that measure instead of train"""
+    """share of the images, by key, held out for evaluation"""
     shard: bool = False
-    """part the weights among the workers, too (FSDP): for models beyond one card"""
+    """also shard the weights over the workers (FSDP), for models beyond one GPU"""
 
 
 class Data(NamedTuple):
-    """What the flags name."""
+    """The recipe and data that the flags name."""
 
     recipe: PriorRecipe
     stores: list[CodeStore]
@@ -99,7 +96,7 @@ class Data(NamedTuple):
 
 
 def open_data(flags: TrainPriorFlags, ranks: Ranks = ALONE) -> Data:
-    """What the flags name, checked; the data set gives the parts of one process of `ranks`."""
+    """Open and check what the flags name; the dataset yields one rank's part of each batch."""
     recipe = override_recipe(PRIOR_RECIPES, flags.recipe, flags, "window", "ordering")
     if not flags.codes:
         raise ConfigError("--codes names no store. Name one that pipelines.encode wrote.")
@@ -115,7 +112,7 @@ def open_data(flags: TrainPriorFlags, ranks: Ranks = ALONE) -> Data:
         tracks=tracks_of(flags.conditions),
         cache_memory=None if flags.cache_memory is None else int(flags.cache_memory * 2**30),
         rank=ranks.rank,
-        world=ranks.world,
+        world_size=ranks.world,
     )
     conditions = make_conditions(flags.conditions, stores, dataset.label_names)
     check_reach(prior_config(recipe, conditions), stores)
@@ -123,24 +120,24 @@ def open_data(flags: TrainPriorFlags, ranks: Ranks = ALONE) -> Data:
 
 
 def check_reach(config: PriorConfig, stores: list[CodeStore]) -> None:
-    """Raise ConfigError where windows would cut off what each of their cells is told.
+    """Raise ConfigError where windows would cut off part of every cell's neighbourhood.
 
-    Only priors without windows mind, and only windows that are not whole grids.
+    Concerns only local priors, and only windows that are crops of larger grids.
     """
     whole = f"{config.window}x{config.window}"
     cut = [grid for store in stores for grid in store.grids if grid != whole]
     if cut and isinstance(config, LocalConfig) and config.window <= config.reach:
         raise ConfigError(
-            f"This prior hears of codes up to {config.reach} away, and there is no cell so far "
-            f"from the edges of windows of {whole} in grids of {cut[0]}. Use --window "
+            f"This prior attends to codes up to {config.reach} away, and no cell is so far from "
+            f"the edges of windows of {whole} in grids of {cut[0]}. Use --window "
             f"{config.reach + 8} or more, or encode to grids of {whole}."
         )
 
 
 def prior_config(recipe: PriorRecipe, conditions: Conditions) -> PriorConfig:
-    """The recipe's preset, sized for these codes and conditions.
+    """The config of the recipe's preset, sized for these codes and conditions.
 
-    Raises ConfigError where it cannot foretell codes in the recipe's order.
+    Raises ConfigError where the preset cannot predict codes in the recipe's ordering.
     """
     order = {} if recipe.ordering == ROW_MAJOR else {"ordering": recipe.ordering}
     return preset_config(
@@ -154,7 +151,7 @@ def prior_config(recipe: PriorRecipe, conditions: Conditions) -> PriorConfig:
 def untrained_model(
     recipe: PriorRecipe, conditions: Conditions, tokenizer: VQGAN, seed: int
 ) -> PriorModel:
-    """An untrained model of the recipe's preset for these codes and conditions."""
+    """A model of the recipe's preset for these codes and conditions, initialised from `seed`."""
     torch.manual_seed(seed)
     model = make_model(prior_config(recipe, conditions))
     if recipe.init_from_codebook:
@@ -164,25 +161,25 @@ def untrained_model(
 
 
 def start_run(flags: TrainPriorFlags, data: Data) -> None:
-    """Put into the run folder what every process needs there; an old one must be of this run.
+    """Write tokenizers and settings into the run folder, or check those of a run to resume.
 
-    The store's tokenizers are among it, so that generate needs the run alone.
+    With the tokenizers in it, generate needs nothing but the run folder.
     """
     keep_tokenizers(flags.out, data.stores[0], own_tokenizers(flags.conditions))
     kept = load_tokenizer(flags.out / "tokenizer").fingerprint
     check_tokenizer(data.stores[0], kept, f"the prior in {flags.out}")
-    lasting = lasting_settings(
+    settings = run_settings(
         data.recipe,
         conditions=data.conditions.to_json(),
         order=data.dataset.order,
         held_out=flags.held_out,
         seed=flags.seed,
     )
-    pin_settings(flags.out, lasting)
+    pin_settings(flags.out, settings)
 
 
 def tokenizer_info(tokenizer: VQGAN) -> dict[str, Any]:
-    """What a prior remembers of the tokenizer whose codes it speaks."""
+    """What a prior's model folder records of the tokenizer of its codes."""
     return {
         "name": tokenizer.name,
         "fingerprint": tokenizer.fingerprint,
@@ -194,10 +191,8 @@ def tokenizer_info(tokenizer: VQGAN) -> dict[str, Any]:
 def run_attempt(
     flags: TrainPriorFlags, ranks: Ranks, on_step: OnStep | None, data: Data | None = None
 ) -> int:
-    """One process's part of a run that was started; the steps it took."""
-    use_threads(flags.threads)
-    keep_freed_memory()
-    device = resolve_device(flags.device)
+    """One process's part of one attempt; returns the steps it took."""
+    device, parallel_config = set_up_process(flags, ranks, shard=flags.shard)
     recipe, _, dataset, conditions = data or open_data(flags, ranks)
     tokenizer = load_tokenizer(flags.out / "tokenizer")
     model = untrained_model(recipe, conditions, tokenizer, flags.seed)
@@ -210,18 +205,18 @@ def run_attempt(
         steps=recipe.steps,
         seed=flags.seed,
         held_out=dataset.held_out_batches(cut=held_out_cut(model.config)),
-        shown=dataset.train_batch(0),
+        examples=dataset.train_batch(0),
         device=device,
-        parallel_config=parallel_config_of(flags, ranks, device, shard=flags.shard),
+        parallel_config=parallel_config,
     )
-    source = Source(dataset.train_batch, dataset.train_keys)
+    source = Source(dataset.batches, dataset.train_keys)
     return train(train_task, source, flags.out, loop_settings(recipe, flags.seed), ranks, on_step)
 
 
-def sizes(flags: TrainPriorFlags, data: Data) -> list[str]:
-    """What the run will be, in words."""
+def describe_run(flags: TrainPriorFlags, data: Data) -> list[str]:
+    """Parameters, batches, epochs and memory of the run, a line each."""
     sources = data.dataset.sources
-    return prior_lines(
+    return describe_prior(
         prior_config(data.recipe, data.conditions),
         data.recipe,
         images=sum(len(source.train) for source in sources),
@@ -234,19 +229,19 @@ def run(flags: TrainPriorFlags) -> int:
     reads = {"--codes" if n == 0 else f"--codes {n}": p for n, p in enumerate(flags.codes)}
     check_absolute({"--out": flags.out, **reads})
     if flags.shard and not flags.workers:
-        raise ConfigError("--shard parts the weights among workers: give --workers, too.")
+        raise ConfigError("--shard shards the weights over workers: give --workers, too.")
     flags = dataclasses.replace(
         flags, out=flags.out.absolute(), codes=tuple(path.absolute() for path in flags.codes)
     )
     data = open_data(flags)
     if flags.dry_run:
-        print("\n".join(sizes(flags, data)))
+        print("\n".join(describe_run(flags, data)))
         return 0
     start_run(flags, data)
-    mine = None if flags.workers else data  # workers open their own
-    attempt = functools.partial(run_attempt, flags, data=mine)
-    taken = run_attempts(flags.out, data.recipe.steps, attempt, worker_config_of(flags), reads)
-    print(outcome(flags.out, taken, data.recipe.steps, "paint with python -m pipelines.generate"))
+    opened = None if flags.workers else data  # workers open the stores themselves
+    attempt = functools.partial(run_attempt, flags, data=opened)
+    next_step = f"generate with python -m pipelines.generate --prior {flags.out}"
+    print(run_training(flags, data.recipe.steps, attempt, reads, next_step))
     return 0
 
 

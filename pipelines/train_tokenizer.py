@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Train a VQGAN: python -m pipelines.train_tokenizer RECIPE --data --out.
 
-On images, label maps or depth maps. Run again, it goes on from the newest whole checkpoint.
+On images, label maps or depth maps. Run again, it resumes from the newest checkpoint.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import tyro
 
 from ops.config import ConfigError, UserError
 from ops.ranks import Ranks
-from ops.runtime import keep_freed_memory, resolve_device
+from ops.runtime import num_cores
 from pipelines.console import run_command
 from pipelines.inputs import Ledger, read_entry
 from pipelines.jobs import check_absolute
@@ -31,26 +31,25 @@ from pipelines.training import (
     TokenizerRecipe,
     TokenizerTask,
     TrainingFlags,
+    describe_tokenizer,
     division_of,
     evaluation_samples,
     in_groups,
-    lasting_settings,
     list_data,
+    load_batches,
     loop_settings,
-    outcome,
     override_recipe,
-    parallel_config_of,
     pin_settings,
-    run_attempts,
-    tokenizer_lines,
+    run_settings,
+    run_training,
+    set_up_process,
     train,
-    use_threads,
     with_classes,
-    worker_config_of,
 )
 from tokenizer import PRESETS, ModalityConfig, build_tokenizer, make_modality
 
-MOST_HELD_OUT = 64
+MOST_HELD_OUT = 64  # images that are evaluated on
+MOST_LOADER_WORKERS = 4  # by default
 BAD_IMAGES = "bad_images.jsonl"
 LOSS_FLAGS = (
     "perceptual", "adversarial", "adversarial_start", "adversarial_ramp", "adversarial_weight",
@@ -60,7 +59,7 @@ LOSS_FLAGS = (
 
 @dataclass(frozen=True, kw_only=True)
 class TrainTokenizerFlags(TrainingFlags):
-    """Train a VQGAN on photographs, label maps or depth maps; run again, it goes on."""
+    """Train a VQGAN on photographs, label maps or depth maps; run again, it resumes."""
 
     recipe: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE")]]
     """tiny, tiny-segmentation, tiny-depth, photo-f8 or another of pipelines/recipes.py"""
@@ -68,36 +67,40 @@ class TrainTokenizerFlags(TrainingFlags):
     """a folder of images, tar files (WebDataset) or Parquet tables, searched with all its
     sub-folders; or one such file"""
     targets: Path | None = None
-    """a folder of label maps or depth maps that have the names of --data's images, to train on in
-    their place; what is held out stays the same"""
+    """a folder of label maps or depth maps with the names of --data's images, to train on instead
+    of these; the same names are held out"""
     num_classes: int | None = None
-    """of label maps: labels are 0 to one less than this (default: as many as the data has)"""
+    """of label maps: labels are below this number (default: the highest label in the data + 1)"""
     void_label: int | None = None
-    """of label maps: the label that stands for none (default 255); -1: there is no such label"""
+    """of label maps: the label of unlabelled pixels (default 255); -1: there is no such label"""
     crop_size: int | None = None
-    """pixels a side of a training crop"""
+    """side, in pixels, of a training crop"""
     perceptual: str | None = None
-    """lpips (fetches torchvision's VGG16 on first use), none, or the path of that file"""
+    """lpips (downloads torchvision's VGG16 on first use), none, or the path of that file"""
     adversarial: Literal["hinge", "vanilla", "none"] | None = None
     """the discriminator's loss; none trains without one"""
     adversarial_start: int | None = None
-    """the step at which the discriminator joins"""
+    """the step from which the discriminator is trained and its loss is used"""
     adversarial_ramp: int | None = None
-    """steps over which it comes to be heard in full"""
+    """steps over which the weight of its loss rises to its full value"""
     adversarial_weight: float | None = None
-    """how much it is heard; with --adaptive yes, times the balance of gradients"""
+    """weight of its loss; with --adaptive yes, times the adaptive weight"""
     adaptive: Literal["yes", "no"] | None = None
-    """balance it by gradients at the last layer, as the paper; no is steadier with 0.1 to 0.5"""
+    """weigh it by the ratio of gradients at the last layer, as in the paper; no, with a weight of
+    0.1 to 0.5, is more stable"""
     lecam_weight: float | None = None
-    """keep it from learning a small data set by heart (LeCAM): 0.001 to 0.1"""
+    """LeCAM regularisation of the discriminator, against overfitting small data: 0.001 to 0.1"""
     r1_weight: float | None = None
-    """penalty on its slope at real images (R1)"""
+    """R1 penalty on the discriminator's gradient at real images"""
     held_out: float = 0.1
-    """share of the images, by key, that measure instead of train"""
+    """share of the images, by key, held out for evaluation"""
+    num_workers: int | None = None
+    """processes that decode images for each training process; 0: a thread of it does (default: on
+    a GPU one less than its CPU cores, else a quarter of them; at most 4)"""
 
 
 def resolve_recipe(flags: TrainTokenizerFlags) -> TokenizerRecipe:
-    """The recipe with the flags that were given laid over it."""
+    """The recipe, overridden by the flags given."""
     recipe = override_recipe(TOKENIZER_RECIPES, flags.recipe, flags, "crop_size")
     given = {name: getattr(flags, name) for name in LOSS_FLAGS if getattr(flags, name) is not None}
     if flags.adaptive is not None:
@@ -114,7 +117,7 @@ def resolve_recipe(flags: TrainTokenizerFlags) -> TokenizerRecipe:
 
 
 def resolve_modality(flags: TrainTokenizerFlags, modality: ModalityConfig) -> ModalityConfig:
-    """The recipe's content with the flags about label maps laid over it."""
+    """The recipe's modality, overridden by the flags about label maps."""
     names = ("num_classes", "void_label")
     given = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
     if given and modality.kind != "segmentation":
@@ -126,14 +129,14 @@ def resolve_modality(flags: TrainTokenizerFlags, modality: ModalityConfig) -> Mo
 
 
 class Data(NamedTuple):
-    """What the flags name."""
+    """The recipe and files that the flags name."""
 
     recipe: TokenizerRecipe
     files: TokenizerData
 
 
 def open_data(flags: TrainTokenizerFlags) -> Data:
-    """What the flags name, checked."""
+    """List and check what the flags name."""
     recipe = resolve_recipe(flags)
     files = list_data(flags.data, flags.targets, flags.held_out)
     if not files.learned:
@@ -145,16 +148,23 @@ def open_data(flags: TrainTokenizerFlags) -> Data:
     return Data(dataclasses.replace(recipe, modality=modality), files)
 
 
+def loader_workers(flags: TrainTokenizerFlags, device: torch.device) -> int:
+    """Processes that decode images for one training process on `device`."""
+    if flags.num_workers is not None:
+        return flags.num_workers
+    cores = flags.cpus_per_worker if flags.workers else num_cores()
+    # On CPUs the training itself uses all cores.
+    return min(MOST_LOADER_WORKERS, cores - 1 if device.type == "cuda" else cores // 4)
+
+
 def run_attempt(
     flags: TrainTokenizerFlags, ranks: Ranks, on_step: OnStep | None, data: Data | None = None
 ) -> int:
-    """One process's part of a run; the steps it took."""
-    use_threads(flags.threads)
-    keep_freed_memory()
-    device = resolve_device(flags.device)
+    """One process's part of one attempt; returns the steps it took."""
+    device, parallel_config = set_up_process(flags, ranks)
     recipe, files = data or open_data(flags)
     modality = make_modality(recipe.modality)
-    # Of several processes each keeps its own list: two cannot append to one file safely.
+    # One ledger for each process: two processes cannot append to one file safely.
     ledger = Ledger(flags.out / (f"bad_images-{ranks.rank}.jsonl" if ranks.rank else BAD_IMAGES))
     for lost in files.lost if ranks.is_first else []:
         ledger.add(*lost)
@@ -165,29 +175,28 @@ def run_attempt(
         crop_size=recipe.crop_size,
         scale_range=recipe.scale_range,
         seed=flags.seed,
-        ledger=ledger,
         modality=modality,
         shard_sizes=shard_sizes,
     )
     measured = files.measured[:MOST_HELD_OUT]
-    torch.manual_seed(flags.seed)  # for the discriminator's first weights
+    torch.manual_seed(flags.seed)  # for the discriminator's initial weights
     train_task = TokenizerTask(
         build_tokenizer(recipe.preset, flags.seed, recipe.modality),
         recipe,
         steps=recipe.steps,
         held_out=evaluation_samples(modality, measured, recipe.evaluation_size, ledger.add),
         device=device,
-        parallel_config=parallel_config_of(flags, ranks, device),
+        parallel_config=parallel_config,
     )
-    source = Source(
-        functools.partial(crops.batch, ranks=ranks), functools.partial(crops.keys, ranks=ranks)
-    )
+    workers = loader_workers(flags, device)
+    batches = functools.partial(load_batches, crops, ledger, ranks=ranks, num_workers=workers)
+    source = Source(batches, functools.partial(crops.keys, ranks=ranks))
     return train(train_task, source, flags.out, loop_settings(recipe, flags.seed), ranks, on_step)
 
 
-def sizes(flags: TrainTokenizerFlags, data: Data) -> list[str]:
-    """What the run will be, in words."""
-    return tokenizer_lines(
+def describe_run(flags: TrainTokenizerFlags, data: Data) -> list[str]:
+    """Parameters, batches, epochs and memory of the run, a line each."""
+    return describe_tokenizer(
         data.recipe,
         images=len(data.files.learned),
         held_out=len(data.files.measured),
@@ -196,6 +205,8 @@ def sizes(flags: TrainTokenizerFlags, data: Data) -> list[str]:
 
 
 def run(flags: TrainTokenizerFlags) -> int:
+    if flags.num_workers is not None and flags.num_workers < 0:
+        raise ConfigError(f"--num-workers must be at least 0, found {flags.num_workers}.")
     reads = {"--data": flags.data}
     if flags.targets is not None:
         reads["--targets"] = flags.targets
@@ -207,21 +218,21 @@ def run(flags: TrainTokenizerFlags) -> int:
         targets=flags.targets and flags.targets.absolute(),
     )
     data = open_data(flags)
-    # Workers need not look for the classes again.
+    # So that workers need not search the files for the highest label again.
     flags = dataclasses.replace(flags, num_classes=data.recipe.modality.num_classes or None)
     if flags.dry_run:
-        print("\n".join(sizes(flags, data)))
+        print("\n".join(describe_run(flags, data)))
         return 0
     flags.out.mkdir(parents=True, exist_ok=True)
-    pin_settings(flags.out, lasting_settings(data.recipe, held_out=flags.held_out, seed=flags.seed))
-    mine = None if flags.workers else data  # workers list their own
-    attempt = functools.partial(run_attempt, flags, data=mine)
-    taken = run_attempts(flags.out, data.recipe.steps, attempt, worker_config_of(flags), reads)
-    print(outcome(flags.out, taken, data.recipe.steps, _what_next(flags, data.recipe)))
+    pin_settings(flags.out, run_settings(data.recipe, held_out=flags.held_out, seed=flags.seed))
+    listed = None if flags.workers else data  # workers list the files themselves
+    attempt = functools.partial(run_attempt, flags, data=listed)
+    steps, next_step = data.recipe.steps, _next_step(flags, data.recipe)
+    print(run_training(flags, steps, attempt, reads, next_step))
     return 0
 
 
-def _what_next(flags: TrainTokenizerFlags, recipe: TokenizerRecipe) -> str:
+def _next_step(flags: TrainTokenizerFlags, recipe: TokenizerRecipe) -> str:
     if recipe.modality.kind == "image":
         return f"encode with python -m pipelines.encode --tokenizer {flags.out}"
     return f"measure with python -m pipelines.evaluate tokenizer {flags.out}"

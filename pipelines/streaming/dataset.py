@@ -1,8 +1,7 @@
-"""Code stores as shuffled training batches, in an order that (seed, step) decides alone."""
+"""Code stores as shuffled training batches, each a function of (seed, step)."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,15 +26,15 @@ from pipelines.streaming.sources import (
 from pipelines.streaming.tracks import as_entries, frames_of, has_code_grids, open_tracks
 
 CodeBatch = dict[str, Tensor]
-# Samples that are worked out at a time: fewer, and numpy's calls cost more than what they do.
+# Samples whose rows are computed at a time: of fewer, numpy's overhead would take most of the time.
 SAMPLES_AHEAD = 16_384
 
 
 class Samples(NamedTuple):
-    """Which rows to take, where to cut them, and what they are called."""
+    """Which rows to read, and where to cut windows from them."""
 
     source: IntArray  # (N,) position in CodeDataset.sources
-    line: IntArray  # (N,) line of that source
+    line: IntArray  # (N,) line of that source, see CodeSource
     cuts: NDArray[np.float64]  # (N, 2) in [0, 1); (N, 0) where each grid is one window
 
 
@@ -52,15 +51,15 @@ class Pool(NamedTuple):
 
 
 class Places(NamedTuple):
-    """Samples as places in the stores."""
+    """Samples as rows of the stores."""
 
     pool: IntArray  # (N,) position in CodeDataset._pools
     row: IntArray  # (N,) row number of that grid
-    cuts: NDArray[np.float64]  # as above
+    cuts: NDArray[np.float64]  # as in Samples
     label: IntArray  # (N,) position in CodeDataset.label_names; -1 for none
 
     def part(self, number: int, size: int) -> Places:
-        """Samples `number * size` to `(number + 1) * size`; the last part may be short."""
+        """Samples `number * size` to `(number + 1) * size`, or to the end."""
         part = slice(number * size, (number + 1) * size)
         return Places(self.pool[part], self.row[part], self.cuts[part], self.label[part])
 
@@ -68,24 +67,24 @@ class Places(NamedTuple):
 class CodeDataset:
     """Windows of `window` x `window` codes cut from the rows of one store or several.
 
-    An epoch has each image of a store once, in a keyed order; which of its views, and where the
-    window lies in a larger grid, is drawn by (seed, position) too. `every_view` takes each row as
-    an image by itself. Keys held out (see pipelines/inputs/holdout.py) never train, in no view.
+    An epoch has each image of a store once, in a keyed order; (seed, position) also decides which
+    of its views is taken, and where the window lies in a larger grid. With `every_view` each row
+    counts as an image. Held-out keys (see pipelines/inputs/holdout.py) never train, in no view.
 
-    Several stores are mixed by `weights` (default: by their numbers of images); each goes round
-    its own epochs. Their codes must be one tokenizer's; their labels are joined by name.
+    Several stores are mixed by `weights` (default: by their numbers of images), each with epochs
+    of its own. Their codes must be one tokenizer's; their labels are joined by name.
 
     `train_batch(step)` is a pure function, so resuming needs the step alone. Rank `rank` of
-    `world` takes each world-th sample of a global batch, which has `world * batch_size`: the same
-    global batch on another number of ranks is the same stream.
+    `world_size` takes every world_size-th sample of a global batch of `world_size * batch_size`:
+    the stream of global batches is the same for any number of ranks.
 
-    `tracks` names what batches shall hold beside the codes; rows that lack one do not count.
+    `tracks` names the tracks that batches hold beside the codes; rows without them are left out.
 
-    `cache_memory`, in bytes, keeps neighbouring samples to as many shards as fit in it, for stores
-    that are slow to reach; None shuffles all rows at once.
+    `cache_memory`, in bytes, restricts neighbouring samples to as many shards as fit in it, for
+    stores on slow storage; None shuffles all rows at once.
 
     Raises DatasetError where nothing is left to train on (unless `may_be_all_held_out`), a grid is
-    smaller than the window, or the stores do not go together.
+    smaller than the window, or the stores' tokenizers or tracks differ.
     """
 
     def __init__(
@@ -102,14 +101,14 @@ class CodeDataset:
         tracks: Sequence[str] = (),
         cache_memory: int | None = None,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
     ) -> None:
         stores = [stores] if isinstance(stores, CodeStore) else list(stores)
         check_together(stores, window)
-        if not 0 <= rank < world:
-            raise DatasetError(f"There is no rank {rank} among {world}; the first is 0.")
+        if not 0 <= rank < world_size:
+            raise DatasetError(f"rank must be from 0 to {world_size - 1}, found {rank}.")
         self.window, self.batch_size, self.seed = window, batch_size, seed
-        self.rank, self.world = rank, world
+        self.rank, self.world_size = rank, world_size
         self.tracks = tuple(tracks)
         self.sources = [
             CodeSource(store, held_out_share, every_view, opened)
@@ -126,11 +125,10 @@ class CodeDataset:
         self._first_pool = np.cumsum(grids) - grids
         self._needs_draws = any(source.needs_draws(window) for source in self.sources)
         if not may_be_all_held_out:
-            self._start_order(weights, cache_memory)
-        self._ahead: tuple[int, Places] | None = None
+            self._init_order(weights, cache_memory)
 
-    def _start_order(self, weights: Sequence[float] | None, cache_memory: int | None) -> None:
-        """Set up what positions stand for."""
+    def _init_order(self, weights: Sequence[float] | None, cache_memory: int | None) -> None:
+        """Set up the order of samples, by position."""
         for source in self.sources:
             if not len(source.train):
                 path = source.store.path
@@ -138,30 +136,30 @@ class CodeDataset:
                 raise DatasetError(f"{path} has no row to train on{also}. Did encoding succeed?")
         images = [len(source.train) for source in self.sources]
         if weights is not None and len(weights) != len(images):
-            raise DatasetError(f"{len(images)} stores, but {len(weights)} weights. Name one each.")
+            raise DatasetError(f"{len(images)} stores, but {len(weights)} weights. Give one each.")
         self._turns = SourceTurns(weights or images, self.seed)
         share = None if cache_memory is None else cache_memory // len(images)
         self._orders = [
             KeyedOrder(source.shard_sizes, self.seed + number, source.shards_within(share))
             for number, source in enumerate(self.sources)
         ]
-        # Of a small store no epochs are worked out that may never come.
+        # Of a small store, at most one epoch is computed ahead.
         most = sum(images) // self.global_batch_size
         self._steps_ahead = max(1, min(SAMPLES_AHEAD // self.batch_size, most))
 
     @property
     def global_batch_size(self) -> int:
         """Samples a step on all ranks together."""
-        return self.batch_size * self.world
+        return self.batch_size * self.world_size
 
     @property
     def steps_per_epoch(self) -> float:
-        """Steps in which as many samples pass as all stores have images to train on."""
+        """Steps whose samples are as many as all stores have images to train on."""
         return sum(len(source.train) for source in self.sources) / self.global_batch_size
 
     @property
     def order(self) -> dict[str, int | list[int]]:
-        """What decides which sample stands where, as JSON: two streams with equal ones are one."""
+        """What decides the order of the samples, as JSON: where it is equal, so are the batches."""
         return {
             "seed": self.seed,
             "global_batch_size": self.global_batch_size,
@@ -171,21 +169,16 @@ class CodeDataset:
         }
 
     def train_batch(self, step: int) -> CodeBatch:
-        """The samples of one step: "codes" (B, window, window) int64, "label" (B,) int64, -1 for
-        none, "place" (B, 4) int64, the window's top row and left column in the whole grid and the
-        grid's rows and columns, and "true_edges" (B, 3) bool: whether top, left and right are the
-        whole grid's own. Tracks that are grids come as codes do, under their names; "boxes"
-        (B, M, 5) and "keypoints" (B, P, 2) in the window's frame, see prior.conditions.frames;
-        with boxes also "crop" (B, 4), the part of the whole image that the window shows."""
-        first = step - step % self._steps_ahead
-        ahead = self._ahead
-        if ahead is None or ahead[0] != first:
-            steps = np.arange(first, first + self._steps_ahead)
-            ahead = self._ahead = (first, self._places(self._train_samples(steps)))
-        return self._read(ahead[1].part(step - first, self.batch_size))
+        """This rank's batch of one step: int64 "codes" (B, window, window), "label" (B,), -1 for
+        none, "place" (B, 4), the window's top row and left column in the whole grid and the grid's
+        rows and columns, and bool "true_edges" (B, 3), whether top, left and right edge are the
+        whole grid's own. Tracks of codes come in the same way under their names; "boxes" (B, M, 5)
+        and "keypoints" (B, P, 2) in the window's frame, see prior.conditions.frames; with boxes
+        also "crop" (B, 4), the part of the whole image that the window shows."""
+        return next(self.batches(step, step + 1))
 
     def train_keys(self, step: int) -> list[str]:
-        """The keys of that batch's samples (B), for a message: finding them takes a while."""
+        """The keys of that batch's samples (B), looked up in the whole index: slow."""
         samples = self._train_samples(np.array([step]))
 
         def keys(number: int, places: IntArray) -> NDArray[Any]:
@@ -194,18 +187,20 @@ class CodeDataset:
         names: list[str] = by_group(samples.source, keys).tolist()
         return names
 
-    def batches(self, start: int, stride: int = 1) -> Iterator[CodeBatch]:
-        """The batches of steps `start`, `start + stride` and so on, without end."""
-        for first in itertools.count(start, stride * self._steps_ahead):
-            steps = first + stride * np.arange(self._steps_ahead)
+    def batches(self, start: int, stop: int | None = None, stride: int = 1) -> Iterator[CodeBatch]:
+        """The batches of steps `start`, `start + stride` and so on before `stop`; None: endless."""
+        while stop is None or start < stop:
+            end = start + stride * self._steps_ahead
+            steps = np.arange(start, end if stop is None else min(end, stop), stride)
             places = self._places(self._train_samples(steps))
             yield from (self._read(places.part(n, self.batch_size)) for n in range(len(steps)))
+            start = end
 
     def _train_samples(self, steps: IntArray) -> Samples:
-        """The samples of this rank at some steps, step after step."""
-        within = self.rank + self.world * np.arange(self.batch_size)
+        """The samples of this rank at `steps` (N,): step after step, N * batch_size of them."""
+        within = self.rank + self.world_size * np.arange(self.batch_size)
         positions = (steps[:, None] * self.global_batch_size + within).ravel()
-        # A number each for the window's row and column and, last, for the view.
+        # One number each for the window's row, its column and the view.
         draws = uniforms(self.seed, positions, 1, 3)[:, 0] if self._needs_draws else None
         sources, own_positions = self._turns(positions)
 
@@ -220,9 +215,9 @@ class CodeDataset:
         return Samples(sources, by_group(sources, lines), cuts)
 
     def held_out_batches(self, most: int = 64, cut: float = 0.5) -> list[CodeBatch]:
-        """A window of each of up to `most` held-out images, spread evenly over them.
+        """Windows of up to `most` held-out images, evenly spaced among them, of middle views.
 
-        `cut` says where in larger grids: 0.5 in the middle, 0 in the top left corner.
+        `cut` in [0, 1) places windows in larger grids: 0.5 in the middle, 0 in the top left corner.
         """
         sizes = np.array([len(source.held_out) for source in self.sources])
         total = int(sizes.sum())
@@ -241,7 +236,7 @@ class CodeDataset:
         return [self._read(places.part(n, size)) for n in range(-(-len(chosen) // size))]
 
     def _places(self, samples: Samples) -> Places:
-        """Where samples lie, and their labels by joined names."""
+        """The rows of samples, and their labels among the joined names."""
 
         def column(take: Callable[[CodeSource, IntArray], NDArray[Any]]) -> IntArray:
             return by_group(
@@ -257,7 +252,7 @@ class CodeDataset:
         return Places(self._first_pool[samples.source] + grid, row, samples.cuts, labels)
 
     def _read(self, places: Places) -> CodeBatch:
-        """The batch of samples that lie at `places`."""
+        """Read the samples at `places` as a batch."""
         where = by_group(places.pool, lambda number, chosen: self._where(number, places, chosen))
         batch = {
             "codes": torch.from_numpy(self._stored(places, None).astype(np.int64)),
@@ -275,7 +270,7 @@ class CodeDataset:
         return places_of(self._pools[number].shape, self.window, places.cuts[chosen])
 
     def _stored(self, places: Places, track: str | None) -> NDArray[Any]:
-        """Rows as stored of the images' codes, or of a track; grids are cut to the window."""
+        """Stored rows of the codes (`track` None) or of a track; grids are cut to the window."""
 
         def rows(number: int, chosen: IntArray | slice) -> NDArray[Any]:
             pool = self._pools[number]
@@ -285,9 +280,6 @@ class CodeDataset:
                 return whole
             return cut_windows(whole, self.window, places.cuts[chosen])
 
-        # Of one pool, the usual case, no batch need be looked through for others.
+        # The usual case of one pool needs no grouping.
         one = len(self._pools) == 1
         return rows(0, slice(None)) if one else by_group(places.pool, rows)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_ahead": None}  # worked out again sooner than carried along

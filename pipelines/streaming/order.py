@@ -1,7 +1,7 @@
-"""Which item stands at a position of an endless training stream, as a function of the position.
+"""The item at each position of an endless training stream, as a function of the position.
 
-Nothing is remembered from one position to the next, so that any step can be made first, on any
-rank. An item is a number; what it stands for is pipelines/streaming/sources.py's business.
+No state is kept between positions, so any rank can make any step first. Items are numbers; in
+sources.py they are images.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from ops.permutation import KeyedPermutation
 
 IntArray = NDArray[np.int64]
 
-TURNS = 10_000  # positions in which each source has its share exactly, so weights count in 1/10,000
-# Third numbers of a permutation's key, to keep the uses of one (seed, epoch) apart. A global
-# shuffle has none: its order is that of the first runs.
+TURNS = 10_000  # positions of a period, in which each source has its share exactly
+# Third entry of a permutation's key, so that its uses for one (seed, epoch) are independent. A
+# shuffle of all items has none.
 SHARDS, MIXTURE, FIRST_WINDOW = 0, 1, 2
 
-# Neighbouring positions ask for the same few; setting one up takes as long as 5,000 look-ups.
+# Neighbouring positions use the same few; setting one up takes as long as 5,000 look-ups.
 permutation = functools.lru_cache(maxsize=16)(KeyedPermutation)
 
 
 class KeyedOrder:
-    """Every epoch each item once, in an order of its own that (seed, epoch) decides.
+    """Each item once an epoch, in an order that is a function of (seed, epoch).
 
-    Items are numbered shard by shard. Each epoch shards are permuted, then items are permuted
-    among `shards_together` neighbours of that order, so that no more shards than these are in use
-    at a time; None shuffles all items at once.
+    Items are numbered shard by shard. Each epoch permutes the shards, then the items among
+    `shards_together` neighbouring shards, so that no more shards are in use at a time; None
+    permutes all items at once.
     """
 
     def __init__(
@@ -72,29 +72,29 @@ class KeyedOrder:
 
 
 class SourceTurns:
-    """Whose turn each position is, among sources mixed by weight.
+    """The source of each position, with sources mixed by weight.
 
-    Each stretch of TURNS positions gives every source its share, in a keyed order; a source takes
-    its own items one after another, so a position's place in its source is known by counting
-    whole stretches. Raises ConfigError on a weight that is not above 0, or not finite, or below
-    one TURNS-th of all.
+    Each period of TURNS positions gives every source its share, in a keyed order. A source's items
+    come in their own order, so an item's position in its source follows from the number of whole
+    periods before. Raises ConfigError on a weight that is not above 0, not finite, or below a
+    TURNS-th of their sum.
     """
 
     def __init__(self, weights: Sequence[float], seed: int) -> None:
         self.seed = seed
-        #: Turns of each source in every stretch.
+        #: Positions of each source in every period.
         self.turns = _apportion(weights)
 
     def __call__(self, positions: IntArray) -> tuple[IntArray, IntArray]:
-        """The sources (N,) of `positions` (N,), and how many earlier turns each one had (N,)."""
+        """The sources (N,) of `positions` (N,), and their numbers of earlier positions (N,)."""
         if len(self.turns) == 1:
             return np.zeros_like(positions), positions
-        stretches, places = np.divmod(positions, TURNS)
-        both = by_group(stretches, lambda stretch, inside: self._stretch(stretch)[places[inside]])
+        periods, places = np.divmod(positions, TURNS)
+        both = by_group(periods, lambda period, inside: self._period(period)[places[inside]])
         return both[:, 0], both[:, 1]
 
-    def _stretch(self, number: int) -> IntArray:
-        """(TURNS, 2): the source, and its earlier turns, at each place of one stretch."""
+    def _period(self, number: int) -> IntArray:
+        """(TURNS, 2): the source, and how many earlier positions it had, in one period."""
         shuffle = permutation(TURNS, self.seed, number, MIXTURE)
         sources = np.repeat(np.arange(len(self.turns)), self.turns)[shuffle(np.arange(TURNS))]
         earlier = np.empty(TURNS, np.int64)
@@ -104,7 +104,7 @@ class SourceTurns:
 
 
 def _apportion(weights: Sequence[float]) -> IntArray:
-    """TURNS shared out by weight, the last ones to the largest remainders."""
+    """TURNS divided in proportion to the weights, by the largest remainder method."""
     for weight in weights:
         if not 0 < weight < np.inf:
             raise ConfigError(f"A weight must be a number above 0, found {weight}.")
@@ -121,5 +121,5 @@ def _apportion(weights: Sequence[float]) -> IntArray:
 
 
 def _starts(sizes: IntArray) -> IntArray:
-    """Where each of these begins when they lie end to end."""
+    """The first position of each when all are concatenated."""
     return np.cumsum(sizes) - sizes

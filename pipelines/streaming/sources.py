@@ -1,4 +1,4 @@
-"""What a code store offers for training: its images, their views, the side each is on."""
+"""The images of a code store: their rows, views, labels, and which of them are held out."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ class DatasetError(UserError):
 
 
 class CodeSource:
-    """The rows of a store that count, as images: the rows of one key are views of one image.
+    """The usable rows of a store, grouped as images: rows of one key are views of one image.
 
-    Rows are known by their line here, 0 .. : an image's views are neighbours, and images stand
-    in index order of their first views, so shard by shard. With `every_view` each row is an image
-    by itself; its side is its key's all the same. Rows that lack one of `tracks` do not count.
+    Usable rows are numbered by line, from 0: views of an image are neighbours, and images are in
+    index order of their first views, so shard by shard. With `every_view` each row counts as an
+    image; whether it is held out still depends on its key. Rows without one of `tracks` are not
+    usable.
     """
 
     def __init__(
@@ -49,15 +50,15 @@ class CodeSource:
         if every_view:
             image_of_row, held = np.arange(len(rows)), held[image_of_row]
         order = np.argsort(image_of_row, kind="stable")
-        #: Of each line (N,): the position in `grids` and the row number in that grid.
+        #: For each line (N,): the position in `grids`, and the row number in that grid.
         self.grid, self.row = grids[order], rows[order]
         self.views = np.bincount(image_of_row, minlength=len(held))
         self.first_line = np.cumsum(self.views) - self.views
-        #: Image numbers on either side, ascending.
+        #: Image numbers to train on and held out, ascending.
         self.train, self.held_out = np.flatnonzero(~held), np.flatnonzero(held)
 
     def _split(self, rows: list[IntArray], share: float) -> tuple[IntArray, NDArray[np.bool_]]:
-        """The image number of each row (N,), grid after grid, and of each image its side (M,)."""
+        """The image of each row (N,), grid after grid, and whether each image (M,) is held out."""
         keys = [_keys_of(self.store, grid, r) for grid, r in zip(self.grids, rows, strict=True)]
         names = pa.chunked_array(keys, pa.string()).combine_chunks().dictionary_encode()
         unique = names.dictionary.cast(pa.binary())
@@ -70,16 +71,16 @@ class CodeSource:
 
     @property
     def shard_sizes(self) -> IntArray:
-        """Images to train on of each shard that has any, (S,), in the order of `train`."""
+        """Numbers (S,) of images to train on per shard that has any, in the order of `train`."""
         first = self.first_line[self.train]
         tasks = self.row[first] // self.store.rows_per_task
         shards = self.grid[first] * (tasks.max(initial=0) + 1) + tasks
         return np.unique(shards, return_counts=True)[1]
 
     def shards_within(self, memory: int | None) -> int | None:
-        """How many shards fit into so many bytes, at least one; None for no bound.
+        """How many shards fit into `memory` bytes, at least one; None for no bound.
 
-        Of a compressed store no more than it keeps decoded: each would be decoded over and over.
+        Of a compressed store, no more than it keeps decoded, or shards would be decoded repeatedly.
         """
         bounds = [b for b in (memory, self.store.decoded_bytes) if b is not None]
         if not bounds:
@@ -94,11 +95,11 @@ class CodeSource:
         return several or any(grid_shape(grid) != (window, window) for grid in self.grids)
 
     def lines(self, images: IntArray, draws: NDArray[np.float64]) -> IntArray:
-        """The lines (n,) of the views of `images` (n,) that draws (n,) in [0, 1) name."""
+        """The lines (n,) of one view of each of `images` (n,), chosen by `draws` (n,) in [0, 1)."""
         return self.first_line[images] + (draws * self.views[images]).astype(np.int64)
 
     def middle_lines(self, images: IntArray) -> IntArray:
-        """The lines (n,) of the middle views: of ten crops the central one, not flipped."""
+        """The lines (n,) of the middle views: of ten crops, the central one without flip."""
         return self.first_line[images] + (self.views[images] - 1) // 2
 
     def labels(self, lines: IntArray) -> IntArray:
@@ -141,9 +142,9 @@ def cut_windows(codes: NDArray[Any], window: int, draws: NDArray[np.float64]) ->
 
 
 def places_of(grid: tuple[int, int], window: int, draws: NDArray[np.float64]) -> IntArray:
-    """Top rows and left columns of those windows, and their grids' rows and columns, (n, 4).
+    """Places (n, 4) of windows: top row and left column, and the grid's rows and columns.
 
-    Windows that are the whole grid need no draws, (n, 0).
+    Draws are (n, 2) as in window_corners, or (n, 0) where windows are whole grids.
     """
     places = np.zeros((len(draws), 4), np.int64)
     places[:, 2:] = grid
@@ -153,23 +154,23 @@ def places_of(grid: tuple[int, int], window: int, draws: NDArray[np.float64]) ->
 
 
 def true_edges(places: IntArray, window: int) -> NDArray[np.bool_]:
-    """Whether the tops, lefts and rights (n, 3) of windows at `places` (n, 4) are the grid's."""
+    """Whether top, left and right edge (n, 3) of windows at `places` (n, 4) are the grid's own."""
     tops, lefts, _, columns = places.T
     return np.stack([tops == 0, lefts == 0, lefts + window == columns], axis=1)
 
 
-def check_tokenizer(store: CodeStore, fingerprint: str, speaker: str) -> None:
-    """Raise DatasetError unless the codes are of the tokenizer that `speaker` speaks of."""
+def check_tokenizer(store: CodeStore, fingerprint: str, user: str) -> None:
+    """Raise DatasetError unless the store's codes are of the tokenizer that `user` expects."""
     made = store.provenance["image"]["fingerprint"]
     if made != fingerprint:
         raise DatasetError(
-            f"{store.path} was encoded by tokenizer {made}, but {speaker} speaks of the codes of "
+            f"{store.path} was encoded by tokenizer {made}, but {user} has the codes of "
             f"{fingerprint}. Encode the images with that one."
         )
 
 
 def check_together(stores: Sequence[CodeStore], window: int) -> None:
-    """Raise DatasetError unless windows can be cut from all stores, and they speak one language."""
+    """Raise DatasetError unless all stores have one tokenizer and grids as large as `window`."""
     fingerprint = stores[0].provenance["image"]["fingerprint"]
     for store in stores:
         check_tokenizer(store, fingerprint, str(stores[0].path))
@@ -182,10 +183,10 @@ def check_together(stores: Sequence[CodeStore], window: int) -> None:
 
 
 def join_labels(stores: Sequence[CodeStore]) -> tuple[list[str], list[IntArray]]:
-    """Class names over all stores, and for each store what its labels become among them.
+    """Class names over all stores, and for each store the new label of each of its labels.
 
-    Names stand in the order of their first mention, so that a store that joins later moves none.
-    A table's last entry stands for label -1 and says -1: no label stays no label.
+    Names are in the order of their first occurrence, so appending a store renumbers none. The last
+    entry of each table is -1, so that label -1 (none) stays -1.
     """
     names = list(dict.fromkeys(name for store in stores for name in store.label_names))
     numbers = {name: number for number, name in enumerate(names)}

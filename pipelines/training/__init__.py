@@ -1,26 +1,28 @@
-"""?"""
+"""Training of tokenizers and priors.
 
-from pipelines.training.estimate import prior_lines, tokenizer_lines
+A recipe (recipe.py) and the commands' flags (flags.py) become a train task: a model with its
+optimizers, weight averages and evaluation (tokenizer_task.py, prior_task.py). The loop (loop.py,
+read it first) gives the task a batch each step, of image crops (image_dataset.py) or of codes
+(pipelines.streaming), and writes checkpoints, metrics and pictures to the run folder. launch.py
+runs the loop in this process or on workers under Ray, restarting them from the newest checkpoint.
+"""
+
+from pipelines.training.command import run_training, set_up_process
+from pipelines.training.estimate import describe_prior, describe_tokenizer
 from pipelines.training.flags import (
     TrainingFlags,
     division_of,
-    lasting_settings,
     loop_settings,
-    outcome,
     override_recipe,
-    parallel_config_of,
-    pin_settings,
-    use_threads,
-    worker_config_of,
 )
-from pipelines.training.image_dataset import PHOTOGRAPHS, ImageCrops
-from pipelines.training.launch import run_attempts
+from pipelines.training.image_dataset import PHOTOGRAPHS, ImageCrops, load_batches
 from pipelines.training.loop import OnStep, Source, train
 from pipelines.training.optimizer import OptimizerConfig, make_optimizer, take_step
 from pipelines.training.plots import draw_usage
 from pipelines.training.prior_task import PriorTask, held_out_cut, held_out_nll
 from pipelines.training.recipe import PriorRecipe, TokenizerRecipe
 from pipelines.training.run_folder import find_tokenizer, keep_tokenizers, track_tokenizers
+from pipelines.training.run_record import pin_settings, run_settings
 from pipelines.training.tokenizer_data import (
     TokenizerData,
     evaluation_samples,
@@ -46,6 +48,8 @@ __all__ = [
     "TokenizerRecipe",
     "TokenizerTask",
     "TrainingFlags",
+    "describe_prior",
+    "describe_tokenizer",
     "division_of",
     "draw_usage",
     "evaluation_samples",
@@ -54,23 +58,19 @@ __all__ = [
     "held_out_nll",
     "in_groups",
     "keep_tokenizers",
-    "lasting_settings",
     "list_data",
+    "load_batches",
     "loop_settings",
     "make_optimizer",
-    "outcome",
     "override_recipe",
-    "parallel_config_of",
     "pin_settings",
-    "prior_lines",
     "reconstruction_metrics",
     "reconstruction_pictures",
-    "run_attempts",
+    "run_settings",
+    "run_training",
+    "set_up_process",
     "take_step",
-    "tokenizer_lines",
     "track_tokenizers",
     "train",
-    "use_threads",
     "with_classes",
-    "worker_config_of",
 ]

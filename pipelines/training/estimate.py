@@ -1,4 +1,4 @@
-"""What a training run will be, found without training: parameters, steps an epoch, memory."""
+"""Estimates of a training run, made without training: parameters, steps per epoch, memory."""
 
 from __future__ import annotations
 
@@ -16,40 +16,42 @@ from prior import PriorConfig, PriorModel, make_model
 from tokenizer import VQGAN
 
 Model = TypeVar("Model", bound=nn.Module)
-FLOAT32 = 4  # bytes; weights, gradients and what is kept of them are never smaller
+FLOAT32 = 4  # bytes of each weight, gradient and optimizer entry
 
 
 @dataclass(frozen=True, kw_only=True)
 class Division:
-    """How a batch is divided, and on what it is computed."""
+    """How batches are divided among processes and micro-batches, and how they are computed."""
 
     workers: int
     accumulate: int
     shard: bool
     recompute: bool
-    half: bool
+    bfloat16: bool
     """activations in bfloat16, as on GPUs"""
 
-    def part(self, batch_size: int) -> int:
-        """Samples that one process goes through at once."""
+    def micro_batch(self, batch_size: int) -> int:
+        """Samples that one process computes at once."""
         return batch_size // (self.workers * self.accumulate)
 
 
-def prior_lines(
+def describe_prior(
     config: PriorConfig, recipe: PriorRecipe, images: int, held_out: int, division: Division
 ) -> list[str]:
-    """A prior's run in words, for `images` to train on; a line each."""
+    """Lines of text on a prior's run that trains on `images` images."""
     codes, size = config.window**2, recipe.batch_size
-    # Where grids are read beside the codes they are not among the condition's own tokens.
+    # A local prior reads its condition grids beside the codes: they are not in condition_length.
     grids = getattr(config, "condition_grids", 0) * codes
-    tokens = torch.zeros(division.part(size), config.condition_length + grids, dtype=torch.int64)
+    tokens = torch.zeros(
+        division.micro_batch(size), config.condition_length + grids, dtype=torch.int64
+    )
     grid = torch.zeros(len(tokens), config.window, config.window, dtype=torch.int64)
 
     def loss(model: PriorModel) -> Tensor:
         model.recompute_activations = division.recompute
         return model.nll(tokens, grid).mean()
 
-    model, activations = _without_values(lambda: make_model(config), loss, division.half)
+    model, activations = _without_values(lambda: make_model(config), loss, division.bfloat16)
     sequence = config.sequence_length
     return [
         _parameter_line(model),
@@ -60,21 +62,22 @@ def prior_lines(
     ]
 
 
-def tokenizer_lines(
+def describe_tokenizer(
     recipe: TokenizerRecipe, images: int, held_out: int, division: Division
 ) -> list[str]:
-    """A tokenizer's run in words, for `images` to train on; a line each."""
+    """Lines of text on a tokenizer's run that trains on `images` images."""
     config, side, size = recipe.config, recipe.crop_size, recipe.batch_size
     channels = config.autoencoder.image_channels
-    pixels = torch.zeros(division.part(size), channels, side, side)
+    pixels = torch.zeros(division.micro_batch(size), channels, side, side)
 
     def loss(model: VQGAN) -> Tensor:
         for part in (model.encoder, model.decoder):
             part.blocks.recompute = division.recompute
-        result = model.eval()(pixels)  # in training the codebook would look at values
-        return result.pixels.abs().mean() + result.quantizer_loss
+        result = model.eval()(pixels)  # in training mode the codebook would read values
+        total: Tensor = result.pixels.abs().mean() + result.quantizer_loss
+        return total
 
-    model, activations = _without_values(lambda: VQGAN(config), loss, division.half)
+    model, activations = _without_values(lambda: VQGAN(config), loss, division.bfloat16)
     codes = (side // config.downsample_factor) ** 2
     return [
         _parameter_line(model),
@@ -82,14 +85,14 @@ def tokenizer_lines(
         f"{_divided(size, division)}",
         _epoch_line(images, held_out, size, recipe.steps),
         _memory_line(_count(model), activations, division),
-        "            and on top what the critic and the perceptual loss take",
+        "            without the discriminator and the perceptual loss",
     ]
 
 
 def _without_values(
-    make: Callable[[], Model], loss: Callable[[Model], Tensor], half: bool
+    make: Callable[[], Model], loss: Callable[[Model], Tensor], bfloat16: bool
 ) -> tuple[Model, int]:
-    """A model whose tensors hold nothing, and the bytes its forward keeps for the backward."""
+    """A model of fake tensors, and the bytes that its forward pass saves for the backward pass."""
     kept: list[Tensor] = []
 
     def keep(tensor: Tensor) -> Tensor:
@@ -97,7 +100,7 @@ def _without_values(
         return tensor
 
     casting: AbstractContextManager[object] = (
-        torch.autocast("cpu", dtype=torch.bfloat16) if half else nullcontext()
+        torch.autocast("cpu", dtype=torch.bfloat16) if bfloat16 else nullcontext()
     )
     with FakeTensorMode(allow_non_fake_inputs=True), casting:
         model = make()
@@ -122,8 +125,10 @@ def _count(module: nn.Module) -> int:
 def _divided(batch_size: int, division: Division) -> str:
     if division.workers * division.accumulate == 1:
         return ""
-    processes = f"{division.workers} processes go" if division.workers > 1 else "one process goes"
-    return f"; {processes} through {division.accumulate} parts of {division.part(batch_size)} each"
+    each = division.micro_batch(batch_size)
+    parts = [(division.workers, "process", "es"), (division.accumulate, "micro-batch", "es")]
+    named = " x ".join(f"{n} {word}{plural if n > 1 else ''}" for n, word, plural in parts)
+    return f"; {named} of {each}"
 
 
 def _epoch_line(images: int, held_out: int, batch_size: int, steps: int) -> str:
@@ -144,7 +149,7 @@ def _memory_line(parameters: int, activations: int, division: Division) -> str:
         "activations, roughly": float(activations),
     }
     listed = ", ".join(f"{name} {_bytes(size)}" for name, size in parts.items())
-    return f"memory      {_bytes(sum(parts.values()))} a process: {listed}"
+    return f"memory      {_bytes(sum(parts.values()))} per process: {listed}"
 
 
 def _bytes(size: float) -> str:

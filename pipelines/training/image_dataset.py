@@ -1,16 +1,21 @@
-"""Random crops of images for training a tokenizer, named by (seed, step, place)."""
+"""Random crops of images for training a tokenizer, each a function of (seed, position)."""
 
 from __future__ import annotations
 
 import math
+import multiprocessing
+import os
+import signal
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
+from torch import Generator, Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from ops.cache import ArrayCache
 from ops.config import UserError
 from ops.images import ImageError, Raster
 from ops.noise import uniforms
@@ -19,19 +24,29 @@ from pipelines.inputs import Ledger
 from pipelines.streaming import KeyedOrder
 from tokenizer import Modality, ModalityConfig, make_modality
 
-CACHE_BYTES = 2 << 30
+CACHE_BYTES = 2 << 30  # of decoded images, for all loader workers of a process together
 SHARDS_TOGETHER = 4  # half of what pipelines/inputs/parquet.py keeps: others are read ahead
 PHOTOGRAPHS = make_modality(ModalityConfig())
 
 
-class ImageCrops:
-    """`crops.batch(step, ranks)` -> samples (B, ., crop_size, crop_size) of a content.
+class Crop(NamedTuple):
+    """The sample at one position of the training order."""
+
+    pixels: Raster | None  # (crop_size, crop_size[, 3]); None where no image can be read
+    unreadable: list[tuple[str, str]]  # (key, reason) of images first found to be so here
+
+
+class ImageCrops(Dataset[Crop]):
+    """A map-style dataset of square crops, indexed by position in the endless training order.
 
     Each image comes once an epoch, in a keyed order: among all, or with `shard_sizes`, numbers of
     neighbours in `read` that are read together, among SHARDS_TOGETHER of these. A crop is a square
-    of the image scaled so that its short side lies, evenly in its logarithm, between the two of
-    `scale_range` (pixels), and mirrored half the time. An image that cannot be read is listed in
-    `ledger` with its reason, and the next one takes its place.
+    of the image scaled so that its short side lies between the two of `scale_range` (pixels),
+    log-uniformly, and mirrored half the time. In place of an image that cannot be read comes the
+    next one that can.
+
+    `read` holds (key, function that returns the image file's bytes). Raises UserError where it is
+    empty.
     """
 
     def __init__(
@@ -42,7 +57,6 @@ class ImageCrops:
         crop_size: int,
         scale_range: tuple[int, int],
         seed: int,
-        ledger: Ledger,
         modality: Modality = PHOTOGRAPHS,
         shard_sizes: Sequence[int] | None = None,
         cache_bytes: int = CACHE_BYTES,
@@ -51,27 +65,27 @@ class ImageCrops:
             raise UserError("There is no image to train on. Does --data hold photographs?")
         self.read = read
         self.batch_size, self.crop_size, self.seed = batch_size, crop_size, seed
-        self.scale_range = scale_range
-        self.ledger, self.modality = ledger, modality
+        self.scale_range, self.modality = scale_range, modality
         sizes = np.array([len(read)] if shard_sizes is None else shard_sizes, np.int64)
         self._order = KeyedOrder(sizes, seed, SHARDS_TOGETHER)
-        self._cache = ImageCache(cache_bytes)
-        self._bad: set[int] = set()
+        self.cache: ArrayCache[int] = ArrayCache(cache_bytes)
+        self._unreadable: set[int] = set()
 
-    def batch(self, step: int, ranks: Ranks = ALONE) -> Tensor:
-        """The crops of a step; of several processes, rank r's at positions r, r + world, ..."""
-        crops = [self._crop(position) for position in self._positions(step, ranks)]
-        return self.modality.samples(np.stack(crops))
+    def __getitem__(self, position: int) -> Crop:
+        unreadable: list[tuple[str, str]] = []
+        image = self._image_at(position, unreadable)
+        return Crop(None if image is None else self._crop(image, position), unreadable)
+
+    def positions(self, step: int, ranks: Ranks = ALONE) -> list[int]:
+        """The positions of a step's batch; of several processes, rank r has every world-th."""
+        first = step * self.batch_size
+        return list(range(first + ranks.rank, first + self.batch_size, ranks.world))
 
     def keys(self, step: int, ranks: Ranks = ALONE) -> list[str]:
         """The keys of the images that a step's crops are cut from, where all can be read."""
-        return [self.read[self._number_at(p)][0] for p in self._positions(step, ranks)]
+        return [self.read[self._number_at(p)][0] for p in self.positions(step, ranks)]
 
-    def _positions(self, step: int, ranks: Ranks) -> range:
-        return range(step * self.batch_size + ranks.rank, (step + 1) * self.batch_size, ranks.world)
-
-    def _crop(self, position: int) -> Raster:
-        image = self._image_at(position)
+    def _crop(self, image: Raster, position: int) -> Raster:
         scale_draw, top_draw, left_draw, mirror_draw = uniforms(self.seed, [position], 1, 4).flat
         low, high = (math.log(max(side, self.crop_size)) for side in self.scale_range)
         short_side = math.exp(low + (high - low) * scale_draw)
@@ -84,32 +98,32 @@ class ImageCrops:
         )
         return np.asarray(crop)[:, :: -1 if mirror_draw < 0.5 else 1]
 
-    def _image_at(self, position: int) -> Raster:
-        """The image of a position in the endless shuffled stream; a bad one's successor."""
+    def _image_at(self, position: int, unreadable: list[tuple[str, str]]) -> Raster | None:
+        """The image at a position, or the next one that can be read; None where there is none."""
         first = self._number_at(position)
         for offset in range(len(self.read)):
             number = (first + offset) % len(self.read)
-            image = None if number in self._bad else self._decode(number)
+            image = None if number in self._unreadable else self._decode(number, unreadable)
             if image is not None:
                 return image
-        raise UserError(f"Not one image can be read; the reasons are in {self.ledger.path}.")
+        return None
 
     def _number_at(self, position: int) -> int:
         return int(self._order(np.array([position]))[0])
 
-    def _decode(self, number: int) -> Raster | None:
-        """The image, no larger than crops need, from memory where it fits; None when it is bad."""
-        cached = self._cache.get(number)
+    def _decode(self, number: int, unreadable: list[tuple[str, str]]) -> Raster | None:
+        """The image, no larger than crops need, from the cache where it is there."""
+        cached = self.cache.get(number)
         if cached is not None:
             return cached
         key, read = self.read[number]
         try:
             image = self._shrink(self.modality.decode(read()))
         except (ImageError, OSError) as error:
-            self._bad.add(number)
-            self.ledger.add(key, str(error))
+            self._unreadable.add(number)
+            unreadable.append((key, str(error)))
             return None
-        self._cache.put(number, image)
+        self.cache.put(number, image)
         return image
 
     def _shrink(self, image: Raster) -> Raster:
@@ -121,25 +135,69 @@ class ImageCrops:
         return np.asarray(Image.fromarray(image).resize(size, self.modality.shrinking))
 
 
-class ImageCache:
-    """Decoded images up to so many bytes; the longest unused go first. Safe among threads."""
+def load_batches(
+    crops: ImageCrops,
+    ledger: Ledger,
+    start: int,
+    stop: int,
+    *,
+    ranks: Ranks = ALONE,
+    num_workers: int = 0,
+) -> Iterator[Tensor]:
+    """This rank's samples (B, C, crop_size, crop_size) of steps `start` to `stop`, in order.
 
-    def __init__(self, limit: int) -> None:
-        self.limit, self._bytes = limit, 0
-        self._images: OrderedDict[int, Raster] = OrderedDict()
-        self._lock = threading.Lock()
+    `num_workers` processes decode ahead, 0 decodes in this one; the batches are the same for any
+    number. Images that cannot be read go into `ledger`, once each. Raises UserError where none
+    can be read.
+    """
+    settings: dict[str, Any] = {}
+    if num_workers:
+        # Forking a process with threads (torch's, Ray's) can deadlock the child; spawning would
+        # import torch anew, seconds long, in each worker. The fork server imports it once.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        settings = {"multiprocessing_context": context, "worker_init_fn": _init_worker}
+    loader = DataLoader(
+        crops,
+        batch_sampler=(crops.positions(step, ranks) for step in range(start, stop)),
+        num_workers=num_workers,
+        collate_fn=_collate,
+        generator=Generator(),  # or the loader would draw from the training's random state
+        **settings,
+    )
+    for batch in loader:
+        for key, reason in batch.unreadable:
+            ledger.add(key, reason)
+        if batch.pixels is None:
+            raise UserError(f"Not one image can be read; the reasons are in {ledger.path}.")
+        yield crops.modality.samples(batch.pixels)
 
-    def get(self, number: int) -> Raster | None:
-        with self._lock:
-            if number in self._images:
-                self._images.move_to_end(number)
-            return self._images.get(number)
 
-    def put(self, number: int, image: Raster) -> None:
-        with self._lock:
-            if number in self._images or image.nbytes > self.limit:
-                return
-            self._images[number] = image
-            self._bytes += image.nbytes
-            while self._bytes > self.limit:
-                self._bytes -= self._images.popitem(last=False)[1].nbytes
+def _collate(crops: list[Crop]) -> Crop:
+    """The crops of a batch as one, its pixels (B, crop_size, crop_size[, 3]).
+
+    They stay arrays as small as the files' own: loader workers send arrays through pipes, but
+    tensors through /dev/shm, of which containers have 64 MB.
+    """
+    pixels = [crop.pixels for crop in crops if crop.pixels is not None]
+    unreadable = [entry for crop in crops for entry in crop.unreadable]
+    return Crop(np.stack(pixels) if len(pixels) == len(crops) else None, unreadable)
+
+
+def _init_worker(worker: int) -> None:
+    """Set up a loader worker: its part of the cache, and when it ends.
+
+    The training process handles Ctrl-C. If that process is killed, torch's own check misses it,
+    since a worker's parent is the fork server.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_exit_with_training_process, daemon=True).start()
+    info: Any = get_worker_info()
+    info.dataset.cache.max_bytes //= info.num_workers
+
+
+def _exit_with_training_process() -> None:
+    training_process = multiprocessing.parent_process()
+    assert training_process is not None
+    training_process.join()
+    os._exit(1)

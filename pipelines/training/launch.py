@@ -1,4 +1,4 @@
-"""A training run on several processes under Ray Train, or in this process alone."""
+"""Launches a training run: on several workers under Ray Train, or in this process."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from pipelines.console import PLAIN_ERRORS, progress_bar
 from pipelines.jobs import check_on_every_node, cluster_address, ray_running
 from pipelines.training.loop import OnStep, TrainingError
 
-#: One process's part of a run: opens the data, builds the trainee and calls `train`.
+#: One process's part of one attempt: opens the data, builds the train task and calls `train`.
 Attempt = Callable[[Ranks, OnStep | None], int]
-LOOK_SECONDS = 0.5  # between two looks at the board
-RAY_FOLDER = ".ray_train"  # Ray Train's own small files, inside the run folder: all nodes see it
+POLL_SECONDS = 0.5  # between two reads of the workers' progress
+RAY_FOLDER = ".ray_train"  # in the run folder, which all nodes share: Ray Train's own small files
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerConfig:
-    """The processes of a run under Ray; without workers there is this one alone."""
+    """The workers of a run under Ray; with 0 of them, it runs in this process."""
 
     workers: int = 0
     address: str | None = None
@@ -38,9 +38,9 @@ def run_attempts(
 ) -> int:
     """Train in the run folder `run` until `steps` are done; returns how many were taken.
 
-    `sitting` is sent to workers by pickle and must name absolute paths; those in `reads`, by flag,
-    must be there on every node. Raises LockedError where another process trains in `run`, the
-    first UserError of any worker, TrainingError where they die too often.
+    `attempt` is pickled for the workers and must hold absolute paths; those in `reads`, by flag,
+    must exist on every node. Raises LockedError where another process trains in `run`, the first
+    UserError of any worker, TrainingError where workers die more than `restarts` times.
     """
     with exclusive_lock(run / ".lock"):
         start = _steps_done(run)
@@ -61,11 +61,11 @@ def _steps_done(run: Path) -> int:
 
 
 def _launch(run: Path, steps: int, attempt: Attempt, worker_config: WorkerConfig) -> None:
-    """Run the sitting on every worker to its end, starting all again where one dies."""
+    """Run `attempt` on every worker, restarting all of them when one dies."""
     import ray
 
-    board: Any = ray.remote(num_cpus=0)(_Board).remote()
-    trainer = _make_trainer(run, attempt, worker_config, board)
+    status: Any = ray.remote(num_cpus=0)(_RunStatus).remote()
+    trainer = _make_trainer(run, attempt, worker_config, status)
     failures: list[BaseException] = []
 
     def fit() -> None:
@@ -74,15 +74,15 @@ def _launch(run: Path, steps: int, attempt: Attempt, worker_config: WorkerConfig
         except BaseException as error:
             failures.append(error)
 
-    # In a thread of its own: in the main one Ray Train would take Ctrl-C for itself. A daemon,
-    # since nothing needs it once we leave.
+    # In the main thread, Ray Train would handle Ctrl-C itself. A daemon thread, so that it does
+    # not keep the process alive.
     thread = threading.Thread(target=fit, daemon=True, name="ray-train")
     thread.start()
     try:
-        _watch(thread, board, _steps_done(run), steps)
-        worker_error: BaseException | None = ray.get(board.error.remote())
+        _watch(thread, status, _steps_done(run), steps)
+        worker_error: BaseException | None = ray.get(status.error.remote())
     finally:
-        ray.kill(board)
+        ray.kill(status)
         shutil.rmtree(run / RAY_FOLDER, ignore_errors=True)
     if worker_error is not None:
         raise worker_error
@@ -95,7 +95,7 @@ def _launch(run: Path, steps: int, attempt: Attempt, worker_config: WorkerConfig
         ) from failure
 
 
-def _make_trainer(run: Path, attempt: Attempt, worker_config: WorkerConfig, board: Any) -> Any:
+def _make_trainer(run: Path, attempt: Attempt, worker_config: WorkerConfig, status: Any) -> Any:
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -105,9 +105,9 @@ def _make_trainer(run: Path, attempt: Attempt, worker_config: WorkerConfig, boar
         worker_config.device == "auto" and gpus >= worker_config.workers
     )
     return TorchTrainer(
-        _work,
-        train_loop_config={"attempt": attempt, "board": board},
-        # gloo beside nccl: figures and messages between the processes are in the CPU's memory.
+        _run_worker,
+        train_loop_config={"attempt": attempt, "status": status},
+        # gloo in addition to nccl: metrics and control messages are CPU tensors.
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=worker_config.workers,
@@ -122,46 +122,46 @@ def _make_trainer(run: Path, attempt: Attempt, worker_config: WorkerConfig, boar
     )
 
 
-def _work(config: dict[str, Any]) -> None:
-    """What each worker does: its sitting, from the newest whole checkpoint on disk.
+def _run_worker(config: dict[str, Any]) -> None:
+    """One worker's attempt, from the newest complete checkpoint on disk.
 
-    Nothing is reported to Ray Train: it was seen to restart from an older checkpoint than the
-    newest one there is, and it would try again after an error that trying does not mend. So such
-    an error is left on the board, where a new group finds it and goes home.
+    Checkpoints and errors bypass Ray Train: it was seen to restart from an older checkpoint than
+    the newest, and it would retry after an error of the user's. Such an error is kept in the
+    status, and workers that are started later see it and return.
     """
     import ray
 
-    board = config["board"]
-    if ray.get(board.error.remote()) is not None:
+    status = config["status"]
+    if ray.get(status.error.remote()) is not None:
         return
     try:
-        config["attempt"](ranks_here(), lambda done, note: board.show.remote(done, note))
+        config["attempt"](ranks_here(), lambda done, note: status.update.remote(done, note))
     except PLAIN_ERRORS as error:
-        ray.get(board.fail.remote(error))
+        ray.get(status.fail.remote(error))
         raise
 
 
-def _watch(thread: threading.Thread, board: Any, start: int, steps: int) -> None:
-    """Show how far the workers are until `thread` ends."""
+def _watch(thread: threading.Thread, status: Any, start: int, steps: int) -> None:
+    """Show the workers' progress until `thread` ends."""
     import ray
 
     with progress_bar("step") as bar:
         task = bar.add_task("train", total=steps, completed=start, note="waiting for the workers")
         while thread.is_alive():
-            thread.join(LOOK_SECONDS)
-            progress = ray.get(board.progress.remote())
+            thread.join(POLL_SECONDS)
+            progress = ray.get(status.progress.remote())
             if progress is not None:
                 bar.update(task, completed=progress[0], note=progress[1])
 
 
-class _Board:
-    """An actor where workers leave word for the driver: (steps done, note), and what is wrong."""
+class _RunStatus:
+    """An actor that holds what workers report to the driver: progress and the first error."""
 
     def __init__(self) -> None:
         self._progress: tuple[int, str] | None = None
         self._error: BaseException | None = None
 
-    def show(self, done: int, note: str) -> None:
+    def update(self, done: int, note: str) -> None:
         self._progress = (done, note)
 
     def progress(self) -> tuple[int, str] | None:

@@ -1,8 +1,8 @@
-"""The loop that both trainers share: steps, checkpoints, figures, pictures, resuming.
+"""The training loop of tokenizers and priors: steps, checkpoints, metrics, pictures, resuming.
 
-A run is a function of its settings: batch and randomness of a step are functions of (seed, step),
-so a run that was killed and started again takes the same steps as one that was not. Several
-processes run the loop side by side, each on its part of every batch; the first of them writes.
+A run is a function of its settings: a step's batch and random numbers are functions of (seed,
+step), so a killed and resumed run takes the same steps as an uninterrupted one. With several
+processes each runs the loop on its part of every batch; rank 0 writes.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -40,76 +40,78 @@ from pipelines.console import interrupts_noted, progress_bar
 from pipelines.training.plots import curves_picture
 
 Batch = TypeVar("Batch")
-OnStep = Callable[[int, str], None]  # told how many steps are done, and a note about them
-BATCHES_AHEAD = 3
-KEYS_NAMED = 8
-# A gradient gone wrong spoils the weights one step on; those of a critic spoil the model's later.
+OnStep = Callable[[int, str], None]  # called with the number of steps done and a short note
+BATCHES_AHEAD = 3  # made while a step is computed
+KEYS_NAMED = 8  # in the message about a loss that is not finite
+# A gradient that is not finite spoils the weights in the same step; the discriminator's spoil the
+# model's later.
 MUST_BE_FINITE = ("loss", "gradient_norm", "discriminator_loss", "discriminator_gradient_norm")
 
 
 class TrainingError(UserError):
-    """A run that cannot start or go on."""
+    """A run that cannot start or continue."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoopSettings:
-    """How long a run goes and how often it leaves something behind, in steps."""
+    """How long a run is and how often it saves, logs and evaluates, in steps."""
 
     steps: int
     save_every: int
     log_every: int
     sample_every: int
     keep: int = 2
+    """newest checkpoints to keep, in addition to the best one"""
     seed: int = 0
 
 
 class Evaluation(NamedTuple):
-    """What is found on samples that never train."""
+    """Results on held-out samples."""
 
     metrics: dict[str, float]
     pictures: dict[str, np.ndarray]  # uint8 (H, W, 3) by name
-    loss: float = math.inf  # by which the best checkpoint is known: lower is better
+    loss: float = math.inf  # chooses the best checkpoint: lower is better
 
 
 @dataclass(frozen=True)
 class Source(Generic[Batch]):
-    """Where a run's batches come from, both functions of the step alone, called in threads."""
+    """Where a run's batches come from. A step's batch must be a function of the step alone."""
 
-    batch: Callable[[int], Batch]
-    """this process's part of a step's batch"""
+    batches: Callable[[int, int], Iterator[Batch]]
+    """(start, stop) -> this process's part of the batch of each step, in order; used in a thread"""
     keys: Callable[[int], list[str]] = field(default=lambda step: [])
-    """the keys of that part's samples, to name them where training goes wrong"""
+    """step -> the keys of that part's samples, for error messages"""
 
 
 class TrainTask(ABC, Generic[Batch]):
-    """What the loop trains: a model with its optimizers and averages."""
+    """What one training step of a model is; holds the model, its optimizers and averages."""
 
     @abstractmethod
     def train_step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
-        """One step; scalars to log, `loss` among them, still on their device."""
+        """Take one step. Returns scalars to log, `loss` among them, still on their device."""
 
     def prepare(self, batch: Batch, step: int) -> Batch:
-        """Called on each batch in the thread that made it, ahead of its step."""
+        """Preprocess a step's batch; called in the thread that makes batches ahead."""
         return batch
 
     def amounts(self) -> Mapping[str, int]:
-        """What all processes together go through in a step, by name, to log its rate."""
+        """Number of samples or codes of one step over all processes, by name, to log rates."""
         return {}
 
     @abstractmethod
     def save(self, folder: Path | None) -> None:
-        """Write model, averages and train_state.pt into a step folder being built.
+        """Write model, averages and train_state.pt into `folder`.
 
-        Every process is asked, since each may hold a part; only the first is given a folder.
+        A collective, since each process may hold a shard; only rank 0 gets a folder.
         """
 
     @abstractmethod
     def load(self, folder: Path) -> None:
-        """Continue from what `save` wrote."""
+        """Restore what `save` wrote."""
 
     @abstractmethod
     def evaluate(self, step: int) -> Evaluation:
-        """Held-out figures and pictures. Every process is asked, and must be."""
+        """Held-out metrics and pictures after `step` steps; a collective."""
 
 
 def train(
@@ -120,26 +122,26 @@ def train(
     ranks: Ranks = ALONE,
     on_step: OnStep | None = None,
 ) -> int:
-    """Take the steps that `run` lacks; returns how many were taken.
+    """Resume from the newest checkpoint in `run`; returns the number of steps taken.
 
-    Without `on_step` a progress bar is shown. The caller sees to it that nobody else trains in
-    `run`. Raises TrainingError on a loss that is not finite.
+    Without `on_step` a progress bar is shown. The caller must hold the run folder's lock. Raises
+    TrainingError on a loss or gradient norm that is not finite.
     """
     newest = newest_step(run)
-    start = ranks.first_says(step_of(newest) if newest else 0)
+    start = ranks.broadcast(step_of(newest) if newest else 0)
     if start:
         train_task.load(_visible(step_folder(run, start)))
     if start >= settings.steps:
         return 0
     with _log(run, start, ranks) as log, _shown(on_step, start, settings.steps) as tick:
-        _Loop(train_task, source, run, settings, ranks, log).go(start, tick)
+        _Loop(train_task, source, run, settings, ranks, log).run_steps(start, tick)
     return settings.steps - start
 
 
 def _visible(folder: Path) -> Path:
     if not folder.is_dir():
         raise TrainingError(
-            f"{folder} was written by the first worker and is not to be seen by this one. "
+            f"{folder} was written by the first worker but does not exist for this one. "
             "--out must lie on a file system that every node shares."
         )
     return folder
@@ -151,7 +153,7 @@ def _log(run: Path, start: int, ranks: Ranks) -> AbstractContextManager[MetricsL
 
 @contextmanager
 def _shown(on_step: OnStep | None, start: int, steps: int) -> Iterator[OnStep]:
-    """What to call after each step."""
+    """The callback after each step: `on_step`, or else one that updates a progress bar."""
     if on_step is not None:
         yield on_step
         return
@@ -161,7 +163,7 @@ def _shown(on_step: OnStep | None, start: int, steps: int) -> Iterator[OnStep]:
 
 
 class _Loop(Generic[Batch]):
-    """One stretch of steps; holds what is between two lines of the log."""
+    """One attempt's steps, with the metrics that are not logged yet."""
 
     def __init__(
         self,
@@ -175,15 +177,16 @@ class _Loop(Generic[Batch]):
         self.train_task, self.source, self.run, self.settings = train_task, source, run, settings
         self.ranks, self.log = ranks, log
         best = best_step(run)
-        self.lowest = ranks.first_says(held_out_of(best) if best else math.inf)
+        self.lowest = ranks.broadcast(held_out_of(best) if best else math.inf)
         self.unlogged: list[Mapping[str, Tensor]] = []
         self.saved = -1
         self.since = time.perf_counter()
 
-    def go(self, start: int, tick: OnStep) -> None:
+    def run_steps(self, start: int, tick: OnStep) -> None:
         note = ""
-        with interrupts_noted() as interrupted:
-            for step, batch in _ahead(self._batch, start, self.settings.steps):
+        ahead = closing(_ahead(self._batches(start)))
+        with interrupts_noted() as interrupted, ahead as batches:
+            for step, batch in enumerate(batches, start):
                 torch.manual_seed(step_seed(self.settings.seed, step, self.ranks.rank))
                 self.unlogged.append(self.train_task.train_step(batch, step))
                 note = self._after(step + 1) or note
@@ -193,11 +196,12 @@ class _Loop(Generic[Batch]):
                     self._save(step + 1)
                     raise KeyboardInterrupt
 
-    def _batch(self, step: int) -> Batch:
-        return self.train_task.prepare(self.source.batch(step), step)
+    def _batches(self, start: int) -> Generator[Batch, None, None]:
+        for step, batch in enumerate(self.source.batches(start, self.settings.steps), start):
+            yield self.train_task.prepare(batch, step)
 
     def _after(self, done: int) -> str:
-        """What is due after `done` steps; the note beside the bar, if it changed."""
+        """Log, evaluate and save where due; returns the progress bar's note, if it changed."""
         settings, last = self.settings, done == self.settings.steps
         saves = last or done % settings.save_every == 0
         samples = last or done % settings.sample_every == 0
@@ -210,7 +214,7 @@ class _Loop(Generic[Batch]):
         return note
 
     def _flush(self, done: int) -> str:
-        """Log the mean of each figure since the last line; stop the run on one gone wrong."""
+        """Log the mean of each metric since the last line; raises where one is not finite."""
         if not self.unlogged:
             return ""
         taken, self.unlogged = self.unlogged, []
@@ -230,7 +234,7 @@ class _Loop(Generic[Batch]):
         return f"loss {means['loss']:.4f}"
 
     def _check(self, name: str, values: list[float], first_step: int) -> None:
-        """Raise TrainingError for the first of a figure's values that is no finite number."""
+        """Raise TrainingError for the first of a metric's values that is not finite."""
         for step, value in enumerate(values, first_step):
             if not math.isfinite(value):
                 raise TrainingError(self._describe(name.replace("_", " "), step, value))
@@ -239,8 +243,8 @@ class _Loop(Generic[Batch]):
         good, keys = newest_step(self.run), self.source.keys(step)
         named = f" ({', '.join(keys[:KEYS_NAMED])}{', ...' if len(keys) > KEYS_NAMED else ''})"
         return (
-            f"The {name} of step {step} is {value}; its batch{named if keys else ''} is the one "
-            f"that (seed, step) names. The newest good checkpoint is "
+            f"The {name} of step {step} is {value}; resuming would repeat its batch"
+            f"{named if keys else ''}. The newest good checkpoint is "
             f"{good.name if good else 'none'}. Run again with a lower learning rate and another "
             "--out, or look at those samples."
         )
@@ -250,9 +254,9 @@ class _Loop(Generic[Batch]):
             self.log.log(done, metrics)
 
     def _evaluate(self, done: int) -> float:
-        """Log what the trainee finds on held-out samples; their loss as the first process has it.
+        """Log the held-out metrics; returns rank 0's held-out loss.
 
-        That one decides for all: whether to save must not hang on another machine's last bits.
+        Losses may differ in their last bits between machines, but all must agree whether to save.
         """
         evaluation = self.train_task.evaluate(done)
         if evaluation.metrics:
@@ -265,7 +269,7 @@ class _Loop(Generic[Batch]):
                 self.log.image(done, name, image)
             self._draw_curves(self.log.path)
         self.since = time.perf_counter()
-        return self.ranks.first_says(evaluation.loss)
+        return self.ranks.broadcast(evaluation.loss)
 
     def _draw_curves(self, metrics: Path) -> None:
         picture = curves_picture(read_metrics(metrics))
@@ -288,20 +292,25 @@ class _Loop(Generic[Batch]):
 
 
 def step_seed(seed: int, step: int, rank: int = 0) -> int:
-    """torch's seed for what a process draws in a step (dropout, restarted codes): no state to
-    carry over. The first process draws as a run of one process does."""
+    """The seed of torch's generator in one step (dropout, restarted codes), so that resuming needs
+    no generator state. Rank 0 draws what a run of one process draws."""
     return (seed * 1_000_003 + step + (rank << 40)) % 2**63
 
 
-def _ahead(batches: Callable[[int], Batch], start: int, stop: int) -> Iterator[tuple[int, Batch]]:
-    """(step, batch) in order, the next few being made in a thread meanwhile."""
-    with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
-        waiting: deque[Future[Batch]] = deque()
-        try:
-            for step in range(start, stop):
-                while len(waiting) < BATCHES_AHEAD and step + len(waiting) < stop:
-                    waiting.append(pool.submit(batches, step + len(waiting)))
-                yield step, waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+def _ahead(batches: Generator[Batch, None, None]) -> Generator[Batch, None, None]:
+    """The same batches, the next BATCHES_AHEAD made in a thread meanwhile."""
+    end = object()
+    try:
+        with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+            waiting: deque[Future[Any]] = deque(
+                pool.submit(next, batches, end) for _ in range(BATCHES_AHEAD)
+            )
+            try:
+                while (batch := waiting.popleft().result()) is not end:
+                    waiting.append(pool.submit(next, batches, end))
+                    yield batch
+            finally:
+                for future in waiting:
+                    future.cancel()
+    finally:
+        batches.close()  # ends the processes that make batches, if there are any

@@ -1,4 +1,4 @@
-"""Learning-rate schedule, parameter groups and averaged weights, for both trainers."""
+"""Learning-rate schedule, parameter groups and averaged weights of both train tasks."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from ops.config import ConfigError
-from ops.sharding import gather_full
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimizerConfig:
-    """AdamW with linear warm-up, then a cosine or a constant rate."""
+    """AdamW with linear warm-up, then a cosine or a constant learning rate."""
 
     learning_rate: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.95)
@@ -24,7 +24,7 @@ class OptimizerConfig:
     warmup_steps: int = 100
     schedule: str = "cosine"
     final_share: float = 0.03
-    """the cosine ends at this share of the rate"""
+    """the cosine ends at this share of `learning_rate`"""
     max_gradient_norm: float = 1.0
     ema_decay: float = 0.999
 
@@ -33,7 +33,7 @@ class OptimizerConfig:
             raise ConfigError(f"schedule must be cosine or constant, found {self.schedule!r}.")
 
     def rate_at(self, step: int, steps: int) -> float:
-        """The learning rate of step `step` (from 0) of `steps`."""
+        """The learning rate of step `step` (from 0) of `steps`; from `steps` on, the last one."""
         warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
         if self.schedule == "constant":
             return self.learning_rate * warm
@@ -42,7 +42,7 @@ class OptimizerConfig:
 
 
 def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW that decays matrices and kernels only: no biases, gains or embeddings."""
+    """AdamW with weight decay on matrices and kernels only: no biases, gains or embeddings."""
     embeddings = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Embedding)}
     parameters = [p for p in module.parameters() if p.requires_grad]
     decayed = [p for p in parameters if p.ndim >= 2 and id(p) not in embeddings]
@@ -55,7 +55,7 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
         [group for group in groups if group["params"]],
         lr=config.learning_rate,
         betas=config.betas,
-        fused=True,  # one pass over each weight instead of a dozen
+        fused=True,  # one pass over each weight instead of about twelve
     )
 
 
@@ -65,25 +65,25 @@ def take_step(
     rate: float,
     max_gradient_norm: float,
 ) -> Tensor:
-    """Step at learning rate `rate` down the sum of `losses`, its gradient clipped.
+    """One step at learning rate `rate` on the sum of `losses`, with clipped gradients.
 
-    Each loss goes backward before the next is asked for, so one graph is in memory at a time; what
-    the iterable does at its end still comes before the clipping. Returns the gradient's norm
-    before clipping.
+    Each loss is backpropagated before the next is drawn, so one graph is in memory at a time; code
+    at the end of a generator runs before clipping. Returns the gradient's norm before clipping, a
+    scalar.
     """
     optimizer.zero_grad(set_to_none=True)
     for loss in losses:
-        loss.backward()
+        torch.autograd.backward(loss)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norm = nn.utils.clip_grad_norm_(parameters, max_gradient_norm)
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
-    return gather_full(norm)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 class WeightAverage:
-    """An exponential moving average of a module's floating tensors; the rest is copied."""
+    """Exponential moving average of a module's floating-point tensors; others are copied."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -91,11 +91,12 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
-        """Move towards the module's weights; early steps move faster, or the start would linger."""
+        """Average in the module's weights. Early steps use a smaller decay, min(decay, (step + 1) /
+        (step + 20)), so that the untrained weights lose their influence sooner."""
         decay = min(self.decay, (step + 1) / (step + 20))
         live = module.state_dict()
         moving = [name for name, average in self.tensors.items() if average.is_floating_point()]
-        # All at once: on GPUs hundreds of small calls would take longer than what they do.
+        # One fused call: on GPUs, hundreds of small kernels would be bound by their launches.
         torch._foreach_lerp_(
             [self.tensors[name] for name in moving], [live[name] for name in moving], 1 - decay
         )
@@ -103,14 +104,14 @@ class WeightAverage:
             self.tensors[name].copy_(live[name])
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Continue from saved averages."""
+        """Set the averages to `tensors`, by name."""
         for name, tensor in tensors.items():
             self.tensors[name].copy_(tensor)
 
 
 @contextmanager
 def evaluating(model: nn.Module, averages: Mapping[str, Tensor]) -> Iterator[None]:
-    """The model in eval mode with its averaged weights, put back afterwards."""
+    """Within, `model` is in eval mode with its averaged weights and without gradients."""
     live = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     training = model.training
     model.load_state_dict(averages)

@@ -1,42 +1,55 @@
-"""How a module's training is shared among processes: copies kept in step, or parts of one copy."""
+"""Data-parallel and fully sharded training of a module over several processes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    set_model_state_dict,
+)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from ops.ranks import ALONE, Ranks
 
+#: For torch.distributed.checkpoint's get_*_state_dict: whole tensors on rank 0's CPU, empty dicts
+#: on all other ranks.
+GATHER = StateDictOptions(full_state_dict=True, cpu_offload=True)
+#: For set_*_state_dict: whole tensors, equal on every rank, of which each rank keeps its shard.
+SCATTER = StateDictOptions(full_state_dict=True)
+#: The same, but the tensors are rank 0's alone.
+BROADCAST = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParallelConfig:
-    """How steps are computed, which changes nothing about them but speed, memory and rounding."""
+    """How steps are computed: affects speed, memory and rounding, nothing else."""
 
     ranks: Ranks = ALONE
     accumulate: int = 1
-    """parts that a process goes through its share of a batch in"""
+    """micro-batches that a process splits its part of a batch into"""
     compile: bool = False
     recompute: bool = False
-    """compute activations again for the backward pass instead of keeping them: less memory"""
+    """activation checkpointing: recompute activations in the backward pass to save memory"""
     shard: bool = False
-    """part the weights among the processes, too: for models beyond one card"""
+    """shard weights, gradients and optimizer over the processes (FSDP), to fit larger models"""
 
 
-AS_IS = ParallelConfig()  # one process, whole batches
+SINGLE_PROCESS = ParallelConfig()  # whole batches
 
 
 def wrap_ddp(module: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:
-    """What to call in training instead of `module`, so that gradients are means over `ranks`.
+    """`module` under DistributedDataParallel: gradients are means over `ranks`.
 
-    The first process's weights become everybody's. Alone, it is the module itself.
+    Rank 0's weights are broadcast. With one process, the module itself.
     """
     if ranks.world == 1:
         return module
@@ -44,9 +57,9 @@ def wrap_ddp(module: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module
     return DistributedDataParallel(module, device_ids=own, gradient_as_bucket_view=True)
 
 
-def no_sync(module: nn.Module, held: bool) -> AbstractContextManager[Any]:
-    """While `held`, forward and backward add to this process's gradients and tell nobody."""
-    if held and isinstance(module, DistributedDataParallel):
+def no_sync(module: nn.Module, enabled: bool) -> AbstractContextManager[Any]:
+    """Where `enabled`, backward accumulates gradients without averaging them over the ranks."""
+    if enabled and isinstance(module, DistributedDataParallel):
         return module.no_sync()
     return nullcontext()
 
@@ -54,12 +67,28 @@ def no_sync(module: nn.Module, held: bool) -> AbstractContextManager[Any]:
 def shard(
     module: nn.Module, blocks: Iterable[nn.Module], ranks: Ranks, device: torch.device
 ) -> None:
-    """Part the weights among all processes; they come together while `module` is called.
+    """Shard the weights over all processes (FSDP2), gathered while `module` is called.
 
-    Those of each of its `blocks` do so by themselves, one after the other. Optimizers and averages
-    must be made afterwards. Gradients come out as means, as with `in_step`.
+    Each of its `blocks` is gathered on its own, one after the other. Make optimizers and weight
+    averages afterwards. Gradients are means over the ranks, as with `wrap_ddp`.
     """
     mesh = init_device_mesh(device.type, (ranks.world,))
     for block in blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(module, mesh=mesh)
+
+
+def gather_weights(module: nn.Module) -> dict[str, Tensor]:
+    """The whole state dict on rank 0's CPU, an empty one on all other ranks; a collective.
+
+    Tensors that are neither sharded nor on a GPU are the module's own, not copies.
+    """
+    tensors: dict[str, Any] = get_model_state_dict(module, options=GATHER)
+    return tensors
+
+
+def scatter_weights(
+    module: nn.Module, tensors: Mapping[str, Tensor], options: StateDictOptions = SCATTER
+) -> None:
+    """Load a whole state dict, of which each rank keeps its shard; a collective."""
+    set_model_state_dict(module, dict(tensors), options=options)

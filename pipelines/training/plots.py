@@ -1,9 +1,10 @@
-"""Plots that a training run leaves behind: hard places, use of the codebook, curves."""
+"""Plots of a training run: loss per cell, codebook usage, curves of its metrics."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,20 +14,20 @@ from matplotlib.ticker import MaxNLocator
 
 from ops.images import ImageArray
 
-COLUMNS = 3  # curves side by side
-NO_CURVES = ("step", "learning_rate")  # and what ends like the next, says how fast, not how well
-RATES = "_per_second"
+COLUMNS = 3  # of curves
+NO_CURVES = ("step", "learning_rate")
+RATES = "_per_second"  # metrics with this suffix have no curve either
 
 
 def loss_map_picture(nll: np.ndarray) -> ImageArray:
-    """A heat picture, uint8 (H, W, 3), of the mean nats at each place (h, w), with its scale.
+    """A heat map, uint8 (H, W, 3), of the mean nats at each cell (h, w), with its scale.
 
-    A place that is nan stays white.
+    Cells that are nan stay white.
     """
     figure = Figure(figsize=(4.8, 4.0), dpi=100, layout="constrained")
     axes = figure.add_subplot()
     drawn = axes.imshow(nll, cmap="viridis", interpolation="nearest")
-    axes.set(title=f"nats a code, mean {np.nanmean(nll):.3f}", xlabel="column", ylabel="row")
+    axes.set(title=f"nats per code, mean {np.nanmean(nll):.3f}", xlabel="column", ylabel="row")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
     figure.colorbar(drawn, ax=axes)
@@ -34,7 +35,7 @@ def loss_map_picture(nll: np.ndarray) -> ImageArray:
 
 
 def usage_picture(counts: np.ndarray) -> ImageArray:
-    """How often each code occurred, most frequent first, uint8 (H, W, 3), from counts (K,)."""
+    """Plot, uint8 (H, W, 3), of how often each code occurred, by rank, from counts (K,)."""
     figure = Figure(figsize=(4.8, 3.0), dpi=100)
     axes = figure.add_axes((0.15, 0.17, 0.8, 0.7))
     draw_usage(axes, counts)
@@ -43,16 +44,16 @@ def usage_picture(counts: np.ndarray) -> ImageArray:
 
 
 def draw_usage(axes: Axes, counts: np.ndarray, colour: str = "C0") -> None:
-    """Times each code that occurs was used, over its rank, from counts (K,)."""
+    """Plot the counts (K,) of codes that occur over their rank, on logarithmic axes."""
     used = np.sort(counts[counts > 0])[::-1]
     axes.plot(np.arange(1, len(used) + 1), used, color=colour)
     axes.set(xscale="log", yscale="log", xlabel="code, by rank", ylabel="times used")
 
 
 def curves_picture(lines: Sequence[Mapping[str, float]]) -> ImageArray | None:
-    """The figures of a metrics.jsonl over the steps, uint8 (H, W, 3); None where there are none.
+    """The metrics of a metrics.jsonl over the steps, uint8 (H, W, 3); None where there are none.
 
-    Values that are not finite leave a gap.
+    Values that are not finite are left out.
     """
     found = dict.fromkeys(name for line in lines for name in line)
     names = [name for name in found if name not in NO_CURVES and not name.endswith(RATES)]
@@ -72,8 +73,8 @@ def curves_picture(lines: Sequence[Mapping[str, float]]) -> ImageArray | None:
 
 
 def _picture(figure: Figure) -> ImageArray:
-    """What is drawn on a Figure of our own, by Agg: pyplot would keep each one for ever."""
-    canvas = FigureCanvasAgg(figure)
+    """Render a figure with Agg. pyplot is not used, since it keeps a reference to every figure."""
+    canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
     picture: ImageArray = np.asarray(canvas.buffer_rgba())[..., :3].copy()
     return picture

@@ -1,4 +1,4 @@
-"""What decides a training run beside its data and seed. `pipelines.recipes` lists them by name."""
+"""What decides a training run besides data and seed. `pipelines.recipes` lists recipes by name."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from pipelines.training.optimizer import OptimizerConfig
 from prior import ROW_MAJOR, LossSettings
 from tokenizer import PRESETS, LossConfig, ModalityConfig, VQGANConfig
 
+#: Fields of a recipe that may change when a run is resumed: they decide no step.
+LOOP_FIELDS = ("steps", "save_every", "sample_every", "log_every")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizerRecipe:
@@ -16,7 +19,7 @@ class TokenizerRecipe:
 
     preset: str
     modality: ModalityConfig = field(default_factory=ModalityConfig)
-    """what it is shown; a num_classes of 0 is found in the data"""
+    """what it is trained on; a num_classes of 0 is replaced by the number found in the data"""
     losses: LossConfig
     optimizer: OptimizerConfig
     discriminator_optimizer: OptimizerConfig = field(
@@ -39,29 +42,31 @@ class TokenizerRecipe:
                 "Leave both at none."
             )
         if (kind == "segmentation") != (losses.reconstruction != "pixels"):
-            raise ConfigError(f"{kind} cannot be measured by {losses.reconstruction}.")
+            raise ConfigError(
+                f"reconstruction loss {losses.reconstruction!r} does not fit modality {kind!r}."
+            )
 
     @property
     def config(self) -> VQGANConfig:
-        """The network, with as many channels as the content has."""
+        """The network's config, with as many channels as the modality has."""
         return PRESETS[self.preset].with_modality(self.modality)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PriorRecipe:
-    """One prior run. `preset` is what prior.preset_config knows; `window` is in codes a side."""
+    """One prior run. `preset` is one of prior.preset_config; `window` is in codes a side."""
 
     preset: str
     optimizer: OptimizerConfig
     window: int = 16
     ordering: str = ROW_MAJOR
-    """in which order the window's codes are foretold: see prior.orderings"""
+    """order in which the window's codes are predicted: see prior.orderings"""
     dropout: float = 0.0
     label_dropout: float = 0.1
     init_from_codebook: bool = False
-    """first weights that follow the codebook: see prior.models.gpt.start_alike"""
+    """initialise code embeddings from the codebook: see prior.init_from_codebook"""
     loss: LossSettings = field(default_factory=LossSettings)
-    """what training lowers besides its surprise: see prior.objective"""
+    """terms in addition to the cross entropy: see prior.objective"""
     batch_size: int = 8
     steps: int = 1000
     save_every: int = 250

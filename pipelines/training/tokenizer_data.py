@@ -1,4 +1,4 @@
-"""What a tokenizer is trained and measured on: images, label maps or depth maps."""
+"""Files that a tokenizer is trained and evaluated on: images, label maps or depth maps."""
 
 from __future__ import annotations
 
@@ -32,13 +32,11 @@ from pipelines.inputs import (
 )
 from tokenizer import Modality, ModalityConfig
 
-MOST_CLASSES_FOUND = (
-    1024  # more than any set of label maps has: those are depth maps, or photographs
-)
+MOST_CLASSES_FOUND = 1024  # files with higher labels are more likely depth maps or photographs
 
 
 class TokenizerData(NamedTuple):
-    """What the flags name."""
+    """The files to train and to evaluate on."""
 
     learned: list[Entry]  # to train on
     measured: list[Entry]  # held out
@@ -46,9 +44,10 @@ class TokenizerData(NamedTuple):
 
 
 def list_data(data: Path, targets: Path | None, held_out_share: float) -> TokenizerData:
-    """The images in `data`, or the files in `targets` that belong to them, split by images' keys.
+    """The images in `data`, or their partners in `targets`, split by the images' keys.
 
-    So what a photograph's tokenizer never saw, its label map's tokenizer never saw either.
+    So the tokenizers of images and of their label maps hold out the same keys. Raises UserError
+    where no image has a partner.
     """
     entries = list_input(data).entries
     lost: list[Lost] = []
@@ -68,10 +67,10 @@ def list_data(data: Path, targets: Path | None, held_out_share: float) -> Tokeni
 
 
 def in_groups(entries: list[Entry]) -> tuple[list[Entry], list[int] | None]:
-    """The entries and how many neighbours are read together, where they lie in Parquet tables.
+    """The entries sorted by Parquet row group, and the size of each group; None without tables.
 
-    A table gives up a row group at a time, so a shuffle of all its rows would read it over and
-    over. Files and tar files can be read anywhere.
+    A table is read one row group at a time, so shuffling all its rows would read each group over
+    and over. Files and tar members can be read in any order; together they are one group.
     """
     places = [parse_address(entry.uri) for entry in entries]
     if not any(place and is_table(place[0]) for place in places):
@@ -87,9 +86,9 @@ def in_groups(entries: list[Entry]) -> tuple[list[Entry], list[int] | None]:
 
 
 def with_classes(config: ModalityConfig, entries: Sequence[Entry]) -> ModalityConfig:
-    """The content with as many classes as label maps hold, where it needs and does not say them.
+    """`config`, for label maps without num_classes with the number of classes found in the files.
 
-    Raises UserError where these files are no label maps.
+    Raises UserError where the files are not label maps.
     """
     if config.kind != "segmentation" or config.num_classes:
         return config
@@ -110,7 +109,7 @@ def with_classes(config: ModalityConfig, entries: Sequence[Entry]) -> ModalityCo
 
 
 def _highest_label(uri: str, offset: int | None, size: int, void_label: int) -> int:
-    """The highest label of one file; -1 where it has none."""
+    """The highest label of one file; -1 where it has none or cannot be read."""
     try:
         labels = decode_labels(read_bytes(uri, offset, size))
     except ImageError:
@@ -122,7 +121,7 @@ def _highest_label(uri: str, offset: int | None, size: int, void_label: int) -> 
 def evaluation_samples(
     modality: Modality, entries: Sequence[Entry], size: int, on_bad: Callable[[str, str], None]
 ) -> Tensor:
-    """Middle squares (N, ., size, size) of the files; on_bad(key, reason) for the unreadable."""
+    """Centre crops (N, C, size, size) of the readable files; on_bad(key, reason) of others."""
     squares = []
     for entry in entries:
         try:

@@ -1,4 +1,4 @@
-"""One training step of a VQGAN: autoencoder and critic, averages, held-out figures."""
+"""The train task of a VQGAN: autoencoder and discriminator steps, averages, held-out metrics."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from ops.metrics import code_counts, codebook_usage
 from ops.runtime import autocast, pinned
 from pipelines.training.loop import Evaluation, TrainTask
 from pipelines.training.optimizer import WeightAverage, evaluating, make_optimizer, take_step
-from pipelines.training.parallel import AS_IS, ParallelConfig, no_sync, wrap_ddp
+from pipelines.training.parallel import SINGLE_PROCESS, ParallelConfig, no_sync, wrap_ddp
 from pipelines.training.plots import usage_picture
 from pipelines.training.recipe import TokenizerRecipe
 from tokenizer import KIND, VQGAN, Losses, Modality, VQGANObjective, save_tokenizer
 
-PICTURES = 8  # originals above their reconstructions
+PICTURES = 8  # originals shown above their reconstructions
 
 
 class TokenizerTask(TrainTask[Tensor]):
-    """Trains on samples (B, ., H, W) of the model's content; figures are taken on those in
-    `held_out` (N, ., S, S).
+    """Trains on samples (B, C, H, W) of the model's modality; evaluates on `held_out`
+    (N, C, S, S).
 
-    B is this process's share of the recipe's batch. What looks at a batch as a whole, the critic's
-    normalisation and its weight, looks at those parts of it that all processes go through at once.
+    B is the process's part of the recipe's batch. Batch statistics, those of the discriminator's
+    normalisation and the adaptive weight, are taken over one micro-batch of all processes.
     """
 
     def __init__(
@@ -39,14 +39,10 @@ class TokenizerTask(TrainTask[Tensor]):
         steps: int,
         held_out: Tensor,
         device: torch.device,
-        parallel_config: ParallelConfig = AS_IS,
+        parallel_config: ParallelConfig = SINGLE_PROCESS,
     ) -> None:
-        self.device, self.recipe, self.steps, self.parallel_config = (
-            device,
-            recipe,
-            steps,
-            parallel_config,
-        )
+        self.device, self.recipe, self.steps = device, recipe, steps
+        self.parallel_config = parallel_config
         self.model = model.to(device).train()
         if device.type == "cuda":  # slower on CPUs, measured
             self.model = self.model.to(memory_format=torch.channels_last)
@@ -54,12 +50,10 @@ class TokenizerTask(TrainTask[Tensor]):
         self.held_out = held_out
         for part in (self.model.encoder, self.model.decoder):
             part.blocks.recompute = parallel_config.recompute
-        if (
-            parallel_config.compile
-        ):  # these are nearly all of the work; the quantizer would break graphs
+        if parallel_config.compile:  # nearly all of the work; the quantizer would break graphs
             self.model.encoder.compile()
             self.model.decoder.compile()
-        self.spread = wrap_ddp(self.model, parallel_config.ranks, device)
+        self.ddp_model = wrap_ddp(self.model, parallel_config.ranks, device)
         self.optimizer = make_optimizer(self.model, recipe.optimizer)
         self.average = WeightAverage(self.model, recipe.optimizer.ema_decay)
         discriminator = self.objective.discriminator
@@ -73,7 +67,7 @@ class TokenizerTask(TrainTask[Tensor]):
     def train_step(self, batch: Tensor, step: int) -> Mapping[str, Tensor]:
         parts = batch.to(self.device, non_blocking=True).chunk(self.parallel_config.accumulate)
         self.model.quantizer.step = step
-        self._start_codebook(parts)
+        self._init_codebook(parts)
         config = self.recipe.optimizer
         rate = config.rate_at(step, self.steps)
         found: list[Losses] = []
@@ -86,8 +80,8 @@ class TokenizerTask(TrainTask[Tensor]):
         rebuilt = [losses.pixels for losses in found]
         return metrics | self._train_discriminator(parts, rebuilt, step)
 
-    def _start_codebook(self, parts: tuple[Tensor, ...]) -> None:
-        """Let the codebook start from the whole first batch, not from its first part."""
+    def _init_codebook(self, parts: tuple[Tensor, ...]) -> None:
+        """Initialise the codebook from the whole first batch, not from its first micro-batch."""
         quantizer = self.model.quantizer
         if len(parts) > 1 and quantizer.needs_start:
             with torch.no_grad(), autocast(self.device):
@@ -98,11 +92,13 @@ class TokenizerTask(TrainTask[Tensor]):
     def _losses(
         self, parts: tuple[Tensor, ...], step: int, found: list[Losses]
     ) -> Iterator[Tensor]:
-        """What each part of the batch adds to the loss; details, without graphs, go to `found`."""
+        """The loss of each micro-batch; appends its terms, detached, to `found`."""
         for number, samples in enumerate(parts, 1):
-            with no_sync(self.spread, held=number < len(parts)):
+            with no_sync(self.ddp_model, enabled=number < len(parts)):
                 with autocast(self.device):
-                    losses = self.objective.autoencoder_loss(self.model, samples, step, self.spread)
+                    losses = self.objective.autoencoder_loss(
+                        self.model, samples, step, self.ddp_model
+                    )
                 found.append(
                     losses._replace(total=losses.total.detach(), pixels=losses.pixels.detach())
                 )
@@ -111,7 +107,7 @@ class TokenizerTask(TrainTask[Tensor]):
     def _train_discriminator(
         self, real: tuple[Tensor, ...], fake: list[Tensor], step: int
     ) -> dict[str, Tensor]:
-        """The critic's step; nothing before it is to learn."""
+        """One discriminator step, from `adversarial_start` on; its metrics."""
         discriminator, optimizer = self.objective.discriminator, self.discriminator_optimizer
         if optimizer is None or not self.objective.adversarial_strength(step):
             return {}
@@ -120,23 +116,22 @@ class TokenizerTask(TrainTask[Tensor]):
         def losses() -> Iterator[Tensor]:
             for pixels, rebuilt in zip(real, fake, strict=True):
                 with autocast(self.device):
-                    critic = self.objective.discriminator_loss(pixels, rebuilt, step)
-                assert critic is not None
-                found.append(critic.metrics)
-                yield critic.total / len(real)
+                    loss = self.objective.discriminator_loss(pixels, rebuilt, step)
+                assert loss is not None
+                found.append(loss.metrics)
+                yield loss.total / len(real)
             assert discriminator is not None
             self.parallel_config.ranks.average_gradients(discriminator)
 
         config = self.recipe.discriminator_optimizer
-        # The critic's warm-up counts from the step it begins to learn at.
+        # Its warm-up counts from its own first step.
         since = step - self.recipe.losses.adversarial_start
         rate = config.rate_at(since, max(1, self.steps - self.recipe.losses.adversarial_start))
         norm = take_step(optimizer, losses(), rate, config.max_gradient_norm)
         metrics = _means(found)
-        verdicts = (
-            self.parallel_config.ranks.mean(metrics[n]) for n in ("real_logit", "fake_logit")
-        )
-        self.objective.lecam.update(*verdicts)
+        names = ("real_logit", "fake_logit")
+        logits = (self.parallel_config.ranks.mean(metrics[name]) for name in names)
+        self.objective.lecam.update(*logits)
         return metrics | {"discriminator_gradient_norm": norm}
 
     def amounts(self) -> Mapping[str, int]:
@@ -171,11 +166,13 @@ class TokenizerTask(TrainTask[Tensor]):
         if not len(self.held_out):
             return Evaluation({}, {})
         with evaluating(self.model, self.average.tensors):
-            metrics, shown, counts = reconstruction_metrics(self.model, self.held_out, self.device)
+            metrics, rebuilt, counts = reconstruction_metrics(
+                self.model, self.held_out, self.device
+            )
         return Evaluation(
             {f"held_out_{name}": value for name, value in metrics.items()},
             {
-                **reconstruction_pictures(self.model.modality, self.held_out, shown),
+                **reconstruction_pictures(self.model.modality, self.held_out, rebuilt),
                 "code_usage": usage_picture(counts.numpy()),
             },
             loss=-metrics[self.model.modality.headline],
@@ -185,8 +182,10 @@ class TokenizerTask(TrainTask[Tensor]):
 def reconstruction_pictures(
     modality: Modality, samples: Tensor, rebuilt: Tensor, most: int = PICTURES
 ) -> dict[str, ImageArray]:
-    """The first samples above what came back, and where that is wrong: bright is a quarter of the
-    whole range, or another label."""
+    """Pictures by name: originals above their reconstructions, and the errors of each pixel.
+
+    The brightest error is a quarter of the value range or more, or another label.
+    """
     samples, rebuilt = samples[:most], rebuilt[:most]
     pairs = np.concatenate([modality.pictures(samples), modality.pictures(rebuilt)])
     errors = amount_colours(4 * modality.errors(samples, rebuilt).numpy())
@@ -197,7 +196,7 @@ def reconstruction_pictures(
 
 
 def _means(metrics: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of each figure over the parts of a batch."""
+    """The mean of each metric over the micro-batches."""
     return {name: torch.stack([part[name] for part in metrics]).mean() for name in metrics[0]}
 
 
@@ -205,18 +204,21 @@ def _means(metrics: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 def reconstruction_metrics(
     model: VQGAN, samples: Tensor, device: torch.device
 ) -> tuple[dict[str, float], Tensor, Tensor]:
-    """What content says of rebuilt samples (N, ., S, S), and codebook usage; the samples that came
-    back; how often each code occurred (K,)."""
-    rebuilt, counts = [], torch.zeros(model.config.codebook_size, dtype=torch.int64)
-    for part in samples.split(4):
+    """Encode and decode `samples` (N, C, S, S).
+
+    Returns the modality's metrics and codebook usage, the reconstructions (N, C, S, S), and how
+    often each code occurred (K,).
+    """
+    decoded, counts = [], torch.zeros(model.config.codebook_size, dtype=torch.int64)
+    for part in torch.split(samples, 4):
         codes = model.encode(model.modality.pixels(part.to(device)))
         counts += code_counts(codes.cpu(), model.config.codebook_size)
-        rebuilt.append(model.modality.rebuilt(model.decode(codes).float()).cpu())
-    shown = torch.cat(rebuilt)
+        decoded.append(model.modality.rebuilt(model.decode(codes).float()).cpu())
+    rebuilt = torch.cat(decoded)
     usage = codebook_usage(counts)
     metrics = {
-        **model.modality.metrics(samples, shown),
+        **model.modality.metrics(samples, rebuilt),
         "codes_used": float(usage.used),
         "perplexity": usage.perplexity,
     }
-    return metrics, shown, counts
+    return metrics, rebuilt, counts

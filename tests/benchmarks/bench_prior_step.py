@@ -74,7 +74,7 @@ def our_step(flags: argparse.Namespace, condition_length: int) -> Callable[[], f
         held_out=[],
         device=torch.device("cpu"),
     )
-    batch = {"tokens": flags.codes + condition, "codes": codes, "read": codes}
+    batch = {"tokens": flags.codes + condition, "codes": codes, "inputs": codes}
     steps = iter(range(1000))
     return lambda: float(train_task.train_step(batch, next(steps))["loss"])
 

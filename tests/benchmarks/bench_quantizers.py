@@ -28,7 +28,7 @@ from pipelines.inputs.bad_images import Ledger
 from pipelines.inputs.holdout import held_out
 from pipelines.inputs.listing import list_input
 from pipelines.inputs.reading import read_entry
-from pipelines.training.image_dataset import PHOTOGRAPHS, ImageCrops
+from pipelines.training.image_dataset import PHOTOGRAPHS, ImageCrops, load_batches
 from pipelines.training.loop import step_seed
 from pipelines.training.optimizer import OptimizerConfig
 from pipelines.training.recipe import TokenizerRecipe
@@ -68,14 +68,13 @@ def quantizer_config(kind: str, steps: int) -> QuantizerConfig:
     )
 
 
-def row(kind: str, crops: ImageCrops, measured: Tensor, steps: int) -> list[str]:
+def row(kind: str, crops: ImageCrops, ledger: Ledger, measured: Tensor, steps: int) -> list[str]:
     """Train with one quantizer and measure; a row of the table."""
     torch.manual_seed(0)
     config = VQGANConfig(autoencoder=AUTOENCODER, quantizer=quantizer_config(kind, steps))
     train_task = TokenizerTask(VQGAN(config), RECIPE, steps, measured, torch.device("cpu"))
     seconds = []
-    for step in range(steps):
-        pixels = crops.batch(step)
+    for step, pixels in enumerate(load_batches(crops, ledger, 0, steps)):
         torch.manual_seed(step_seed(0, step))
         started = time.perf_counter()
         metrics = train_task.train_step(pixels, step)
@@ -118,7 +117,7 @@ def main() -> None:
         crops = ImageCrops(
             [(e.key, read_entry(e)) for e in entries if not held_out(e.key, 0.1)],
             batch_size=RECIPE.batch_size, crop_size=RECIPE.crop_size,
-            scale_range=RECIPE.scale_range, seed=0, ledger=ledger,
+            scale_range=RECIPE.scale_range, seed=0,
         )  # fmt: skip
         others = [entry for entry in entries if held_out(entry.key, 0.1)]
         measured = evaluation_samples(PHOTOGRAPHS, others, RECIPE.evaluation_size, ledger.add)
@@ -127,7 +126,7 @@ def main() -> None:
         print_row(COLUMNS)
         print_row(["---"] * len(COLUMNS))
         for kind in flags.kinds:
-            print_row(row(kind, crops, measured, flags.steps))
+            print_row(row(kind, crops, ledger, measured, flags.steps))
 
 
 if __name__ == "__main__":

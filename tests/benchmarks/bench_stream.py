@@ -14,7 +14,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
@@ -89,8 +89,8 @@ def one_file_an_image(folder: Path, batch_size: int) -> Callable[[], object]:
 
 
 def stream(dataset: CodeDataset) -> Callable[[], object]:
-    steps: Iterator[int] = count()
-    return lambda: dataset.train_batch(next(steps))
+    batches = dataset.batches(0)
+    return lambda: next(batches)
 
 
 def training(batch: dict[str, torch.Tensor]) -> Callable[[], object]:

@@ -27,16 +27,16 @@ def make_step(run, step, *, complete=True):
     return folder
 
 
-def test_a_model_folder_gives_back_what_was_saved(tmp_path):
+def test_a_model_folder_round_trips(tmp_path):
     strided = {**TENSORS, "a": TENSORS["a"].T}
     save_model(tmp_path / "m", "thing", {"size": 1}, strided, {"name": "x"})
     description, tensors = load_model(tmp_path / "m", "thing")
-    assert description == {"format": 1, "kind": "thing", "config": {"size": 1}, "name": "x"}
+    assert description == {"format": 2, "kind": "thing", "config": {"size": 1}, "name": "x"}
     assert set(tensors) == {"a", "b"}
     assert torch.equal(tensors["a"], TENSORS["a"].T)
 
 
-def test_foreign_and_broken_folders_are_refused_with_the_reason(tmp_path):
+def test_foreign_and_corrupt_folders_are_refused_with_the_reason(tmp_path):
     save_model(tmp_path / "m", "thing", {}, TENSORS)
     with pytest.raises(CheckpointError, match="holds a 'thing', not a 'prior'"):
         load_model(tmp_path / "m", "prior")
@@ -51,6 +51,12 @@ def test_foreign_and_broken_folders_are_refused_with_the_reason(tmp_path):
     (tmp_path / "m" / "config.json").write_text(json.dumps({"format": 99}))
     with pytest.raises(CheckpointError, match="newer format"):
         load_model(tmp_path / "m", "thing")
+    (tmp_path / "m" / "config.json").write_text(json.dumps({"format": 1, "kind": "thing"}))
+    with pytest.raises(CheckpointError, match="written by an older version of Smalti"):
+        load_model(tmp_path / "m", "thing")
+    (tmp_path / "m" / "config.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="holds no JSON object"):
+        load_model(tmp_path / "m", "thing")
 
 
 def test_the_newest_complete_step_is_where_to_resume(tmp_path):
@@ -64,7 +70,7 @@ def test_the_newest_complete_step_is_where_to_resume(tmp_path):
     assert step_of(second) == 200
 
 
-def test_pruning_keeps_the_newest_and_clears_what_a_kill_left(tmp_path):
+def test_pruning_keeps_the_newest_and_removes_partial_folders_of_kills(tmp_path):
     for step in (1, 2, 3):
         make_step(tmp_path, step)
     (tmp_path / "step-00000004.abcd1234.partial").mkdir()
@@ -73,7 +79,7 @@ def test_pruning_keeps_the_newest_and_clears_what_a_kill_left(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_run_folder_stands_for_its_newest_step(tmp_path):
+def test_a_run_folder_resolves_to_its_newest_step(tmp_path):
     with pytest.raises(CheckpointError, match="neither a model folder"):
         resolve_model_folder(tmp_path)
     folder = make_step(tmp_path, 5)
@@ -81,7 +87,7 @@ def test_a_run_folder_stands_for_its_newest_step(tmp_path):
     assert resolve_model_folder(folder) == folder
 
 
-def test_a_fingerprint_follows_every_bit_and_no_order():
+def test_a_fingerprint_depends_on_every_bit_but_not_on_the_order():
     base = fingerprint({"k": 1}, TENSORS)
     assert base == fingerprint({"k": 1}, dict(reversed(TENSORS.items())))
     assert base != fingerprint({"k": 2}, TENSORS)

@@ -24,7 +24,7 @@ def test_devices_are_resolved_or_refused():
         resolve_device(f"cuda:{torch.cuda.device_count()}")
 
 
-def test_a_cpu_computes_in_full_precision():
+def test_autocast_on_a_cpu_keeps_full_precision():
     with autocast(torch.device("cpu")):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
@@ -47,21 +47,21 @@ thread.join()
 
 @pytest.mark.skipif(
     sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"),
-    reason="only glibc can be told to",
+    reason="needs glibc",
 )
-def test_freed_memory_is_used_again_instead_of_mapped_anew():
+def test_freed_memory_is_reused_instead_of_mapped_anew():
     command = [sys.executable, "-c", PAGES_OF_TENSORS]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     mapped, *_, kept = map(int, done.stdout.split())
     assert kept < 0.05 * mapped
 
 
-def test_where_the_c_library_is_another_nothing_happens(monkeypatch):
+def test_without_glibc_nothing_happens(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     keep_freed_memory()
 
 
-def test_figures_are_appended_as_json_lines(tmp_path):
+def test_metrics_are_appended_as_json_lines(tmp_path):
     with MetricsLog(tmp_path) as log:
         log.log(1, {"loss": 2.0})
         log.log(2, {"loss": 1.0, "psnr": 20.0})
@@ -70,7 +70,7 @@ def test_figures_are_appended_as_json_lines(tmp_path):
     assert list((tmp_path / "tensorboard").iterdir())
 
 
-def test_steps_that_will_be_done_again_are_dropped_on_resume(tmp_path):
+def test_lines_of_steps_to_repeat_are_dropped_on_resume(tmp_path):
     with MetricsLog(tmp_path) as log:
         for step in (1, 2, 3):
             log.log(step, {"loss": float(step)})

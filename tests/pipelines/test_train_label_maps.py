@@ -1,4 +1,4 @@
-"""Tokenizers of label maps and depth through the commands, on folders paired by file name."""
+"""Tokenizers of label maps and depth maps by the commands, on folders paired by file name."""
 
 import json
 
@@ -15,14 +15,15 @@ from tokenizer import load_tokenizer
 FLAGS = [
     "--steps", "4", "--save-every", "2", "--sample-every", "4", "--log-every", "1",
     "--batch-size", "2", "--crop-size", "32", "--held-out", "0.4", "--threads", "1",
+    "--num-workers", "0",
 ]  # fmt: skip
 CLASSES = 9  # the highest label is 8
 
 
 @pytest.fixture(scope="module")
-def scenarios(tmp_path_factory):
+def folders(tmp_path_factory):
     """Photographs in images/, with label maps and 16-bit depth of the same names."""
-    root = tmp_path_factory.mktemp("scenes")
+    root = tmp_path_factory.mktemp("folders")
     for folder in ("images", "maps", "depth"):
         (root / folder / "lake").mkdir(parents=True)
     for seed in range(10):
@@ -37,8 +38,8 @@ def scenarios(tmp_path_factory):
     return root
 
 
-def train(scenarios, run, recipe, targets, *more):
-    flags = ["--data", str(scenarios / "images"), "--targets", str(targets), "--out", str(run)]
+def train(folders, run, recipe, targets, *more):
+    flags = ["--data", str(folders / "images"), "--targets", str(targets), "--out", str(run)]
     return train_tokenizer.main([recipe, *flags, *FLAGS, *more])
 
 
@@ -58,11 +59,11 @@ def ledger(run):
         ("tiny-depth", "depth", {"psnr", "ssim"}),
     ],
 )
-def test_a_tokenizer_is_trained_measured_and_loaded(
-    scenarios, tmp_path, capsys, recipe, folder, metrics
+def test_a_tokenizer_is_trained_evaluated_and_loaded(
+    folders, tmp_path, capsys, recipe, folder, metrics
 ):
     run = tmp_path / "run"
-    assert train(scenarios, run, recipe, scenarios / folder) == 0
+    assert train(folders, run, recipe, folders / folder) == 0
     tokenizer = load_tokenizer(run)
     channels = {"maps": CLASSES, "depth": 1}[folder]
     assert tokenizer.config.autoencoder.image_channels == channels
@@ -71,41 +72,39 @@ def test_a_tokenizer_is_trained_measured_and_loaded(
     assert {f"held_out_{name}" for name in metrics} <= set(found)
     for name in ("reconstructions", "errors", "code_usage"):
         assert (run / "samples" / f"{name}-00000004.png").is_file()
-    flags = ["--data", str(scenarios / "images"), "--targets", str(scenarios / folder)]
+    flags = ["--data", str(folders / "images"), "--targets", str(folders / folder)]
     more = ["--held-out", "0.4", "--image-size", "256", "--picture", str(tmp_path / "p.png")]
     out = tmp_path / "metrics.json"
     assert evaluate.main(["tokenizer", str(run), *flags, *more, "--out", str(out)]) == 0
     measured = json.loads(out.read_text())["metrics"]
-    for name in metrics:  # what the trainer said of the same files
+    for name in metrics:  # as the training logged for the same files
         assert measured[name] == pytest.approx(found[f"held_out_{name}"], rel=1e-4)
     assert decode_image((tmp_path / "p.png").read_bytes()).shape[0] == 2 * 256 + 2
     capsys.readouterr()
-    images = ["--in", str(scenarios / "images"), "--out", str(tmp_path / "codes.zarr")]
+    images = ["--in", str(folders / "images"), "--out", str(tmp_path / "codes.zarr")]
     assert encode.main([*images, "--tokenizer", str(run)]) == 2
     assert "maps, not of photographs" in capsys.readouterr().err
 
 
-def test_maps_alone_are_enough_and_are_learned(scenarios, tmp_path):
-    flags = ["--data", str(scenarios / "maps"), "--out", str(tmp_path / "run"), *FLAGS]
+def test_label_maps_can_be_trained_on_without_images(folders, tmp_path):
+    flags = ["--data", str(folders / "maps"), "--out", str(tmp_path / "run"), *FLAGS]
     more = ["--steps", "40", "--sample-every", "40", "--batch-size", "4", "--learning-rate", "0.01"]
     assert train_tokenizer.main(["tiny-segmentation", *flags, *more]) == 0
     losses = [line["reconstruction_loss"] for line in logged(tmp_path / "run") if "loss" in line]
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
 
 
-def test_what_cannot_be_used_is_in_the_ledger_with_its_reason(scenarios, tmp_path):
+def test_unusable_files_are_in_the_ledger_with_their_reasons(folders, tmp_path):
     maps, run = tmp_path / "maps", tmp_path / "run"
     maps.mkdir()
     (maps / "lake").mkdir()
-    for path in (scenarios / "maps").rglob("*.png"):
-        (maps / path.relative_to(scenarios / "maps")).write_bytes(path.read_bytes())
+    for path in (folders / "maps").rglob("*.png"):
+        (maps / path.relative_to(folders / "maps")).write_bytes(path.read_bytes())
     (maps / "0.png").unlink()
     (maps / "2.png").write_bytes(b"")
     Image.fromarray(photograph(0)).save(maps / "4.png")
     Image.fromarray(np.full((48, 64), 20, np.uint8)).save(maps / "6.png")
-    assert (
-        train(scenarios, run, "tiny-segmentation", maps, "--num-classes", "9", "--steps", "6") == 0
-    )
+    assert train(folders, run, "tiny-segmentation", maps, "--num-classes", "9", "--steps", "6") == 0
     found = ledger(run)
     assert set(found) == {"0.jpg", "2.jpg", "4.jpg", "6.jpg"}
     assert {held_out(key, 0.4) for key in found} == {True, False}
@@ -125,10 +124,10 @@ def test_what_cannot_be_used_is_in_the_ledger_with_its_reason(scenarios, tmp_pat
         ("tiny-segmentation", "images/lake", [], "has the name of an image"),
     ],
 )
-def test_mistakes_end_with_one_line_and_code_2(
-    scenarios, tmp_path, capsys, recipe, targets, more, message
+def test_user_errors_end_with_one_line_and_code_2(
+    folders, tmp_path, capsys, recipe, targets, more, message
 ):
-    assert train(scenarios, tmp_path / "run", recipe, scenarios / targets, *more) == 2
+    assert train(folders, tmp_path / "run", recipe, folders / targets, *more) == 2
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error

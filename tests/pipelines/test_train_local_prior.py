@@ -1,4 +1,4 @@
-"""The prior without windows by the public commands: trained, measured, painted, resumed."""
+"""The local prior by the commands: training, evaluation, generation, resuming."""
 
 import json
 import shutil
@@ -39,11 +39,11 @@ def losses_of(run):
     return [line["loss"] for line in lines if "loss" in line]
 
 
-def test_it_learns_the_rule_and_paints_canvases_of_any_size(rule_store, tmp_path, capsys):
+def test_it_learns_the_rule_and_generates_canvases_of_any_size(rule_store, tmp_path, capsys):
     run, out = tmp_path / "run", tmp_path / "out"
     assert train(rule_store, run, "--steps", "30", "--batch-size", "4") == 0
-    assert losses_of(run)[0] > 5  # 256 codes, none better than another: 5.5 nats
-    assert losses_of(run)[-1] < 1.8  # knows the few codes that occur; two a row would be 0.69
+    assert losses_of(run)[0] > 5  # ln 256 is 5.5 nats
+    assert losses_of(run)[-1] < 1.8  # only few codes occur; ln 2 is 0.69
     prior = load_prior(run)
     assert isinstance(prior.model, LocalGPT)
     assert prior.sample(3, 11, count=2).shape == (2, 3, 11)
@@ -56,12 +56,12 @@ def test_it_learns_the_rule_and_paints_canvases_of_any_size(rule_store, tmp_path
     assert "leave stride out" in capsys.readouterr().err
 
 
-def test_it_has_one_order_alone(rule_store, tmp_path, capsys):
+def test_it_has_row_major_order_only(rule_store, tmp_path, capsys):
     assert train(rule_store, tmp_path / "run", "--ordering", "random") == 2
     assert "'tiny-local' has no ordering" in capsys.readouterr().err
 
 
-def test_stopping_and_going_on_gives_the_same_losses_and_weights(rule_store, tmp_path):
+def test_a_resumed_run_has_the_losses_and_weights_of_an_uninterrupted_one(rule_store, tmp_path):
     for name in ("whole", "parts"):
         assert train(rule_store, tmp_path / name) == 0
     shutil.rmtree(step_folder(tmp_path / "parts", 4))  # as if it had been killed in step 3
@@ -81,7 +81,7 @@ def large_store(tmp_path_factory):
     return make_store(tmp_path_factory.mktemp("large") / "codes.zarr", codes)
 
 
-def test_of_crops_only_what_they_do_not_cut_off_is_measured(large_store, tmp_path):
+def test_only_cells_with_their_whole_neighbourhood_are_measured(large_store, tmp_path):
     conditions = Conditions([StartOfSequence()], 16)
     sizes = {"codebook_size": 16, "condition_vocab_size": 1, "condition_length": 1}
     torch.manual_seed(0)
@@ -109,7 +109,7 @@ def test_of_crops_only_what_they_do_not_cut_off_is_measured(large_store, tmp_pat
     )
 
 
-def test_windows_that_cut_off_everything_are_refused(large_store, tmp_path, capsys):
+def test_windows_without_any_whole_neighbourhood_are_refused(large_store, tmp_path, capsys):
     assert train(large_store, tmp_path / "run", "--window", "24") == 2
     message = capsys.readouterr().err
     assert "codes up to 24 away" in message

@@ -32,7 +32,7 @@ def logged(run, name):
     return [(line["step"], line[name]) for line in lines if name in line]
 
 
-def test_training_leaves_a_prior_that_paints_and_knows_its_tokenizer(store, tmp_path, capsys):
+def test_training_writes_a_prior_that_samples_and_records_its_tokenizer(store, tmp_path, capsys):
     assert train(store, tmp_path / "run") == 0
     assert "4 steps taken" in capsys.readouterr().out
     prior = load_prior(tmp_path / "run")
@@ -46,7 +46,7 @@ def test_training_leaves_a_prior_that_paints_and_knows_its_tokenizer(store, tmp_
     assert "nothing left to do" in capsys.readouterr().out
 
 
-def test_stopping_and_going_on_gives_the_same_losses_and_weights(store, tmp_path):
+def test_a_resumed_run_has_the_losses_and_weights_of_an_uninterrupted_one(store, tmp_path):
     train(store, tmp_path / "whole")
     train(store, tmp_path / "parts")
     shutil.rmtree(step_folder(tmp_path / "parts", 4))  # as if it had been killed in step 3
@@ -64,8 +64,8 @@ def test_stopping_and_going_on_gives_the_same_losses_and_weights(store, tmp_path
 def test_it_learns_the_rule(store, tmp_path):
     assert train(store, tmp_path / "run", "--steps", "40", "--batch-size", "8") == 0
     losses = [loss for _, loss in logged(tmp_path / "run", "loss")]
-    assert losses[0] > 5  # 256 codes, none better than another: 5.5 nats
-    assert losses[-1] < 1.8  # knows the few codes that occur; two a row would be 0.69
+    assert losses[0] > 5  # ln 256 is 5.5 nats
+    assert losses[-1] < 1.8  # only few codes occur; ln 2 is 0.69
 
 
 def test_classes_are_learned_and_named(store, tmp_path):
@@ -75,7 +75,7 @@ def test_classes_are_learned_and_named(store, tmp_path):
     assert prior.sample(4, 4, labels=1, guidance_scale=2.0).shape == (1, 4, 4)
 
 
-def test_another_order_is_trained_painted_and_kept_to_the_window(store, tmp_path, capsys):
+def test_another_ordering_is_trained_and_generates_only_its_window(store, tmp_path, capsys):
     run, out = tmp_path / "run", tmp_path / "out"
     assert train(store, run, "--ordering", "spiral-in") == 0
     assert load_prior(run).config.ordering == "spiral-in"
@@ -107,26 +107,26 @@ def test_codes_of_another_tokenizer_are_refused_naming_both(store, tmp_path, cap
         (["--ordering", "zigzag"], "ordering must be one of row-major, alternate"),
     ],
 )
-def test_mistakes_end_with_one_line_and_code_2(store, tmp_path, capsys, changes, message):
+def test_user_errors_end_with_one_line_and_code_2(store, tmp_path, capsys, changes, message):
     assert train(store, tmp_path / "run", *changes) == 2
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
 
 
-def test_other_settings_on_an_old_run_are_refused(store, tmp_path, capsys):
+def test_resuming_with_other_settings_is_refused(store, tmp_path, capsys):
     train(store, tmp_path / "run")
     assert train(store, tmp_path / "run", "--batch-size", "3") == 2
     assert "started with other settings" in capsys.readouterr().err
 
 
-def test_an_unknown_recipe_names_those_there_are(store, tmp_path, capsys):
+def test_an_unknown_recipe_is_refused_naming_all_recipes(store, tmp_path, capsys):
     flags = ["nonesuch", "--codes", str(store), "--out", str(tmp_path / "run")]
     assert train_prior.main(flags) == 2
     assert "there are tiny" in capsys.readouterr().err
 
 
-def test_the_likelihood_of_a_store_is_the_models_own(store, tmp_path):
+def test_evaluate_gives_the_models_likelihood_of_a_store(store, tmp_path):
     train(store, tmp_path / "run")
     flags = ["--data", str(store), "--out", str(tmp_path / "m.json"), "--held-out", "1"]
     assert evaluate.main(["prior", str(tmp_path / "run"), *flags]) == 0
@@ -138,3 +138,11 @@ def test_the_likelihood_of_a_store_is_the_models_own(store, tmp_path):
         expected = prior.model.loss(prior.conditions.null_tokens(24), torch.from_numpy(codes))
     assert metrics["rows"] == 24
     assert metrics["nats_per_code"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_evaluating_on_codes_of_another_tokenizer_is_refused(store, tmp_path, capsys):
+    train(store, tmp_path / "run")
+    other = make_store(tmp_path / "o.zarr", np.zeros((4, 4, 4), int), codebook_size=256)
+    flags = ["--data", str(other), "--out", str(tmp_path / "m.json"), "--held-out", "1"]
+    assert evaluate.main(["prior", str(tmp_path / "run"), *flags]) == 2
+    assert f"was encoded by tokenizer {'0' * 16}, but the prior in" in capsys.readouterr().err

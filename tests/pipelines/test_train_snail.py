@@ -1,4 +1,4 @@
-"""PixelSNAIL by the public commands: trained, measured, painted."""
+"""PixelSNAIL by the commands: training, evaluation, generation."""
 
 import json
 
@@ -11,17 +11,17 @@ FLAGS = [
 ]  # fmt: skip
 
 
-def test_it_is_trained_measured_and_paints_canvases_of_any_size(rule_store, tmp_path, capsys):
+def test_it_is_trained_evaluated_and_generates_canvases_of_any_size(rule_store, tmp_path, capsys):
     run, out, found = tmp_path / "run", tmp_path / "out", tmp_path / "found.json"
     words = ["tiny-snail", "--codes", str(rule_store), "--out", str(run), *FLAGS]
     assert train_prior.main(words) == 0
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
-    assert losses[0] > 5  # 256 codes, none better than another: 5.5 nats
-    assert losses[-1] < 1.8  # knows the few codes that occur; two a row would be 0.69
+    assert losses[0] > 5  # ln 256 is 5.5 nats
+    assert losses[-1] < 1.8  # only few codes occur; ln 2 is 0.69
     assert isinstance(load_prior(run).model, PixelSNAIL)
-    asked = ["prior", str(run), "--data", str(rule_store), "--out", str(found)]
-    assert evaluate.main([*asked, "--held-out", "0.5"]) == 0
+    flags = ["prior", str(run), "--data", str(rule_store), "--out", str(found)]
+    assert evaluate.main([*flags, "--held-out", "0.5"]) == 0
     assert json.loads(found.read_text())["metrics"]["nats_per_code"] < 2.5
     words = ["--prior", str(run), "--out", str(out), "--count", "2", "--size", "72x40"]
     assert generate.main(words) == 0
@@ -32,12 +32,12 @@ def test_it_is_trained_measured_and_paints_canvases_of_any_size(rule_store, tmp_
     assert "'tiny-snail' has no ordering" in capsys.readouterr().err
 
 
-def test_its_size_and_memory_are_told_before_it_is_trained(rule_store, tmp_path, capsys):
+def test_a_dry_run_prints_its_size(rule_store, tmp_path, capsys):
     words = ["tiny-snail", "--codes", str(rule_store), "--out", str(tmp_path / "run"), *FLAGS]
     assert train_prior.main([*words, "--dry-run"]) == 0
     sizes = {"codebook_size": 256, "condition_vocab_size": 1, "condition_length": 1}
     model = make_model(preset_config("tiny-snail", **sizes, window=4))
     count = sum(parameter.numel() for parameter in model.parameters())
-    condition_inputs = capsys.readouterr().out
-    assert f"parameters  {count:,}" in condition_inputs
-    assert "4 windows of 4x4" in condition_inputs
+    text = capsys.readouterr().out
+    assert f"parameters  {count:,}" in text
+    assert "4 windows of 4x4" in text

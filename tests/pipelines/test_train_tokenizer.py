@@ -17,6 +17,7 @@ from tokenizer import load_tokenizer
 FLAGS = [
     "--steps", "4", "--save-every", "2", "--sample-every", "4", "--log-every", "1",
     "--batch-size", "2", "--crop-size", "32", "--adversarial-start", "2", "--threads", "1",
+    "--num-workers", "0",
 ]  # fmt: skip
 
 
@@ -29,7 +30,7 @@ def logged(run, name):
     return [(line["step"], line[name]) for line in lines if name in line]
 
 
-def test_training_leaves_a_tokenizer_figures_and_pictures(photographs, tmp_path, capsys):
+def test_training_writes_a_tokenizer_metrics_and_pictures(photographs, tmp_path, capsys):
     assert train(photographs, tmp_path / "run", "--held-out", "0.4") == 0
     assert "4 steps taken" in capsys.readouterr().out
     tokenizer = load_tokenizer(tmp_path / "run")
@@ -52,14 +53,17 @@ def test_it_learns_to_reconstruct(photographs, tmp_path):
     assert sum(losses[-10:]) < 0.75 * sum(losses[:10])
 
 
-def test_bad_images_stop_nothing_and_stand_once_in_the_ledger(photographs, tmp_path):
+def test_unreadable_images_are_in_the_ledger_once_and_stop_nothing(photographs, tmp_path):
     data, run = tmp_path / "data", tmp_path / "run"
     shutil.copytree(photographs, data)
     whole = (data / "wood" / "00.jpg").read_bytes()
     names = [f"broken{number}.jpg" for number in range(4)]
     for name in names:
         (data / name).write_bytes(whole[:-100])
-    assert {held_out(name, 0.4) for name in names} == {True, False}  # to train and to measure on
+    assert {held_out(name, 0.4) for name in names} == {
+        True,
+        False,
+    }  # some to train on, some held out
     for steps in ("8", "10"):
         assert train(data, run, "--steps", steps, "--held-out", "0.4") == 0
     entries = [json.loads(line) for line in (run / "bad_images.jsonl").read_text().splitlines()]
@@ -74,9 +78,10 @@ def test_bad_images_stop_nothing_and_stand_once_in_the_ledger(photographs, tmp_p
         (["--perceptual", "/no/such/file"], "neither lpips, none"),
         (["--batch-size", "0"], "--batch-size must be at least 1"),
         (["--held-out", "1"], "no image to train on"),
+        (["--num-workers", "-1"], "--num-workers must be at least 0"),
     ],
 )
-def test_mistakes_end_with_one_line_and_code_2(photographs, tmp_path, capsys, changes, message):
+def test_user_errors_end_with_one_line_and_code_2(photographs, tmp_path, capsys, changes, message):
     assert train(photographs, tmp_path / "run", *changes) == 2
     error = capsys.readouterr().err
     assert message in error
@@ -96,7 +101,7 @@ def test_a_resumed_run_refuses_other_settings(photographs, tmp_path, capsys):
     assert "seed was 0, is 1" in capsys.readouterr().err
 
 
-def test_evaluation_figures_are_those_of_the_images(tiny_tokenizer, tmp_path, capsys):
+def test_evaluate_gives_the_metrics_of_the_images(tiny_tokenizer, tmp_path, capsys):
     data, picture = tmp_path / "data", tmp_path / "picture.png"
     data.mkdir()
     for seed in range(3):
@@ -120,3 +125,23 @@ def test_evaluation_figures_are_those_of_the_images(tiny_tokenizer, tmp_path, ca
     printed = capsys.readouterr().out
     assert "psnr" in printed
     assert "unreadable: 'empty.png': the file has no bytes" in printed
+
+
+def test_loader_workers_default_to_a_part_of_the_cores(monkeypatch, tmp_path):
+    def default(device, **given):
+        flags = train_tokenizer.TrainTokenizerFlags(
+            recipe="tiny", data=tmp_path, out=tmp_path, **given
+        )
+        return train_tokenizer.loader_workers(flags, torch.device(device))
+
+    monkeypatch.setattr(train_tokenizer, "num_cores", lambda: 3)
+    assert [default("cpu"), default("cuda"), default("cpu", num_workers=3)] == [0, 2, 3]
+    assert default("cuda", workers=2) == 0  # of --cpus-per-worker 1
+    monkeypatch.setattr(train_tokenizer, "num_cores", lambda: 64)
+    assert [default("cpu"), default("cuda"), default("cuda", num_workers=0)] == [4, 4, 0]
+
+
+def test_loader_workers_give_the_losses_of_none(photographs, tmp_path):
+    for workers in ("0", "1"):
+        assert train(photographs, tmp_path / workers, "--num-workers", workers) == 0
+    assert logged(tmp_path / "1", "loss") == logged(tmp_path / "0", "loss")

@@ -79,7 +79,7 @@ def test_a_run_folder_gives_its_newest_complete_step(tmp_path):
 def test_a_folder_without_a_prior_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="neither"):
         load_prior(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"format": 1, "kind": "tokenizer"}))
+    (tmp_path / "config.json").write_text(json.dumps({"format": 2, "kind": "tokenizer"}))
     with pytest.raises(CheckpointError, match="not a 'prior'"):
         load_prior(tmp_path)
 

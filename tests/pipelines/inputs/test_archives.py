@@ -15,7 +15,6 @@ import pytest
 from ops.images import ImageError
 from pipelines import train_tokenizer
 from pipelines.inputs.archives import parse_address
-from pipelines.inputs.bad_images import Ledger
 from pipelines.inputs.listing import InputError, list_input
 from pipelines.inputs.parquet import group_of
 from pipelines.inputs.reading import read_bytes, read_entry, read_source
@@ -231,7 +230,7 @@ def test_training_on_a_folder_and_on_a_tar_file_has_equal_losses(
 ) -> None:
     flags = [
         "--steps", "3", "--log-every", "1", "--batch-size", "2", "--crop-size", "32",
-        "--adversarial", "none", "--threads", "1", "--held-out", "0",
+        "--adversarial", "none", "--threads", "1", "--held-out", "0", "--num-workers", "0",
     ]  # fmt: skip
     losses = []
     table = write_table(tmp_path / "a.parquet", list(images.values()), path=list(images))
@@ -256,7 +255,7 @@ def test_shuffle_of_tables_reads_few_row_groups_at_a_time(
     crops = ImageCrops(
         [(entry.key, read_entry(entry)) for entry in entries],
         batch_size=3 * SHARDS_TOGETHER, crop_size=8, scale_range=(8, 8), seed=0,
-        ledger=Ledger(tmp_path / "bad.jsonl"), shard_sizes=sizes,
+        shard_sizes=sizes,
     )  # fmt: skip
     groups = {}
     for entry in entries:

@@ -11,7 +11,7 @@ from tests.conftest import make_store
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """21 rows of 6 x 8 codes; every code of row r is r, so that windows tell their origin."""
+    """21 rows of 6 x 8 codes; every code of row r is r, so that windows show their row."""
     codes = np.broadcast_to(np.arange(21)[:, None, None], (21, 6, 8)).copy()
     path = tmp_path_factory.mktemp("store") / "codes.zarr"
     labels = [row % 3 for row in range(21)]
@@ -27,7 +27,7 @@ def stream_of(dataset, steps):
     return [row for step in steps for row in rows_of(dataset.train_batch(step))]
 
 
-def test_each_row_comes_once_an_epoch_and_failed_ones_never(store):
+def test_each_row_comes_once_an_epoch_and_failed_rows_never(store):
     dataset = CodeDataset(store, window=4, batch_size=5)
     epochs = [stream_of(dataset, range(4 * epoch, 4 * epoch + 4)) for epoch in range(3)]
     for epoch in epochs:
@@ -35,7 +35,7 @@ def test_each_row_comes_once_an_epoch_and_failed_ones_never(store):
     assert len({tuple(epoch) for epoch in epochs}) == 3
 
 
-def test_batches_reach_over_the_end_of_an_epoch(store):
+def test_a_batch_may_span_two_epochs(store):
     dataset = CodeDataset(store, window=4, batch_size=8)
     stream = stream_of(dataset, range(5))
     assert sorted(stream[:20]) == sorted(stream[20:40])
@@ -57,7 +57,7 @@ def test_labels_stay_with_their_codes(store):
     assert batch["label"].tolist() == [row % 3 for row in rows_of(batch)]
 
 
-def test_held_out_keys_never_train_and_all_of_them_measure(store):
+def test_held_out_keys_never_train_and_are_all_measured(store):
     dataset = CodeDataset(store, window=4, batch_size=5, held_out_share=0.3)
     expected = [r for r in range(21) if r != 4 and held_out(f"{r:04d}.jpg", 0.3)]
     assert expected
@@ -72,13 +72,13 @@ def test_a_window_larger_than_the_grid_is_refused(store):
         CodeDataset(store, window=7, batch_size=1)
 
 
-def test_a_store_with_nothing_left_is_refused(store):
+def test_a_store_without_rows_to_train_on_is_refused(store):
     with pytest.raises(DatasetError, match="no row to train on"):
         CodeDataset(store, window=4, batch_size=1, held_out_share=1.0)
 
 
-def test_a_window_knows_which_of_its_edges_are_the_grids_own(tmp_path):
-    codes = np.arange(5 * 7).reshape(1, 5, 7).repeat(12, 0)  # a code tells its place
+def test_true_edges_are_those_on_the_grids_border(tmp_path):
+    codes = np.arange(5 * 7).reshape(1, 5, 7).repeat(12, 0)  # a code shows its cell
     path = make_store(tmp_path / "codes.zarr", codes, codebook_size=64)
     dataset, seen = CodeDataset(CodeStore.open(path), window=4, batch_size=6), set()
     for step in range(12):

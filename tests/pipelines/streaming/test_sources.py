@@ -1,4 +1,4 @@
-"""Views, replaced rows, both sides of the split, and stores side by side."""
+"""Views, replaced rows, the held-out split, and several stores."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ VIEWS = 3
 
 
 def codes_of(rows, first=0):
-    """Codes (n, 4, 4) that all say the row's number, counted from `first`."""
+    """Codes (n, 4, 4), each equal to its row's number, counted from `first`."""
     return np.broadcast_to(np.arange(first, first + rows)[:, None, None], (rows, 4, 4)).copy()
 
 
@@ -33,7 +33,7 @@ def rows_of(batch):
 
 @pytest.fixture(scope="module")
 def views(tmp_path_factory):
-    """11 images in 3 views each over tasks of 4 rows, so that views lie apart; two views failed."""
+    """11 images in 3 views each, in tasks of 4 rows, so that some lie in two; two views failed."""
     columns = {
         "key": [f"{row // VIEWS}.jpg" for row in range(33)],
         "view": [row % VIEWS for row in range(33)],
@@ -60,7 +60,7 @@ def test_views_are_drawn_by_seed_and_position_alone(views):
     assert sorted(first) != sorted(other)
 
 
-def test_every_view_can_be_asked_for(views):
+def test_every_view_of_an_image_can_be_trained_on(views):
     dataset = CodeDataset(views, window=4, batch_size=31, every_view=True)
     assert sorted(rows_of(dataset.train_batch(0))) == sorted(set(range(33)) - {4, 9})
 
@@ -75,7 +75,7 @@ def test_no_view_of_a_held_out_image_trains(views, every_view):
     assert (trained, measured) == (set(range(11)) - held, held)
 
 
-def test_the_middle_view_measures(views):
+def test_held_out_images_are_measured_on_their_middle_view(views):
     source = CodeSource(views, 1.0, every_view=False)
     rows = source.row[source.middle_lines(source.held_out)].tolist()
     middle = {0: 1, 1: 3, 3: 10}  # of images 1 and 3 the views 1 and 0 failed
@@ -105,21 +105,21 @@ def test_grids_of_several_shapes_come_in_one_batch(tmp_path):
     assert [labels[row] for row in (0, 100, 101)] == [-1, 0, 1]
 
 
-def test_the_keys_of_a_step_are_those_of_its_samples(views):
+def test_train_keys_are_those_of_the_samples(views):
     dataset = CodeDataset(views, window=4, batch_size=7)
     assert dataset.train_keys(3) == [
         f"{row // VIEWS}.jpg" for row in rows_of(dataset.train_batch(3))
     ]
 
 
-def test_stores_are_mixed_by_weight_each_in_its_own_epochs(tmp_path):
+def test_stores_are_mixed_by_weight_each_with_its_own_epochs(tmp_path):
     small = open_store(tmp_path / "small", 20)
     large = open_store(tmp_path / "large", 60, first=100)
     dataset = CodeDataset([small, large], window=4, batch_size=50, weights=[3, 1])
     stream = [row for step in range(200) for row in rows_of(dataset.train_batch(step))]
-    ours = [row for row in stream if row < 100]
-    assert len(ours) == 7500
-    for rows, size in ((ours, 20), ([row for row in stream if row >= 100], 60)):
+    of_small = [row for row in stream if row < 100]
+    assert len(of_small) == 7500
+    for rows, size in ((of_small, 20), ([row for row in stream if row >= 100], 60)):
         first = rows[0] // 100 * 100
         for epoch in range(3):
             part = rows[epoch * size : (epoch + 1) * size]
@@ -157,17 +157,17 @@ def test_stores_of_two_tokenizers_are_refused_naming_both(tmp_path):
     [
         ({"weights": [1.0]}, "2 stores, but 1 weight"),
         ({"weights": [1.0, -1.0]}, "above 0"),
-        ({"rank": 2, "world": 2}, "no rank 2 among 2"),
+        ({"rank": 2, "world_size": 2}, "from 0 to 1, found 2"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(tmp_path, changes, message):
+def test_invalid_settings_are_refused(tmp_path, changes, message):
     stores = [open_store(tmp_path / name, 3) for name in ("a", "b")]
     with pytest.raises(UserError, match=message):
         CodeDataset(stores, window=4, batch_size=1, **changes)
 
 
 @given(height=st.integers(1, 9), width=st.integers(1, 9), count=st.integers(1, 4), data=st.data())
-def test_windows_are_the_slices_that_the_draws_name(height, width, count, data):
+def test_windows_are_the_slices_at_the_drawn_corners(height, width, count, data):
     window = data.draw(st.integers(1, min(height, width)))
     unit = st.floats(0, 1, exclude_max=True)
     draws = np.array(data.draw(st.lists(st.tuples(unit, unit), min_size=count, max_size=count)))
@@ -180,7 +180,7 @@ def test_windows_are_the_slices_that_the_draws_name(height, width, count, data):
         assert np.array_equal(cut[number], expected)
 
 
-def test_the_view_says_nothing_about_the_place_of_the_window(tmp_path):
+def test_view_and_window_are_drawn_independently(tmp_path):
     codes = 10 * np.arange(8)[:, None, None] + np.arange(5)[:, None] + np.zeros((8, 5, 4), int)
     columns = {"key": [f"{row // 2}.jpg" for row in range(8)], "view": [0, 1] * 4}
     store = CodeStore.open(make_store(tmp_path / "a", codes, codebook_size=999, columns=columns))

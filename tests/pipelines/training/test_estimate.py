@@ -5,11 +5,11 @@ import torch
 
 from pipelines import train_prior, train_tokenizer
 from pipelines.recipes import PRIOR_RECIPES, TOKENIZER_RECIPES
-from pipelines.training.estimate import Division, prior_lines, tokenizer_lines
+from pipelines.training.estimate import Division, describe_prior, describe_tokenizer
 from prior import GPT, PRESETS, GPTConfig
 from tokenizer import build_tokenizer
 
-DIVISION = {"workers": 1, "accumulate": 1, "recompute": False, "shard": False, "half": False}
+DIVISION = {"workers": 1, "accumulate": 1, "recompute": False, "shard": False, "bfloat16": False}
 CONFIG = GPTConfig(
     codebook_size=256, condition_vocab_size=1, condition_length=1, window=16, **PRESETS["tiny"]
 )
@@ -18,7 +18,7 @@ CONFIG = GPTConfig(
 def lines(**division):
     recipe = PRIOR_RECIPES["tiny"]
     changed = Division(**{**DIVISION, **division})
-    return "\n".join(prior_lines(CONFIG, recipe, images=100, held_out=5, division=changed))
+    return "\n".join(describe_prior(CONFIG, recipe, images=100, held_out=5, division=changed))
 
 
 def mebibytes(text, name):
@@ -28,18 +28,15 @@ def mebibytes(text, name):
 
 def test_the_sizes_of_a_prior_are_those_of_the_model_and_the_recipe():
     parameters = sum(p.numel() for p in GPT(CONFIG).parameters())
-    condition_inputs = lines()
-    assert f"parameters  {parameters:,}: token_embedding {257 * 256:,}," in condition_inputs
-    assert "8 windows of 16x16: 2,048 codes, 2,048 tokens" in condition_inputs
-    assert (
-        "12.5 steps: 100 images to train on, 5 held out; 400 steps are 32.00 epochs"
-        in condition_inputs
-    )
-    assert mebibytes(condition_inputs, "weights") == pytest.approx(4 * parameters / 2**20, abs=0.6)
-    assert mebibytes(condition_inputs, "AdamW") == pytest.approx(8 * parameters / 2**20, abs=0.6)
+    text = lines()
+    assert f"parameters  {parameters:,}: token_embedding {257 * 256:,}," in text
+    assert "8 windows of 16x16: 2,048 codes, 2,048 tokens" in text
+    assert "12.5 steps: 100 images to train on, 5 held out; 400 steps are 32.00 epochs" in text
+    assert mebibytes(text, "weights") == pytest.approx(4 * parameters / 2**20, abs=0.6)
+    assert mebibytes(text, "AdamW") == pytest.approx(8 * parameters / 2**20, abs=0.6)
 
 
-def test_activations_are_what_a_step_keeps_for_its_backward():
+def test_activations_are_the_tensors_saved_for_the_backward_pass():
     kept = {}
 
     def keep(tensor):
@@ -56,13 +53,13 @@ def test_activations_are_what_a_step_keeps_for_its_backward():
     assert mebibytes(lines(), "roughly") == pytest.approx(expected, rel=0.02)
 
 
-def test_parts_processes_and_half_precision_need_less_memory():
+def test_micro_batches_processes_and_bfloat16_need_less_memory():
     whole = mebibytes(lines(), "roughly")
     assert mebibytes(lines(accumulate=4), "roughly") == pytest.approx(whole / 4, rel=0.1)
     assert mebibytes(lines(workers=4), "roughly") == pytest.approx(whole / 4, rel=0.1)
-    assert mebibytes(lines(half=True), "roughly") < 0.8 * whole
+    assert mebibytes(lines(bfloat16=True), "roughly") < 0.8 * whole
     assert mebibytes(lines(recompute=True), "roughly") < 0.4 * whole
-    assert "2 processes go through 2 parts of 2 each" in lines(workers=2, accumulate=2)
+    assert "2 processes x 2 micro-batches of 2" in lines(workers=2, accumulate=2)
     assert mebibytes(lines(workers=2, shard=True), "weights") == pytest.approx(
         mebibytes(lines(), "weights") / 2, abs=0.6
     )
@@ -73,19 +70,17 @@ def test_the_sizes_of_a_tokenizer_are_those_of_the_model():
 
     def lines(**division):
         changed = Division(**{**DIVISION, **division})
-        return "\n".join(tokenizer_lines(recipe, 100, 5, changed))
+        return "\n".join(describe_tokenizer(recipe, 100, 5, changed))
 
-    condition_inputs = lines()
+    text = lines()
     parameters = sum(p.numel() for p in build_tokenizer("tiny", 0).parameters())
-    assert f"parameters  {parameters:,}: encoder" in condition_inputs
-    assert "8 crops of 64x64 pixels: 512 codes" in condition_inputs
-    assert mebibytes(condition_inputs, "roughly") > 1
-    assert mebibytes(lines(recompute=True), "roughly") < 0.7 * mebibytes(
-        condition_inputs, "roughly"
-    )
+    assert f"parameters  {parameters:,}: encoder" in text
+    assert "8 crops of 64x64 pixels: 512 codes" in text
+    assert mebibytes(text, "roughly") > 1
+    assert mebibytes(lines(recompute=True), "roughly") < 0.7 * mebibytes(text, "roughly")
 
 
-def test_a_dry_run_prints_and_leaves_nothing(rule_store, photographs, tmp_path, capsys):
+def test_a_dry_run_prints_and_writes_nothing(rule_store, photographs, tmp_path, capsys):
     flags = ["tiny", "--out", str(tmp_path / "run"), "--dry-run", "--batch-size", "4"]
     assert train_prior.main([*flags, "--codes", str(rule_store), "--window", "4"]) == 0
     assert "23 images to train on, 1 held out" in capsys.readouterr().out

@@ -8,9 +8,7 @@ from ops.ranks import ALONE
 from pipelines.recipes import PRIOR_RECIPES, TOKENIZER_RECIPES
 from pipelines.training.flags import (
     TrainingFlags,
-    lasting_settings,
     loop_settings,
-    outcome,
     override_recipe,
     parallel_config_of,
 )
@@ -21,18 +19,18 @@ def flags(**given):
 
 
 @pytest.mark.parametrize("recipes", [TOKENIZER_RECIPES, PRIOR_RECIPES])
-def test_no_flags_leave_every_recipe_as_it_is(recipes):
+def test_without_flags_every_recipe_stays_as_it_is(recipes):
     for name, recipe in recipes.items():
         assert override_recipe(recipes, name, flags()) == recipe
 
 
 def test_flags_replace_their_own_fields_only():
-    laid = override_recipe(PRIOR_RECIPES, "tiny", flags(steps=7, learning_rate=0.5))
-    assert (laid.steps, laid.optimizer.learning_rate) == (7, 0.5)
-    assert laid.optimizer.betas == PRIOR_RECIPES["tiny"].optimizer.betas
-    assert laid.batch_size == PRIOR_RECIPES["tiny"].batch_size
-    assert loop_settings(laid, seed=3).steps == 7
-    assert loop_settings(laid, seed=3).seed == 3
+    recipe = override_recipe(PRIOR_RECIPES, "tiny", flags(steps=7, learning_rate=0.5))
+    assert (recipe.steps, recipe.optimizer.learning_rate) == (7, 0.5)
+    assert recipe.optimizer.betas == PRIOR_RECIPES["tiny"].optimizer.betas
+    assert recipe.batch_size == PRIOR_RECIPES["tiny"].batch_size
+    assert loop_settings(recipe, seed=3).steps == 7
+    assert loop_settings(recipe, seed=3).seed == 3
 
 
 def test_counts_below_one_and_unknown_recipes_are_refused():
@@ -40,19 +38,6 @@ def test_counts_below_one_and_unknown_recipes_are_refused():
         override_recipe(PRIOR_RECIPES, "tiny", flags(save_every=0))
     with pytest.raises(ConfigError, match="No recipe 'nonesuch'; there are tiny"):
         override_recipe(PRIOR_RECIPES, "nonesuch", flags())
-
-
-def test_the_length_of_a_run_may_change_and_its_batches_may_not():
-    def lasting(**given):
-        return lasting_settings(override_recipe(PRIOR_RECIPES, "tiny", flags(**given)), seed=0)
-
-    assert lasting(steps=5, save_every=1) == lasting()
-    assert lasting(batch_size=5) != lasting()
-
-
-def test_the_last_line_says_what_was_done_and_what_comes_next():
-    assert outcome(Path("r"), 3, 9, "paint") == "r: 3 steps taken, 9 in all; paint"
-    assert outcome(Path("r"), 0, 9, "paint") == "r: nothing left to do, 9 in all; paint"
 
 
 def test_a_batch_that_does_not_divide_evenly_is_refused_naming_one_that_does():
@@ -65,7 +50,7 @@ def test_a_batch_that_does_not_divide_evenly_is_refused_naming_one_that_does():
     assert override_recipe(PRIOR_RECIPES, "tiny", flags(workers=2, accumulate=4)).batch_size == 8
 
 
-def test_gpus_compile_unless_told_otherwise_or_sharded():
+def test_gpus_compile_unless_disabled_or_sharded():
     def compiles(device, shard=False, **given):
         return parallel_config_of(flags(**given), ALONE, torch.device(device), shard).compile
 

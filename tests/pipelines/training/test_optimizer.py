@@ -6,7 +6,7 @@ from ops.config import ConfigError
 from pipelines.training.optimizer import OptimizerConfig, WeightAverage, make_optimizer, take_step
 
 
-def test_the_rate_warms_up_then_follows_a_cosine_to_its_final_share():
+def test_the_learning_rate_warms_up_then_follows_a_cosine_to_its_final_share():
     config = OptimizerConfig(learning_rate=1.0, warmup_steps=10, final_share=0.1)
     assert config.rate_at(0, 1000) == pytest.approx(0.1)
     assert config.rate_at(4, 10**9) == pytest.approx(0.5)
@@ -16,7 +16,7 @@ def test_the_rate_warms_up_then_follows_a_cosine_to_its_final_share():
     assert rates == sorted(rates, reverse=True)
 
 
-def test_a_constant_rate_stays():
+def test_a_constant_schedule_stays_constant():
     config = OptimizerConfig(learning_rate=2.0, schedule="constant", warmup_steps=2)
     assert [config.rate_at(step, 10) for step in (0, 1, 5, 10)] == [1.0, 2.0, 2.0, 2.0]
     with pytest.raises(ConfigError, match="cosine or constant"):
@@ -51,5 +51,5 @@ def test_the_average_follows_the_formula_and_copies_counters():
     assert average.tensors["weight"].item() == pytest.approx(0.9 * 1 + 0.1 * 3)
     assert average.tensors["num_batches_tracked"] == 7
     first = WeightAverage(nn.BatchNorm1d(1), decay=0.9)
-    first.update(model, step=0)  # decays by 1/20 only, so that the start does not linger
+    first.update(model, step=0)  # the first decay is only 1/20
     assert first.tensors["weight"].item() == pytest.approx(0.05 + 0.95 * 3)

@@ -40,7 +40,7 @@ NAMED = (
 
 
 def prior_task(parallel_config):
-    """One at the start of its run, with everything that draws: labels dropped, noise read."""
+    """An untrained one with all random parts: dropped labels, noisy inputs."""
     torch.manual_seed(0)
     conditions = Conditions([ClassLabel(num_classes=3)], CODES)
     config = GPTConfig(
@@ -79,7 +79,7 @@ def tokenizer_task(parallel_config, **losses):
     losses = {"adversarial_start": 10**6, **losses}
     recipe = dataclasses.replace(recipe, losses=dataclasses.replace(recipe.losses, **losses))
     model = build_tokenizer("tiny", seed=0)
-    model.quantizer.restart_after = 2  # so that codes are drawn anew within the few steps
+    model.quantizer.restart_after = 2  # so that codes are restarted within the few steps
     return TokenizerTask(model, recipe, STEPS, torch.empty(0), CPU, parallel_config)
 
 
@@ -96,7 +96,7 @@ def pixels_batch(step, ranks):
 
 
 def losses_of(train_task, batches, ranks, steps=range(STEPS), named=LOGGED):
-    """The mean over all ranks, at each step, of the figures that are named."""
+    """The named metrics at each step, averaged over all ranks."""
     found = []
     for step in steps:
         torch.manual_seed(step_seed(0, step, ranks.rank))
@@ -123,39 +123,43 @@ def by_two(work):
 
 
 def train_both(folder, ranks):
-    """Losses of all kinds of trainee on these ranks, and checkpoints that they leave."""
-    spread, sharded = (
-        ParallelConfig(ranks=ranks),
-        ParallelConfig(ranks=ranks, shard=ranks.world > 1),
-    )
+    """Losses of both kinds of train task on these ranks, and of a resumed sharded one."""
+    plain = ParallelConfig(ranks=ranks)
+    sharded = ParallelConfig(ranks=ranks, shard=ranks.world > 1)
     found = {
-        "prior": losses_of(prior_task(spread), codes_batch, ranks),
+        "prior": losses_of(prior_task(plain), codes_batch, ranks),
         "parts": losses_of(
-            prior_task(dataclasses.replace(spread, accumulate=2)), codes_batch, ranks
+            prior_task(dataclasses.replace(plain, accumulate=2)), codes_batch, ranks
         ),
-        "tokenizer": losses_of(tokenizer_task(spread), pixels_batch, ranks),
-        "critic": losses_of(tokenizer_task(spread, **EVERY_TERM), pixels_batch, ranks, named=NAMED),
+        "tokenizer": losses_of(tokenizer_task(plain), pixels_batch, ranks),
+        "discriminator": losses_of(
+            tokenizer_task(plain, **EVERY_TERM), pixels_batch, ranks, named=NAMED
+        ),
     }
-    train_task = tokenizer_task(spread, **EVERY_TERM)
+    train_task = tokenizer_task(plain, **EVERY_TERM)
     losses_of(train_task, pixels_batch, ranks, range(1))
-    critic = train_task.objective.discriminator
+    discriminator = train_task.objective.discriminator
     found["gradients"] = torch.cat(
-        [p.grad.flatten() for module in (train_task.model, critic) for p in module.parameters()]
+        [
+            p.grad.flatten()
+            for module in (train_task.model, discriminator)
+            for p in module.parameters()
+        ]
     )
     train_task = prior_task(sharded)
     found["sharded"] = losses_of(train_task, codes_batch, ranks, range(2))
     evaluation = train_task.evaluate(2)
     found["held out"] = torch.tensor(evaluation.loss)
     train_task.save(folder if ranks.is_first else None)
-    ranks.first_says(None)  # the folder is whole
+    ranks.broadcast(None)  # the folder is complete
     again = prior_task(sharded)
     again.load(folder)
     found["resumed"] = losses_of(again, codes_batch, ranks, range(2, 4))
     return found
 
 
-def stay_together(ranks):
-    """A tokenizer's and its critic's weights after steps with all losses."""
+def weights_after_steps(ranks):
+    """A tokenizer's and its discriminator's weights after steps with all losses."""
     train_task = tokenizer_task(ParallelConfig(ranks=ranks, accumulate=2), adversarial_start=0)
     losses_of(train_task, pixels_batch, ranks)
     return [
@@ -164,12 +168,12 @@ def stay_together(ranks):
     ]
 
 
-def quantize_together(ranks):
-    """What each kind of quantizer, behind a convolution, has become after steps on these ranks."""
+def quantizers_after_steps(ranks):
+    """The state of each kind of quantizer, behind a convolution, after steps on these ranks."""
     found = {}
     for kind, config in QUANTIZER_CONFIGS.items():
         torch.manual_seed(0)
-        # A softer entropy than the default, whose slope at the signs would magnify last bits.
+        # A softer entropy than the default, whose gradient near 0 would magnify rounding.
         config = dataclasses.replace(config, restart_after=2, entropy_temperature=1.0)
         quantizer = QUANTIZERS[kind](config)
         model = torch.nn.Sequential(torch.nn.Conv2d(3, config.code_dim, 8, stride=8), quantizer)
@@ -186,51 +190,60 @@ def quantize_together(ranks):
     return found
 
 
-def tell(ranks):
-    """What comes of each way to tell the others something."""
+def call_collectives(ranks):
+    """The result of each collective of ops.ranks."""
     own = torch.tensor([[10.0 * place + ranks.rank] for place in range(2)])
     return {
         "mean": ranks.mean(own),
         "samples": all_samples(own),
-        "from first": from_first(own.clone()),
-        "first says": torch.tensor(ranks.first_says(ranks.rank)),
+        "from_first": from_first(own.clone()),
+        "broadcast": torch.tensor(ranks.broadcast(ranks.rank)),
     }
 
 
 def do_all(folder, ranks):
     return {
         "losses": train_both(folder, ranks),
-        "weights": stay_together(ranks),
-        "quantizers": quantize_together(ranks),
-        **tell(ranks),
+        "weights": weights_after_steps(ranks),
+        "quantizers": quantizers_after_steps(ranks),
+        **call_collectives(ranks),
     }
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory):
-    """What do_all returns in each of two processes; starting them takes longer than all they do."""
-    return by_two(functools.partial(do_all, tmp_path_factory.mktemp("by-two")))
+def sharded_folder(tmp_path_factory):
+    """Where two processes save the checkpoint of a sharded prior after two steps."""
+    return tmp_path_factory.mktemp("by-two")
+
+
+@pytest.fixture(scope="module")
+def pair(sharded_folder):
+    """What do_all returns in each of two processes; starting them takes most of the time."""
+    return by_two(functools.partial(do_all, sharded_folder))
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory, pair):
-    """The losses of train_both alone, and those of the first of two processes."""
+    """The losses of train_both in one process, and on rank 0 of two."""
     return train_both(tmp_path_factory.mktemp("alone"), ALONE), pair[0]["losses"]
 
 
 @pytest.mark.parametrize(
-    "kind", ["prior", "parts", "tokenizer", "critic", "gradients", "sharded", "held out", "resumed"]
+    "kind",
+    ["prior", "parts", "tokenizer", "discriminator", "gradients", "sharded", "held out", "resumed"],
 )
-def test_two_processes_lose_what_one_does(found, kind):
+def test_two_processes_have_the_losses_of_one(found, kind):
     alone, by_two = found
     torch.testing.assert_close(by_two[kind], alone[kind], rtol=1e-4, atol=1e-5)
 
 
-def test_a_batch_in_parts_loses_what_it_does_whole(found):
+def test_micro_batches_have_the_losses_of_whole_batches(found):
     alone, _ = found
     torch.testing.assert_close(alone["parts"], alone["prior"], rtol=1e-4, atol=1e-5)
     in_parts = tokenizer_task(ParallelConfig(accumulate=4))
-    in_parts.model.quantizer.restart_after = 10**6  # counted in parts, so it would come earlier
+    in_parts.model.quantizer.restart_after = (
+        10**6
+    )  # counts micro-batches, so it would restart codes earlier
     whole = tokenizer_task(ParallelConfig())
     whole.model.quantizer.restart_after = 10**6
     torch.testing.assert_close(
@@ -241,33 +254,40 @@ def test_a_batch_in_parts_loses_what_it_does_whole(found):
     )
 
 
-def test_a_sharded_run_that_is_resumed_takes_the_steps_of_one_that_is_not(found):
+def test_a_resumed_sharded_run_takes_the_steps_of_an_uninterrupted_one(found):
     alone, by_two = found
     torch.testing.assert_close(by_two["sharded"], alone["prior"][:2], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(by_two["resumed"], alone["prior"][2:], rtol=1e-4, atol=1e-5)
 
 
-def test_processes_keep_equal_weights_of_model_and_critic(pair):
+def test_a_sharded_checkpoint_is_resumed_by_one_process(pair, found, sharded_folder):
+    train_task = prior_task(ParallelConfig())
+    train_task.load(sharded_folder)
+    losses = losses_of(train_task, codes_batch, ALONE, range(2, 4))
+    torch.testing.assert_close(losses, found[0]["prior"][2:], rtol=1e-4, atol=1e-5)
+
+
+def test_processes_keep_equal_weights_of_model_and_discriminator(pair):
     first, second = (found["weights"] for found in pair)
     for one, other in zip(first, second, strict=True):
         assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("kind", QUANTIZERS)
-def test_two_processes_quantize_as_one_does(pair, kind):
+def test_two_processes_train_quantizers_as_one_does(pair, kind):
     first, second = (found["quantizers"][kind] for found in pair)
-    alone = quantize_together(ALONE)[kind]
+    alone = quantizers_after_steps(ALONE)[kind]
     for name, tensor in alone.items():
         assert torch.equal(first[name], second[name]), name
-        if kind != "gumbel":  # each process draws noise of its own
+        if kind != "gumbel":  # each process draws its own noise
             torch.testing.assert_close(first[name], tensor, rtol=1e-4, atol=1e-5)
 
 
-def test_what_processes_tell_each_other(pair):
+def test_collectives_of_two_processes(pair):
     for context in pair:
         assert context["mean"].tolist() == [[0.5], [10.5]]
         assert context["samples"].tolist() == [[0], [1], [10], [11]]
-        assert context["from first"].tolist() == [[0], [10]]
-        assert context["first says"] == 0
-    assert Ranks().first_says("word") == "word"
+        assert context["from_first"].tolist() == [[0], [10]]
+        assert context["broadcast"] == 0
+    assert Ranks().broadcast("word") == "word"
     assert all_samples(torch.ones(2)).shape == (2,)

@@ -4,13 +4,13 @@ from pipelines.training.plots import curves_picture, loss_map_picture, usage_pic
 
 
 def bright_places(picture):
-    """Where (row, column) viridis' yellow lies, as shares of the picture; not in its scale."""
+    """Where (row, column) viridis' yellow is, as fractions of the picture, without its scale."""
     map_only = picture[:, : picture.shape[1] * 7 // 10].astype(int)
     yellow = np.abs(map_only - (253, 231, 37)).sum(-1) < 12
     return np.argwhere(yellow) / picture.shape[:2]
 
 
-def test_a_place_that_is_hard_to_foretell_is_bright_where_it_lies():
+def test_a_cell_with_a_high_loss_is_bright_at_its_place():
     nll = np.zeros((2, 2))
     nll[1, 0] = 5.0
     picture = loss_map_picture(nll)
@@ -24,12 +24,12 @@ def test_a_place_that_is_hard_to_foretell_is_bright_where_it_lies():
 
 
 def line_places(picture):
-    """Where (row, column) matplotlib's first colour lies."""
+    """Where (row, column) matplotlib's first colour is."""
     blue = np.abs(picture.astype(int) - (31, 119, 180)).sum(-1) < 30
     return np.argwhere(blue)
 
 
-def test_curves_rise_where_figures_rise_and_rates_are_left_out():
+def test_curves_follow_the_metrics_and_rates_are_left_out():
     lines = [{"step": step, "loss": float(step), "steps_per_second": 1.0} for step in range(10)]
     lines.append({"step": 10, "loss": float("nan")})
     picture = curves_picture(lines)

@@ -17,13 +17,13 @@ from tokenizer.modalities import ModalityConfig
 
 CPU = torch.device("cpu")
 SIDE, STEPS, START = 32, 120, 60
-SMALL_CRITIC = DiscriminatorConfig(channels=16)
+SMALL_DISCRIMINATOR = DiscriminatorConfig(channels=16)
 
 
 def tokenizer_task(accumulate=1, **losses):
     torch.manual_seed(0)
     recipe = TOKENIZER_RECIPES["tiny"]
-    losses = {"adversarial_start": 0, "discriminator": SMALL_CRITIC, **losses}
+    losses = {"adversarial_start": 0, "discriminator": SMALL_DISCRIMINATOR, **losses}
     recipe = dataclasses.replace(recipe, losses=dataclasses.replace(recipe.losses, **losses))
     model = build_tokenizer(recipe.preset, seed=0)
     held_out = photographs()[32:]
@@ -44,7 +44,7 @@ def crops(step):
 
 
 def take(train_task, steps):
-    """The figures of some steps."""
+    """The metrics of some steps."""
     found = []
     for step in steps:
         torch.manual_seed(step_seed(0, step))
@@ -53,7 +53,7 @@ def take(train_task, steps):
 
 
 def errors_after_the_start(**losses):
-    """Mean absolute error on held-out pictures, over that at the last step before the critic's."""
+    """Held-out mean absolute errors after the discriminator starts, over that just before."""
     train_task = tokenizer_task(adversarial_start=START, **losses)
     take(train_task, range(START))
     before = held_out_error(train_task)
@@ -72,34 +72,34 @@ def held_out_error(train_task):
     return float((rebuilt - train_task.held_out).abs().mean())
 
 
-def test_reconstructions_outlive_the_moment_the_critic_starts():
+def test_reconstructions_stay_good_when_the_discriminator_starts():
     ratios = errors_after_the_start(adversarial_ramp=30)
     assert max(ratios) < 1.1
-    assert ratios[-1] < 0.95  # and learning goes on
-    # The same moment without ramp and balance is what ruins reconstructions.
+    assert ratios[-1] < 0.95  # and they go on improving
+    # Without ramp and adaptive weight they do not.
     assert max(errors_after_the_start(adversarial_ramp=1, adaptive=False)) > 1.3
 
 
-def test_the_critic_does_no_work_before_it_starts():
+def test_the_discriminator_is_not_called_before_it_starts():
     train_task = tokenizer_task(adversarial_start=3)
-    critic, calls = train_task.objective.discriminator, []
-    critic.register_forward_hook(lambda *_: calls.append(1))
-    before = [parameter.clone() for parameter in critic.parameters()]
+    discriminator, calls = train_task.objective.discriminator, []
+    discriminator.register_forward_hook(lambda *_: calls.append(1))
+    before = [parameter.clone() for parameter in discriminator.parameters()]
     take(train_task, range(3))
     assert not calls
     assert not train_task.discriminator_optimizer.state
-    assert all(torch.equal(a, b) for a, b in zip(before, critic.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, discriminator.parameters(), strict=True))
     take(train_task, range(3, 4))
     assert len(calls) == 3  # once for the decoder, then a real and a rebuilt batch
 
 
 EVERY_TERM = {"lecam_weight": 0.1, "r1_weight": 1.0, "r1_every": 3, "adversarial_ramp": 4}
-SPECTRAL = dataclasses.replace(SMALL_CRITIC, spectral_norm=True, norm="none")
+SPECTRAL = dataclasses.replace(SMALL_DISCRIMINATOR, spectral_norm=True, norm="none")
 
 
-@pytest.mark.parametrize("critic", [SMALL_CRITIC, SPECTRAL])
-def test_a_run_cut_at_any_step_goes_on_to_the_very_same_figures(tmp_path, critic):
-    losses = {**EVERY_TERM, "adversarial_start": 1, "discriminator": critic}
+@pytest.mark.parametrize("discriminator", [SMALL_DISCRIMINATOR, SPECTRAL])
+def test_a_run_resumed_at_any_step_has_identical_metrics(tmp_path, discriminator):
+    losses = {**EVERY_TERM, "adversarial_start": 1, "discriminator": discriminator}
     whole = take(tokenizer_task(accumulate=2, **losses), range(6))
     train_task = tokenizer_task(accumulate=2, **losses)
     parts = []
@@ -116,7 +116,7 @@ def test_a_run_cut_at_any_step_goes_on_to_the_very_same_figures(tmp_path, critic
     assert whole[4]["lecam_loss"] > 0
 
 
-def test_a_cut_run_of_label_maps_goes_on_to_the_very_same_figures(tmp_path):
+def test_a_resumed_run_on_label_maps_has_identical_metrics(tmp_path):
     def train_task():
         torch.manual_seed(0)
         modality = ModalityConfig(kind="segmentation", num_classes=5)

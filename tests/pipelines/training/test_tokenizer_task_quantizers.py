@@ -1,4 +1,4 @@
-"""Training steps with every quantizer: what they log, and resuming to the bit."""
+"""Training steps with every quantizer: what they log, and bit-identical resuming."""
 
 import dataclasses
 
@@ -34,7 +34,7 @@ def train_task(kind, **parallel_config):
 
 
 def take(made, steps):
-    """The figures of these steps, each on its own batch and its own randomness."""
+    """The metrics of these steps, each with a batch and random numbers of its own."""
     found = []
     for step in steps:
         batch = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(step)) * 2 - 1
@@ -44,7 +44,7 @@ def take(made, steps):
 
 
 @pytest.mark.parametrize("kind", QUANTIZERS)
-def test_usage_is_logged_and_a_resumed_run_goes_on_to_the_bit(kind, tmp_path):
+def test_usage_is_logged_and_a_resumed_run_is_bit_identical(kind, tmp_path):
     whole, first, second = (train_task(kind) for _ in range(3))
     expected = take(whole, range(STEPS))
     take(first, range(2))
@@ -67,7 +67,7 @@ def test_schedules_follow_the_loops_step():
     assert temperatures[0] == 1
 
 
-def test_activations_computed_again_change_no_figure():
-    plain, again = train_task("vq"), train_task("vq", recompute=True)
-    assert again.model.encoder.blocks.recompute
-    assert take(again, range(2)) == take(plain, range(2))
+def test_activation_checkpointing_changes_no_metric():
+    plain, recomputed = train_task("vq"), train_task("vq", recompute=True)
+    assert recomputed.model.encoder.blocks.recompute
+    assert take(recomputed, range(2)) == take(plain, range(2))

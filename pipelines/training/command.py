@@ -1,0 +1,39 @@
+"""The flow that train_tokenizer and train_prior share, from the parsed flags to the last line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from ops.ranks import Ranks
+from ops.runtime import keep_freed_memory, resolve_device, use_threads
+from pipelines.training.flags import TrainingFlags, parallel_config_of, worker_config_of
+from pipelines.training.launch import Attempt, run_attempts
+from pipelines.training.parallel import ParallelConfig
+
+
+def set_up_process(
+    flags: TrainingFlags, ranks: Ranks, shard: bool = False
+) -> tuple[torch.device, ParallelConfig]:
+    """Set this process's threads and memory allocation; the device it trains on, and how.
+
+    Raises ConfigError where the device does not exist.
+    """
+    use_threads(flags.threads)
+    keep_freed_memory()
+    device = resolve_device(flags.device)
+    return device, parallel_config_of(flags, ranks, device, shard=shard)
+
+
+def run_training(
+    flags: TrainingFlags, steps: int, attempt: Attempt, reads: Mapping[str, Path], next_step: str
+) -> str:
+    """Train in --out until `steps` are done; the line to print, which ends with `next_step`.
+
+    Raises what run_attempts raises.
+    """
+    taken = run_attempts(flags.out, steps, attempt, worker_config_of(flags), reads)
+    done = f"{taken} steps taken" if taken else "nothing left to do"
+    return f"{flags.out}: {done}, {steps} in all; {next_step}"

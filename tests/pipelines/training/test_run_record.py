@@ -1,0 +1,39 @@
+import json
+
+import pytest
+
+from pipelines.recipes import PRIOR_RECIPES
+from pipelines.training.flags import TrainingFlags, override_recipe
+from pipelines.training.loop import TrainingError
+from pipelines.training.run_record import FORMAT, pin_settings, run_settings
+
+SETTINGS = {"batch_size": 8, "betas": (0.9, 0.99)}
+
+
+def test_the_length_of_a_run_may_change_and_its_batches_may_not(tmp_path):
+    def settings(**given):
+        flags = TrainingFlags(out=tmp_path, **given)
+        return run_settings(override_recipe(PRIOR_RECIPES, "tiny", flags), seed=0)
+
+    assert settings(steps=5, save_every=1) == settings()
+    assert settings(batch_size=5) != settings()
+
+
+def test_a_run_resumed_with_other_settings_is_refused(tmp_path):
+    pin_settings(tmp_path, SETTINGS)
+    pin_settings(tmp_path, SETTINGS)
+    with pytest.raises(TrainingError, match="batch_size was 8, is 16"):
+        pin_settings(tmp_path, {**SETTINGS, "batch_size": 16})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, rf"written by an older version of Smalti \(format 1, this one has {FORMAT}\)"),
+        ({"format": FORMAT + 1}, "written by a newer version of Smalti"),
+    ],
+)
+def test_a_run_of_another_version_is_refused(tmp_path, change, message):
+    (tmp_path / "run.json").write_text(json.dumps({**SETTINGS, **change}))
+    with pytest.raises(TrainingError, match=message):
+        pin_settings(tmp_path, SETTINGS)
