@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ops.cpu.linear import Linear
+from ops.cpu import Linear
 from prior.models.gpt_config import BlockConfig
 from prior.models.layers import MLPS, NORMS
 from prior.models.rotary import Rotation, rotate

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ops.config import ConfigError
-from ops.cpu.linear import Linear
+from ops.cpu import Linear
 from prior.models.attention import Block
 from prior.models.gpt_config import GPTConfig
 from prior.models.layers import NORMS, initialise_layer, scale_residual

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ops.config import Registry
-from ops.cpu.linear import Linear
+from ops.cpu import Linear
 
 EPSILON = 1e-5
 INITIAL_STD = 0.02

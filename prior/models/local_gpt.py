@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ops.config import ConfigError
-from ops.cpu.linear import Linear
+from ops.cpu import Linear
 from prior.models.attention import Attend, Attention, Block
 from prior.models.depthwise_context import DepthwiseContext
 from prior.models.gpt import cross_entropy

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ops.config import ConfigError
-from ops.cpu.linear import Linear
+from ops.cpu import Linear
 from prior.models.gpt import cross_entropy
 from prior.models.layers import initialise_layer
 from prior.models.snail_config import SnailConfig

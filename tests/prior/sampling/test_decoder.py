@@ -4,7 +4,7 @@ import torch
 from prior import GPT, GPTConfig
 from prior.models.gpt_config import MODERN
 from prior.sampling.decoder import Decoder, Run
-from prior.sampling.packed_linear import inference_copy
+from prior.sampling.inference_copy import inference_copy
 
 SHAPE = 4, 4  # rows and columns of a window
 OPTIONS = [{}, *({name: value} for name, value in MODERN.items()), MODERN]
