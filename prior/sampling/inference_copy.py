@@ -1,4 +1,4 @@
-"""A prior's model prepared for sampling: evaluation mode, no gradients, packed linear layers."""
+"""A copy of a prior for sampling, with linear layers packed for the CPU where possible."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from prior.models import PriorModel, make_model
 
 
 def inference_copy(model: PriorModel) -> PriorModel:
-    """The same model for sampling: in evaluation mode, linear layers packed where they can be.
+    """The same model in eval mode, without gradients, its linear layers packed where possible.
 
-    Other weights are shared with `model`; later changes of its weights show in those alone.
+    All other weights are shared with `model`. Packed weights are copies: later changes of the
+    model's do not reach them.
     """
     with torch.device("meta"):
         copy = make_model(model.config)

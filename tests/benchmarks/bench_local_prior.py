@@ -23,7 +23,7 @@ from bench_sliding_window import CHOICE, CODEBOOK_SIZE, WINDOW, Loop, models_of
 
 from ops.noise import uniforms
 from prior import LocalConfig, LocalGPT
-from prior.sampling import inference_copy
+from prior.sampling.inference_copy import inference_copy
 from prior.sampling.local import RowRing, rows_at_once, sample_locally
 
 

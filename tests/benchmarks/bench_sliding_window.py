@@ -34,11 +34,11 @@ from ops.noise import uniforms
 from ops.windows import Grid, Wavefront, window_start
 from prior import GPT, GPTConfig, SamplingSettings
 from prior.conditions.inputs import grid_prefix
-from prior.sampling import inference_copy
 from prior.sampling.decoder import Decoder
 from prior.sampling.distributions import draw
+from prior.sampling.generation_config import DEFAULT_CACHE_MEMORY
+from prior.sampling.inference_copy import inference_copy
 from prior.sampling.kv_cache import KVCache
-from prior.sampling.options import DEFAULT_CACHE_MEMORY
 from prior.sampling.sliding_window import parallel_rows_for, sample_codes
 
 WINDOW = 16

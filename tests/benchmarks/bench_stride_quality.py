@@ -25,7 +25,7 @@ from ops.images import image_grid, to_image, write_png
 from ops.windows import Grid, Window, raster
 from prior import GPT, Prior, load_prior
 from prior.models.gpt import cross_entropy
-from prior.sampling import inference_copy
+from prior.sampling.inference_copy import inference_copy
 from tokenizer import load_tokenizer
 from tokenizer.tiling import decode_tiled
 

@@ -3,11 +3,11 @@ import torch
 
 from ops.cpu import PackedLinear, can_pack
 from prior import make_model, preset_config
-from prior.sampling import inference_copy
+from prior.sampling.inference_copy import inference_copy
 
 
 @pytest.mark.parametrize("preset", ["tiny", "tiny-local"])
-def test_every_linear_layer_is_packed_and_other_weights_are_shared(preset):
+def test_an_inference_copy_packs_linear_layers_and_shares_all_other_weights(preset):
     sizes = {"codebook_size": 7, "condition_vocab_size": 1, "condition_length": 1}
     model = make_model(preset_config(preset, **sizes, num_layers=1, width=32, dropout=0.5))
     copy = inference_copy(model.train())
