@@ -1,4 +1,4 @@
-"""PixelSNAIL, the convolutional prior that Esser et al. (2021, table 1) compare their transformer with.
+"""PixelSNAIL, the convolutional baseline of Esser et al. (2021, table 1).
 
 Chen et al., "PixelSNAIL: an improved autoregressive generative model" (2018), after its published
 code: gated residual blocks of causal convolutions alternate with attention over all preceding
