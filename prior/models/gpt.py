@@ -141,14 +141,16 @@ class GPT(nn.Module):
         latents = self.token_embedding(tokens)
         if self.position_embedding is not None:
             latents = latents + self.position_embedding(positions)
-        return self.dropout(latents)
+        embedded: Tensor = self.dropout(latents)
+        return embedded
 
     def features(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Input of the head (B, T, width) for tokens (B, T) at positions (T,)."""
         latents, rotation = self.embedded(tokens, positions), self.rotation(positions)
         for block in self.blocks:
             latents = run_block(block, self.recompute_activations, latents, rotation)
-        return self.norm(latents)
+        features: Tensor = self.norm(latents)
+        return features
 
     def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
         """Logits (B, T, K) of the code after each of tokens (B, T) int64.
@@ -157,7 +159,8 @@ class GPT(nn.Module):
         """
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)
-        return self.head(self.features(tokens, positions))
+        logits: Tensor = self.head(self.features(tokens, positions))
+        return logits
 
     def code_logits(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
         """Logits (B, h, w, K) of codes (B, h, w), each from tokens (B, C) and the codes before it.
@@ -172,7 +175,8 @@ class GPT(nn.Module):
         features = self.features(tokens, positions)[:, condition_tokens.shape[1] - 1 :]
         if order is not None:
             features = features[:, order.cells.argsort()]  # back to raster order
-        return self.head(features).unflatten(1, codes.shape[1:])
+        logits: Tensor = self.head(features).unflatten(1, codes.shape[1:])
+        return logits
 
     def nll(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
         """Negative log-likelihood (B, h, w), in nats, of codes (B, h, w) after tokens (B, C)."""

@@ -94,5 +94,7 @@ def run_block(block: nn.Module, recompute: bool, *inputs: Any) -> Tensor:
     third more time.
     """
     if recompute and block.training and torch.is_grad_enabled():
-        return checkpoint(block, *inputs, use_reentrant=False)
-    return block(*inputs)
+        output: Tensor = checkpoint(block, *inputs, use_reentrant=False)
+    else:
+        output = block(*inputs)
+    return output

@@ -112,7 +112,8 @@ class LocalAttention(Attention):
         queries, keys = rotate_half(queries, rotation), rotate_half(keys, rotation)
         # Norms and rotations return float32 under autocast; attention needs one dtype.
         attended = attend(queries.to(values.dtype), keys.to(values.dtype), values)
-        return self.proj(attended.flatten(2))
+        projected: Tensor = self.proj(attended.flatten(2))
+        return projected
 
 
 class LocalGPT(nn.Module):
@@ -162,7 +163,8 @@ class LocalGPT(nn.Module):
         for block in self.blocks:
             latents = run_block(block, self.recompute_activations, latents, rotation, attend)
         cells = latents[:, layout.condition_length :].unflatten(1, (rows, columns + 1))
-        return self.head(self.norm(cells[:, :, :columns]))
+        logits: Tensor = self.head(self.norm(cells[:, :, :columns]))
+        return logits
 
     def split_tokens(
         self, condition_tokens: Tensor, rows: int, columns: int
@@ -184,7 +186,8 @@ class LocalGPT(nn.Module):
 
     def embed_grids(self, grids: Tensor) -> Tensor:
         """Summed embeddings (B, h, w, width) of grids (B, G, h, w)."""
-        return self.token_embedding(grids).sum(1)
+        embedded: Tensor = self.token_embedding(grids).sum(1)
+        return embedded
 
     def nll(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
         """Negative log-likelihood (B, h, w), in nats, of codes (B, h, w); see code_logits."""

@@ -137,7 +137,8 @@ class PixelSNAIL(nn.Module):
             latents = run_block(
                 block, self.recompute_activations, latents, embedded, coordinates, prefix, context
             )
-        return self.norm(F.elu(latents).permute(0, 2, 3, 1))
+        features: Tensor = self.norm(F.elu(latents).permute(0, 2, 3, 1))
+        return features
 
     def code_logits(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
         """Logits (B, h, w, K) of codes (B, h, w), each from the condition and the codes before it.
@@ -145,14 +146,16 @@ class PixelSNAIL(nn.Module):
         Condition tokens are (B, P + G * h * w): see SnailConfig. Raises ConfigError when the window
         is larger than the trained one.
         """
-        return self.head(self.features(condition_tokens, codes))
+        logits: Tensor = self.head(self.features(condition_tokens, codes))
+        return logits
 
     def nll(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
         """Negative log-likelihood (B, h, w), in nats, of codes (B, h, w) after such tokens."""
         return cross_entropy(self.code_logits(condition_tokens, codes), codes)
 
     def _embedded(self, tokens: Tensor) -> Tensor:
-        return self.embedding_norm(self.token_embedding(tokens))
+        embedded: Tensor = self.embedding_norm(self.token_embedding(tokens))
+        return embedded
 
     def _context(self, prefix: Tensor, grids: Tensor) -> Tensor:
         """What conditions add at each cell: (B, width, h, w), or (B, width, 1, 1) without grids.
@@ -164,7 +167,8 @@ class PixelSNAIL(nn.Module):
         context = (prefix.sum(1) / length)[:, :, None, None]
         if self.grids is None:
             return context
-        return context + self.grids(channels_first(self._embedded(grids).mean(1)))
+        summed: Tensor = context + self.grids(channels_first(self._embedded(grids).mean(1)))
+        return summed
 
     def _coordinates(self, codes: Tensor) -> Tensor:
         """Row and column (B, 2, h, w) of each cell, from -0.5 to 0.5 over the trained window."""
@@ -214,7 +218,8 @@ class SnailBlock(nn.Module):
             keys_values = torch.cat([self.prefix_keys_values(prefix), keys_values], dim=1)
         queries = self.queries(self.question(torch.cat([latents, coordinates], dim=1)))
         attended = self._attend(queries.flatten(2).mT, keys_values, prefix.shape[1])
-        return self.mix(latents, attended.mT.unflatten(2, latents.shape[2:]))
+        mixed: Tensor = self.mix(latents, attended.mT.unflatten(2, latents.shape[2:]))
+        return mixed
 
     def _attend(self, queries: Tensor, keys_values: Tensor, prefix: int) -> Tensor:
         """Attention (B, T, width / 2) of T queries over the prefix and the cells before each."""
@@ -252,7 +257,8 @@ class GatedResidual(nn.Module):
             hidden = hidden + self.added(concat_elu(added))
         hidden = self.dropout(concat_elu(hidden))
         values, gates = self.second(F.pad(hidden, self._margin)).chunk(2, dim=1)
-        return x + values * gates.sigmoid()
+        gated: Tensor = x + values * gates.sigmoid()
+        return gated
 
 
 def convolution(inputs: int, outputs: int, side: int = 1) -> nn.Conv2d:

@@ -68,7 +68,8 @@ class Decoder:
         latents = model.blocks[-1](latents, rotation, attend, attention.last_indices())
         for request in requests:
             request.cache.length += request.tokens.shape[1]
-        return model.head(model.norm(latents)[0]).unflatten(0, (len(requests), -1))
+        logits: Tensor = model.head(model.norm(latents)[0]).unflatten(0, (len(requests), -1))
+        return logits
 
 
 class RequestAttention:

@@ -78,7 +78,8 @@ class SnailDecoder:
         codes = torch.nn.functional.pad(codes, (0, 1)).unflatten(1, (rows, columns))
         features = self._model.features(self._crop(prefix, rows, columns), codes).flatten(1, 2)
         features = features.unflatten(0, (len(requests), -1))
-        return self._model.head(features[torch.arange(len(requests)), :, lengths])
+        logits: Tensor = self._model.head(features[torch.arange(len(requests)), :, lengths])
+        return logits
 
     def _crop(self, prefix: Tensor, rows: int, columns: int) -> Tensor:
         """Condition tokens with grids of the trained window, cropped to grids of rows x columns."""
