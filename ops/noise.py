@@ -1,7 +1,8 @@
-"""Uniform numbers named by place: the same (seed, sample, row, column) gives the same number.
+"""Counter-based uniform random numbers: a pure function of (seed, sample, row, column).
 
-No state is carried, so the order of drawing, the batch and the process change nothing. The
-generator is Philox4x32-10 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011).
+No state is kept, so the numbers do not depend on the order of sampling, the batch or the process.
+The generator is Philox4x32-10 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3"
+(2011).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ LOW_32_BITS = np.uint64(0xFFFFFFFF)
 
 
 def philox4x32(counter: NDArray[np.uint32], key: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """Four random words for every counter: (..., 4) from counter (..., 4) and key (2,)."""
+    """Four random 32-bit words (..., 4) for each counter (..., 4) under key (2,)."""
     words = [counter[..., i].astype(np.uint64) for i in range(4)]
     keys = [int(k) for k in key]
     for _ in range(ROUNDS):
@@ -43,13 +44,13 @@ def uniforms(
     columns: int,
     first_row: int = 0,
 ) -> NDArray[np.float64]:
-    """Numbers in [0, 1), (len(samples), rows, columns), 53 random bits each.
+    """Numbers in [0, 1), (len(samples), rows, columns), with 53 random bits each.
 
-    A larger grid holds the smaller one in its top left corner; `first_row` cuts it from further
-    down. Raises ConfigError when the seed
-    or a sample's number is not in 0 .. 2**64 - 1.
+    The numbers of rows first_row .. first_row + rows - 1. A cell's number does not depend on the
+    size of the grid. Raises ConfigError when the seed or a sample's number is not in
+    0 .. 2**64 - 1.
     """
-    # Of an array, which has millions, the lowest and the highest speak for all.
+    # An array may have millions of samples: checking its minimum and maximum is enough.
     extremes = [samples.min(), samples.max()] if isinstance(samples, np.ndarray) else samples
     for name, number in [("seed", seed), *(("sample", int(sample)) for sample in extremes)]:
         if not 0 <= number < 2**64:

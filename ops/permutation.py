@@ -1,8 +1,8 @@
-"""A shuffle without a table of its items: position -> item, computed from a key alone.
+"""Pseudorandom permutation of range(n) that needs no table of n entries.
 
-A balanced Feistel network over the next even power of two, walked until it lands inside the range
-(Black & Rogaway 2002, "Ciphers with arbitrary finite domains"), so that resuming a shuffled epoch
-needs one integer however many items there are.
+A balanced Feistel network over the next even power of two with cycle walking: it is applied again
+until the result is in range (Black & Rogaway 2002, "Ciphers with arbitrary finite domains"). A
+shuffled epoch of any length is resumed from one integer, the position.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 class KeyedPermutation:
-    """The permutation of range(length) that belongs to (seed, epoch, ...more whole numbers)."""
+    """The permutation of range(length) keyed by (seed, epoch, *more), all integers.
+
+    Raises ConfigError when `length` is below 1.
+    """
 
     def __init__(self, length: int, seed: int, epoch: int, *more: int) -> None:
         if length < 1:
@@ -28,20 +31,20 @@ class KeyedPermutation:
         start = _mix(np.array([seed % 2**64], np.uint64))
         for number in (epoch, *more):
             start = _mix(start + np.array([number], np.uint64))
-        # A round's function sees half of the bits only, 2**10 values for a million items: looked
-        # up, it takes a fifth of the time that computing it for every position would.
+        # The round function takes half of the bits, 2**10 values for a million items: a table of
+        # it takes a fifth of the time of computing it for every position.
         halves = np.arange(1 << self._half_bits, dtype=np.uint64)
         keys = [_mix(start + np.array([i], np.uint64) * GOLDEN) for i in range(ROUNDS)]
         self._rounds = [(_mix(halves + key) & mask).astype(np.int64) for key in keys]
 
     def __call__(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Items at `positions` (any shape, each in 0 .. length-1)."""
-        walked = self._encipher(np.asarray(positions, np.int64).ravel())
-        outside = np.flatnonzero(walked >= self.length)
+        """Items (same shape) at `positions` (any shape), both in 0 .. length - 1."""
+        items = self._encipher(np.asarray(positions, np.int64).ravel())
+        outside = np.flatnonzero(items >= self.length)
         while len(outside):
-            walked[outside] = self._encipher(walked[outside])
-            outside = outside[walked[outside] >= self.length]
-        return walked.reshape(np.shape(positions))
+            items[outside] = self._encipher(items[outside])
+            outside = outside[items[outside] >= self.length]
+        return items.reshape(np.shape(positions))
 
     def _encipher(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         left, right = numbers >> self._half_bits, numbers & ((1 << self._half_bits) - 1)
@@ -51,7 +54,7 @@ class KeyedPermutation:
 
 
 def _mix(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64's finaliser (Steele et al. 2014): every input bit reaches every output bit."""
+    """SplitMix64's finalizer (Steele et al. 2014): each input bit affects every output bit."""
     numbers = numbers + GOLDEN
     numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -1,6 +1,7 @@
-"""Where windows and tiles lie on a grid. Integers only: no model, no tensor.
+"""Positions of windows and tiles on a grid, and orders of sampling its cells. Integers only.
 
-A window is what a prior reads at once; a tile is what a tokenizer encodes or decodes at once.
+A window holds the codes that a prior sees at once; a tile holds the codes that a tokenizer encodes
+or decodes at once.
 """
 
 from __future__ import annotations
@@ -21,29 +22,30 @@ class Window(NamedTuple):
     columns: int
 
     def offset_of(self, row: int, column: int) -> int:
-        """The raster number, within the window, of the grid's cell (row, column)."""
+        """Raster index within the window of the grid's cell (row, column)."""
         return (row - self.row) * self.columns + column - self.column
 
     def slices(self) -> tuple[slice, slice]:
-        """What cuts the window out of an array whose last two axes are rows and columns."""
+        """Slices that select the window from an array's last two axes, rows and columns."""
         return (
             slice(self.row, self.row + self.rows),
             slice(self.column, self.column + self.columns),
         )
 
 
-def window_start(place: int, size: int, window: int, stride: int = 1) -> int:
-    """First row (or column) of the window in which row (or column) `place` is drawn.
+def window_start(position: int, size: int, window: int, stride: int = 1) -> int:
+    """First row (or column) of the window in which row (or column) `position` is sampled.
 
-    With stride 1 the paper's rule: the cell lies in the window's middle, or nearer its edge where
-    the window would leave the grid. Larger strides move the start back to a multiple of `stride`.
+    With stride 1, the sliding window of Esser et al. (2021, section 3.3): the cell is in the middle
+    of its window, or nearer the window's edge where the window would leave the grid. A larger
+    stride rounds the start down to a multiple of `stride`.
     """
-    middle = (place - window // 2) // stride * stride
-    return max(0, min(middle, size - window))
+    start = (position - window // 2) // stride * stride
+    return max(0, min(start, size - window))
 
 
 def check_stride(stride: int, window: int) -> None:
-    """Raise ConfigError unless every cell lies inside its window of the given stride."""
+    """Raise ConfigError unless every cell lies inside its window at this stride."""
     if not 1 <= stride <= window - window // 2:
         raise ConfigError(
             f"stride must be from 1 to {window - window // 2} for a window of {window}, "
@@ -54,10 +56,10 @@ def check_stride(stride: int, window: int) -> None:
 def window_of(
     row: int, column: int, rows: int, columns: int, window: int, stride: int = 1
 ) -> Window:
-    """The window in which cell (row, column) of a grid of rows x columns is drawn.
+    """The window in which cell (row, column) of a grid of rows x columns is sampled.
 
-    Holds the cell. Smaller than window x window where the grid is. Drawing cells in raster order,
-    all the window's cells that come before this one are drawn before it.
+    Its sides are `window`, or the grid's where those are smaller. In raster order, every cell of
+    the window that precedes this one is sampled before it.
     """
     return Window(
         window_start(row, rows, window, stride),
@@ -68,36 +70,36 @@ def window_of(
 
 
 def raster(rows: int, columns: int) -> Iterator[tuple[int, int]]:
-    """The cells (row, column), row by row."""
+    """All cells (row, column) in raster order."""
     return ((row, column) for row in range(rows) for column in range(columns))
 
 
-NOWHERE = (-1, 0)
+NO_CELL = (-1, 0)
 
 
 def staggered_rows(
-    rows: int, columns: int, lag: int, at_once: int
+    rows: int, columns: int, lag: int, parallel_rows: int
 ) -> Iterator[list[tuple[int, int]]]:
-    """The cells of a grid in steps of one cell in each of `at_once` rows; NOWHERE fills up.
+    """Lists of `parallel_rows` cells, one of each row in progress; NO_CELL where there is none.
 
-    Each row starts `lag` steps or more after the one above it, and a row's cells come one a step.
-    At most `at_once` rows, one below the other, are under way together.
+    A row starts `lag` steps or more after the row above and then advances by one cell a step.
+    Entry i of a list belongs to the row in progress whose number is i modulo `parallel_rows`.
     """
-    period = max(columns, at_once * lag)  # after it a place among the rows is free again
-    starts = [row // at_once * period + row % at_once * lag for row in range(rows)]
-    first = 0  # the first row that is not done
+    period = max(columns, parallel_rows * lag)  # steps until an entry is free for its next row
+    starts = [row // parallel_rows * period + row % parallel_rows * lag for row in range(rows)]
+    first = 0  # first unfinished row
     for step in range(starts[-1] + columns):
-        cells = [NOWHERE] * at_once
+        cells = [NO_CELL] * parallel_rows
         while starts[first] + columns <= step:
             first += 1
-        for row in range(first, min(first + at_once, rows)):
+        for row in range(first, min(first + parallel_rows, rows)):
             if step >= starts[row]:
-                cells[row % at_once] = (row, step - starts[row])
+                cells[row % parallel_rows] = (row, step - starts[row])
         yield cells
 
 
 class Grid(NamedTuple):
-    """A grid of cells and the windows in which they are drawn: see window_of."""
+    """A grid of cells and the windows in which they are sampled: see window_of."""
 
     rows: int
     columns: int
@@ -105,19 +107,19 @@ class Grid(NamedTuple):
     stride: int
 
     def window_of(self, row: int, column: int) -> Window:
-        """The window in which a cell is drawn."""
+        """The window in which a cell is sampled."""
         return window_of(row, column, *self)
 
 
 class Wavefront:
-    """An order of drawing a grid's cells in which many may be drawn at once.
+    """An order of sampling a grid in which cells of several rows are independent of each other.
 
-    Iterating gives lists of at most `lanes` cells, each of another row. All the cells that come
-    before one of them in its window are in earlier lists or `known`; cells that are known are in
-    none. A row's cells come from left to right, those of a list from top to bottom. Each row
-    follows the one above as closely as windows allow: at the left border a whole window behind.
-    With one lane this is the raster. With `rest`, each row that is a multiple of it begins when all
-    above are done.
+    Iterating yields lists of at most `parallel_rows` cells in different rows, from top to bottom.
+    When a list is yielded, all cells that precede one of its cells in that cell's window are in
+    earlier lists or `known`. Known cells are in no list. Each row follows the one above as closely
+    as the windows allow: at the left border a whole window behind. With one parallel row the order
+    is raster order. With `flush_every_rows`, a row whose number is a multiple of it starts only
+    when all rows above are done.
     """
 
     def __init__(
@@ -127,87 +129,83 @@ class Wavefront:
         known: Sequence[Sequence[bool]] | None = None,
         flush_every_rows: int | None = None,
     ) -> None:
-        self.first = 0  # the first row of which cells are left
-        self._grid, self._parallel_rows, self._known, self._flush_every_rows = (
-            grid,
-            parallel_rows,
-            known,
-            flush_every_rows,
-        )
-        self._drawn: deque[int] = deque()  # how many cells of row first + k are drawn
+        self.first_open_row = 0
+        self._grid, self._parallel_rows = grid, parallel_rows
+        self._known, self._flush_every_rows = known, flush_every_rows
+        self._num_done: deque[int] = deque()  # finished cells of row first_open_row + k
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         while self._advance():
             cells = [
-                (self.first + k, self._drawn[k])
-                for k in range(len(self._drawn))
+                (self.first_open_row + k, self._num_done[k])
+                for k in range(len(self._num_done))
                 if self._is_ready(k)
             ]
             yield cells
             for row, _ in cells:
-                self._drawn[row - self.first] += 1
+                self._num_done[row - self.first_open_row] += 1
 
-    def wait(self, window: Window) -> int | None:
-        """About how many cells a row draws before it comes to `window`; None if none will come.
+    def cells_until(self, window: Window) -> int | None:
+        """About how many cells a row samples before it enters `window`; None if no row will.
 
-        Of the rows that draw in it the nearest counts, and one that has not begun is the grid's
-        width further away.
+        The nearest row counts. A row that has not started counts as the grid's width further away.
         """
         rows, columns, size, stride = self._grid
-        waits = []
-        for k, drawn in enumerate([*self._drawn, 0]):
-            row = self.first + k
+        distances = []
+        for k, done in enumerate([*self._num_done, 0]):
+            row = self.first_open_row + k
             if row < rows and window_start(row, rows, size, stride) == window.row:
-                away = window.column - window_start(drawn, columns, size, stride)
-                if drawn < columns and away >= 0:
-                    waits.append(away if k < len(self._drawn) else away + columns)
-        return min(waits, default=None)
+                distance = window.column - window_start(done, columns, size, stride)
+                if done < columns and distance >= 0:
+                    started = k < len(self._num_done)
+                    distances.append(distance if started else distance + columns)
+        return min(distances, default=None)
 
     def _advance(self) -> bool:
-        """Pass what is known, leave rows that are drawn, begin others; whether cells are left."""
+        """Skip known cells, drop finished rows, start new ones; returns whether cells are left."""
         while True:
-            self._pass_known()
-            if self._drawn and self._drawn[0] == self._grid.columns:
-                self._drawn.popleft()
-                self.first += 1
-            elif self._may_begin():
-                self._drawn.append(0)
+            self._skip_known()
+            if self._num_done and self._num_done[0] == self._grid.columns:
+                self._num_done.popleft()
+                self.first_open_row += 1
+            elif self._can_start_row():
+                self._num_done.append(0)
             else:
-                return bool(self._drawn)
+                return bool(self._num_done)
 
-    def _may_begin(self) -> bool:
-        """Whether the next row may be begun beside those that are."""
-        row = self.first + len(self._drawn)
-        if self._flush_every_rows is not None and row % self._flush_every_rows == 0 and self._drawn:
+    def _can_start_row(self) -> bool:
+        """Whether the next row may join those in progress."""
+        row, flush = self.first_open_row + len(self._num_done), self._flush_every_rows
+        if flush is not None and row % flush == 0 and self._num_done:
             return False
-        return len(self._drawn) < self._parallel_rows and row < self._grid.rows
+        return len(self._num_done) < self._parallel_rows and row < self._grid.rows
 
-    def _pass_known(self) -> None:
+    def _skip_known(self) -> None:
         if self._known is not None:
-            for k in range(len(self._drawn)):
-                while self._is_ready(k) and self._known[self.first + k][self._drawn[k]]:
-                    self._drawn[k] += 1
+            for k in range(len(self._num_done)):
+                while self._is_ready(k) and self._known[self.first_open_row + k][self._num_done[k]]:
+                    self._num_done[k] += 1
 
     def _is_ready(self, k: int) -> bool:
-        """Whether all is drawn that lies before the next cell of row first + k in its window.
+        """Whether all cells that the next cell of row first_open_row + k depends on are done.
 
-        The row above is asked alone: it had to wait for the one above it likewise.
+        Comparing with the row above is enough: that row depended likewise on the one above it.
         """
-        if self._drawn[k] == self._grid.columns:
+        if self._num_done[k] == self._grid.columns:
             return False
-        window = self._grid.window_of(self.first + k, self._drawn[k])
-        return k == 0 or self._drawn[k - 1] >= window.column + window.columns
+        window = self._grid.window_of(self.first_open_row + k, self._num_done[k])
+        return k == 0 or self._num_done[k - 1] >= window.column + window.columns
 
 
-class InSequence:
-    """An order of drawing a grid that is one window, cell after cell; as a Wavefront is."""
+class FixedOrder:
+    """A given order of sampling a grid that fits one window, a cell at a time, like a Wavefront."""
 
-    first = 0  # until the last cell is drawn, cells may be left in any row
+    first_open_row = 0  # until the last cell is sampled, any row may have open cells
 
     def __init__(
         self, columns: int, order: Sequence[int], known: Sequence[Sequence[bool]] | None = None
     ) -> None:
-        """`order` are the cells' raster numbers; cells that are `known` are left out."""
+        """`order` holds the cells' raster indices; cells that are `known` are left out."""
         self._columns, self._order, self._known = columns, order, known
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -216,19 +214,19 @@ class InSequence:
             if self._known is None or not self._known[row][column]:
                 yield [(row, column)]
 
-    def wait(self, window: Window) -> int | None:
-        """All the next cells are drawn in the one window there is."""
+    def cells_until(self, window: Window) -> int | None:
+        """0: there is one window, and every cell is sampled in it."""
         return 0
 
 
 class Tile(NamedTuple):
-    """A part of a grid, and the larger part that must be seen to make it."""
+    """The part of a grid that one pass computes, and the larger part that the pass reads."""
 
-    inner: Window  # the cells this tile makes; the tiles' inner parts cover the grid once
-    outer: Window  # with up to `halo` more cells on each side, cut at the grid's edges
+    inner: Window  # cells computed by this tile; the inner parts of all tiles partition the grid
+    outer: Window  # `inner` with up to `halo` more cells on each side, clipped to the grid
 
     def inner_in_outer(self) -> Window:
-        """The inner part, counted from the outer part's corner."""
+        """The inner part in coordinates relative to the outer part."""
         return Window(
             self.inner.row - self.outer.row,
             self.inner.column - self.outer.column,
@@ -238,7 +236,7 @@ class Tile(NamedTuple):
 
 
 def tiles(rows: int, columns: int, tile: int, halo: int) -> Iterator[Tile]:
-    """Tiles of at most tile x tile cells that cover a grid of rows x columns once, in raster order.
+    """Tiles of at most tile x tile cells that partition a grid of rows x columns, in raster order.
 
     Raises ConfigError when `tile` is below 1 or `halo` below 0.
     """

@@ -1,4 +1,11 @@
-"""Codes and conditions in, codes out. Never sees pixels."""
+"""Priors: autoregressive models of code grids. Codes and conditions in, codes out; never pixels.
+
+load_prior reads a trained prior from a model or run folder, and its sample(rows, columns, ...)
+returns int64 codes for the tokenizer to decode. Trainers build a model with preset_config and
+make_model, turn condition inputs into tokens with Conditions, minimize training_objective and write
+the result with save_prior. The parts are conditions/ (inputs to tokens), models/ (tokens to logits)
+and sampling/ (logits to codes). Read prior.py first.
+"""
 
 from pathlib import Path
 
@@ -26,14 +33,12 @@ from prior.conditions import (
 from prior.importers import import_compvis_gpt
 from prior.models import (
     GPT,
-    PRESETS,
     GPTConfig,
     LocalConfig,
     LocalGPT,
     PixelSNAIL,
     PriorConfig,
     PriorModel,
-    SnailConfig,
     condition_sizes,
     init_from_codebook,
     make_model,
@@ -42,7 +47,7 @@ from prior.models import (
 from prior.objective import LossSettings, Objective, perturbed, training_objective
 from prior.orderings import ORDERINGS, ROW_MAJOR
 from prior.prior import MODEL_KIND, Prior, load_prior, save_prior
-from prior.sampling import Draw, GenerationConfig, SamplingSettings
+from prior.sampling import GenerationConfig
 
 __all__ = [
     "Boxes",
@@ -51,7 +56,6 @@ __all__ = [
     "Conditions",
     "Coordinates",
     "Depth",
-    "Draw",
     "GPT",
     "GPTConfig",
     "GenerationConfig",
@@ -64,15 +68,12 @@ __all__ = [
     "MODEL_KIND",
     "ORDERINGS",
     "Objective",
-    "PRESETS",
     "PixelSNAIL",
     "Prior",
     "PriorConfig",
     "PriorModel",
     "ROW_MAJOR",
-    "SamplingSettings",
     "Segmentation",
-    "SnailConfig",
     "StartOfSequence",
     "condition_sizes",
     "import_compvis_gpt",

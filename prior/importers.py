@@ -1,8 +1,9 @@
-"""Published priors in our own layout: tensors in, tensors out, no files.
+"""Conversion of published priors to this package's layout: state dict in, state dict out.
 
-CompVis' Net2NetTransformer keeps one table of tokens: a class, a condition's code or the start
-token is read as the code of that number. Ours has a part for conditions behind the codes, so those
-rows are there twice. What we add, a token that tells nothing, is the mean of a condition's rows.
+CompVis' Net2NetTransformer has one table of token embeddings: a class, a condition's code or the
+start token is read as the code of the same number. Here conditions have rows of their own after the
+codes, so those rows are copied. Null tokens, which the published models lack, are the mean of their
+condition's rows.
 """
 
 from __future__ import annotations
@@ -19,43 +20,45 @@ from prior.conditions import Condition, Conditions
 from prior.models import GPT, GPTConfig
 from prior.orderings import ORDERINGS, PUBLISHED_SEED, ROW_MAJOR
 
-PREFIX = "transformer."  # where a whole Net2NetTransformer has its GPT
-PERMUTER = "permuter."  # and where the order of its codes
+PREFIX = "transformer."  # of the GPT's keys in a whole Net2NetTransformer
+PERMUTER = "permuter."  # of the keys of its code order
 NOT_WEIGHTS = re.compile(r"blocks\.\d+\.attn\.mask")
 
 
 def import_compvis_gpt(
     tensors: Mapping[str, Tensor], conditions: Conditions, *, window: int = 16, num_heads: int = 16
 ) -> tuple[GPTConfig, dict[str, Tensor]]:
-    """Config and state dict of the GPT in a Net2NetTransformer's state dict, or in its GPT's own.
+    """Config and state dict from that of a Net2NetTransformer, or of its GPT alone.
 
     `conditions` are those it was trained with; `num_heads`, which no weight shows, is 16 in all
-    published models. Raises CheckpointError naming the key that is missing, unknown or misshapen,
-    and where the model reads its codes in an order without a name, or sees ahead.
+    published models. Raises CheckpointError, naming the key, for a missing or unknown key, a wrong
+    shape, an order of codes that has no name here, or a mask that is not causal.
     """
-    theirs = _of_the_gpt(tensors)
-    _check_masks(theirs)
+    published = _gpt_tensors(tensors)
+    _check_masks(published)
     config = dataclasses.replace(
-        _config(theirs, conditions, window, num_heads), ordering=_ordering(tensors, window)
+        _config(published, conditions, window, num_heads), ordering=_ordering(tensors, window)
     )
     with torch.device("meta"):
         shapes = {name: tensor.shape for name, tensor in GPT(config).state_dict().items()}
     table = key_table(config.num_layers)
     known = {key for keys in table.values() for key in keys} | {"tok_emb.weight", "pos_emb"}
-    unknown = [key for key in theirs if key not in known and not NOT_WEIGHTS.fullmatch(key)]
+    unknown = [key for key in published if key not in known and not NOT_WEIGHTS.fullmatch(key)]
     if unknown:
-        raise CheckpointError(f"{unknown[0]} is no key of the published GPT.")
-    ours = {
-        name: torch.cat([_fetch(theirs, key, _part(shapes[name], len(keys))) for key in keys])
+        raise CheckpointError(f"{unknown[0]} is not a key of the published GPT.")
+    converted = {
+        name: torch.cat(
+            [_fetch(published, key, _part_shape(shapes[name], len(keys))) for key in keys]
+        )
         for name, keys in table.items()
     }
-    ours["token_embedding.weight"] = _token_table(theirs, conditions, config.width)
-    ours["position_embedding.weight"] = _position_table(theirs, config)
-    return config, ours
+    converted["token_embedding.weight"] = _token_table(published, conditions, config.width)
+    converted["position_embedding.weight"] = _position_table(published, config)
+    return config, converted
 
 
 def key_table(num_layers: int) -> dict[str, tuple[str, ...]]:
-    """Our keys, each with theirs in the order they are stacked; all but the two embeddings."""
+    """Our keys, each with the published keys to concatenate for it; without the two embeddings."""
     modules: dict[str, tuple[str, ...]] = {"norm": ("ln_f",)}
     for layer in range(num_layers):
         block = f"blocks.{layer}"
@@ -77,8 +80,8 @@ def key_table(num_layers: int) -> dict[str, tuple[str, ...]]:
     return {**table, "head.weight": ("head.weight",)}
 
 
-def _of_the_gpt(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The GPT's tensors by its own keys; the autoencoders' around it are left out."""
+def _gpt_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The GPT's tensors without PREFIX; those of the autoencoders around it are left out."""
     inside = {
         key.removeprefix(PREFIX): tensor
         for key, tensor in tensors.items()
@@ -88,11 +91,11 @@ def _of_the_gpt(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _config(
-    theirs: Mapping[str, Tensor], conditions: Conditions, window: int, num_heads: int
+    published: Mapping[str, Tensor], conditions: Conditions, window: int, num_heads: int
 ) -> GPTConfig:
-    layers = [int(match[1]) for key in theirs if (match := re.match(r"blocks\.(\d+)\.", key))]
-    if "tok_emb.weight" not in theirs or not layers:
-        raise CheckpointError("This is no published GPT: it has no tok_emb.weight, or no blocks.")
+    layers = [int(match[1]) for key in published if (match := re.match(r"blocks\.(\d+)\.", key))]
+    if "tok_emb.weight" not in published or not layers:
+        raise CheckpointError("Not a published GPT: there is no tok_emb.weight, or no blocks.")
     return GPTConfig(
         codebook_size=conditions.codebook_size,
         condition_vocab_size=conditions.vocab_size,
@@ -100,33 +103,33 @@ def _config(
         window=window,
         num_layers=max(layers) + 1,
         num_heads=num_heads,
-        width=theirs["tok_emb.weight"].shape[-1],
+        width=published["tok_emb.weight"].shape[-1],
     )
 
 
-def _fetch(theirs: Mapping[str, Tensor], key: str, shape: tuple[int, ...]) -> Tensor:
-    if key not in theirs:
+def _fetch(published: Mapping[str, Tensor], key: str, shape: tuple[int, ...]) -> Tensor:
+    if key not in published:
         raise CheckpointError(f"{key} is missing.")
-    if tuple(theirs[key].shape) != shape:
-        raise CheckpointError(f"{key} is {tuple(theirs[key].shape)}, expected {shape}.")
-    return theirs[key]
+    if tuple(published[key].shape) != shape:
+        raise CheckpointError(f"{key} is {tuple(published[key].shape)}, expected {shape}.")
+    return published[key]
 
 
-def _part(shape: torch.Size, count: int) -> tuple[int, ...]:
-    """The shape of each of `count` tensors that stacked make one of `shape`."""
+def _part_shape(shape: torch.Size, count: int) -> tuple[int, ...]:
+    """The shape of each of `count` tensors that concatenate to `shape`."""
     return (shape[0] // count, *shape[1:])
 
 
-def _token_table(theirs: Mapping[str, Tensor], conditions: Conditions, width: int) -> Tensor:
-    shared = _fetch(theirs, "tok_emb.weight", (conditions.codebook_size, width))
+def _token_table(published: Mapping[str, Tensor], conditions: Conditions, width: int) -> Tensor:
+    shared = _fetch(published, "tok_emb.weight", (conditions.codebook_size, width))
     return torch.cat([shared, *(_condition_rows(shared, part) for part in conditions.parts)])
 
 
 def _condition_rows(shared: Tensor, part: Condition) -> Tensor:
-    """A condition's rows (its vocab_size, width) of the table they share with the codes.
+    """A condition's rows (its vocab_size, width), from the published table shared with the codes.
 
-    A condition that tells something counts from 0 as theirs does, and then has its null token,
-    which theirs lack; the only token of one that tells nothing is their start token, 0.
+    A condition's tokens count from 0, as in the published model, and end with a null token, which
+    that model lacks. A condition with one token only is the published start token, 0.
     """
     if part.vocab_size == 1:
         return shared[:1]
@@ -139,13 +142,13 @@ def _condition_rows(shared: Tensor, part: Condition) -> Tensor:
     return torch.cat([shared[:num_used], shared[:num_used].mean(dim=0, keepdim=True)])
 
 
-def _position_table(theirs: Mapping[str, Tensor], config: GPTConfig) -> Tensor:
-    """Our places' rows; those for sequences longer than a window are left out.
+def _position_table(published: Mapping[str, Tensor], config: GPTConfig) -> Tensor:
+    """Position embeddings (num_positions, width); rows beyond a window's sequence are left out.
 
-    The window's last code is never read, and some models have no row for it: it becomes zeros.
+    The window's last code is never read. Some models have no row for it: then it is zeros.
     """
-    longest = theirs["pos_emb"].shape[1] if "pos_emb" in theirs else 0
-    rows = _fetch(theirs, "pos_emb", (1, longest, config.width))[0, : config.num_positions]
+    longest = published["pos_emb"].shape[1] if "pos_emb" in published else 0
+    rows = _fetch(published, "pos_emb", (1, longest, config.width))[0, : config.num_positions]
     if len(rows) < config.num_positions - 1:
         raise CheckpointError(
             f"pos_emb has {longest} rows, but {config.condition_length} condition tokens and a "
@@ -155,29 +158,29 @@ def _position_table(theirs: Mapping[str, Tensor], config: GPTConfig) -> Tensor:
     return torch.cat([rows, missing])
 
 
-def _check_masks(theirs: Mapping[str, Tensor]) -> None:
-    for key in filter(NOT_WEIGHTS.fullmatch, theirs):
-        seen = theirs[key] != 0
-        if not torch.equal(seen, torch.ones_like(seen).tril()):
-            raise CheckpointError(f"{key} lets tokens see ahead; ours see what came before only.")
+def _check_masks(published: Mapping[str, Tensor]) -> None:
+    for key in filter(NOT_WEIGHTS.fullmatch, published):
+        mask = published[key] != 0
+        if not torch.equal(mask, torch.ones_like(mask).tril()):
+            raise CheckpointError(f"{key} is not a causal mask; only causal models are supported.")
 
 
 def _ordering(tensors: Mapping[str, Tensor], window: int) -> str:
-    """The name of the order in which the model foretells a window's codes.
+    """The name of the order in which the model predicts a window's codes.
 
-    The published model keeps it, and its inverse, as buffers, but where it is row by row.
+    The published model stores it and its inverse as buffers, except for raster order.
     """
-    there = {key: order for key, order in tensors.items() if key.startswith(PERMUTER)}
-    if not there:
+    buffers = {key: order for key, order in tensors.items() if key.startswith(PERMUTER)}
+    if not buffers:
         return ROW_MAJOR
     for name in ORDERINGS:
         cells = torch.from_numpy(ORDERINGS[name](window, window, PUBLISHED_SEED))
         known = {"forward_shuffle_idx": cells, "backward_shuffle_idx": cells.argsort()}
-        if all(_is_order(order, known.get(key[len(PERMUTER) :])) for key, order in there.items()):
+        if all(_is_order(order, known.get(key[len(PERMUTER) :])) for key, order in buffers.items()):
             return name
     raise CheckpointError(
-        f"{next(iter(there))} is an order of codes that has no name here for a window of {window}x"
-        f"{window}; there are {', '.join(ORDERINGS)}."
+        f"{next(iter(buffers))} is an order of codes that has no name here for a window of "
+        f"{window}x{window}; known are {', '.join(ORDERINGS)}."
     )
 
 

@@ -1,4 +1,4 @@
-"""What training a prior lowers: its surprise at the codes, and what may be asked on top."""
+"""The training loss of a prior: negative log-likelihood of the codes and optional extra terms."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from prior.models import PriorModel, cross_entropy
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossSettings:
-    """What is asked on top of the likelihood; by default nothing, as in the published runs."""
+    """Additions to the likelihood; none by default, as in the published runs.
+
+    Raises ConfigError for values out of range.
+    """
 
     pkeep: float = 1.0
-    """probability that a code is read as it is, not as a random one; what is foretold stays true
-    (Esser et al. 2021, published code): teaches to go on after mistakes"""
+    """probability, 0 to 1, that an input code is kept and not replaced by a random one; the targets
+    are not changed (published code of Esser et al. 2021). It trains for recovery from mistakes"""
     label_smoothing: float = 0.0
-    """share of each target that is spread over all codes (Szegedy et al. 2016)"""
+    """part, in [0, 1), of each target that is spread evenly over all codes (Szegedy et al. 2016)"""
     z_loss_weight: float = 0.0
-    """weight of the mean squared log of the softmax's denominator, which keeps logits from
-    drifting (de Brebisson & Vincent 2016; 1e-4 in PaLM)"""
+    """weight, 0 or more, of the mean squared log of the softmax's denominator, which keeps logits
+    from drifting (de Brebisson & Vincent 2016; 1e-4 in PaLM, Chowdhery et al. 2022)"""
 
     def __post_init__(self) -> None:
         if not 0 <= self.pkeep <= 1:
@@ -35,10 +38,10 @@ class LossSettings:
 
 
 class Objective(NamedTuple):
-    """What one batch gives."""
+    """The result for one batch."""
 
-    nll: Tensor  # (B, h, w), the surprise at each code, without any term on top; no gradient
-    loss: Tensor  # scalar: what to lower
+    nll: Tensor  # (B, h, w), nats, without the extra terms and without gradient
+    loss: Tensor  # scalar, to minimize
 
 
 def training_objective(
@@ -49,11 +52,12 @@ def training_objective(
     settings: LossSettings,
     valid_mask: Tensor | None = None,
 ) -> Objective:
-    """The objective of codes (B, h, w) after tokens (B, C), of which the model reads `read`.
+    """The objective of target codes (B, h, w) after condition tokens (B, C).
 
-    Those are `codes` themselves, or what `perturbed` made of them; then the nats are those of a
-    model that reads noise. Cells that are not `counted` (B, h, w) add nothing to the loss, which
-    is still over all cells, so that parts of a batch add up.
+    The model reads the codes `read` (B, h, w): the targets themselves, or what `perturbed` returned
+    for them, in which case the nll is that of a model with noisy inputs. Cells outside `valid_mask`
+    (B, h, w) add nothing to the loss, which is a mean over all cells, so that the losses of a
+    batch's parts add up.
     """
     logits = model.code_logits(condition_tokens, read)
     nll = cross_entropy(logits, codes)
@@ -64,7 +68,7 @@ def training_objective(
 def perturbed(
     codes: Tensor, pkeep: float, codebook_size: int, generator: torch.Generator
 ) -> Tensor:
-    """Codes of which each stays with probability pkeep, or else becomes any code, itself too."""
+    """Codes, each kept with probability pkeep and else replaced by a uniformly random code."""
     if pkeep == 1:
         return codes
     kept = torch.rand(codes.shape, generator=generator) < pkeep
@@ -75,15 +79,15 @@ def perturbed(
 def extra_terms(
     logits: Tensor, codes: Tensor, nll: Tensor, settings: LossSettings
 ) -> Tensor | float:
-    """What the settings add to `nats` (B, h, w), the surprise at `codes` under `logits`."""
+    """Terms (B, h, w) to add to `nll` (B, h, w), the cross-entropy of `codes` under `logits`."""
     added: Tensor | float = 0.0
     if not settings.label_smoothing and not settings.z_loss_weight:
         return added
-    # The log of the softmax's denominator, without another pass over every logit.
+    # The log of the softmax's denominator, without another pass over the logits.
     log_totals = nll + logits.gather(-1, codes[..., None])[..., 0].float()
     if settings.label_smoothing:
-        evenly = log_totals - logits.float().mean(dim=-1)  # the surprise at a code at random
-        added = added + settings.label_smoothing * (evenly - nll)
+        uniform_nll = log_totals - logits.float().mean(dim=-1)  # mean nll over all codes
+        added = added + settings.label_smoothing * (uniform_nll - nll)
     if settings.z_loss_weight:
         added = added + settings.z_loss_weight * log_totals.square()
     return added

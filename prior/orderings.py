@@ -1,10 +1,9 @@
-"""Orders in which a prior may foretell the cells of a window: the paper's Permuter.
+"""Orders in which a prior predicts the codes of a window: the paper's permutations.
 
-A transformer reads a sequence, and nothing says that a grid must become one row by row. Esser et
-al., "Taming transformers for high-resolution image synthesis" (2021), section "On the ordering of
-image representations", with a figure of these seven and of the loss that each leads to; row by row
-did best. Where the published code has one it is for square grids, some of an even side or of a
-power of two alone: there these are the same, and they go on to any other size.
+Esser et al., "Taming transformers for high-resolution image synthesis" (2021), appendix "On the
+ordering of image representations", compares these seven; raster order had the lowest loss. The
+published code defines them for square grids, some of them for even sides or powers of two only.
+There these functions agree with it, and they extend it to any size.
 """
 
 from __future__ import annotations
@@ -20,22 +19,22 @@ from torch import Tensor
 from ops.config import Registry
 
 ROW_MAJOR = "row-major"
-PUBLISHED_SEED = 1  # of the published random order
+PUBLISHED_SEED = 1  # seed of the published random order
 
 ORDERINGS: Registry[Callable[[int, int, int], np.ndarray]] = Registry("ordering")
-"""Each is a function of (rows, columns, seed): int64 (rows * columns,), the raster numbers of all
-cells of such a grid in the order in which they are foretold. Only the random one heeds the seed."""
+"""Functions of (rows, columns, seed) that return int64 (rows * columns,): the raster indices of all
+cells in the order in which they are predicted. Only `random` uses the seed."""
 
 
 @ORDERINGS.register(ROW_MAJOR)
 def row_major(rows: int, columns: int, seed: int) -> np.ndarray:
-    """Row by row, each from left to right."""
+    """Raster order: row by row, each from left to right."""
     return np.arange(rows * columns)
 
 
 @ORDERINGS.register("alternate")
 def alternate(rows: int, columns: int, seed: int) -> np.ndarray:
-    """Row by row, every other one from right to left, so that neighbours follow each other."""
+    """Row by row, every other row from right to left, so that consecutive cells are adjacent."""
     cells = np.arange(rows * columns).reshape(rows, columns)
     cells[1::2] = cells[1::2, ::-1]
     return cells.ravel()
@@ -43,24 +42,24 @@ def alternate(rows: int, columns: int, seed: int) -> np.ndarray:
 
 @ORDERINGS.register("spiral-in")
 def spiral_in(rows: int, columns: int, seed: int) -> np.ndarray:
-    """Around the border from the lower right corner, up first, and on inwards."""
-    rest, turns = np.arange(rows * columns).reshape(rows, columns), []
-    while rest.size:
-        turns.append(rest[::-1, -1])  # up the right side; what is left is turned to have its next
-        rest = np.rot90(rest[:, :-1], -1)  # side there
-    return np.concatenate(turns)
+    """A spiral from the lower right corner, first up, then along the border and inwards."""
+    remaining, sides = np.arange(rows * columns).reshape(rows, columns), []
+    while remaining.size:
+        sides.append(remaining[::-1, -1])  # up the right side
+        remaining = np.rot90(remaining[:, :-1], -1)  # the next side becomes the right one
+    return np.concatenate(sides)
 
 
 @ORDERINGS.register("spiral-out")
 def spiral_out(rows: int, columns: int, seed: int) -> np.ndarray:
-    """From the middle outwards: spiral-in backwards."""
+    """From the centre outwards: spiral-in reversed."""
     return spiral_in(rows, columns, seed)[::-1].copy()
 
 
 @ORDERINGS.register("z-curve")
 def z_curve(rows: int, columns: int, seed: int) -> np.ndarray:
-    """Quarter after quarter of the smallest square of a power of two, and so within each (Morton
-    1966); what lies beyond the grid is passed over."""
+    """Morton order (1966) of the smallest enclosing square with a power of two as its side; cells
+    outside the grid are left out."""
     row, column = np.divmod(np.arange(rows * columns), columns)
     number = np.zeros_like(row)
     for bit in range(max(rows, columns).bit_length()):
@@ -70,8 +69,8 @@ def z_curve(rows: int, columns: int, seed: int) -> np.ndarray:
 
 @ORDERINGS.register("subsample")
 def subsample(rows: int, columns: int, seed: int) -> np.ndarray:
-    """Every other cell of every other row, coarse ones among them first, then those that are one
-    aside, one below, and both."""
+    """Recursive subsampling: even rows and columns first, in this same order, then the cells one to
+    the right of these, one below, and both."""
     row, column = np.divmod(np.arange(rows * columns), columns)
     number = np.zeros_like(row)
     for bit in range(max(rows, columns).bit_length()):
@@ -81,29 +80,29 @@ def subsample(rows: int, columns: int, seed: int) -> np.ndarray:
 
 @ORDERINGS.register("random")
 def random(rows: int, columns: int, seed: int) -> np.ndarray:
-    """One order for all pictures, thrown by `seed`; that of PUBLISHED_SEED is the published one."""
-    # RandomState, because numpy promises that its numbers will never change.
+    """One random order for all images; PUBLISHED_SEED gives the published one."""
+    # RandomState, because numpy guarantees that its stream never changes.
     return np.random.RandomState(seed).permutation(rows * columns)
 
 
 class TokenOrder(NamedTuple):
-    """The order in which a canvas that fits into a window is foretold."""
+    """The order in which the cells of a canvas no larger than the window are predicted."""
 
-    cells: Tensor  # (n,) int64, raster numbers in the canvas
-    places: Tensor  # (n,) int64, rising: where each stands in the whole window's order
+    cells: Tensor  # (n,) int64, raster indices in the canvas
+    window_positions: Tensor  # (n,) int64, increasing: the cells' positions in the window's order
 
 
 def token_order(
     name: str, seed: int, window: int, rows: int, columns: int, device: torch.device
 ) -> TokenOrder:
-    """The course of a canvas of rows x columns, which are `window` at most.
+    """The order of a canvas of rows x columns, which are at most `window`.
 
-    A canvas that is smaller is the window's upper left part, and its cells keep the window's order:
-    each is foretold from the place at which it was learned, and conditions that are grids or boxes
-    lie as they do in training.
+    A smaller canvas is the window's upper left part, and its cells keep the window's order, so that
+    each has the position it had in training, and grid and box conditions are aligned as in
+    training. Raises ConfigError for an unknown name.
     """
-    both = _token_order(name, seed, window, rows, columns)
-    return TokenOrder(*(torch.as_tensor(numbers, device=device) for numbers in both))
+    arrays = _token_order(name, seed, window, rows, columns)
+    return TokenOrder(*(torch.as_tensor(array, device=device) for array in arrays))
 
 
 @lru_cache(maxsize=64)
@@ -111,5 +110,5 @@ def _token_order(
     name: str, seed: int, window: int, rows: int, columns: int
 ) -> tuple[np.ndarray, np.ndarray]:
     row, column = np.divmod(ORDERINGS[name](window, window, seed), window)
-    places = np.flatnonzero((row < rows) & (column < columns))
-    return row[places] * columns + column[places], places
+    positions = np.flatnonzero((row < rows) & (column < columns))
+    return row[positions] * columns + column[positions], positions

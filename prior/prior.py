@@ -1,4 +1,4 @@
-"""A trained prior with all it needs to paint, saved to and loaded from a model folder."""
+"""Prior: a trained model with its conditions; sampling, saving to and loading from a folder."""
 
 from __future__ import annotations
 
@@ -33,11 +33,9 @@ from prior.models import (
 )
 from prior.sampling import (
     Decoder,
-    Draw,
     GenerationConfig,
-    Rejection,
+    SampledCodes,
     SnailDecoder,
-    candidate_number,
     inference_copy,
     sample_codes,
     sample_locally,
@@ -47,7 +45,7 @@ MODEL_KIND = "prior"
 
 
 class Prior:
-    """A model, its conditions, and which tokenizer's codes it speaks of.
+    """A model, its conditions, and a description of the tokenizer whose codes it predicts.
 
     `tokenizer_info` holds at least fingerprint, codebook_size, downsample_factor and name.
     """
@@ -71,89 +69,80 @@ class Prior:
     def sample(self, rows: int | None = None, columns: int | None = None, **options: Any) -> Tensor:
         """Codes (N, rows, columns) int64 on the CPU, one grid for each sample.
 
-        `rows` and `columns` count codes and default to the window of training. `options` are the
+        `rows` and `columns` count codes and default to the trained window's side. `options` are the
         fields of GenerationConfig. Sample k does not depend on which other samples are requested:
-        it always takes place k % batch_size of a full batch. Raises ConfigError for settings that
-        this prior cannot meet.
+        it is always entry k % batch_size of a full batch. Raises ConfigError for settings that do
+        not suit this prior.
         """
         window = self.config.window
         rows, columns = (window if size is None else size for size in (rows, columns))
         return self.sample_with_log_probs(rows, columns, **options).codes
 
-    def sample_with_log_probs(self, rows: int, columns: int, **options: Any) -> Draw:
+    def sample_with_log_probs(self, rows: int, columns: int, **options: Any) -> SampledCodes:
         """As `sample`, with the log-probability (N, rows, columns) of each code in nats."""
-        asked = GenerationConfig(**options)
-        chosen = asked.chosen
+        config = GenerationConfig(**options)
+        chosen, width = config.chosen, config.width
         if rows < 1 or columns < 1 or not chosen:
-            raise ConfigError(f"Nothing to paint: {len(chosen)} grids of {rows}x{columns} codes.")
+            raise ConfigError(f"Nothing to sample: {len(chosen)} grids of {rows}x{columns} codes.")
         condition_inputs = ConditionInputs(
-            self.conditions, self._entries(asked), chosen, (rows, columns)
+            self.conditions, self._condition_entries(config), chosen, (rows, columns)
         )
-        known = self._known(asked.forced, rows, columns, len(chosen))
-        if asked.guides and not self.conditions.can_guide:
+        forced = self._checked_forced(config.forced, rows, columns, len(chosen))
+        if config.guides and not self.conditions.can_guide:
             raise ConfigError(
-                "guidance_scale needs a prior that can be told something, like classes; leave it "
-                "at 1."
+                "guidance_scale needs a prior that was trained with a condition, like classes; "
+                "leave it at 1."
             )
-        sample_batch, rejection = (
-            self._batch_sampler(asked),
-            Rejection(asked.score, asked.accept_score),
-        )
-        groups = sorted({sample // asked.width for sample in chosen})
-        report = _Report(asked, len(groups) * asked.candidates * rows * columns)
-        for group in groups:
-            together = range(group * asked.width, (group + 1) * asked.width)
-            report.wanted = [sample for sample in together if sample in chosen]
-            forced = _of_batch(known, chosen, together)
-            for candidate in range(asked.candidates):
-                drawn = sample_batch(
-                    condition_inputs=condition_inputs.of(together),
-                    uniforms=self._uniforms(asked.seed, together, candidate, columns),
-                    shape=(asked.width, rows, columns),
-                    forced=forced,
-                    on_cells=report,
-                )
-                for sample in report.wanted:
-                    own = Draw(*(each[sample % asked.width].cpu() for each in drawn))
-                    rejection.offer(sample, own)
-                if rejection.settled(report.wanted):
-                    break
-        best = [rejection.best[sample] for sample in chosen]
-        return Draw(*(torch.stack(each) for each in zip(*best, strict=True)))
+        sample_batch = self._batch_sampler(config)
+        batches = sorted({sample // width for sample in chosen})
+        reporter = _ProgressReporter(config, len(batches) * rows * columns)
+        results: dict[int, SampledCodes] = {}
+        for number in batches:
+            batch = range(number * width, (number + 1) * width)
+            reporter.wanted = [sample for sample in batch if sample in chosen]
+            sampled = sample_batch(
+                condition_inputs=condition_inputs.of(batch),
+                uniforms=self._row_uniforms(config.seed, batch, columns),
+                shape=(width, rows, columns),
+                forced=_forced_of_batch(forced, chosen, batch),
+                on_cells=reporter,
+            )
+            for sample in reporter.wanted:
+                results[sample] = SampledCodes(*(part[sample % width].cpu() for part in sampled))
+        ordered = [results[sample] for sample in chosen]
+        return SampledCodes(*(torch.stack(part) for part in zip(*ordered, strict=True)))
 
-    def _entries(self, asked: GenerationConfig) -> dict[str, Any]:
-        """All that the samples are told."""
-        condition_inputs, labels, count = (
-            dict(asked.condition_inputs or {}),
-            asked.labels,
-            len(asked.chosen),
-        )
+    def _condition_entries(self, config: GenerationConfig) -> dict[str, Any]:
+        """condition_inputs, with the labels as the entry `label`."""
+        entries, labels = dict(config.condition_inputs or {}), config.labels
         if labels is None:
-            return condition_inputs
+            return entries
         if "label" not in self.conditions.entries:
             raise ConfigError("This prior was trained without classes; leave the labels out.")
-        if "label" in condition_inputs:
-            raise ConfigError("Labels are given twice; leave them out, or out of told.")
+        if "label" in entries:
+            raise ConfigError(
+                "Labels are given twice: leave out either labels or the label of condition_inputs."
+            )
+        count = len(config.chosen)
         if not isinstance(labels, int) and len(labels) != count:
             raise ConfigError(f"{len(labels)} labels for {count} samples: give one, or one each.")
-        return {**condition_inputs, "label": torch.as_tensor(labels)}
+        return {**entries, "label": torch.as_tensor(labels)}
 
-    def _uniforms(
-        self, seed: int, samples: Sequence[int], candidate: int, columns: int
+    def _row_uniforms(
+        self, seed: int, samples: Sequence[int], columns: int
     ) -> Callable[[int], Tensor]:
-        """The uniforms (B, columns) of a canvas's row: row by row, since canvases are large."""
-        keys = [candidate_number(sample, candidate) for sample in samples]
+        """A function of the row that returns its uniforms (B, columns); canvases may be large."""
 
         def of_row(row: int) -> Tensor:
-            numbers = uniforms(seed, keys, 1, columns, first_row=row)[:, 0]
+            numbers = uniforms(seed, samples, 1, columns, first_row=row)[:, 0]
             return torch.from_numpy(numbers).to(self.device)
 
         return of_row
 
-    def _known(
+    def _checked_forced(
         self, forced: np.ndarray | Tensor | None, rows: int, columns: int, count: int
     ) -> Tensor | None:
-        """Known codes (rows, columns) or (N, rows, columns), checked."""
+        """Forced codes as int64 (rows, columns) or (N, rows, columns); raises ConfigError."""
         if forced is None:
             return None
         known = torch.as_tensor(forced).to(torch.int64)
@@ -166,55 +155,57 @@ class Prior:
             )
         return known
 
-    def _batch_sampler(self, asked: GenerationConfig) -> Callable[..., Draw]:
-        """What paints a batch with this kind of model."""
-        model, stride = inference_copy(self.model), asked.stride
+    def _batch_sampler(self, config: GenerationConfig) -> Callable[..., SampledCodes]:
+        """The function that samples a batch with this kind of model."""
+        model, stride = inference_copy(self.model), config.stride
         if isinstance(model, LocalGPT):
             if stride is not None:
-                raise ConfigError("This prior needs no windows; leave stride out.")
-            return partial(self._sample_locally, model, asked)
+                raise ConfigError("This prior has no windows; leave stride out.")
+            return partial(self._sample_locally, model, config)
         stride = model.config.default_stride if stride is None else stride
         decoder = Decoder(model) if isinstance(model, GPT) else SnailDecoder(model)
-        return partial(self._sample_by_windows, decoder, asked, stride)
+        return partial(self._sample_by_windows, decoder, config, stride)
 
     def _sample_locally(
         self,
         model: LocalGPT,
-        asked: GenerationConfig,
+        config: GenerationConfig,
         condition_inputs: Mapping[str, Tensor],
         uniforms: Callable[[int], Tensor],
         shape: tuple[int, int, int],
         **options: Any,
-    ) -> Draw:
+    ) -> SampledCodes:
         batch, canvas = shape[0], shape[1:]
         tokens = canvas_tokens(self.conditions, condition_inputs, batch, canvas, self.config.window)
         prefixes = tokens.to(self.device)
         numbers = torch.stack([uniforms(row) for row in range(shape[1])], dim=1)
-        nothing = self._null_prefixes(batch, canvas) if asked.guides else None
-        return sample_locally(model, prefixes, numbers, asked, null_prefixes=nothing, **options)
+        null_prefixes = self._null_prefixes(batch, canvas) if config.guides else None
+        return sample_locally(
+            model, prefixes, numbers, config, null_prefixes=null_prefixes, **options
+        )
 
     def _sample_by_windows(
         self,
         decoder: Decoder | SnailDecoder,
-        asked: GenerationConfig,
+        config: GenerationConfig,
         stride: int,
         condition_inputs: Mapping[str, Tensor],
         uniforms: Callable[[int], Tensor],
         shape: tuple[int, int, int],
         **options: Any,
-    ) -> Draw:
+    ) -> SampledCodes:
         batch, canvas, side = shape[0], shape[1:], self.config.window
         of_window = window_prefix(self.conditions, condition_inputs, batch, canvas, side)
-        nothing = [self._null_prefixes(batch, (side, side))] if asked.guides else []
+        null_prefixes = [self._null_prefixes(batch, (side, side))] if config.guides else []
         return sample_codes(
             decoder,
-            lambda window: torch.cat([of_window(window).to(self.device), *nothing]),
+            lambda window: torch.cat([of_window(window).to(self.device), *null_prefixes]),
             uniforms,
-            asked,
+            config,
             shape,
             stride=stride,
-            cache_memory=asked.cache_memory,
-            flush_every_rows=asked.flush_every_rows,
+            cache_memory=config.cache_memory,
+            flush_every_rows=config.flush_every_rows,
             **options,
         )
 
@@ -226,36 +217,36 @@ class Prior:
         return self.model.head.weight.device
 
 
-def _of_batch(
-    known: Tensor | None, chosen: Sequence[int], together: Sequence[int]
+def _forced_of_batch(
+    forced: Tensor | None, chosen: Sequence[int], batch: Sequence[int]
 ) -> Tensor | None:
-    """Of known codes (N, rows, columns) of the chosen samples, those of a whole batch.
+    """Forced codes (B, rows, columns) of a batch, from those (N, rows, columns) of chosen samples.
 
-    Places of the batch that nobody asked for get somebody's.
+    Samples of the batch that are not chosen take those of the first one that is.
     """
-    if known is None or known.ndim == 2:
-        return known
-    places = [chosen.index(sample) for sample in together if sample in chosen]
-    own = {chosen[place]: place for place in places}
-    return known[[own.get(sample, places[0]) for sample in together]]
+    if forced is None or forced.ndim == 2:
+        return forced
+    indices = [chosen.index(sample) for sample in batch if sample in chosen]
+    own = {chosen[index]: index for index in indices}
+    return forced[[own.get(sample, indices[0]) for sample in batch]]
 
 
-class _Report:
-    """Tells the caller how far painting is."""
+class _ProgressReporter:
+    """Calls the progress and preview functions of a GenerationConfig."""
 
-    def __init__(self, asked: GenerationConfig, total: int) -> None:
-        self.wanted: Sequence[int] = ()  # samples of the batch that is being painted
-        self._asked, self._total, self._done = asked, total, 0
+    def __init__(self, config: GenerationConfig, total: int) -> None:
+        self.wanted: Sequence[int] = ()  # requested samples of the current batch
+        self._config, self._total, self._done = config, total, 0
 
     def __call__(self, count: int, codes: Tensor) -> None:
-        """`count` more cells of codes (B, rows, columns) are drawn."""
+        """`count` more cells of codes (B, rows, columns) are done."""
         columns, before = codes.shape[2], self._done
         self._done += count
-        if self._asked.progress is not None:
-            self._asked.progress(self._done, self._total)
-        if self._asked.preview is not None and self._done // columns > before // columns:
+        if self._config.progress is not None:
+            self._config.progress(self._done, self._total)
+        if self._config.preview is not None and self._done // columns > before // columns:
             for sample in self.wanted:
-                self._asked.preview(sample, codes[sample % len(codes)].cpu())
+                self._config.preview(sample, codes[sample % len(codes)].cpu())
 
 
 def save_prior(
@@ -265,9 +256,9 @@ def save_prior(
     tokenizer_info: Mapping[str, Any],
     tensors: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write a prior's config.json and model.safetensors into `folder`; not atomic by itself.
+    """Write a prior's config.json and model.safetensors into `folder`; the caller makes it atomic.
 
-    `tensors` are written in place of the model's own, which are but parts where it is sharded.
+    `tensors` replace the model's own state dict, which is incomplete when the model is sharded.
     """
     extra = {
         "architecture": architecture_name(model.config),
@@ -279,10 +270,10 @@ def save_prior(
 
 
 def load_prior(path: str | Path, device: str | torch.device = "cpu") -> Prior:
-    """The prior of a model folder, or of a run folder's newest step, ready to paint.
+    """The prior of a model folder, or of a run folder's newest step, in eval mode on `device`.
 
-    Takes the averaged weights, `ema.safetensors`, where there are any.
-    Raises CheckpointError when the folder holds no prior, or a broken one.
+    Uses the averaged weights, `ema.safetensors`, where the folder has them.
+    Raises CheckpointError when the folder holds no prior, or an invalid one.
     """
     folder = resolve_model_folder(path)
     description, tensors = load_model(folder, MODEL_KIND)

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ops.config import ConfigError
-from ops.cpu.activation import norm_silu
-from ops.cpu.convolution import Convolution
+from ops.cpu import Convolution, norm_silu
 
 NORMS = ("group", "channel")
 

@@ -16,7 +16,7 @@ from ops.checkpoint import (
     save_model,
 )
 from ops.config import ConfigError, from_json, to_json
-from ops.cpu.convolution import use_convolution
+from ops.cpu import use_convolution
 from tokenizer.modalities import ModalityConfig
 from tokenizer.vqgan import PRESETS, VQGAN, VQGANConfig
 

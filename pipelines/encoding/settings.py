@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from ops.config import ConfigError, to_json
-from ops.cpu.convolution import nnpack_works
+from ops.cpu import nnpack_works
 from ops.images import Transform
 from ops.runtime import resolve_device
 from pipelines.planning import PlanSettings

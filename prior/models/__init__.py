@@ -1,11 +1,17 @@
-"""?"""
+"""The networks of a prior: condition tokens and codes in, logits over the next code out.
 
-from prior.models.gpt import GPT, cross_entropy
-from prior.models.gpt_config import PRESETS, GPTConfig
+There are three architectures, listed in registry.py with their configs: GPT, the transformer of
+Esser et al. (2021) over a window; LocalGPT, neighbourhood attention over a canvas of any size; and
+PixelSNAIL, the convolutional baseline. All have code_logits(condition_tokens, codes) and
+nll(condition_tokens, codes) for training, and are sampled from by prior.sampling. Read gpt.py
+first.
+"""
+
+from prior.models.gpt import GPT, GPTConfig, cross_entropy
 from prior.models.init_from_codebook import init_from_codebook
 from prior.models.local_gpt import LocalConfig, LocalGPT
-from prior.models.neighbourhood import Layout, offsets_seen
-from prior.models.pixelsnail import PixelSNAIL
+from prior.models.neighbourhood import Layout, neighbour_offsets
+from prior.models.pixelsnail import PixelSNAIL, SnailConfig
 from prior.models.registry import (
     ARCHITECTURES,
     PriorConfig,
@@ -15,7 +21,6 @@ from prior.models.registry import (
     make_model,
     preset_config,
 )
-from prior.models.snail_config import SnailConfig
 
 __all__ = [
     "ARCHITECTURES",
@@ -24,7 +29,6 @@ __all__ = [
     "Layout",
     "LocalConfig",
     "LocalGPT",
-    "PRESETS",
     "PixelSNAIL",
     "PriorConfig",
     "PriorModel",
@@ -34,6 +38,6 @@ __all__ = [
     "cross_entropy",
     "init_from_codebook",
     "make_model",
-    "offsets_seen",
+    "neighbour_offsets",
     "preset_config",
 ]

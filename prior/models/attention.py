@@ -1,23 +1,83 @@
-"""Causal self-attention and the blocks it is part of."""
+"""Causal self-attention and the pre-norm transformer block, with the config that both read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ops.cpu.linear import Linear
-from prior.models.gpt_config import BlockConfig
+from ops.config import ConfigError
+from ops.cpu import Linear
 from prior.models.layers import MLPS, NORMS
 from prior.models.rotary import Rotation, rotate
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""What queries, keys and values (B, heads, T, head_dim) come to, (B, heads, T', head_dim)."""
+"""Attention output of queries, keys and values, each (B, heads, T, head_dim)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockConfig:
+    """Fields that all transformers over codes share: vocabulary, sizes and parts of a block.
+
+    Raises ConfigError for a size out of range or a part of an unknown name.
+    """
+
+    codebook_size: int
+    condition_vocab_size: int
+    condition_length: int
+    """number of condition tokens before the codes"""
+    num_layers: int = 4
+    num_heads: int = 4
+    width: int = 256
+    dropout: float = 0.0
+    norm: str = "layer"
+    """a name in prior.models.layers.NORMS"""
+    mlp: str = "gelu"
+    """a name in prior.models.layers.MLPS"""
+    qk_norm: bool = False
+    """normalize queries and keys, which bounds the attention logits (Henry et al. 2020; for large
+    image models Dehghani et al. 2023)"""
+    bias: bool = True
+    """whether linear layers and layer norms have biases"""
+    scaled_residual: bool = False
+    """divide the initial weights of the layers that write to the residual stream by
+    sqrt(2 * num_layers), so that its variance does not grow with depth (Radford et al. 2019)"""
+
+    def __post_init__(self) -> None:
+        least = {"codebook_size": 1, "condition_vocab_size": 1}
+        for name, lowest in {**least, "condition_length": self.min_condition_length}.items():
+            if getattr(self, name) < lowest:
+                raise ConfigError(f"{name} must be at least {lowest}, found {getattr(self, name)}.")
+        if self.num_layers < 1 or self.num_heads < 1 or self.width < self.num_heads:
+            raise ConfigError("num_layers and num_heads must be at least 1, width num_heads.")
+        if self.width % self.num_heads:
+            raise ConfigError(f"width {self.width} is not a multiple of {self.num_heads} heads.")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout must be in [0, 1), found {self.dropout}.")
+        self._check_choice("norm", NORMS)
+        self._check_choice("mlp", MLPS)
+
+    def _check_choice(self, name: str, known: Collection[str]) -> None:
+        if getattr(self, name) not in known:
+            raise ConfigError(
+                f"{name} must be one of {', '.join(known)}, found {getattr(self, name)!r}."
+            )
+
+    @property
+    def min_condition_length(self) -> int:
+        """Least condition_length: the first code is predicted from at least one token."""
+        return 1
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one head's queries, keys and values."""
+        return self.width // self.num_heads
 
 
 class Attention(nn.Module):
-    """Causal self-attention, many heads."""
+    """Causal multi-head self-attention (Vaswani et al. 2017)."""
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
@@ -32,14 +92,17 @@ class Attention(nn.Module):
     def forward(
         self, latents: Tensor, rotation: Rotation | None, attend: Attend | None = None
     ) -> Tensor:
-        """(B, T, width) -> (B, T, width), or as many tokens as `attend` answers."""
+        """(B, T, width) -> (B, T, width), or as many tokens as `attend` returns.
+
+        `attend` replaces causal attention over the T tokens, for instance by one over a KV cache.
+        """
         (batch, length, _), config = latents.shape, self.config
         qkv = self.qkv(latents).view(batch, length, 3, config.num_heads, config.head_dim)
         queries, keys, values = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, T, head_dim)
         queries, keys = self.query_norm(queries), self.key_norm(keys)
         if rotation is not None:
             queries, keys = rotate(queries, rotation), rotate(keys, rotation)
-        # Norms and rotations work in float32 under autocast; the products need one dtype.
+        # Norms and rotations return float32 under autocast; attention needs one dtype.
         queries, keys = queries.to(values.dtype), keys.to(values.dtype)
         attended = (attend or self._attend)(queries, keys, values)
         projected: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
@@ -53,7 +116,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then an MLP, each behind its norm and added to its input."""
+    """Pre-norm transformer block: attention, then an MLP, each added to its input."""
 
     def __init__(self, config: BlockConfig, attention: type[Attention] = Attention) -> None:
         super().__init__()
@@ -70,9 +133,9 @@ class Block(nn.Module):
         attend: Attend | None = None,
         kept: Tensor | None = None,
     ) -> Tensor:
-        """(B, T, width) -> (B, T, width); see Attention.
+        """(B, T, width) -> (B, T', width); see Attention.
 
-        `kept` (T',) are the places of the tokens that `attend` answers, where those are not all.
+        `kept` (T',) indexes the tokens for which `attend` returns output, when not all of them.
         """
         attended = self.attention(self.attention_norm(latents), rotation, attend)
         if kept is not None:
@@ -82,5 +145,5 @@ class Block(nn.Module):
         return out
 
     def residual_weights(self) -> list[Tensor]:
-        """Those of the layers whose outputs are added to the residual stream."""
+        """Weights of the two layers whose outputs are added to the residual stream."""
         return [self.attention.proj.weight, self.mlp[-1].get_parameter("weight")]

@@ -1,32 +1,85 @@
-"""The paper's prior: a transformer that reads condition tokens and codes and foretells each code.
+"""The autoregressive transformer of Esser et al. (2021): condition tokens and codes in, logits out.
 
-Tokens are one sequence: the condition's, then the window's codes, row by row or in another order
-(prior.orderings). Ids 0 .. K-1 are
-codes and K .. K+condition_vocab_size-1 condition tokens, in one embedding table; the head speaks
-of codes only. Esser et al., "Taming transformers for high-resolution image synthesis" (2021).
+A sequence holds the condition tokens and then the window's codes, in raster order or in another one
+of prior.orderings. Token ids 0 .. K-1 are codes and K .. K+condition_vocab_size-1 condition tokens,
+in one embedding table; the head has logits for codes only. Architecture and defaults follow "Taming
+transformers for high-resolution image synthesis", section 3.2 and appendix.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ops.config import ConfigError
-from ops.cpu.linear import Linear
-from prior.models.attention import Block
-from prior.models.gpt_config import GPTConfig
-from prior.models.layers import NORMS, initialise_layer, scale_residual
-from prior.models.rotary import Rotation, places, rotation_at
-from prior.orderings import ROW_MAJOR, TokenOrder, token_order
+from ops.cpu import Linear
+from prior.models.attention import Block, BlockConfig
+from prior.models.layers import NORMS, initialise_layer, run_block, scale_residual
+from prior.models.rotary import Rotation, grid_coordinates, rotation_at
+from prior.orderings import ORDERINGS, PUBLISHED_SEED, ROW_MAJOR, TokenOrder, token_order
+
+POSITIONS = ("learned", "rope2d")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPTConfig(BlockConfig):
+    """Sizes and parts of a GPT; the defaults are those of Esser et al. (2021).
+
+    Raises ConfigError for values out of range, unknown names and combinations that do not work.
+    """
+
+    window: int = 16
+    """side, in codes, of the square windows it is trained on"""
+    positions: str = "learned"
+    """learned: one embedding for each position; rope2d: see prior.models.rotary"""
+    ordering: str = ROW_MAJOR
+    """a name in prior.orderings.ORDERINGS: the order in which the window's codes are predicted"""
+    ordering_seed: int = PUBLISHED_SEED
+    """seed of the ordering `random`"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.window < 1:
+            raise ConfigError(f"window must be at least 1, found {self.window}.")
+        self._check_choice("positions", POSITIONS)
+        if self.positions == "rope2d" and self.head_dim % 4:
+            raise ConfigError(
+                f"rope2d rotates pairs of channels by row and by column, so width / num_heads "
+                f"must be a multiple of 4; found {self.head_dim}."
+            )
+        self._check_choice("ordering", ORDERINGS)
+        if self.positions == "rope2d" and self.ordering != ROW_MAJOR:
+            raise ConfigError(
+                f"rope2d encodes the position of the code that a token holds, which determines "
+                f"the code to predict in the order {ROW_MAJOR} only, not in {self.ordering!r}. Use "
+                f"learned positions."
+            )
+        if not 0 <= self.ordering_seed < 2**32:
+            raise ConfigError(
+                f"ordering_seed must be from 0 to 2**32 - 1, found {self.ordering_seed}."
+            )
+
+    @property
+    def num_positions(self) -> int:
+        """Length of the longest sequence: the condition tokens and a whole window."""
+        return self.condition_length + self.window**2
+
+    @property
+    def default_stride(self) -> int:
+        """Default stride of the sliding window: half the window."""
+        return max(1, self.window // 2)
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens read in training; the last code is predicted but never read."""
+        return self.num_positions - 1
 
 
 class GPT(nn.Module):
-    """Tokens in, logits over the next code out."""
+    """Decoder-only transformer over condition tokens and codes."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -43,12 +96,12 @@ class GPT(nn.Module):
         self.norm = NORMS[config.norm](config.width, config.bias)
         self.head = Linear(config.width, config.codebook_size, bias=False)
         self.recompute_activations = False
-        """in training, keep the blocks' inputs only and compute the rest again backwards: less
-        memory for a third more work"""
+        """in training, store only the blocks' inputs and recompute their activations in the
+        backward pass (gradient checkpointing)"""
         self._initialise()
 
     def token_order(self, rows: int, columns: int) -> TokenOrder | None:
-        """The order in which the codes of a window are read and foretold; None for row by row."""
+        """The order in which the codes of a window are predicted; None for raster order."""
         config = self.config
         if config.ordering == ROW_MAJOR:
             return None
@@ -58,13 +111,13 @@ class GPT(nn.Module):
         )
 
     def positions(self, rows: int, columns: int) -> Tensor:
-        """Position (condition_length + rows * columns,) of every token before and in a window.
+        """Positions (condition_length + rows * columns,) of all tokens before and in a window.
 
-        In a window narrower than the trained one, codes keep the places they have in the trained
-        one's left part, and a row's last code stands at the trained row's end: what is foretold
-        after it is the next row's first code, as in training. In any order: what is read just
-        before a code stands at the place before that code's. Raises ConfigError when the window is
-        larger than the trained one.
+        In a window narrower than the trained one, codes keep the positions of the trained window's
+        left columns, and the last code of a row takes the trained row's last position, so that the
+        code predicted after it is the first of the next row, as in training. In any order, the
+        token read just before a code has the position that precedes that code's. Raises ConfigError
+        when the window is larger than the trained one.
         """
         window, start = self.config.window, self.config.condition_length
         if rows > window or columns > window:
@@ -72,54 +125,61 @@ class GPT(nn.Module):
                 f"A grid of {rows}x{columns} codes does not fit the prior's window of "
                 f"{window}x{window}: cut windows from it."
             )
-        way = self.token_order(rows, columns)
-        if way is not None:
-            places = start + way.places
-            prefix = torch.arange(start - 1, device=places.device)
-            return torch.cat([prefix, places - 1, places[-1:]])
         device = self.token_embedding.weight.device
-        place = torch.arange(columns, device=device)
-        place[-1] = window - 1
-        cells = start + torch.arange(rows, device=device)[:, None] * window + place
+        order = self.token_order(rows, columns)
+        if order is not None:
+            positions = start + order.window_positions
+            prefix = torch.arange(start - 1, device=device)
+            return torch.cat([prefix, positions - 1, positions[-1:]])
+        column = torch.arange(columns, device=device)
+        column[-1] = window - 1
+        cells = start + torch.arange(rows, device=device)[:, None] * window + column
         return torch.cat([torch.arange(start, device=device), cells.flatten()])
 
     def embedded(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """What the first block reads, (B, T, width), of tokens (B, T) at positions (T,)."""
+        """Input of the first block (B, T, width) for tokens (B, T) at positions (T,)."""
         latents = self.token_embedding(tokens)
         if self.position_embedding is not None:
             latents = latents + self.position_embedding(positions)
-        return self.dropout(latents)
+        embedded: Tensor = self.dropout(latents)
+        return embedded
 
     def features(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """What the head reads, (B, T, width), of tokens (B, T) at positions (T,)."""
+        """Input of the head (B, T, width) for tokens (B, T) at positions (T,)."""
         latents, rotation = self.embedded(tokens, positions), self.rotation(positions)
         for block in self.blocks:
-            latents = self._runner(block)(latents, rotation)
-        return self.norm(latents)
+            latents = run_block(block, self.recompute_activations, latents, rotation)
+        features: Tensor = self.norm(latents)
+        return features
 
     def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Logits (B, T, K) of the code that follows each of tokens (B, T) int64.
+        """Logits (B, T, K) of the code after each of tokens (B, T) int64.
 
-        Positions (T,) default to those of a full-width window.
+        Positions (T,) default to those of a window of full width.
         """
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)
-        return self.head(self.features(tokens, positions))
+        logits: Tensor = self.head(self.features(tokens, positions))
+        return logits
 
     def code_logits(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
-        """Logits (B, h, w, K) of each of codes (B, h, w), from tokens (B, C) and codes before."""
-        way, sequence = self.token_order(*codes.shape[1:]), codes.flatten(1)
-        if way is not None:
-            sequence = sequence[:, way.cells]
+        """Logits (B, h, w, K) of codes (B, h, w), each from tokens (B, C) and the codes before it.
+
+        Raises ConfigError when h or w exceeds the trained window.
+        """
+        order, sequence = self.token_order(*codes.shape[1:]), codes.flatten(1)
+        if order is not None:
+            sequence = sequence[:, order.cells]
         tokens = torch.cat([condition_tokens, sequence], dim=1)[:, :-1]
         positions = self.positions(*codes.shape[1:])[:-1]
         features = self.features(tokens, positions)[:, condition_tokens.shape[1] - 1 :]
-        if way is not None:
-            features = features[:, way.cells.argsort()]  # back to where each code stands
-        return self.head(features).unflatten(1, codes.shape[1:])
+        if order is not None:
+            features = features[:, order.cells.argsort()]  # back to raster order
+        logits: Tensor = self.head(features).unflatten(1, codes.shape[1:])
+        return logits
 
     def nll(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
-        """Surprise (B, h, w), in nats, at each of codes (B, h, w) after tokens (B, C)."""
+        """Negative log-likelihood (B, h, w), in nats, of codes (B, h, w) after tokens (B, C)."""
         return cross_entropy(self.code_logits(condition_tokens, codes), codes)
 
     def loss(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
@@ -127,17 +187,12 @@ class GPT(nn.Module):
         return self.nll(condition_tokens, codes).mean()
 
     def rotation(self, positions: Tensor) -> Rotation | None:
-        """By what the blocks turn tokens at positions (T,), where places are told that way."""
+        """Rotation of queries and keys at positions (T,); None with learned positions."""
         config = self.config
         if config.positions != "rope2d":
             return None
-        rows, columns = places(positions, config.condition_length, config.window)
+        rows, columns = grid_coordinates(positions, config.condition_length, config.window)
         return rotation_at(rows, columns, config.head_dim, self.token_embedding.weight.dtype)
-
-    def _runner(self, block: nn.Module) -> Callable[..., Tensor]:
-        if self.recompute_activations and self.training and torch.is_grad_enabled():
-            return partial(checkpoint, block, use_reentrant=False)
-        return block
 
     @torch.no_grad()
     def _initialise(self) -> None:

@@ -1,54 +1,50 @@
-"""A prior without windows: each code is foretold from those around it, on any canvas.
+"""A prior without windows: neighbourhood attention over a canvas of any size.
 
-Position (row, column) receives the code on its left and foretells the code that stands there; in
-column 0 it receives a border token. One more position closes each row: it receives the row's last
-code, so that the rows below can know of it, and foretells nothing.
+The position at (row, column) receives the code at its left and predicts the code at (row, column);
+in column 0 it receives a border token. One more position ends each row: it receives the row's last
+code, so that the rows below can attend to it, and predicts nothing.
 
-Attention reaches `radius` positions to the left in its own row, and as far to every side in as many
-rows above. What is further away is heard of through the layers between. Positions turn half of each
-head's numbers (prior.models.rotary); the other half compares content alone. The condition's tokens
-have no place and only that half, so they look the same from everywhere.
+Attention is that of prior.models.neighbourhood; codes further away than its radius act through
+several layers. Half of each head's channels are rotated by position (prior.models.rotary), the
+other half compare content only. Condition tokens have no position: their rotated half is zero, so
+they look the same from everywhere.
 
-Conditions that are grids are no such tokens: the position that foretells the code at (row, column)
-receives, beside the code on its left, what the grids say there and around
+Grid conditions are not part of the sequence. The position that predicts the code at (row, column)
+receives, added to the code at its left, the grids' embeddings at and around that cell
 (prior.models.depthwise_context).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ops.config import ConfigError
-from ops.cpu.linear import Linear
-from prior.models.attention import Attend, Attention, Block
+from ops.cpu import Linear
+from prior.models.attention import Attend, Attention, Block, BlockConfig
 from prior.models.depthwise_context import DepthwiseContext
 from prior.models.gpt import cross_entropy
-from prior.models.gpt_config import BASE, LARGE, SMALL, STUDY, TINY, BlockConfig
-from prior.models.layers import NORMS, initialise_layer, scale_residual
+from prior.models.layers import NORMS, initialise_layer, run_block, scale_residual
 from prior.models.neighbourhood import Layout, attend_in_bands, attend_in_blocks, band_mask
 from prior.models.rotary import Rotation, rotate, rotation_at
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalConfig(BlockConfig):
-    """Sizes and parts of a LocalGPT."""
+    """Sizes and parts of a LocalGPT. Raises ConfigError for values out of range."""
 
     window: int = 32
-    """the side, in codes, of the squares it is trained on; it paints any size"""
+    """side, in codes, of the squares it is trained on; it samples canvases of any size"""
     radius: int = 8
-    """how far attention reaches, in codes"""
+    """reach of attention in one layer, in codes"""
     condition_grids: int = 0
-    """how many conditions have a token for each code; condition_length counts the others' tokens"""
+    """number of conditions with a token for each code; condition_length counts all other tokens"""
     depthwise_context: int = 2
-    """how far around it, in codes, a position hears the grids"""
+    """radius, in codes, of the convolution over grid conditions"""
     norm: str = "rms"
     mlp: str = "swiglu"
     qk_norm: bool = True
@@ -63,45 +59,45 @@ class LocalConfig(BlockConfig):
             )
         if self.condition_grids < 0 or self.depthwise_context < 0:
             raise ConfigError(
-                f"condition_grids and look_around must be 0 or more, found {self.condition_grids} "
-                f"and {self.depthwise_context}."
+                f"condition_grids and depthwise_context must be 0 or more, found "
+                f"{self.condition_grids} and {self.depthwise_context}."
             )
         if self.head_dim % 8:
             raise ConfigError(
-                f"half of each head turns, pairs by row and by column, so width / num_heads must "
-                f"be a multiple of 8; found {self.head_dim}."
+                f"half of each head's channels are rotated, in pairs by row and by column, so "
+                f"width / num_heads must be a multiple of 8; found {self.head_dim}."
             )
 
     @property
     def reach(self) -> int:
-        """How far away, in codes, a code can be that still weighs on another."""
+        """Radius of the receptive field over all layers, in codes."""
         return self.radius * self.num_layers
 
     @property
-    def shortest_condition(self) -> int:
-        """A canvas starts from its border; only there must be something to be told."""
+    def min_condition_length(self) -> int:
+        """0 with grid conditions; without any, one token at least."""
         return 0 if self.condition_grids else 1
 
     @property
     def default_stride(self) -> None:
-        """There is no window to slide."""
+        """None: there is no window to slide."""
 
     @property
     def sequence_length(self) -> int:
-        """Tokens read in training: the condition and each row's border and codes."""
+        """Tokens read in training: the condition's, and each row's border token and codes."""
         return self.condition_length + self.window * (self.window + 1)
 
     @property
     def border_token(self) -> int:
-        """What stands left of column 0."""
+        """Token that the positions in column 0 receive."""
         return self.codebook_size + self.condition_vocab_size
 
 
 class LocalAttention(Attention):
-    """Attention whose vectors turn by half; `attend` says who sees whom.
+    """Attention with half of each head rotated; `attend`, which is required, sets the pattern.
 
-    It takes and gives (B, T, heads, head_dim): tokens are gathered whole, all heads of one beside
-    each other.
+    Here `attend` takes and returns (B, T, heads, head_dim), which keeps a token's heads contiguous
+    for gathering.
     """
 
     def forward(
@@ -113,14 +109,15 @@ class LocalAttention(Attention):
         qkv = self.qkv(latents).unflatten(-1, (3, self.config.num_heads, self.config.head_dim))
         queries, keys, values = qkv.unbind(2)
         queries, keys = self.query_norm(queries), self.key_norm(keys)
-        queries, keys = turn_half(queries, rotation), turn_half(keys, rotation)
-        # Norms and rotations work in float32 under autocast; the products need one dtype.
+        queries, keys = rotate_half(queries, rotation), rotate_half(keys, rotation)
+        # Norms and rotations return float32 under autocast; attention needs one dtype.
         attended = attend(queries.to(values.dtype), keys.to(values.dtype), values)
-        return self.proj(attended.flatten(2))
+        projected: Tensor = self.proj(attended.flatten(2))
+        return projected
 
 
 class LocalGPT(nn.Module):
-    """Codes of a canvas in, logits over each of them out."""
+    """Transformer with causal neighbourhood attention over a canvas of codes."""
 
     def __init__(self, config: LocalConfig) -> None:
         super().__init__()
@@ -137,86 +134,90 @@ class LocalGPT(nn.Module):
         self.norm = NORMS[config.norm](config.width, config.bias)
         self.head = Linear(config.width, config.codebook_size, bias=False)
         self.recompute_activations = False
-        """in training, keep the blocks' inputs only and compute the rest again backwards: less
-        memory for a third more work"""
+        """in training, store only the blocks' inputs and recompute their activations in the
+        backward pass (gradient checkpointing)"""
         self.apply(initialise_layer)
         if config.scaled_residual:
             scale_residual([weight for block in blocks for weight in block.residual_weights()])
 
     def code_logits(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
-        """Logits (B, h, w, K) of each of codes (B, h, w), from condition tokens and codes before.
+        """Logits (B, h, w, K) of codes (B, h, w), each from the condition and the codes before it.
 
-        Those are (B, C + G * h * w): C for all codes alike, then G grids.
+        `condition_tokens` (B, C + G * h * w) are C tokens for the whole canvas and then G grids.
+        Raises ConfigError for another number of them.
         """
         batch, rows, columns = codes.shape
-        condition_tokens, grids = self.parted(condition_tokens, rows, columns)
+        condition_tokens, grids = self.split_tokens(condition_tokens, rows, columns)
         layout = Layout(condition_tokens.shape[1], rows, columns + 1)
         border = codes.new_full((batch, rows, 1), self.config.border_token)
         received = torch.cat([border, codes], dim=2)
         tokens = torch.cat([condition_tokens, received.flatten(1)], dim=1)
         latents = self.token_embedding(tokens)
         if self.depthwise_context is not None:
-            # The position that closes a row foretells nothing, and hears of nothing.
-            context = F.pad(self.depthwise_context(self.embed_grids(grids)), (0, 0, 0, 1)).flatten(
-                1, 2
-            )
-            latents = latents + F.pad(context, (0, 0, layout.condition_length, 0))
+            # The position that ends a row predicts nothing, so it receives no grids.
+            context = F.pad(self.depthwise_context(self.embed_grids(grids)), (0, 0, 0, 1))
+            latents = latents + F.pad(context.flatten(1, 2), (0, 0, layout.condition_length, 0))
         latents = self.dropout(latents)
         rotation = self.rotation_of(layout, codes.device)
         attend = self._attend(layout, codes.device)
         for block in self.blocks:
-            latents = self._runner(block)(latents, rotation, attend)
+            latents = run_block(block, self.recompute_activations, latents, rotation, attend)
         cells = latents[:, layout.condition_length :].unflatten(1, (rows, columns + 1))
-        return self.head(self.norm(cells[:, :, :columns]))
+        logits: Tensor = self.head(self.norm(cells[:, :, :columns]))
+        return logits
 
-    def parted(self, condition_tokens: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    def split_tokens(
+        self, condition_tokens: Tensor, rows: int, columns: int
+    ) -> tuple[Tensor, Tensor]:
         """Condition tokens (B, C + G * rows * columns) as (B, C) and grids (B, G, rows, columns).
 
-        Raises ConfigError where they are not as many.
+        Raises ConfigError for another number of tokens.
         """
         first, grids = self.config.condition_length, self.config.condition_grids
         if grids and condition_tokens.shape[1] != first + grids * rows * columns:
             raise ConfigError(
-                f"{condition_tokens.shape[1]} condition tokens beside {rows}x{columns} codes; this "
+                f"{condition_tokens.shape[1]} condition tokens for {rows}x{columns} codes; this "
                 f"prior needs {first} and {grids} grids as large."
             )
         if not grids:
             return condition_tokens, condition_tokens.new_empty(len(condition_tokens), 0, 0, 0)
-        beside = condition_tokens[:, first:].unflatten(1, (grids, rows, columns))
-        return condition_tokens[:, :first], beside
+        aligned = condition_tokens[:, first:].unflatten(1, (grids, rows, columns))
+        return condition_tokens[:, :first], aligned
 
     def embed_grids(self, grids: Tensor) -> Tensor:
-        """What grids (B, G, h, w) tell in each place, heard nowhere else yet: (B, h, w, width)."""
-        return self.token_embedding(grids).sum(1)
+        """Summed embeddings (B, h, w, width) of grids (B, G, h, w)."""
+        embedded: Tensor = self.token_embedding(grids).sum(1)
+        return embedded
 
     def nll(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
-        """Surprise (B, h, w), in nats, at each of codes (B, h, w), as code_logits reads them."""
+        """Negative log-likelihood (B, h, w), in nats, of codes (B, h, w); see code_logits."""
         return cross_entropy(self.code_logits(condition_tokens, codes), codes)
 
     def uncut(self, true_edges: Tensor, rows: int, columns: int) -> Tensor:
-        """Which cells (B, rows, columns) of crops are foretold from what a whole canvas would tell.
+        """Cells (B, rows, columns) of crops whose logits are the same as on the whole canvas.
 
-        `true_edges` (B, 4) says whether a crop's top, left, right and bottom are the canvas's own;
-        the bottom matters where there are grids, of which codes hear from below. Cells that would
-        hear of what lies beyond an edge that is none learn what is not so.
+        `true_edges` (B, 4) says whether a crop's top, left, right and bottom edges are also the
+        canvas's. The bottom edge matters only with grid conditions, which act from below. A cell
+        whose receptive field crosses any other edge must not be trained on or measured: its input
+        differs from the one it has when sampling.
         """
         config, reach, device = self.config, self.config.reach, true_edges.device
         row, column = torch.arange(rows, device=device), torch.arange(columns, device=device)
         top, left, right, bottom = true_edges[:, :, None, None].unbind(1)
-        # To the right a code is heard by way of the rows above, one more with each layer.
+        # Codes to the right act through the rows above, one row further up with each layer.
         right_reach = config.radius * row.clamp(max=config.num_layers)[:, None]
-        # Of grids more is heard around each position; the one that closes a row hears none.
-        around = config.depthwise_context if config.condition_grids else 0
-        closing = 1 if config.condition_grids else 0
+        # Grids add the radius of their convolution; the position that ends a row receives none.
+        context = config.depthwise_context if config.condition_grids else 0
+        row_end = 1 if config.condition_grids else 0
         return (
-            (top | (row >= reach + around)[:, None])
-            & (left | (column >= reach + max(1, around)))  # column 0 receives a border, no code
-            & (right | (column + right_reach + around + closing <= columns))
-            & (bottom | (row + around < rows)[:, None])
+            (top | (row >= reach + context)[:, None])
+            & (left | (column >= reach + max(1, context)))  # column 0 receives a border, no code
+            & (right | (column + right_reach + context + row_end <= columns))
+            & (bottom | (row + context < rows)[:, None])
         )
 
     def rotation_of(self, layout: Layout, device: torch.device) -> Rotation:
-        """How every token of a layout is turned; the condition's not by an angle, but away."""
+        """The rotation of all tokens of a layout; see rotation."""
         cells = torch.arange(layout.rows * layout.columns, device=device)
         return self.rotation(
             cells.div(layout.columns, rounding_mode="floor"),
@@ -224,16 +225,16 @@ class LocalGPT(nn.Module):
             layout.condition_length,
         )
 
-    def rotation(self, rows: Tensor, columns: Tensor, placeless: int = 0) -> Rotation:
-        """How `placeless` tokens of the condition, then positions at rows and columns, are turned.
+    def rotation(self, rows: Tensor, columns: Tensor, condition_length: int = 0) -> Rotation:
+        """The rotation of condition tokens, then of positions at rows and columns (T,).
 
-        Angles are found in float64: far down a canvas float32 would round them.
+        Angles are computed in float64: far down a canvas float32 would round them.
         """
         exact = rotation_at(rows, columns, self.config.head_dim // 2, torch.float64)
         dtype = torch.promote_types(self.token_embedding.weight.dtype, torch.float32)
-        # Sine and cosine of nothing are zeros here: half of such a key or query is nothing.
-        nothing = exact.cosines.new_zeros(placeless, exact.cosines.shape[1])
-        return Rotation(*(torch.cat([nothing, part]).to(dtype)[:, None] for part in exact))
+        # Condition tokens have cosine and sine 0, which sets the rotated half of a vector to 0.
+        zeros = exact.cosines.new_zeros(condition_length, exact.cosines.shape[1])
+        return Rotation(*(torch.cat([zeros, part]).to(dtype)[:, None] for part in exact))
 
     def _attend(self, layout: Layout, device: torch.device) -> Attend:
         radius = self.config.radius
@@ -242,23 +243,8 @@ class LocalGPT(nn.Module):
         mask = band_mask(layout, radius, device)
         return partial(attend_in_bands, layout=layout, radius=radius, mask=mask)
 
-    def _runner(self, block: nn.Module) -> Callable[..., Tensor]:
-        if self.recompute_activations and self.training and torch.is_grad_enabled():
-            return partial(checkpoint, block, use_reentrant=False)
-        return block
 
-
-def turn_half(vectors: Tensor, rotation: Rotation) -> Tensor:
-    """Vectors (..., head_dim) with the first half of their numbers turned."""
-    turned, plain = vectors.chunk(2, dim=-1)
-    return torch.cat([rotate(turned, rotation), plain], dim=-1)
-
-
-# Sizes as the windowed presets of these names have them.
-PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "study-local": {**STUDY, "radius": 6},
-    "tiny-local": {**TINY, "radius": 6},
-    "small-local": {**SMALL, "radius": 8},
-    "base-local": {**BASE, "radius": 8},
-    "large-local": {**LARGE, "radius": 8},
-}
+def rotate_half(vectors: Tensor, rotation: Rotation) -> Tensor:
+    """Vectors (..., head_dim) with the first half of their channels rotated."""
+    rotated, content = vectors.chunk(2, dim=-1)
+    return torch.cat([rotate(rotated, rotation), content], dim=-1)

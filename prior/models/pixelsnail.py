@@ -1,35 +1,92 @@
-"""PixelSNAIL, the convolutional prior that the paper compares its transformer with.
+"""PixelSNAIL, the convolutional baseline of Esser et al. (2021, table 1).
 
-Chen et al., "PixelSNAIL: an improved autoregressive generative model" (2018), and its published
-code: gated residual blocks of convolutions that see what lies above and to the left, and between
-them attention over all codes before. It reads a window as a picture, so what is near is near in
-every direction, and each layer weighs few cells. Where theirs normalises weights and finds their
-first scale from data (Salimans & Kingma 2016), here embeddings and the last features go through
-layer norms; their residual blocks are as wide inside as outside, these are narrower inside.
+Chen et al., "PixelSNAIL: an improved autoregressive generative model" (2018), after its published
+code: gated residual blocks of causal convolutions alternate with attention over all preceding
+codes. Differences: where it normalizes weights with a data-dependent initialization (Salimans &
+Kingma 2016), embeddings and the last features go through layer norms here; and residual blocks are
+narrower inside than outside.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ops.config import ConfigError
-from ops.cpu.linear import Linear
+from ops.cpu import Linear
 from prior.models.gpt import cross_entropy
-from prior.models.layers import initialise_layer
-from prior.models.snail_config import SnailConfig
+from prior.models.layers import initialise_layer, run_block
 
-PLACE = 2  # numbers that say where a cell lies
-FIRST_SCALE = 0.1  # of what a residual block adds, as published
+COORDINATES = 2  # channels that hold a cell's row and column
+INITIAL_SCALE = 0.1  # of a residual block's last layer, as in the published code
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnailConfig:
+    """Sizes of a PixelSNAIL. Raises ConfigError for values out of range.
+
+    The condition is P prefix tokens and then G grids with a token for each code.
+    """
+
+    codebook_size: int
+    condition_vocab_size: int
+    condition_length: int
+    """P, 0 or more"""
+    condition_grids: int = 0
+    """G"""
+    window: int = 16
+    """side, in codes, of the square windows it is trained on"""
+    num_blocks: int = 2
+    """each ends with attention"""
+    num_residuals: int = 2
+    """residual blocks of 2x2 convolutions before each attention"""
+    num_heads: int = 4
+    width: int = 256
+    """channels of the features"""
+    hidden: int = 64
+    """channels inside residual blocks"""
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        least = {"condition_length": 0, "condition_grids": 0, "num_residuals": 0}
+        sizes = ("codebook_size", "condition_vocab_size", "window", "num_blocks", "num_heads")
+        for name in (*least, *sizes, "width", "hidden"):
+            if getattr(self, name) < least.get(name, 1):
+                raise ConfigError(
+                    f"{name} must be at least {least.get(name, 1)}, found {getattr(self, name)}."
+                )
+        if self.width % (2 * self.num_heads):
+            raise ConfigError(
+                f"half the width is divided among the heads, so width must be a multiple of "
+                f"{2 * self.num_heads}; found {self.width}."
+            )
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout must be in [0, 1), found {self.dropout}.")
+
+    @property
+    def default_stride(self) -> int:
+        """Default stride of the sliding window: half the window."""
+        return max(1, self.window // 2)
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens read in training."""
+        return self.condition_length + (1 + self.condition_grids) * self.window**2
+
+    def split_tokens(self, tokens: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+        """Condition tokens (B, P + G * rows * columns) as the prefix (B, P) and the grids
+        (B, G, rows, columns)."""
+        length = self.condition_length
+        shape = (self.condition_grids, rows, columns)
+        return tokens[:, :length], tokens[:, length:].unflatten(1, shape)
 
 
 class PixelSNAIL(nn.Module):
-    """Codes of a window in, logits over each of them out."""
+    """Causal convolutions and attention over a window of codes."""
 
     def __init__(self, config: SnailConfig) -> None:
         super().__init__()
@@ -47,14 +104,14 @@ class PixelSNAIL(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.head = Linear(width, config.codebook_size, bias=False)
         self.recompute_activations = False
-        """in training, keep the blocks' inputs only and compute the rest again backwards: less
-        memory for a third more work"""
+        """in training, store only the blocks' inputs and recompute their activations in the
+        backward pass (gradient checkpointing)"""
         self.apply(initialise_layer)
         if self.prefix_places is not None:
             nn.init.zeros_(self.prefix_places.weight)
 
     def features(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
-        """What the head makes logits of, (B, h, w, width); see code_logits.
+        """Input of the head (B, h, w, width); see code_logits.
 
         Raises ConfigError when the window is larger than the trained one.
         """
@@ -65,61 +122,64 @@ class PixelSNAIL(nn.Module):
                 f"A grid of {rows}x{columns} codes does not fit the prior's window of "
                 f"{window}x{window}: cut windows from it."
             )
-        prefix, grids = self.config.split(condition_tokens, rows, columns)
+        prefix, grids = self.config.split_tokens(condition_tokens, rows, columns)
         prefix = self._embedded(prefix)
         if self.prefix_places is not None:
             prefix = prefix + self.prefix_places.weight
         context = self._context(prefix, grids)
-        read = as_picture(self._embedded(codes))
-        place = self._place(codes)
-        # Nothing of a code goes into its own cell, nor anything of those behind it.
-        latents = shifted(self.above(read), down=1) + shifted(
-            self.left(F.pad(read, (0, 0, 1, 0))), right=1
+        embedded = channels_first(self._embedded(codes))
+        coordinates = self._coordinates(codes)
+        # Shifted so that a cell receives neither its own code nor any later one.
+        latents = shifted(self.above(embedded), down=1) + shifted(
+            self.left(F.pad(embedded, (0, 0, 1, 0))), right=1
         )
         for block in self.blocks:
-            latents = self._runner(block)(latents, read, place, prefix, context)
-        return self.norm(F.elu(latents).permute(0, 2, 3, 1))
+            latents = run_block(
+                block, self.recompute_activations, latents, embedded, coordinates, prefix, context
+            )
+        features: Tensor = self.norm(F.elu(latents).permute(0, 2, 3, 1))
+        return features
 
     def code_logits(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
-        """Logits (B, h, w, K) of each of codes (B, h, w), from the condition and codes before.
+        """Logits (B, h, w, K) of codes (B, h, w), each from the condition and the codes before it.
 
-        Condition tokens are (B, P + G * h * w): see SnailConfig.
+        Condition tokens are (B, P + G * h * w): see SnailConfig. Raises ConfigError when the window
+        is larger than the trained one.
         """
-        return self.head(self.features(condition_tokens, codes))
+        logits: Tensor = self.head(self.features(condition_tokens, codes))
+        return logits
 
     def nll(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
-        """Surprise (B, h, w), in nats, at each of codes (B, h, w) after such tokens."""
+        """Negative log-likelihood (B, h, w), in nats, of codes (B, h, w) after such tokens."""
         return cross_entropy(self.code_logits(condition_tokens, codes), codes)
 
     def _embedded(self, tokens: Tensor) -> Tensor:
-        return self.embedding_norm(self.token_embedding(tokens))
+        embedded: Tensor = self.embedding_norm(self.token_embedding(tokens))
+        return embedded
 
     def _context(self, prefix: Tensor, grids: Tensor) -> Tensor:
-        """What each cell is told, (B, width, h, w) or, where there are no grids, (B, width, 1, 1).
+        """What conditions add at each cell: (B, width, h, w), or (B, width, 1, 1) without grids.
 
-        The prefix says the same everywhere; grids are known whole, so cells see to all sides.
+        The mean of the prefix is the same at every cell. Grids are known as a whole, so their
+        convolutions are not causal.
         """
         length = max(1, prefix.shape[1])
         context = (prefix.sum(1) / length)[:, :, None, None]
         if self.grids is None:
             return context
-        return context + self.grids(as_picture(self._embedded(grids).mean(1)))
+        summed: Tensor = context + self.grids(channels_first(self._embedded(grids).mean(1)))
+        return summed
 
-    def _place(self, codes: Tensor) -> Tensor:
-        """Row and column (B, 2, h, w) of each cell, -0.5 to 0.5 over the trained window."""
+    def _coordinates(self, codes: Tensor) -> Tensor:
+        """Row and column (B, 2, h, w) of each cell, from -0.5 to 0.5 over the trained window."""
         sides = (torch.arange(side, device=codes.device) for side in codes.shape[1:])
-        place = torch.stack(torch.meshgrid(*sides, indexing="ij"))
-        place = place.to(self.token_embedding.weight.dtype) / self.config.window - 0.5
-        return place.expand(len(codes), -1, -1, -1)
-
-    def _runner(self, block: nn.Module) -> Callable[..., Tensor]:
-        if self.recompute_activations and self.training and torch.is_grad_enabled():
-            return partial(checkpoint, block, use_reentrant=False)
-        return block
+        indices = torch.stack(torch.meshgrid(*sides, indexing="ij"))
+        scaled = indices.to(self.token_embedding.weight.dtype) / self.config.window - 0.5
+        return scaled.expand(len(codes), -1, -1, -1)
 
 
 class SnailBlock(nn.Module):
-    """Residual blocks that see what is near, then attention to all codes before, mixed in."""
+    """Causal residual blocks, then attention over the preceding codes, added through a gate."""
 
     def __init__(self, config: SnailConfig) -> None:
         super().__init__()
@@ -128,46 +188,55 @@ class SnailBlock(nn.Module):
         residual = partial(GatedResidual, hidden=hidden, dropout=config.dropout)
         self.context = convolution(width, width)
         self.near = nn.ModuleList(residual(width, side=2) for _ in range(config.num_residuals))
-        self.content = residual(2 * width + PLACE)
-        self.keys_values = convolution(2 * width + PLACE, 2 * half)
-        self.question = residual(width + PLACE)
-        self.queries = convolution(width + PLACE, half)
+        self.content = residual(2 * width + COORDINATES)
+        self.keys_values = convolution(2 * width + COORDINATES, 2 * half)
+        self.question = residual(width + COORDINATES)
+        self.queries = convolution(width + COORDINATES, half)
         self.prefix_keys_values = Linear(width, 2 * half) if config.condition_length else None
         self.mix = residual(width, added=half)
 
     def forward(
-        self, latents: Tensor, read: Tensor, place: Tensor, prefix: Tensor, context: Tensor
+        self,
+        latents: Tensor,
+        embedded: Tensor,
+        coordinates: Tensor,
+        prefix: Tensor,
+        context: Tensor,
     ) -> Tensor:
-        """Latents (B, width, h, w) -> the same, from codes `read` and where they lie (B, 2, h, w),
-        and from what is told: tokens (B, P, width), and `heard` at each cell."""
+        """Latents (B, width, h, w) -> the same shape.
+
+        `embedded` (B, width, h, w) are the codes, `coordinates` (B, 2, h, w) their positions,
+        `prefix` (B, P, width) the condition tokens and `context` what conditions add at each cell.
+        """
         latents = latents + self.context(context)
         for layer in self.near:
             latents = layer(latents)
-        # A key holds its cell's own code, so no cell looks at itself.
-        content = self.content(torch.cat([read, latents, place], dim=1))
+        # A key holds its cell's own code, so a cell attends to earlier cells only, not to itself.
+        content = self.content(torch.cat([embedded, latents, coordinates], dim=1))
         keys_values = self.keys_values(content).flatten(2).mT
         if self.prefix_keys_values is not None:
             keys_values = torch.cat([self.prefix_keys_values(prefix), keys_values], dim=1)
-        queries = self.queries(self.question(torch.cat([latents, place], dim=1)))
-        mixed = self._attend(queries.flatten(2).mT, keys_values, prefix.shape[1])
-        return self.mix(latents, mixed.mT.unflatten(2, latents.shape[2:]))
+        queries = self.queries(self.question(torch.cat([latents, coordinates], dim=1)))
+        attended = self._attend(queries.flatten(2).mT, keys_values, prefix.shape[1])
+        mixed: Tensor = self.mix(latents, attended.mT.unflatten(2, latents.shape[2:]))
+        return mixed
 
     def _attend(self, queries: Tensor, keys_values: Tensor, prefix: int) -> Tensor:
-        """(B, T, width / 2) of as many queries, over `told` tokens and the cells before each."""
-        # One more key that is nothing: the first cell has none before it, and may be told nothing.
+        """Attention (B, T, width / 2) of T queries over the prefix and the cells before each."""
+        # One all-zero key first: the first cell has no cell before it, and the prefix may be empty.
         keys_values = F.pad(keys_values, (0, 0, 1, 0)).to(queries.dtype)
         cells = torch.arange(queries.shape[1], device=queries.device)
-        before = F.pad(cells[:, None] > cells, (prefix + 1, 0), value=True)
+        mask = F.pad(cells[:, None] > cells, (prefix + 1, 0), value=True)
         queries, keys, values = (
             part.unflatten(2, (self._heads, -1)).transpose(1, 2)
             for part in (queries, *keys_values.chunk(2, dim=2))
         )
-        attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=before)
+        attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
         return attended.transpose(1, 2).flatten(2)
 
 
 class GatedResidual(nn.Module):
-    """x + a * sigmoid(b), both convolved twice from x; cells see `side` - 1 up and left."""
+    """x + a * sigmoid(b), where a and b are two convolutions of x, causal with `side` above 1."""
 
     def __init__(
         self, width: int, hidden: int, dropout: float, side: int = 1, added: int = 0
@@ -179,41 +248,42 @@ class GatedResidual(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.second = convolution(2 * hidden, 2 * width, side)
         with torch.no_grad():
-            self.second.weight *= FIRST_SCALE
+            self.second.weight *= INITIAL_SCALE
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
-        """(B, width, h, w) -> the same; `added` (B, added, h, w) is heard between the two."""
+        """(B, width, h, w) -> the same; `added` (B, added, h, w) joins between the convolutions."""
         hidden = self.first(F.pad(concat_elu(x), self._margin))
         if self.added is not None and added is not None:
             hidden = hidden + self.added(concat_elu(added))
         hidden = self.dropout(concat_elu(hidden))
         values, gates = self.second(F.pad(hidden, self._margin)).chunk(2, dim=1)
-        return x + values * gates.sigmoid()
+        gated: Tensor = x + values * gates.sigmoid()
+        return gated
 
 
 def convolution(inputs: int, outputs: int, side: int = 1) -> nn.Conv2d:
-    """Of squares of `side` cells."""
-    # A single cell cannot be dilated, but asked for that torch uses oneDNN on one thread, too.
+    """A convolution of side x side cells."""
+    # Dilation has no effect on one cell, but with it torch uses oneDNN on a single thread, too.
     return nn.Conv2d(inputs, outputs, side, dilation=2 if side == 1 else 1)
 
 
 def grid_layers(width: int) -> nn.Sequential:
-    """Of grids of the condition, embedded (B, width, h, w), what each cell hears of around it."""
+    """Two 3x3 convolutions over embedded grid conditions (B, width, h, w)."""
     first, second = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
     return nn.Sequential(first, nn.ELU(), second)
 
 
 def concat_elu(x: Tensor) -> Tensor:
-    """ELU of x and of -x, (B, C, h, w) -> (B, 2C, h, w): nothing is cut off (Shang et al. 2016)."""
+    """ELU of x and of -x, (B, C, h, w) -> (B, 2C, h, w), after CReLU (Shang et al. 2016)."""
     return F.elu(torch.cat([x, -x], dim=1))
 
 
 def shifted(x: Tensor, down: int = 0, right: int = 0) -> Tensor:
-    """(..., h, w) moved by so many cells, zeros in their place; what leaves the picture is gone."""
+    """(..., h, w) shifted down and right by so many cells, with zeros shifted in."""
     rows, columns = x.shape[-2:]
     return F.pad(x, (right, 0, down, 0))[..., :rows, :columns]
 
 
-def as_picture(features: Tensor) -> Tensor:
+def channels_first(features: Tensor) -> Tensor:
     """(B, h, w, C) -> (B, C, h, w)."""
     return features.permute(0, 3, 1, 2)

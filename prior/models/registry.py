@@ -1,31 +1,26 @@
-"""The kinds of prior there are, and the sizes of them that have names."""
+"""The registry of prior architectures: their configs, their presets and how models are made."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, NamedTuple
 
 from ops.config import ConfigError
 from prior.conditions import Conditions
-from prior.models.gpt import GPT
-from prior.models.gpt_config import PRESETS as GPT_PRESETS
-from prior.models.gpt_config import GPTConfig
-from prior.models.local_gpt import PRESETS as LOCAL_PRESETS
+from prior.models.gpt import GPT, GPTConfig
 from prior.models.local_gpt import LocalConfig, LocalGPT
-from prior.models.pixelsnail import PixelSNAIL
-from prior.models.snail_config import PRESETS as SNAIL_PRESETS
-from prior.models.snail_config import SnailConfig
+from prior.models.pixelsnail import PixelSNAIL, SnailConfig
+from prior.models.presets import GPT_PRESETS, LOCAL_PRESETS, SNAIL_PRESETS, Presets
 
 PriorConfig = GPTConfig | LocalConfig | SnailConfig
 PriorModel = GPT | LocalGPT | PixelSNAIL
 
 
 class Architecture(NamedTuple):
-    """A kind of prior: its config, and the sizes that have names."""
+    """A kind of prior: its config and its presets."""
 
     config: type[GPTConfig] | type[LocalConfig] | type[SnailConfig]
-    presets: Mapping[str, Mapping[str, Any]]
+    presets: Presets
 
 
 ARCHITECTURES = {
@@ -36,9 +31,9 @@ ARCHITECTURES = {
 
 
 def preset_config(preset: str, **sizes: Any) -> PriorConfig:
-    """The config of a preset, of any architecture, with what it leaves open: codebook_size, ...
+    """The config of a preset of any architecture; `sizes` are the fields that it leaves open.
 
-    Raises ConfigError where there is none of that name, or it has no such size.
+    `sizes` override the preset's own. Raises ConfigError for an unknown preset or field.
     """
     for architecture in ARCHITECTURES.values():
         if preset in architecture.presets:
@@ -54,9 +49,10 @@ def preset_config(preset: str, **sizes: Any) -> PriorConfig:
 
 
 def condition_sizes(preset: str, conditions: Conditions, window: int) -> dict[str, int]:
-    """What a preset's config needs of what the prior is told, as preset_config takes it.
+    """The `sizes` of preset_config that follow from the conditions and the window.
 
-    Some architectures read grids beside the codes, the others as one prefix with all else.
+    Architectures with a field condition_grids read grid conditions aligned with the codes; the
+    others read them as part of the prefix, a token for each cell of the window.
     """
     sizes = {
         "codebook_size": conditions.codebook_size,
@@ -71,12 +67,12 @@ def condition_sizes(preset: str, conditions: Conditions, window: int) -> dict[st
 
 
 def architecture_name(config: PriorConfig) -> str:
-    """The name in ARCHITECTURES that a config is of."""
+    """The name in ARCHITECTURES of a config's type."""
     return next(name for name, kind in ARCHITECTURES.items() if type(config) is kind.config)
 
 
 def make_model(config: PriorConfig) -> PriorModel:
-    """An untrained model."""
+    """A model of a config, with initial weights."""
     if isinstance(config, LocalConfig):
         return LocalGPT(config)
     if isinstance(config, SnailConfig):

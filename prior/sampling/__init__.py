@@ -1,24 +1,32 @@
-"""?"""
+"""Sampling: a model and condition tokens in, grids of codes and their log-probabilities out.
+
+GPTs and PixelSNAILs are sampled through a sliding window (sliding_window.py) that reads codes
+incrementally by a decoder (decoder.py, snail_decoder.py) with KV caches; a LocalGPT is sampled on
+the whole canvas (local.py). Each code is drawn from the logits by distributions.py with a uniform
+number keyed by seed, sample and cell. GenerationConfig holds all settings of one call. Read
+sliding_window.py first.
+"""
 
 from prior.sampling.decoder import Decoder
-from prior.sampling.distributions import Draw, SamplingSettings
+from prior.sampling.distributions import SampledCodes, SamplingSettings
+from prior.sampling.generation_config import (
+    DEFAULT_CACHE_MEMORY,
+    LARGEST_DEFAULT_BATCH,
+    GenerationConfig,
+)
+from prior.sampling.inference_copy import inference_copy
 from prior.sampling.local import sample_locally
-from prior.sampling.options import DEFAULT_CACHE_MEMORY, LARGEST_DEFAULT_BATCH, GenerationConfig
-from prior.sampling.packed_linear import inference_copy
-from prior.sampling.rejection import Rejection, candidate_number
 from prior.sampling.sliding_window import sample_codes
 from prior.sampling.snail_decoder import SnailDecoder
 
 __all__ = [
     "DEFAULT_CACHE_MEMORY",
     "Decoder",
-    "Draw",
     "GenerationConfig",
     "LARGEST_DEFAULT_BATCH",
-    "Rejection",
+    "SampledCodes",
     "SamplingSettings",
     "SnailDecoder",
-    "candidate_number",
     "inference_copy",
     "sample_codes",
     "sample_locally",

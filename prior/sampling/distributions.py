@@ -1,4 +1,4 @@
-"""From logits to a code: temperature, top-k, top-p, min-p, guidance, and the draw itself."""
+"""From logits to codes: guidance, temperature, top-k, top-p, min-p and sampling."""
 
 from __future__ import annotations
 
@@ -17,24 +17,26 @@ GUIDANCE_SCHEDULES = ("constant", "power-cosine")
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings:
-    """How codes are drawn. A guidance_scale other than 1 doubles the work."""
+    """How a code is sampled from the logits. Raises ConfigError for values out of range."""
 
     temperature: float = 1.0
-    """below 1 likelier codes, above 1 stranger ones; 0 always takes the likeliest"""
+    """0 or more; logits are divided by it, and 0 takes the most likely code"""
     top_k: int | None = None
-    """keep the k likeliest codes only"""
+    """keep only the k most likely codes (Fan et al. 2018)"""
     top_p: float | None = None
-    """keep the fewest, likeliest codes that together have this probability"""
+    """keep the smallest set of most likely codes whose total probability reaches this, in (0, 1]
+    (nucleus sampling, Holtzman et al. 2020)"""
     min_p: float | None = None
-    """keep the codes that are at least this many times as probable as the likeliest (Nguyen et
-    al. 2024)"""
+    """keep the codes whose probability is at least this fraction, in (0, 1], of the highest one
+    (Nguyen et al. 2024)"""
     guidance_scale: float = 1.0
-    """above 1 leads away from what the prior would draw when told nothing (Ho & Salimans 2022)"""
+    """0 or more; classifier-free guidance (Ho & Salimans 2022, equation 6, where w is this - 1): 1
+    is off, and any other value takes a second, unconditional forward for each code"""
     guidance_schedule: str = "constant"
-    """constant, or power-cosine: from 1 at a window's first code to guidance_scale behind its
+    """constant, or power-cosine: rises from 1 at a window's first code to guidance_scale after its
     last"""
     guidance_power: float = 1.0
-    """of power-cosine: the higher, the later the scale rises"""
+    """exponent of power-cosine, above 0: the higher, the later the scale rises"""
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
@@ -57,15 +59,15 @@ class SamplingSettings:
 
     @property
     def guides(self) -> bool:
-        """Whether each code is foretold twice, told and not told."""
+        """Whether each code takes a conditional and an unconditional forward."""
         return self.guidance_scale != 1
 
     def guidance_at(self, share: float) -> float:
-        """The scale for a code before which `share`, in [0, 1), of its window's codes lie.
+        """Guidance scale of a code, where `share` in [0, 1) of its window's codes precede it.
 
-        The window's, not the canvas's: guidance rises with how much of the picture the prior sees,
-        and a large canvas is led alike from top to bottom. On a grid no larger than the window the
-        two are one. Power-cosine as in RAR (Yu et al. 2024), after MDT (Gao et al. 2023).
+        It follows the window, not the canvas: guidance rises with how much of the image the prior
+        sees, and a large canvas is guided alike from top to bottom. Power-cosine is the schedule of
+        RAR (Yu et al. 2024), after MDT (Gao et al. 2023).
         """
         if self.guidance_schedule == "constant":
             return self.guidance_scale
@@ -73,28 +75,29 @@ class SamplingSettings:
         return 1 + (self.guidance_scale - 1) * rise
 
 
-class Draw(NamedTuple):
-    """What was drawn."""
+class SampledCodes(NamedTuple):
+    """Codes and the log-probabilities with which they were sampled."""
 
     codes: Tensor  # int64
     log_probabilities: Tensor
-    """float32, of the same shape: of each code where it was drawn, after temperature, guidance and
-    all that keeps codes out; 0 for what was given or could not have been another"""
+    """float32, in nats, of the same shape: after guidance, temperature and the restrictions to
+    likely codes; 0 for forced codes and at temperature 0"""
 
 
 def guided(logits: Tensor, null_logits: Tensor, scale: float | Tensor) -> Tensor:
-    """Logits moved `scale` times as far from null_logits as they are."""
+    """Guided logits: null_logits + scale * (logits - null_logits)."""
     return null_logits + scale * (logits - null_logits)
 
 
-def draw(logits: Tensor, uniforms: Tensor, settings: SamplingSettings) -> Draw:
-    """One code (B,) a row of logits (B, K), by one number in [0, 1) each, uniforms (B,).
+def draw(logits: Tensor, uniforms: Tensor, settings: SamplingSettings) -> SampledCodes:
+    """One code (B,) for each row of logits (B, K), by uniforms (B,) in [0, 1).
 
-    Inverts the cumulative distribution in float64, so that the same number gives the same code
-    wherever and in whatever order it is drawn.
+    Inverse transform sampling in float64: a code depends on its own row and number only.
     """
     if settings.temperature == 0:
-        return Draw(logits.argmax(dim=-1), logits.new_zeros(len(logits), dtype=torch.float32))
+        return SampledCodes(
+            logits.argmax(dim=-1), logits.new_zeros(len(logits), dtype=torch.float32)
+        )
     logits = logits.double() / settings.temperature
     if settings.top_k is not None:
         logits = keep_top_k(logits, settings.top_k)
@@ -105,15 +108,15 @@ def draw(logits: Tensor, uniforms: Tensor, settings: SamplingSettings) -> Draw:
         probabilities = keep_min_p(probabilities, settings.min_p)
     cumulative = probabilities.cumsum(dim=-1)
     total = cumulative[:, -1:]
-    # Rounding may lift u * total to total, past the last code that has any probability.
+    # Rounding may raise u * total to total, past the last code of nonzero probability.
     targets = (uniforms[:, None].double() * total).minimum(total.nextafter(torch.zeros_like(total)))
     codes = torch.searchsorted(cumulative, targets, right=True)
-    shares = probabilities.gather(-1, codes) / total
-    return Draw(codes[:, 0], shares[:, 0].log().float())
+    sampled = probabilities.gather(-1, codes) / total
+    return SampledCodes(codes[:, 0], sampled[:, 0].log().float())
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """Logits (B, K), all but the k highest at -inf; codes tied with the k-th stay too."""
+    """Logits (B, K) with all but the k highest set to -inf; ties with the k-th are kept."""
     if k >= logits.shape[-1]:
         return logits
     lowest = logits.topk(k, dim=-1).values[:, -1:]
@@ -121,12 +124,14 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def keep_top_p(probabilities: Tensor, p: float) -> Tensor:
-    """Probabilities (B, K), 0 outside the fewest codes that reach p together; not normalised."""
+    """Probabilities (B, K), 0 outside the smallest set that reaches p; not normalized."""
     ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
-    before = F.pad(ordered.cumsum(dim=-1)[:, :-1], (1, 0))  # 0 before the likeliest: it stays
+    before = F.pad(
+        ordered.cumsum(dim=-1)[:, :-1], (1, 0)
+    )  # 0 before the most likely code: it is kept
     return torch.zeros_like(probabilities).scatter(-1, order, ordered.masked_fill(before >= p, 0))
 
 
 def keep_min_p(probabilities: Tensor, p: float) -> Tensor:
-    """Probabilities (B, K), 0 where below p times the row's highest; not normalised."""
+    """Probabilities (B, K), 0 where below p times the row's maximum; not normalized."""
     return probabilities.masked_fill(probabilities < p * probabilities.amax(-1, keepdim=True), 0)

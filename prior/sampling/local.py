@@ -1,8 +1,9 @@
-"""Painting with a LocalGPT: one cached forward a code, whatever the canvas's size.
+"""Sampling from a LocalGPT on a whole canvas: one cached token-forward for each code.
 
-Rows are drawn side by side, each so far behind the one above that all it can see is there: a
-wavefront. A forward takes the next position of every row under way, of all pictures. Keys and
-values are kept for the last rows only, so memory grows with the canvas's width and not its height.
+Rows are sampled in parallel, each far enough behind the one above for its neighbourhood to be
+complete: a wavefront. A forward takes the next position of every row in progress, of all samples.
+Keys and values are kept for the last rows only, so memory grows with the canvas's width but not
+with its height.
 """
 
 from __future__ import annotations
@@ -15,35 +16,35 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ops.windows import staggered_rows
-from prior.models import Layout, LocalGPT, offsets_seen
-from prior.sampling.distributions import Draw, SamplingSettings, draw, guided
+from prior.models import Layout, LocalGPT, neighbour_offsets
+from prior.sampling.distributions import SampledCodes, SamplingSettings, draw, guided
 
-#: In a forward, pictures times rows. On 2 cores 16 gave the most codes a second at 12 layers of
-#: 768; GPUs want more, and how many has not been measured.
+# Positions in a forward: sequences times rows. On 2 CPU cores 16 gave the most codes a second, with
+# 12 layers of width 768. The number for GPUs has not been measured.
 POSITIONS_AT_ONCE, POSITIONS_AT_ONCE_ON_GPUS = 16, 256
 
 
 class RowRing:
-    """Keys and values of the condition and of the last rows of a canvas, layer by layer.
+    """Keys and values, layer by layer, of the condition tokens and of the last rows of a canvas.
 
-    Place 0 is nobody's: what is not to be seen or kept goes there. The condition's tokens follow,
-    then `kept` rows of positions; row i lies in the ring's row i % kept.
+    Slot 0 is unused: masked reads and discarded writes go there. The condition tokens follow, then
+    `kept` rows of positions; row i occupies the ring's row i % kept.
     """
 
     def __init__(self, model: LocalGPT, prefixes: Tensor, columns: int, kept: int) -> None:
-        """An empty canvas, `columns` positions wide, after condition tokens `prefixes` (P, C)."""
+        """An empty ring `columns` positions wide, with condition tokens `prefixes` (P, C)."""
         config, weight = model.config, model.token_embedding.weight
         self.model, self.columns, self.kept = model, columns, kept
         self.first = 1 + prefixes.shape[1]
         shape = (len(prefixes), self.first + kept * columns, config.num_heads, config.head_dim)
         self.keys = [weight.new_zeros(shape) for _ in range(config.num_layers)]
         self.values = [weight.new_zeros(shape) for _ in range(config.num_layers)]
-        self.offsets = offsets_seen(config.radius).to(weight.device)
+        self.offsets = neighbour_offsets(config.radius).to(weight.device)
         self._read_condition(prefixes)
 
     @property
     def nbytes(self) -> int:
-        """Memory it takes."""
+        """Bytes that it takes."""
         return sum(tensor.nbytes for tensor in self.keys + self.values)
 
     def _read_condition(self, prefixes: Tensor) -> None:
@@ -68,13 +69,13 @@ class RowRing:
     ) -> Tensor:
         """Logits (P, G, K) of the codes at G positions that receive tokens (P, G).
 
-        `heard` (P, G, width) is what grids tell them, where there are any. `rows` and `columns`
-        (G,) say where; a row of -1 marks a position that is none. Positions may see each other, as
-        long as everything else they see was read before.
+        `rows` and `columns` (G,) are the positions; a row of -1 marks an unused entry. `context`
+        (P, G, width) is what grid conditions add at each position. The positions' neighbours must
+        have been read before, or be among the G positions.
         """
         model = self.model
-        seen, mask = self._seen(rows, columns)
-        attend = partial(self._attend, self._place(rows, columns), seen, mask)
+        visible, mask = self._visible(rows, columns)
+        attend = partial(self._attend, self._slots(rows, columns), visible, mask)
         rotation = model.rotation(rows, columns)
         latents = model.token_embedding(tokens)
         if context is not None:
@@ -84,30 +85,31 @@ class RowRing:
         logits: Tensor = model.head(model.norm(latents))
         return logits
 
-    def _place(self, rows: Tensor, columns: Tensor) -> Tensor:
-        places = self.first + rows.remainder(self.kept) * self.columns + columns
-        return torch.where(rows >= 0, places, 0)
+    def _slots(self, rows: Tensor, columns: Tensor) -> Tensor:
+        slots = self.first + rows.remainder(self.kept) * self.columns + columns
+        return torch.where(rows >= 0, slots, 0)
 
-    def _seen(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """The places (G * M,) that G positions see, and a mask (G, 1, 1, M) of those that are."""
+    def _visible(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Slots (G * M,) in the neighbourhoods of G positions, and the mask (G, 1, 1, M) of those
+        inside the canvas."""
         near_rows = rows[:, None] + self.offsets[:, 0]
         near_columns = columns[:, None] + self.offsets[:, 1]
-        there = (near_rows >= 0) & (near_columns >= 0) & (near_columns < self.columns)
-        places = torch.where(there, self._place(near_rows, near_columns), 0)
+        inside = (near_rows >= 0) & (near_columns >= 0) & (near_columns < self.columns)
+        slots = torch.where(inside, self._slots(near_rows, near_columns), 0)
         prefix = torch.arange(1, self.first, device=rows.device).expand(len(rows), -1)
-        seen = torch.cat([prefix, places], dim=1)
-        return seen.flatten(), (seen > 0)[:, None, None]
+        visible = torch.cat([prefix, slots], dim=1)
+        return visible.flatten(), (visible > 0)[:, None, None]
 
-    def shares_seen(self, rows: Tensor, columns: Tensor) -> list[float]:
-        """The share of what a position can see at most that G positions see, below 1."""
-        _, mask = self._seen(rows, columns)
-        seen = mask.flatten(1).sum(1) - (self.first - 1)
-        return (seen / (len(self.offsets) + 1)).tolist()
+    def visible_shares(self, rows: Tensor, columns: Tensor) -> list[float]:
+        """For each of G positions the part, below 1, of its neighbourhood that is on the canvas."""
+        _, mask = self._visible(rows, columns)
+        visible = mask.flatten(1).sum(1) - (self.first - 1)
+        return (visible / (len(self.offsets) + 1)).tolist()
 
     def _attend(
         self,
-        places: Tensor,
-        seen: Tensor,
+        slots: Tensor,
+        visible: Tensor,
         mask: Tensor,
         layer: int,
         queries: Tensor,
@@ -115,14 +117,14 @@ class RowRing:
         values: Tensor,
     ) -> Tensor:
         batch, count, *sizes = queries.shape
-        self.keys[layer][:, places] = keys
-        self.values[layer][:, places] = values
-        around = [
-            kept[layer].index_select(1, seen).view(batch * count, -1, *sizes)
-            for kept in (self.keys, self.values)
+        self.keys[layer][:, slots] = keys
+        self.values[layer][:, slots] = values
+        neighbours = [
+            cached[layer].index_select(1, visible).view(batch * count, -1, *sizes)
+            for cached in (self.keys, self.values)
         ]
         queries, keys, values = (
-            t.transpose(1, 2) for t in (queries.flatten(0, 1)[:, None], *around)
+            t.transpose(1, 2) for t in (queries.flatten(0, 1)[:, None], *neighbours)
         )
         attended = F.scaled_dot_product_attention(
             queries, keys, values, attn_mask=mask.repeat(batch, 1, 1, 1)
@@ -131,42 +133,42 @@ class RowRing:
 
 
 class GridContextRows:
-    """What grids (P, G, rows, columns) tell the positions of the rows under way.
+    """The context of grid conditions (P, G, rows, columns) for the rows in progress.
 
-    A row is worked out when its first position comes, from the rows around it; row i is kept in
-    place i % at_once, until another comes there.
+    A row is computed from the rows around it when its first position is requested. Row i is stored
+    at index i % parallel_rows until another row takes its place.
     """
 
-    def __init__(self, model: LocalGPT, grids: Tensor, at_once: int) -> None:
+    def __init__(self, model: LocalGPT, grids: Tensor, parallel_rows: int) -> None:
         assert model.depthwise_context is not None
-        self._model, self._grids, self._look = model, grids, model.depthwise_context
+        self._model, self._grids, self._convolution = model, grids, model.depthwise_context
         sequences, _, _, columns = grids.shape
         weight = model.token_embedding.weight
-        # The position that closes a row hears nothing: the last column stays zero.
-        self.kept = weight.new_zeros(sequences, at_once, columns + 1, weight.shape[1])
-        self._rows = [-1] * at_once
+        # The position that ends a row receives no grids: the last column stays zero.
+        self.kept = weight.new_zeros(sequences, parallel_rows, columns + 1, weight.shape[1])
+        self._rows = [-1] * parallel_rows
 
-    def at(self, places: list[tuple[int, int]]) -> Tensor:
-        """(P, G, width) for G places (row, column); a row of -1 is none."""
-        for row, _ in places:
+    def at(self, positions: list[tuple[int, int]]) -> Tensor:
+        """(P, G, width) for G positions (row, column); a row of -1 marks an unused entry."""
+        for row, _ in positions:
             slot = row % len(self._rows)
             if row >= 0 and self._rows[slot] != row:
                 self.kept[:, slot, :-1] = self._row(row)
                 self._rows[slot] = row
-        rows, columns = zip(*places, strict=True)
+        rows, columns = zip(*positions, strict=True)
         return self.kept[:, [row % len(self._rows) for row in rows], list(columns)]
 
     def _row(self, row: int) -> Tensor:
-        radius, last = self._look.radius, self._grids.shape[2] - 1
-        above, below = max(0, row - radius), min(last, row + radius)
-        prefix = self._model.embed_grids(self._grids[:, :, above : below + 1])
-        beyond = above - (row - radius), row + radius - below
-        return self._look.inner_rows(F.pad(prefix, (0, 0, 0, 0, *beyond)))[:, 0]
+        radius, last = self._convolution.radius, self._grids.shape[2] - 1
+        top, bottom = max(0, row - radius), min(last, row + radius)
+        embedded = self._model.embed_grids(self._grids[:, :, top : bottom + 1])
+        outside = top - (row - radius), row + radius - bottom
+        return self._convolution.inner_rows(F.pad(embedded, (0, 0, 0, 0, *outside)))[:, 0]
 
 
-def rows_at_once(columns: int, radius: int, sequences: int, device: torch.device) -> int:
-    """How many rows of a canvas, `columns` codes wide, are under way together: as many as can be,
-    within what a forward is to hold."""
+def parallel_rows_for(columns: int, radius: int, sequences: int, device: torch.device) -> int:
+    """Rows of a canvas `columns` codes wide to sample in parallel: as many as are independent,
+    within the size of a forward."""
     possible = -(-(columns + 1) // min(radius, columns))
     most = POSITIONS_AT_ONCE if device.type == "cpu" else POSITIONS_AT_ONCE_ON_GPUS
     return max(1, min(possible, most // sequences))
@@ -182,17 +184,15 @@ def sample_locally(
     null_prefixes: Tensor | None = None,
     forced: Tensor | None = None,
     on_cells: Callable[[int, Tensor], None] | None = None,
-) -> Draw:
-    """Codes (B, rows, columns), one drawn with each of `uniforms` (B, rows, columns).
+) -> SampledCodes:
+    """Codes (B, rows, columns), each drawn with its number of `uniforms` (B, rows, columns).
 
-    `prefixes` (B, C + G * rows * columns) are the condition tokens, grids last. `null_prefixes`,
-    the same when nothing is told, are needed when settings.guides; a guidance that rises does so
-    with how much of what a code can see is there. `forced` (rows, columns), or one each (B, rows,
-    columns), holds known codes, and -1 where one is to be drawn. Where upper rows are known and no
-    code below can hear of them, they are not read; the rest comes out bit for bit as on the whole
-    canvas.
-    on_cells(n, codes) is called with the codes so far, -1 where none is drawn, whenever n more
-    cells are.
+    `prefixes` (B, C + G * rows * columns) are the condition tokens, grids last. `null_prefixes`, of
+    the same shape, are needed when settings.guides; a guidance schedule follows how much of a
+    code's neighbourhood is on the canvas. `forced` (rows, columns) or (B, rows, columns) holds
+    known codes, and -1 where one is to be sampled. Leading rows that are known and out of reach of
+    all cells to be sampled are not read; the others come out bit for bit as on the whole canvas.
+    on_cells(n, codes) is called when n more cells are done, with the codes so far and -1 elsewhere.
     """
     batch, rows, columns = uniforms.shape
     radius, device = model.config.radius, prefixes.device
@@ -203,54 +203,54 @@ def sample_locally(
         forced = torch.full((rows, columns), -1)
     canvas = _Canvas(forced.to(device).expand(batch, -1, -1), model.config.border_token)
     lag = min(radius, columns)
-    at_once = rows_at_once(columns, radius, len(prefixes), device)
-    prefixes, grids = model.parted(prefixes, rows, columns)
-    ring = RowRing(model, prefixes, columns + 1, at_once + radius)
-    grid_context = GridContextRows(model, grids, at_once) if grids.shape[1] else None
-    # Whole rounds of rows are left out, so that each row shares its forwards as ever.
-    skipped = max(0, canvas.first_open - model.config.reach) // at_once * at_once
+    parallel_rows = parallel_rows_for(columns, radius, len(prefixes), device)
+    prefixes, grids = model.split_tokens(prefixes, rows, columns)
+    ring = RowRing(model, prefixes, columns + 1, parallel_rows + radius)
+    grid_context = GridContextRows(model, grids, parallel_rows) if grids.shape[1] else None
+    # A multiple of parallel_rows, so that the same rows share a forward as on the whole canvas.
+    skipped = max(0, canvas.first_open - model.config.reach) // parallel_rows * parallel_rows
     if on_cells is not None and skipped:
         on_cells(skipped * columns, canvas.received[:, :, 1:])
-    for steps in staggered_rows(rows - skipped, columns + 1, lag, at_once):
-        places = [(r + skipped if r >= 0 else r, c) for r, c in steps]
-        row, column = torch.tensor(places, device=device).T
+    for cells in staggered_rows(rows - skipped, columns + 1, lag, parallel_rows):
+        positions = [(r + skipped if r >= 0 else r, c) for r, c in cells]
+        row, column = torch.tensor(positions, device=device).T
         tokens = canvas.received[:, row.clamp(min=0), column]
-        context = None if grid_context is None else grid_context.at(places)
+        context = None if grid_context is None else grid_context.at(positions)
         logits = ring.read(tokens.repeat(len(prefixes) // batch, 1), row, column, context)
         if settings.guides:
-            scales = [settings.guidance_at(share) for share in ring.shares_seen(row, column)]
-            by = torch.tensor(scales, device=device, dtype=logits.dtype)[:, None]
-            logits = guided(logits[:batch], logits[batch:], by)
+            scales = [settings.guidance_at(share) for share in ring.visible_shares(row, column)]
+            scale = torch.tensor(scales, device=device, dtype=logits.dtype)[:, None]
+            logits = guided(logits[:batch], logits[batch:], scale)
         numbers = uniforms[:, row.clamp(min=0), column.clamp(max=columns - 1)]
-        # All are drawn, so that each draw has one size; those that stand for a code are kept.
-        num_new = canvas.keep(places, draw(logits.flatten(0, 1), numbers.flatten(), settings))
+        # All entries are drawn, so that every draw has the same shape; unused ones are dropped.
+        num_new = canvas.put(positions, draw(logits.flatten(0, 1), numbers.flatten(), settings))
         if on_cells is not None:
             on_cells(num_new, canvas.received[:, :, 1:])
-    return Draw(canvas.received[:, :, 1:].contiguous(), canvas.log_probabilities)
+    return SampledCodes(canvas.received[:, :, 1:].contiguous(), canvas.log_probabilities)
 
 
 class _Canvas:
-    """What each position receives, (B, rows, columns + 1): the border, then the codes of its row;
-    and the log-probabilities (B, rows, columns) of the codes."""
+    """Tokens received by each position (B, rows, columns + 1), the border and then the row's codes,
+    and the codes' log-probabilities (B, rows, columns)."""
 
     def __init__(self, forced: Tensor, border_token: int) -> None:
         self.columns = forced.shape[2]
         self.open = forced < 0
-        #: the first row with an open cell of any picture, or 0 where all is known
+        # The first row with an open cell in any sample, or 0 when all cells are known.
         self.first_open = int(self.open.any(2).any(0).byte().argmax())
         self.received = F.pad(forced, (1, 0), value=border_token)
         self.log_probabilities = torch.zeros(forced.shape, device=forced.device)
 
-    def keep(self, places: list[tuple[int, int]], drawn: Draw) -> int:
-        """Put what was drawn at `places` where nothing is known; how many of them are cells."""
+    def put(self, positions: list[tuple[int, int]], drawn: SampledCodes) -> int:
+        """Store the codes drawn at `positions` in open cells; returns the number of cells done."""
         codes, logs = (part.view(len(self.received), -1) for part in drawn)
-        cells = 0
-        for slot, (row, column) in enumerate(places):
-            if row < 0 or column == self.columns:  # nobody's, or the position that closes a row
+        num_cells = 0
+        for entry, (row, column) in enumerate(positions):
+            if row < 0 or column == self.columns:  # unused, or the position that ends a row
                 continue
-            cells += 1
-            here = self.open[:, row, column]
+            num_cells += 1
+            is_open = self.open[:, row, column]
             received = self.received[:, row, column + 1]
-            self.received[:, row, column + 1] = codes[:, slot].where(here, received)
-            self.log_probabilities[:, row, column] = logs[:, slot].where(here, 0)
-        return cells
+            self.received[:, row, column + 1] = codes[:, entry].where(is_open, received)
+            self.log_probabilities[:, row, column] = logs[:, entry].where(is_open, 0)
+        return num_cells

@@ -1,17 +1,17 @@
-"""Drawing grids of codes of any size, cell by cell, through windows that slide over the canvas.
+"""Sampling grids of codes of any size, cell by cell, through a window that slides over the canvas.
 
-One loop serves all: a grid no larger than the window is one window that never moves. Each cell is
-drawn from its whole prefix in its window, the condition and the codes before it, and no cell is
-read before it is drawn. Every window keeps a KV cache; when a row comes back to a window, it first
-reads the codes that were drawn beside and above it since. Rows are drawn side by side, each a
-window behind the one above (ops.windows.Wavefront), so that the cells of several rows, and of all
-images, are one forward.
+The sliding window of Esser et al. (2021, section 3.3) with strides and KV caches. A grid no larger
+than the window is the special case of one window. Each cell is predicted from its window's
+condition and all codes before it in the window; no cell is read before it is sampled. Every window
+has a KV cache; when a row enters a window again, the codes sampled at its left and above it since
+then are read first. Rows are sampled in parallel, each a window behind the one above
+(ops.windows.Wavefront), so that the cells of several rows, and of all samples, share a forward.
 
-A prior that foretells its window in another order than row by row (prior.orderings) has one window
-that must hold the whole canvas, and draws one cell of each image in a forward.
+A prior that predicts its window in an order other than raster order (prior.orderings) has one
+window, which must hold the whole canvas, and samples one cell of each sample in a forward.
 
-Which cells share a forward follows from the canvas, its known cells, the batch and the device type
-alone. So every forward of a sample has the same rows in the same places, whoever its neighbours in
+Which cells share a forward depends only on the canvas, its known cells, the batch size and the
+device type. Every forward of a sample therefore has the same shape, whatever the other samples in
 the batch are.
 """
 
@@ -24,17 +24,17 @@ import torch
 from torch import Tensor
 
 from ops.config import ConfigError
-from ops.windows import Grid, InSequence, Wavefront, Window, check_stride
+from ops.windows import FixedOrder, Grid, Wavefront, Window, check_stride
 from prior.conditions import Prefix
 from prior.models import GPTConfig, SnailConfig
 from prior.orderings import ROW_MAJOR
-from prior.sampling.decoder import Cache, Decoder, Run
-from prior.sampling.distributions import Draw, SamplingSettings, draw, guided
-from prior.sampling.options import DEFAULT_CACHE_MEMORY
+from prior.sampling.decoder import Decoder, Request
+from prior.sampling.distributions import SampledCodes, SamplingSettings, draw, guided
+from prior.sampling.generation_config import DEFAULT_CACHE_MEMORY
+from prior.sampling.kv_cache import Cache, WindowCaches
 from prior.sampling.snail_decoder import SnailDecoder
-from prior.sampling.window_caches import WindowCaches
 
-# Sequences that are read together, at most: beyond, a forward takes as many times longer.
+# Most sequences in a forward: with more, its time grows in proportion.
 SEQUENCES_AT_ONCE = {"cpu": 64, "cuda": 256}
 
 
@@ -51,92 +51,90 @@ def sample_codes(
     on_cells: Callable[[int, Tensor], None] | None = None,
     cache_memory: int = DEFAULT_CACHE_MEMORY,
     flush_every_rows: int | None = None,
-) -> Draw:
-    """Codes of `shape` (B, rows, columns), one drawn with each of uniforms(row) (B, columns).
+) -> SampledCodes:
+    """Codes of `shape` (B, rows, columns), each drawn with its entry of uniforms(row) (B, columns).
 
-    With stride 1, the paper's rule: each cell is drawn in the middle of a window of its own, or
-    nearer its edge at the canvas's border, where cells share windows. With stride s, windows start
-    at multiples of s, and one window draws up to s x s cells; at most config.window / 2.
+    With stride 1, the paper's rule: each cell is predicted in the middle of a window of its own, or
+    nearer the window's edge at the canvas's border, where cells share windows. With stride s,
+    windows start at multiples of s and one window predicts up to s x s cells; s is at most
+    config.window / 2.
 
-    prefix(window) is (P, C) with P = B; where settings.guides, P = 2B, and the second B tell
-    nothing. A condition that is a grid gives each window its own part: see grid_prefix. `forced`
-    (rows, columns), or one each (B, rows, columns), holds known codes, and -1 where one is to be
-    drawn: cells that all know are not read for, others are drawn and put where needed. on_cells(n,
-    codes) is called with the codes so far, -1 where none is drawn, whenever n more cells are.
-    `cache_memory` bounds the bytes of caches, but there is one at least. At each row that is a
-    multiple of `rest`, all above is finished before and nothing but codes is carried on: with the
-    rows above it forced, the rest comes out bit for bit as it did.
-    Raises ConfigError when the stride does not suit the window, or the canvas the prior's order.
+    prefix(window) returns condition tokens (P, C) with P = B or, when settings.guides, P = 2B, of
+    which the last B are null tokens; a grid condition gives each window its own part. `forced`
+    (rows, columns) or (B, rows, columns) holds known codes, and -1 where one is to be sampled: no
+    forward is spent on cells that are known in all samples. on_cells(n, codes) is called when n
+    more cells are done, with the codes so far and -1 elsewhere. `cache_memory` bounds the bytes of
+    the KV caches, but there is always one. Before each row that is a multiple of
+    `flush_every_rows`, all rows above are finished and the caches are dropped: with the rows above
+    forced, the remaining ones come out the same bit for bit.
+
+    Raises ConfigError for a stride that does not suit the window, and for a canvas or
+    `flush_every_rows` that does not suit the prior's order.
     """
     _, rows, columns = shape
     grid = Grid(rows, columns, decoder.config.window, stride)
     check_stride(stride, grid.window)
     check_ordering(decoder.config, rows, columns, flush_every_rows)
     canvas = Canvas(decoder, prefix, settings, shape, forced)
-    most = max(1, cache_memory // canvas.cache_bytes)
-    parallel_rows = parallel_rows_for(decoder.device, canvas.sequences, grid, most)
-    known = None if canvas.known is None else canvas.known.all(0)
-    passed = None if known is None else known.tolist()
-    front: Wavefront | InSequence
+    max_caches = max(1, cache_memory // canvas.cache_bytes)
+    parallel_rows = parallel_rows_for(decoder.device, canvas.sequences, grid, max_caches)
+    known_to_all = None if canvas.known is None else canvas.known.all(0)
+    skipped = None if known_to_all is None else known_to_all.tolist()
+    schedule: Wavefront | FixedOrder
     if canvas.order is None:
-        front = Wavefront(grid, parallel_rows, passed, flush_every_rows)
+        schedule = Wavefront(grid, parallel_rows, skipped, flush_every_rows)
     else:
-        front = InSequence(columns, canvas.order, passed)
-    caches = WindowCaches(canvas.new_cache, most, front)
-    numbers: dict[int, Tensor] = {}
-    if on_cells is not None and known is not None:
-        on_cells(int(known.sum()), canvas.codes)
-    for cells in front:
-        if (
-            flush_every_rows is not None
-            and cells[0][0] % flush_every_rows == 0
-            and cells[0][1] == 0
-        ):
-            caches.forget()
-        numbers |= {row: uniforms(row) for row, _ in cells if row not in numbers}
+        schedule = FixedOrder(columns, canvas.order, skipped)
+    caches = WindowCaches(canvas.new_cache, max_caches, schedule)
+    row_uniforms: dict[int, Tensor] = {}
+    if on_cells is not None and known_to_all is not None:
+        on_cells(int(known_to_all.sum()), canvas.codes)
+    for cells in schedule:
+        first_row, first_column = cells[0]
+        if flush_every_rows is not None and first_row % flush_every_rows == first_column == 0:
+            caches.clear()
+        row_uniforms |= {row: uniforms(row) for row, _ in cells if row not in row_uniforms}
         windows = [grid.window_of(*cell) for cell in cells]
-        runs = list(map(canvas.run, cells, windows, caches.enter(windows)))
-        here = torch.stack([numbers[row][:, column] for row, column in cells])
-        canvas.draw(cells, windows, decoder.read(runs), here)
-        for row in [row for row in numbers if row < front.first]:
-            del numbers[row]
+        requests = list(map(canvas.request, cells, windows, caches.enter(windows)))
+        numbers = torch.stack([row_uniforms[row][:, column] for row, column in cells])
+        canvas.draw(cells, windows, decoder.next_logits(requests), numbers)
+        for row in [row for row in row_uniforms if row < schedule.first_open_row]:
+            del row_uniforms[row]
         if on_cells is not None:
             on_cells(len(cells), canvas.codes)
-    return Draw(canvas.codes, canvas.log_probabilities)
+    return SampledCodes(canvas.codes, canvas.log_probabilities)
 
 
 def check_ordering(
     config: GPTConfig | SnailConfig, rows: int, columns: int, flush_every_rows: int | None = None
 ) -> None:
-    """Raise ConfigError for what a prior cannot paint in its order: row by row anything.
-
-    A window that slides, and rows that are finished one after another, need all above to be there.
-    """
+    """Raise ConfigError for what needs raster order: a sliding window, and flush_every_rows."""
     if isinstance(config, SnailConfig) or config.ordering == ROW_MAJOR:
         return
-    order = f"This prior foretells codes in the order {config.ordering!r}"
+    order = f"This prior predicts codes in the order {config.ordering!r}"
     if max(rows, columns) > config.window:
         raise ConfigError(
-            f"{order}, and so paints no canvas beyond its window of {config.window}x"
-            f"{config.window} codes; found {rows}x{columns}. Paint a smaller one, or train a prior "
-            f"by {ROW_MAJOR}."
+            f"{order}, so its canvas is at most its window of {config.window}x{config.window} "
+            f"codes; found {rows}x{columns}. Choose a smaller canvas, or a prior trained in the "
+            f"order {ROW_MAJOR!r}."
         )
     if flush_every_rows is not None:
-        raise ConfigError(f"{order}, which finishes no rows to rest after; leave rest out.")
+        raise ConfigError(
+            f"{order}, so rows are not finished one after another; leave flush_every_rows out."
+        )
 
 
-def parallel_rows_for(device: torch.device, sequences: int, grid: Grid, most_caches: int) -> int:
-    """How many rows are drawn side by side, with so many sequences in each, and room for so many
-    caches."""
-    # Behind each row a window's width of windows waits for the next one, unless bands are one row
-    # high: more rows than can keep those would read whole windows again and again.
-    caches_a_row = 1 if grid.stride == 1 else -(-grid.window // grid.stride)
+def parallel_rows_for(device: torch.device, sequences: int, grid: Grid, max_caches: int) -> int:
+    """How many rows to sample in parallel, with `sequences` in each and at most `max_caches`."""
+    # The caches between a row and the next one are about as many as windows in a window's width,
+    # except at stride 1. With more rows than those caches allow, windows would be read again.
+    caches_per_row = 1 if grid.stride == 1 else -(-grid.window // grid.stride)
     wanted = SEQUENCES_AT_ONCE.get(device.type, 1) // sequences
-    return max(1, min(wanted, most_caches // caches_a_row))
+    return max(1, min(wanted, max_caches // caches_per_row))
 
 
 class Canvas:
-    """Codes that are being drawn, and how they are read and put."""
+    """The codes sampled so far: what is read of them for a cell, and where new codes are stored."""
 
     def __init__(
         self,
@@ -156,13 +154,13 @@ class Canvas:
             self.known = self.codes >= 0
         self._window_shape = min(size, rows), min(size, columns)
         self._positions = decoder.positions(*self._window_shape)
-        way = decoder.token_order(*self._window_shape)
-        self._sequence = None if way is None else way.cells
-        self.order: list[int] | None = None if way is None else way.cells.tolist()
-        """raster numbers of a window's cells as they are read; None row by row"""
+        order = decoder.token_order(*self._window_shape)
+        self._order_indices = None if order is None else order.cells
+        self.order: list[int] | None = None if order is None else order.cells.tolist()
+        """raster indices of the window's cells in the prior's order; None for raster order"""
         self._copies = 2 if settings.guides else 1
         self.sequences = batch * self._copies
-        # The window's last code is never read: nothing in the window comes after it.
+        # The window's last code is never read.
         self._cache_size = self.sequences, len(self._positions) - 1
         self.cache_bytes = decoder.cache_bytes(*self._cache_size)
 
@@ -170,12 +168,12 @@ class Canvas:
         """An empty cache for one window of all sequences."""
         return self._decoder.new_cache(*self._cache_size)
 
-    def run(self, cell: tuple[int, int], window: Window, cache: Cache) -> Run[Any]:
-        """What is to be read to foretell a cell: all that lies before it and is not yet cached."""
+    def request(self, cell: tuple[int, int], window: Window, cache: Cache) -> Request[Any]:
+        """The tokens before a cell in its window that are not in the cache yet."""
         codes = self.codes[:, *window.slices()].flatten(1)
-        if self._sequence is not None:
-            codes = codes[:, self._sequence]
-        before = codes[:, : self.number_of(cell, window)]
+        if self._order_indices is not None:
+            codes = codes[:, self._order_indices]
+        before = codes[:, : self.num_before(cell, window)]
         before = before.repeat(self._copies, 1)
         length = self._decoder.prefix_length
         end = length + before.shape[1]
@@ -183,12 +181,12 @@ class Canvas:
             tokens = before[:, cache.length - length :]
         else:
             tokens = torch.cat([self._prefix(window), before], dim=1)
-        return Run(tokens, self._positions[cache.length : end], cache, self._window_shape)
+        return Request(tokens, self._positions[cache.length : end], cache, self._window_shape)
 
-    def number_of(self, cell: tuple[int, int], window: Window) -> int:
-        """How many cells of the window are foretold before this one."""
-        place = window.offset_of(*cell)
-        return place if self.order is None else self.order.index(place)
+    def num_before(self, cell: tuple[int, int], window: Window) -> int:
+        """How many cells of the window precede this one in the prior's order."""
+        offset = window.offset_of(*cell)
+        return offset if self.order is None else self.order.index(offset)
 
     def draw(
         self,
@@ -197,12 +195,12 @@ class Canvas:
         logits: Tensor,
         uniforms: Tensor,
     ) -> None:
-        """Draw R cells from logits (R, P, K) by uniforms (R, B), and put them down."""
+        """Draw R cells from logits (R, P, K) with uniforms (R, B) and store them."""
         if self._settings.guides:
             conditional, unconditional = logits.chunk(2, dim=1)
             scales = [
                 self._settings.guidance_at(
-                    self.number_of(cell, window) / (window.rows * window.columns)
+                    self.num_before(cell, window) / (window.rows * window.columns)
                 )
                 for cell, window in zip(cells, windows, strict=True)
             ]

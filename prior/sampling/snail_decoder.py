@@ -1,7 +1,7 @@
-"""Reading on with a PixelSNAIL: what it foretells next in many windows at once.
+"""Next-code logits of a PixelSNAIL for many windows, with the interface of Decoder.
 
-A convolutional baseline may take its time: it goes through its window again for each code, and what
-is kept are the tokens alone. Windows of one shape, as all of a canvas are, are one forward.
+The convolutions run over the whole window again for each code, and a cache holds the tokens only:
+this baseline is not made for speed. Windows of the same shape share a forward.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ import torch
 from torch import Tensor
 
 from prior.models import PixelSNAIL
-from prior.sampling.decoder import Run
+from prior.sampling.decoder import Request
 
 
 class TokenCache:
-    """The tokens that were read."""
+    """The tokens read so far."""
 
     def __init__(self, batch: int, length: int, device: torch.device) -> None:
         """Room for `length` tokens of `batch` sequences."""
         self.tokens = torch.zeros(batch, length, dtype=torch.int64, device=device)
-        self.length = 0  # tokens read so far; set it back to read others
+        self.length = 0  # number of tokens read; set it back to read others in their place
 
 
 class SnailDecoder:
-    """Reads with a PixelSNAIL, which is not in training and does not change meanwhile.
+    """Decoding with a PixelSNAIL in eval mode, whose weights must not change meanwhile.
 
-    Before a window's codes come the prefix and then each grid of the condition, of the trained
-    window's size: where the window is smaller, it is the grid's upper left part.
+    A window's codes follow the prefix and the condition's grids. These have the trained window's
+    size; a smaller window uses their upper left part.
     """
 
     def __init__(self, model: PixelSNAIL) -> None:
@@ -41,47 +41,52 @@ class SnailDecoder:
         return self._model.token_embedding.weight.device
 
     def positions(self, rows: int, columns: int) -> Tensor:
-        """The numbers of all tokens before and in a window."""
+        """Positions of all tokens before and in a window."""
         return torch.arange(self.prefix_length + rows * columns, device=self.device)
 
     def token_order(self, rows: int, columns: int) -> None:
-        """Codes come row by row."""
+        """None: codes are in raster order."""
 
     def new_cache(self, batch: int, length: int) -> TokenCache:
         """An empty cache for `length` tokens of `batch` sequences."""
         return TokenCache(batch, length, self.device)
 
     def cache_bytes(self, batch: int, length: int) -> int:
-        """Memory that such a cache takes."""
+        """Bytes that such a cache takes."""
         return batch * length * torch.int64.itemsize
 
     @torch.inference_mode()
-    def read(self, runs: Sequence[Run[TokenCache]]) -> Tensor:
-        """Logits (R, P, K) of the code after each of R runs of P sequences each."""
-        for run in runs:
-            end = run.cache.length + run.tokens.shape[1]
-            run.cache.tokens[:, run.cache.length : end] = run.tokens
-            run.cache.length = end
-        return torch.cat([self._next(list(alike)) for _, alike in groupby(runs, _shape)])
+    def next_logits(self, requests: Sequence[Request[TokenCache]]) -> Tensor:
+        """Logits (R, P, K) of the code after each of R requests of P sequences each.
 
-    def _next(self, runs: Sequence[Run[TokenCache]]) -> Tensor:
-        """What `read` does, of runs in windows of one shape."""
-        rows, columns = runs[0].shape
-        numbers = [run.cache.length - self.prefix_length for run in runs]
-        tokens = torch.stack([run.cache.tokens for run in runs]).flatten(0, 1)
+        Extends the requests' caches by their tokens.
+        """
+        for request in requests:
+            end = request.cache.length + request.tokens.shape[1]
+            request.cache.tokens[:, request.cache.length : end] = request.tokens
+            request.cache.length = end
+        return torch.cat([self._forward(list(alike)) for _, alike in groupby(requests, _shape)])
+
+    def _forward(self, requests: Sequence[Request[TokenCache]]) -> Tensor:
+        """Logits (R, P, K) for requests whose windows have the same shape."""
+        rows, columns = requests[0].shape
+        lengths = [request.cache.length - self.prefix_length for request in requests]
+        tokens = torch.stack([request.cache.tokens for request in requests]).flatten(0, 1)
         prefix, codes = tokens[:, : self.prefix_length], tokens[:, self.prefix_length :]
-        # What lies behind a cell does not weigh on it, be it a former window's.
+        # Stale codes of an earlier window after the current cell have no effect: the model is
+        # causal.
         codes = torch.nn.functional.pad(codes, (0, 1)).unflatten(1, (rows, columns))
-        features = self._model.features(self._cut(prefix, rows, columns), codes).flatten(1, 2)
-        features = features.unflatten(0, (len(runs), -1))
-        return self._model.head(features[torch.arange(len(runs)), :, numbers])
+        features = self._model.features(self._crop(prefix, rows, columns), codes).flatten(1, 2)
+        features = features.unflatten(0, (len(requests), -1))
+        logits: Tensor = self._model.head(features[torch.arange(len(requests)), :, lengths])
+        return logits
 
-    def _cut(self, prefix: Tensor, rows: int, columns: int) -> Tensor:
-        """Condition tokens with grids of the trained window, with grids of rows x columns."""
+    def _crop(self, prefix: Tensor, rows: int, columns: int) -> Tensor:
+        """Condition tokens with grids of the trained window, cropped to grids of rows x columns."""
         side = self.config.window
-        prefix, grids = self.config.split(prefix, side, side)
+        prefix, grids = self.config.split_tokens(prefix, side, side)
         return torch.cat([prefix, grids[:, :, :rows, :columns].flatten(1)], dim=1)
 
 
-def _shape(run: Run[TokenCache]) -> tuple[int, int]:
-    return run.shape
+def _shape(request: Request[TokenCache]) -> tuple[int, int]:
+    return request.shape

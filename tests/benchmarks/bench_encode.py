@@ -2,13 +2,13 @@
 
     python tests/benchmarks/bench_encode.py [--data FOLDER] [--tokenizer NAME|DIR] [--rounds N]
 
-The bare model runs on the same pictures, decoded and resized beforehand, in a tight loop that
-touches no files, four ways: direct convolutions, one image and eight at a time on all of torch's
-threads, and passes side by side on one thread each, direct and as the command convolves. The
-fastest counts. `whole` is the command with everything, loading and planning too; `steady` its tasks
-alone. `accounted` holds steady against a model that also had to spend the CPU time of decoding the
-files. Workers are Ray actors of one thread each, measured from the first finished task on. All of
-a round is interleaved; the last lines are medians of the rounds.
+The bare model encodes the same images, decoded and resized beforehand, in a loop without files, in
+four ways: with direct convolutions, one image and eight at a time on all of torch's threads; and
+with parallel passes of one thread each, with direct convolutions and with those that the command
+chooses. The fastest way counts. `whole` is the command including loading and planning; `steady` its
+tasks alone. `accounted` compares steady with a model that also had to spend the CPU time of
+decoding the files. Workers are Ray actors of one thread each, measured from the first finished task
+on. The measurements of a round are interleaved; the last lines are medians over the rounds.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from pipelines.planning.plan import read_plan
 from pipelines.store import CodeStore
 from tokenizer import VQGAN, load_tokenizer
 
-ROWS_PER_TASK = 14  # for the workers: many tasks, so that little of the time is ragged ends
+ROWS_PER_TASK = 14  # for the workers: many small tasks, so that both are busy until the end
 
 
 def make_images(folder: Path, count: int) -> Path:
-    """A folder of JPEG files of 640x480, smooth shapes and grain."""
+    """Write `count` JPEG files of 640x480 into a folder, smooth shapes and noise; returns it."""
     random = np.random.default_rng(0)
     folder.mkdir()
     for number in range(count):
@@ -62,23 +62,21 @@ def rate_of_model(tokenizer: VQGAN, pixels: torch.Tensor, batch_size: int) -> fl
     return len(pixels) / (time.perf_counter() - started)
 
 
-def rate_side_by_side(tokenizer: VQGAN, pixels: torch.Tensor, parallel_rows: int) -> float:
-    def one(batch: torch.Tensor) -> None:
+def rate_in_parallel(tokenizer: VQGAN, pixels: torch.Tensor, threads: int) -> float:
+    def encode_one(batch: torch.Tensor) -> None:
         with torch.inference_mode():
             tokenizer.encode(batch)
 
-    with ThreadPoolExecutor(
-        parallel_rows, initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         started = time.perf_counter()
-        list(pool.map(one, pixels.split(1)))
+        list(pool.map(encode_one, pixels.split(1)))
         seconds = time.perf_counter() - started
-    torch.set_num_threads(parallel_rows)
+    torch.set_num_threads(threads)
     return len(pixels) / seconds
 
 
 def rate_of_command(flags: list[str], out: Path) -> tuple[float, float]:
-    """Images a second with everything counted, and of the tasks alone once all is loaded."""
+    """Images a second of the whole command, and of its tasks alone after loading."""
     shutil.rmtree(out, ignore_errors=True)
     started = time.perf_counter()
     assert encode.main([*flags, "--out", str(out)]) == 0
@@ -116,16 +114,18 @@ def decoding_seconds(files: list[bytes]) -> float:
 def measure_command(data: Path, name: str, rounds: int, folder: Path) -> None:
     files = [Path(entry.uri).read_bytes() for entry in list_input(data).entries]
     pixels = to_pixels(np.stack([Transform().read(file, (256, 256)).image for file in files]))
-    parallel_rows = torch.get_num_threads()
+    threads = torch.get_num_threads()
     flags, out = ["--in", str(data), "--tokenizer", name], folder / "codes.zarr"
-    rate_of_command(flags, out)  # warms the disk's cache, and tells how the command convolves
+    rate_of_command(
+        flags, out
+    )  # warms the page cache, and records which convolution the command uses
     as_command = load_tokenizer(name, "cpu", CodeStore.open(out).provenance["image"]["convolution"])
     direct = load_tokenizer(name)
     ways: dict[str, Callable[[], float]] = {
         "one by one": lambda: rate_of_model(direct, pixels, 1),
         "eight": lambda: rate_of_model(direct, pixels, 8),
-        "side by side": lambda: rate_side_by_side(direct, pixels, parallel_rows),
-        "as the command": lambda: rate_side_by_side(as_command, pixels, parallel_rows),
+        "in parallel": lambda: rate_in_parallel(direct, pixels, threads),
+        "as the command": lambda: rate_in_parallel(as_command, pixels, threads),
     }
     ratios: dict[str, list[float]] = {"whole": [], "steady": [], "accounted": []}
     for _ in range(rounds):
@@ -134,7 +134,7 @@ def measure_command(data: Path, name: str, rounds: int, folder: Path) -> None:
         whole, steady = rate_of_command(flags, out)
         ratios["whole"].append(whole / model)
         ratios["steady"].append(steady / model)
-        ratios["accounted"].append(steady * (1 / model + decoding / parallel_rows))
+        ratios["accounted"].append(steady * (1 / model + decoding / threads))
         print("model", ", ".join(f"{way} {rate:.2f}" for way, rate in rates.items()))
         print(
             f"decoding {1000 * decoding:.1f} ms; command {whole:.2f}, steady {steady:.2f} images/s"
@@ -156,20 +156,26 @@ def measure_workers(data: Path, name: str, rounds: int, folder: Path) -> None:
     print(f"workers ratio {statistics.median(ratios):.3f}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--data", type=Path, help="a folder of photographs; default: made ones")
-    parser.add_argument("--images", type=int, default=96, help="how many to make without --data")
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--data", type=Path, help="a folder of photographs; default: synthetic images"
+    )
+    parser.add_argument("--images", type=int, default=96, help="number of synthetic images")
     parser.add_argument("--tokenizer", default="photo-f8")
     parser.add_argument("--rounds", type=int, default=3)
-    flags = parser.parse_args()
+    parser.add_argument("--what", nargs="+", default=["command", "workers"])
+    flags = parser.parse_args(argv)
     keep_freed_memory()  # as the command does
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         data = flags.data or make_images(folder / "images", flags.images)
-        measure_command(data, flags.tokenizer, flags.rounds, folder)
-        measure_workers(data, flags.tokenizer, flags.rounds, folder)
+        if "command" in flags.what:
+            measure_command(data, flags.tokenizer, flags.rounds, folder)
+        if "workers" in flags.what:
+            measure_workers(data, flags.tokenizer, flags.rounds, folder)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -1,32 +1,28 @@
-"""Train steps a second of a prior against another code base's transformer of the same size.
+"""Training steps a second of a prior, against the peer's transformer of the same size.
 
     python tests/benchmarks/bench_prior_step.py [--peer CHECKOUT] [--layers 8] [--width 512] ...
 
-`--peer` is a checkout of CompVis' taming-transformers; without it ours is measured alone. Each side
-is a process of its own, with the memory that its trainer would have it keep, and the two take their
-rounds by turns on equal sequences: 256 condition tokens with 256 codes, and one class with 256
-codes. Ours is the trainer's whole step, with clipping and averaged weights; theirs what its trainer
-does: forward, cross-entropy, backward, AdamW (0.9, 0.95) with decay 0.01 on linear weights. Peak
-memory is the process's own, from start to end; `idle` is what it held before it made the model.
+CHECKOUT is a checkout of taming-transformers: see compvis_peer.py. Without it, only this package is
+measured. The sides are separate processes that take turns on equal sequences: 256 condition tokens
+with 256 codes, and one condition token with 256 codes. Ours is the trainer's whole step, with
+gradient clipping and averaged weights; the peer's is what its trainer does: forward, cross-entropy,
+backward, AdamW (0.9, 0.95) with weight decay 0.01 on linear weights. Peak memory is the process's
+from start to end; `idle` is what it held before the model was made.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import multiprocessing
-import resource
 import statistics
-import sys
-import time
-import types
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
+from compvis_peer import import_peer
+from side_process import Side
 from torch import Tensor, nn
 
 from ops.runtime import keep_freed_memory
@@ -35,21 +31,21 @@ from pipelines.training.prior_task import PriorTask
 from prior import GPT, Conditions, GPTConfig, StartOfSequence
 from tokenizer import build_tokenizer
 
-SIDE = 16  # codes a side, as in all published models
+SIDE = 16  # rows and columns of codes, as in all published models
 RATE = 1e-4
 MIB = 2**20
 
 
 def sequences(flags: argparse.Namespace, condition_length: int) -> tuple[Tensor, Tensor]:
-    """Condition numbers (B, C) and codes (B, 16, 16), both in 0 .. codes - 1."""
+    """Condition tokens (B, C) and codes (B, 16, 16), both in 0 .. codes - 1."""
     random = torch.Generator().manual_seed(0)
     shapes = (flags.batch_size, condition_length), (flags.batch_size, SIDE, SIDE)
     condition, codes = (torch.randint(flags.codes, shape, generator=random) for shape in shapes)
     return condition, codes
 
 
-def our_step(flags: argparse.Namespace, condition_length: int) -> Callable[[], float]:
-    """One training step of ours; the loss."""
+def our_step(flags: argparse.Namespace, condition_length: int) -> Callable[[int], float]:
+    """One training step of this package; returns the loss."""
     keep_freed_memory()  # as the trainer does
     condition, codes = sequences(flags, condition_length)
     config = GPTConfig(
@@ -75,18 +71,12 @@ def our_step(flags: argparse.Namespace, condition_length: int) -> Callable[[], f
         device=torch.device("cpu"),
     )
     batch = {"tokens": flags.codes + condition, "codes": codes, "inputs": codes}
-    steps = iter(range(1000))
-    return lambda: float(train_task.train_step(batch, next(steps))["loss"])
+    return lambda step: float(train_task.train_step(batch, step)["loss"])
 
 
-def their_step(flags: argparse.Namespace, condition_length: int) -> Callable[[], float]:
-    """One training step of the peer's transformer; the loss."""
-    unused: Any = types.ModuleType("transformers")  # it is asked for one function of sampling
-    unused.top_k_top_p_filtering = None
-    sys.modules["transformers"] = unused
-    sys.path.insert(0, str(flags.peer))
-    from taming.modules.transformer import mingpt  # type: ignore[import-not-found]
-
+def peer_step(flags: argparse.Namespace, condition_length: int) -> Callable[[int], float]:
+    """One training step of the peer's transformer; returns the loss."""
+    mingpt = import_peer(flags.peer, "taming.modules.transformer.mingpt")
     condition, codes = sequences(flags, condition_length)
     model = mingpt.GPT(
         vocab_size=flags.codes,
@@ -101,7 +91,7 @@ def their_step(flags: argparse.Namespace, condition_length: int) -> Callable[[],
     optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.95))
     tokens = torch.cat([condition, codes.flatten(1)], dim=1)[:, :-1]
 
-    def step() -> float:
+    def step(_number: int) -> float:
         optimizer.zero_grad()
         logits = model(tokens)[0][:, condition_length - 1 :]
         loss = F.cross_entropy(logits.reshape(-1, flags.codes), codes.flatten())
@@ -112,67 +102,34 @@ def their_step(flags: argparse.Namespace, condition_length: int) -> Callable[[],
     return step
 
 
-SIDES = {"ours": our_step, "theirs": their_step}
-
-
-def peak_memory() -> int:
-    """The most bytes of memory this process has had, so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def work(name: str, flags: argparse.Namespace, condition_length: int, orders: Connection) -> None:
-    """Take as many steps as ordered, again and again; answer (seconds, loss, idle, peak)."""
-    torch.set_num_threads(flags.threads)
-    torch.manual_seed(0)
-    idle = peak_memory()
-    step = SIDES[name](flags, condition_length)
-    while count := orders.recv():
-        started = time.perf_counter()
-        losses = [step() for _ in range(count)]
-        orders.send((time.perf_counter() - started, losses[-1], idle, peak_memory()))
-
-
 def measure(flags: argparse.Namespace, condition_length: int) -> float | None:
     """Rounds by turns; prints each, then medians and memory. The ratio of rates, with a peer."""
-    names = [name for name in SIDES if name == "ours" or flags.peer]
-    context = multiprocessing.get_context("spawn")
-    lines = {name: context.Pipe() for name in names}
-    workers = [
-        context.Process(target=work, args=(name, flags, condition_length, lines[name][1]))
-        for name in names
-    ]
-    for worker in workers:
-        worker.start()
+    steps = {"ours": our_step} | ({"peer": peer_step} if flags.peer else {})
+    sides = {
+        name: Side(partial(step, flags, condition_length), flags.threads, flags.in_process)
+        for name, step in steps.items()
+    }
     print(f"{condition_length} condition tokens, {SIDE**2} codes, batch {flags.batch_size}:")
-    rates: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(flags.rounds + 1):
-        condition_inputs = {name: ask(lines[name][0], flags.steps) for name in names}
-        if number == 0:
-            continue  # first touches of memory
-        for name, (seconds, *_) in condition_inputs.items():
-            rates[name].append(flags.steps / seconds)
-        round_rates = ", ".join(f"{name} {rates[name][-1]:.3f}" for name in names)
-        print(f"  round {number}: {round_rates} steps/s")
-    for line, _ in lines.values():
-        line.send(0)
-    for worker in workers:
-        worker.join()
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(flags.rounds + 1):  # the first one warms up
+        for side in sides.values():
+            side.run(flags.steps)
+        if number:
+            for name, side in sides.items():
+                rates[name].append(flags.steps / side.seconds[-1])
+            line = ", ".join(f"{name} {rates[name][-1]:.3f}" for name in sides)
+            print(f"  round {number}: {line} steps/s")
     medians = {name: statistics.median(found) for name, found in rates.items()}
-    for name, (_, loss, idle, peak) in condition_inputs.items():
+    for name, side in sides.items():
+        loss, idle, peak = side.stop()
         print(
             f"  {name}: median {medians[name]:.3f} steps/s; peak memory {peak / MIB:,.0f} MiB, "
             f"{(peak - idle) / MIB:,.0f} above idle; loss after the last step {loss:.4f}"
         )
-    return medians["ours"] / medians["theirs"] if flags.peer else None
+    return medians["ours"] / medians["peer"] if flags.peer else None
 
 
-def ask(line: Connection, steps: int) -> tuple[float, float, int, int]:
-    """What the process at the other end answers after so many steps."""
-    line.send(steps)
-    return line.recv()
-
-
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer", type=Path, help="a checkout of taming-transformers")
     parser.add_argument("--layers", type=int, default=8)
@@ -184,12 +141,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3, help="steps a round")
     parser.add_argument("--conditions", type=int, nargs="+", default=[256, 1], help="tokens")
-    flags = parser.parse_args()
+    parser.add_argument(
+        "--in-process", action="store_true", help="both sides in this process: for tests"
+    )
+    flags = parser.parse_args(argv)
     for condition_length in flags.conditions:
         ratio = measure(flags, condition_length)
         if ratio is not None:
             print(f"{condition_length} condition tokens: ratio {ratio:.2f}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

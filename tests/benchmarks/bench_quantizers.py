@@ -1,12 +1,13 @@
-"""A table over the quantizers: the same small autoencoder, data and steps; run it by hand.
+"""The quantizers compared: the same small autoencoder, data and number of steps for each.
 
     python tests/benchmarks/bench_quantizers.py --data FOLDER ... --steps 1700 [--kinds vq ...]
 
-Each quantizer has 4,096 codes in the number of dimensions it is known for. Training sees crops of
-the images that the trainers would train on; PSNR, SSIM, the codes used and their perplexity are of
-the averaged weights on the others, squares of 256 pixels. `running` is the usage that training
-counted. Seven quantizers at 1,700 steps take about 25 minutes on one core. Without --data
-the images are made ones, which shows that all works and nothing else. Prints a Markdown table.
+Each quantizer has 4,096 codes in its usual number of dimensions. Training uses crops of the images
+that the trainers would train on; PSNR, SSIM, the number of codes used and their perplexity are of
+the averaged weights on the held-out images, in squares of 256 pixels. `running` is the codebook
+usage measured in training. Seven quantizers at 1,700 steps take about 25 minutes on one core.
+Without --data the images are synthetic: that tests the code and compares nothing. Prints a Markdown
+table.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ AUTOENCODER = AutoencoderConfig(
 SIZE = 4096
 DIMENSIONS = {"vq": 64, "ema": 64, "gumbel": 64, "simvq": 64, "l2": 8, "fsq": 4, "lfq": 12}
 RECIPE = TokenizerRecipe(
-    preset="none of the named ones",
+    preset="not a named one",
     losses=LossConfig(l2_weight=2.0, perceptual="none", adversarial="none"),
     optimizer=OptimizerConfig(learning_rate=2e-3, betas=(0.9, 0.99), warmup_steps=50),
     batch_size=8,
@@ -57,7 +58,7 @@ COLUMNS = ("quantizer", "dim", "PSNR, dB", "SSIM", "codes used", "perplexity", "
 
 
 def quantizer_config(kind: str, steps: int) -> QuantizerConfig:
-    """SIZE codes of a kind; schedules end with the run."""
+    """A quantizer of a kind with SIZE codes; its schedules end with the run."""
     return QuantizerConfig(
         kind=kind,
         codebook_size=SIZE,
@@ -69,7 +70,7 @@ def quantizer_config(kind: str, steps: int) -> QuantizerConfig:
 
 
 def row(kind: str, crops: ImageCrops, ledger: Ledger, measured: Tensor, steps: int) -> list[str]:
-    """Train with one quantizer and measure; a row of the table."""
+    """Train and evaluate with one quantizer; returns a row of the table."""
     torch.manual_seed(0)
     config = VQGANConfig(autoencoder=AUTOENCODER, quantizer=quantizer_config(kind, steps))
     train_task = TokenizerTask(VQGAN(config), RECIPE, steps, measured, torch.device("cpu"))
@@ -100,18 +101,19 @@ def print_row(cells: Sequence[str]) -> None:
     print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, nargs="+", help="folders; default: made images")
+    parser.add_argument("--data", type=Path, nargs="+", help="folders; default: synthetic images")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--kinds", nargs="+", default=list(DIMENSIONS), choices=list(DIMENSIONS))
     parser.add_argument("--threads", type=int, default=1)
-    flags = parser.parse_args()
+    parser.add_argument("--images", type=int, default=24, help="number of synthetic images")
+    flags = parser.parse_args(argv)
     keep_freed_memory()
     torch.set_num_threads(flags.threads)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        folders = flags.data or [make_images(folder / "images", 24)]
+        folders = flags.data or [make_images(folder / "images", flags.images)]
         entries = [entry for images in folders for entry in list_input(images).entries]
         ledger = Ledger(folder / "bad_images.jsonl")
         crops = ImageCrops(
@@ -127,7 +129,8 @@ def main() -> None:
         print_row(["---"] * len(COLUMNS))
         for kind in flags.kinds:
             print_row(row(kind, crops, ledger, measured, flags.steps))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -2,10 +2,11 @@
 
     python tests/benchmarks/bench_store.py [--rows 100000 1000000] [--folder DIR]
 
-The listing is made up, and so are the codes: 16x16 of them a row, noise keyed by the row, in the
-place of a tokenizer. All the rest is real: plan, commits, checksums, verify. Each stage runs in a
-process of its own, whose peak memory is given whole; `imports` is what a process takes that does
-nothing else, `listing` one that has made the listing too, which planning and resuming start from.
+The listing is synthetic, and so are the codes: 16x16 a row, noise keyed by the row's number, in
+place of a tokenizer. Planning, commits, checksums and verify are the real ones. Each stage runs in
+a process of its own and reports that process's whole peak memory; `imports` is what a process takes
+that does nothing else, `listing` one that has also made the listing from which planning and
+resuming start.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# Nothing of ours is imported up here: Linux counts the memory of the process that starts a stage
-# into the stage's own peak, so that one stays small.
+# No package of ours is imported at the top: Linux counts the memory of the parent process into a
+# stage's peak, so the parent stays small.
 
 SIDE = 16
 ROWS_PER_TASK = 4096
@@ -31,7 +32,7 @@ STAGES: dict[str, Callable[[Path, int], float]] = {}
 
 
 def stage(name: str) -> Callable[[Callable[[Path, int], float]], Callable[[Path, int], float]]:
-    """File a function (store, rows) -> seconds as a stage."""
+    """Register a function (store, rows) -> seconds as a stage."""
     return lambda function: STAGES.setdefault(name, function)
 
 
@@ -74,7 +75,7 @@ def listing(rows: int) -> Any:
 
 
 def extend(store: Path, rows: int) -> Any:
-    """(the store's plan, the listing it was made from or held against, seconds without that)."""
+    """Plan a store, or extend its plan, from the listing; returns the plan and the seconds."""
     import pyarrow as pa
 
     from pipelines.planning.plan import PlanSettings, extend_plan
@@ -138,7 +139,7 @@ def commit_all(store: Path, rows: int) -> float:
 
 
 def noise(planned: Any, codebook_size: int) -> tuple[Any, Any]:
-    """Codes (n, SIDE, SIDE) and index lines of planned rows; the row's number decides its codes."""
+    """Codes (n, SIDE, SIDE) and index rows of planned rows; a row's codes depend on its number."""
     import numpy as np
     import pyarrow as pa
 
@@ -147,9 +148,9 @@ def noise(planned: Any, codebook_size: int) -> tuple[Any, Any]:
     from pipelines.store.shards import row_checksums
 
     codes = np.empty((len(planned), SIDE, SIDE), code_dtype(codebook_size))
-    for place, row in enumerate(planned["row"].to_pylist()):
+    for index, row in enumerate(planned["row"].to_pylist()):
         random = np.random.Generator(np.random.Philox(key=row))
-        codes[place] = random.integers(0, codebook_size, (SIDE, SIDE), codes.dtype)
+        codes[index] = random.integers(0, codebook_size, (SIDE, SIDE), codes.dtype)
     made = {
         "source": planned["uri"],
         "width": pa.repeat(640, len(codes)),
@@ -164,7 +165,7 @@ def noise(planned: Any, codebook_size: int) -> tuple[Any, Any]:
 
 
 def waiting_tasks(store: Path, rows: int) -> tuple[int, float]:
-    """(tasks that are not in the store, seconds), found as a run of encode finds them."""
+    """The number of tasks not in the store, found as encode finds them, and the seconds."""
     from pipelines.store.commit import committed_tasks
     from pipelines.store.recovery import forget_missing, publish_committed, remove_partials
 
@@ -217,7 +218,7 @@ def resume_one(store: Path, rows: int) -> float:
 
 
 def begin(store: Path) -> None:
-    """A store with nothing in it but the tokenizer that its plan will name."""
+    """Make a store that holds only the tokenizer that its plan will name."""
     from pipelines.store.layout import staging_path, tokenizer_path
     from tokenizer import build_tokenizer, save_tokenizer
 
@@ -225,8 +226,10 @@ def begin(store: Path) -> None:
     save_tokenizer(tokenizer_path(store, "image"), build_tokenizer("tiny", seed=0))
 
 
-def run_stage(name: str, store: Path, rows: int) -> dict[str, float]:
-    """One stage in a process of its own: its seconds and its peak memory in MiB."""
+def run_stage(name: str, store: Path, rows: int, in_process: bool) -> dict[str, float]:
+    """Seconds and peak memory in MiB of one stage, in a process of its own unless `in_process`."""
+    if in_process:
+        return {"seconds": STAGES[name](store, rows), "mebibytes": peak_mebibytes()}
     command = [sys.executable, __file__, "--stage", name, "--rows", str(rows)]
     command += ["--folder", str(store)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -234,34 +237,45 @@ def run_stage(name: str, store: Path, rows: int) -> dict[str, float]:
     return metrics
 
 
-def measure(folder: Path, rows: int) -> None:
+def peak_mebibytes() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
+
+
+def measure(folder: Path, rows: int, in_process: bool) -> None:
     store = folder / f"{rows}.zarr"
-    subprocess.run([sys.executable, __file__, "--stage", "begin", "--folder", store], check=True)
+    if in_process:
+        begin(store)
+    else:
+        command = [sys.executable, __file__, "--stage", "begin", "--folder", str(store)]
+        subprocess.run(command, check=True)
     print(f"{rows:,} rows of {SIDE}x{SIDE} codes in tasks of {ROWS_PER_TASK}")
     for name in STAGES:
-        metrics = run_stage(name, store, rows)
+        metrics = run_stage(name, store, rows, in_process)
         print(
             f"  {name:22} {metrics['seconds']:8.2f} s {metrics['mebibytes']:8.0f} MiB", flush=True
         )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--folder", type=Path, help="where to make the stores; default: /tmp")
     parser.add_argument("--stage", help=argparse.SUPPRESS)
-    flags = parser.parse_args()
+    parser.add_argument(
+        "--in-process", action="store_true", help="all stages in this process: for tests"
+    )
+    flags = parser.parse_args(argv)
     if flags.stage == "begin":
         begin(flags.folder)
     elif flags.stage:
         seconds = STAGES[flags.stage](flags.folder, flags.rows[0])
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
-        print(json.dumps({"seconds": seconds, "mebibytes": peak}))
+        print(json.dumps({"seconds": seconds, "mebibytes": peak_mebibytes()}))
     else:
         with tempfile.TemporaryDirectory(dir=flags.folder) as folder:
             for rows in flags.rows:
-                measure(Path(folder), rows)
+                measure(Path(folder), rows, flags.in_process)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

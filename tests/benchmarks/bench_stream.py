@@ -1,11 +1,11 @@
-"""How fast a code store streams, against a plain memory map, files of one image, and training.
+"""Streaming from a code store, against a memory map, one file an image, and training.
 
     python tests/benchmarks/bench_stream.py [--rows 65536] [--rows-per-task 4096] [--rounds 5]
 
-All by turns in one run, from warm files. For each batch size a line with the tokens a second and
-three ratios: over random rows of one numpy memory map of all codes (gathered as stored, 16 bits;
-ours come as the 64-bit tensors that a model takes, with labels), over one .npy file an image, and
-over what the smallest prior preset consumes in training steps.
+The sides take turns in one process, with all files in the page cache. For each batch size, prints
+the tokens a second and three ratios: to random rows of one numpy memory map of all codes (as
+stored, 16 bits; the stream returns 64-bit tensors with labels), to one .npy file an image, and to
+what training steps of the smallest prior preset consume.
 """
 
 from __future__ import annotations
@@ -32,14 +32,13 @@ from pipelines.store import (
 )
 from pipelines.store.layout import staging_path
 from pipelines.streaming.dataset import CodeDataset
-from prior import GPT, PRESETS, GPTConfig
+from prior import make_model, preset_config
 
 SIDE, CODES = 16, 16_384
-NPY_FILES = 4096
 
 
 def rate(step: Callable[[], object], rows: int, seconds: float) -> float:
-    """Rows a second of calls that take `rows` each, for so many seconds."""
+    """Rows a second of step(), which processes `rows` rows, called for so many seconds."""
     started, calls = time.perf_counter(), 0
     while time.perf_counter() - started < seconds:
         step()
@@ -48,7 +47,7 @@ def rate(step: Callable[[], object], rows: int, seconds: float) -> float:
 
 
 def make_store(path: Path, codes: np.ndarray, rows_per_task: int) -> CodeStore:
-    """A store of `codes` (n, h, w) that no encoder made."""
+    """A store of given codes (n, h, w)."""
     rows, grid = np.arange(len(codes)), f"{SIDE}x{SIDE}"
     columns = {"key": [f"{row}.jpg" for row in rows], "grid": [grid] * len(codes), "row": rows}
     columns |= {"source": columns["key"], "status": ["ok"] * len(codes)}
@@ -71,18 +70,18 @@ def make_store(path: Path, codes: np.ndarray, rows_per_task: int) -> CodeStore:
 
 
 def random_rows(codes: np.memmap, batch_size: int) -> Callable[[], object]:
-    """Rows drawn at random from a plain memory map."""
+    """A step that reads random rows of a memory map."""
     random = np.random.default_rng(1)
     return lambda: codes[random.integers(len(codes), size=batch_size)]
 
 
-def one_file_an_image(folder: Path, batch_size: int) -> Callable[[], object]:
-    """The same from one .npy file an image, which is how codes are often kept."""
-    numbers = np.random.default_rng(2).integers(0, NPY_FILES, (256, batch_size))
-    turns = count()
+def one_file_an_image(folder: Path, files: int, batch_size: int) -> Callable[[], object]:
+    """A step that reads one .npy file an image, as codes are often stored."""
+    numbers = np.random.default_rng(2).integers(0, files, (256, batch_size))
+    calls = count()
 
     def step() -> object:
-        chosen = numbers[next(turns) % len(numbers)]
+        chosen = numbers[next(calls) % len(numbers)]
         return np.stack([np.load(folder / f"{number}.npy") for number in chosen])
 
     return step
@@ -94,29 +93,24 @@ def stream(dataset: CodeDataset) -> Callable[[], object]:
 
 
 def training(batch: dict[str, torch.Tensor]) -> Callable[[], object]:
-    """A training step of the smallest preset, without its optimizer: the least it can take."""
+    """A training step of the smallest preset without its optimizer: a lower bound of its time."""
     torch.manual_seed(0)
-    model = GPT(
-        GPTConfig(
-            codebook_size=CODES,
-            condition_vocab_size=1,
-            condition_length=1,
-            window=SIDE,
-            **PRESETS["tiny"],
-        )
-    )
+    sizes = {"codebook_size": CODES, "condition_vocab_size": 1, "condition_length": 1}
+    model = make_model(preset_config("tiny", **sizes, window=SIDE))
     prefix = torch.full((len(batch["codes"]), 1), CODES)
-    return lambda: model.loss(prefix, batch["codes"]).backward()
+    return lambda: model.nll(prefix, batch["codes"]).mean().backward()
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=65_536)
     parser.add_argument("--rows-per-task", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 1024])
     parser.add_argument("--seconds", type=float, default=0.5)
     parser.add_argument("--threads", type=int, default=1)
-    flags = parser.parse_args()
+    parser.add_argument("--files", type=int, default=4096, help="number of .npy files")
+    flags = parser.parse_args(argv)
     torch.set_num_threads(flags.threads)
     codes = np.random.default_rng(0).integers(0, CODES, (flags.rows, SIDE, SIDE), np.uint16)
     with tempfile.TemporaryDirectory() as temporary:
@@ -124,18 +118,18 @@ def main() -> None:
         store = make_store(folder / "codes.zarr", codes, flags.rows_per_task)
         codes.tofile(folder / "codes.bin")
         mapped = np.memmap(folder / "codes.bin", np.uint16, "r", shape=codes.shape)
-        for number in range(NPY_FILES):
+        for number in range(flags.files):
             np.save(folder / f"{number}.npy", codes[number % len(codes)])
         del codes
         batch = CodeDataset(store, window=SIDE, batch_size=8).train_batch(0)
         train_step = training(batch)
         trained = max(rate(train_step, 8, 2 * flags.seconds) for _ in range(2))
-        for batch_size in (64, 1024):
+        for batch_size in flags.batch_sizes:
             dataset = CodeDataset(store, window=SIDE, batch_size=batch_size)
             steps = {
                 "stream": stream(dataset),
                 "map": random_rows(mapped, batch_size),
-                "files": one_file_an_image(folder, batch_size),
+                "files": one_file_an_image(folder, flags.files, batch_size),
             }
             rates: dict[str, list[float]] = {name: [] for name in steps}
             for _ in range(flags.rounds):
@@ -149,7 +143,8 @@ def main() -> None:
                 f"{ours / median['files']:.1f} to one file an image, "
                 f"{ours / trained:,.0f} to training preset tiny"
             )
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from ops.config import ConfigError
 from ops.windows import (
-    NOWHERE,
+    NO_CELL,
     Grid,
     Wavefront,
     Window,
@@ -28,7 +28,7 @@ def placements(draw):
     return *cell, rows, columns, window, stride
 
 
-def test_stride_1_is_the_papers_rule():
+def test_stride_1_centres_the_window_as_in_the_paper():
     for size in (16, 17, 42, 64):
         for place in range(size):
             assert window_start(place, size, 16) == min(max(place - 8, 0), size - 16)
@@ -41,7 +41,7 @@ def test_stride_8_starts_at_multiples_of_8_and_at_the_end():
 
 
 @given(placements())
-def test_a_window_holds_its_cell_and_stays_on_the_grid(placement):
+def test_a_window_contains_its_cell_and_stays_on_the_grid(placement):
     row, column, rows, columns, size, _ = placement
     window = window_of(*placement)
     assert 0 <= window.row <= row < window.row + window.rows <= rows
@@ -50,7 +50,7 @@ def test_a_window_holds_its_cell_and_stays_on_the_grid(placement):
 
 
 @given(placements())
-def test_what_comes_before_a_cell_in_its_window_is_drawn_before_it(placement):
+def test_cells_that_precede_a_cell_in_its_window_precede_it_in_raster_order(placement):
     row, column, rows, columns, _, _ = placement
     window = window_of(*placement)
     order = np.arange(rows * columns).reshape(rows, columns)
@@ -61,7 +61,7 @@ def test_what_comes_before_a_cell_in_its_window_is_drawn_before_it(placement):
 
 
 @given(placements())
-def test_half_a_window_lies_before_a_cell_unless_the_grid_ends(placement):
+def test_half_a_window_precedes_a_cell_except_at_the_border(placement):
     row, column, _, _, size, _ = placement
     window = window_of(*placement)
     assert row - window.row >= min(row, size // 2)
@@ -74,7 +74,7 @@ def test_raster_visits_every_cell_in_order(rows, columns):
 
 
 @st.composite
-def fronts(draw):
+def wavefronts(draw):
     window = draw(st.integers(1, 9))
     stride = draw(st.integers(1, window - window // 2))
     rows, columns = draw(st.integers(1, 14)), draw(st.integers(1, 14))
@@ -83,32 +83,32 @@ def fronts(draw):
     return Grid(rows, columns, window, stride), draw(st.integers(1, 6)), known
 
 
-@given(fronts())
-def test_a_cell_is_drawn_once_and_after_what_comes_before_it_in_its_window(front):
-    grid, parallel_rows, known = front
-    drawn = known.copy()
+@given(wavefronts())
+def test_wavefront_visits_each_cell_once_after_the_cells_that_precede_it_in_its_window(wavefront):
+    grid, parallel_rows, known = wavefront
+    done = known.copy()
     for cells in Wavefront(grid, parallel_rows, known.tolist()):
         assert 1 <= len(cells) <= parallel_rows
         assert cells == sorted(cells)
         for cell in cells:
-            assert not drawn[cell]
+            assert not done[cell]
             window = grid.window_of(*cell)
-            assert drawn[window.slices()].ravel()[: window.offset_of(*cell)].all()
-        for cell in cells:  # together: none of them could have seen another
-            drawn[cell] = True
-    assert drawn.all()
+            assert done[window.slices()].ravel()[: window.offset_of(*cell)].all()
+        for cell in cells:  # after the checks: the cells of a list are independent
+            done[cell] = True
+    assert done.all()
 
 
-def test_at_a_rest_all_above_is_drawn_before_a_row_begins():
-    drawn = set()
+def test_a_flushed_row_starts_when_all_rows_above_are_done():
+    done = set()
     for cells in Wavefront(Grid(11, 9, 4, 2), 3, flush_every_rows=4):
         for row, _ in cells:
-            assert drawn >= {(r, c) for r in range(row // 4 * 4) for c in range(9)}
-        drawn |= set(cells)
-    assert len(drawn) == 99
+            assert done >= {(r, c) for r in range(row // 4 * 4) for c in range(9)}
+        done |= set(cells)
+    assert len(done) == 99
 
 
-def test_one_lane_is_the_raster():
+def test_one_parallel_row_is_raster_order():
     cells = [cell for (cell,) in Wavefront(Grid(5, 7, 4, 2), 1)]
     assert cells == list(raster(5, 7))
 
@@ -117,37 +117,37 @@ def test_one_lane_is_the_raster():
     ("rows", "columns", "steps"), [(64, 64, 1072), (42, 64, 720), (16, 16, 256), (9, 30, 158)]
 )
 @pytest.mark.parametrize("stride", [1, 4, 8])
-def test_dependent_steps(rows, columns, steps, stride):
-    # A row begins when 16 cells of the one above are drawn: 16 * (rows - 1) + columns.
+def test_number_of_dependent_steps(rows, columns, steps, stride):
+    # A row starts when 16 cells of the one above are done: 16 * (rows - 1) + columns.
     assert len(list(Wavefront(Grid(rows, columns, 16, stride), 99))) == steps
 
 
-def test_the_front_tells_how_long_a_window_waits():
-    front = Wavefront(Grid(8, 12, 4, 2), 2)
-    for cells in front:
+def test_cells_until_counts_the_cells_before_a_row_enters_a_window():
+    wavefront = Wavefront(Grid(8, 12, 4, 2), 2)
+    for cells in wavefront:
         if cells == [(0, 8), (1, 4)]:
-            assert front.wait(Window(0, 6, 4, 4)) == 0  # row 0 draws in it
-            assert front.wait(Window(0, 2, 4, 4)) == 0  # row 1 draws in it
-            assert front.wait(Window(0, 4, 4, 4)) == 2  # row 1 is two cells before it
-            assert front.wait(Window(0, 8, 4, 4)) == 2
-            assert front.wait(Window(0, 0, 4, 4)) == 12  # rows 2 and 3 have not begun
-            assert front.wait(Window(2, 0, 4, 4)) is None  # no row in sight draws in it
+            assert wavefront.cells_until(Window(0, 6, 4, 4)) == 0  # row 0 is in it
+            assert wavefront.cells_until(Window(0, 2, 4, 4)) == 0  # row 1 is in it
+            assert wavefront.cells_until(Window(0, 4, 4, 4)) == 2  # row 1 reaches it in two cells
+            assert wavefront.cells_until(Window(0, 8, 4, 4)) == 2
+            assert wavefront.cells_until(Window(0, 0, 4, 4)) == 12  # rows 2 and 3 have not started
+            assert wavefront.cells_until(Window(2, 0, 4, 4)) is None  # no row will
         if cells == [(2, 8), (3, 4)]:
-            assert front.wait(Window(0, 0, 4, 4)) is None  # all its rows are past
+            assert wavefront.cells_until(Window(0, 0, 4, 4)) is None  # all its rows are done
 
 
 @pytest.mark.parametrize("stride", [0, -1, 9])
-def test_a_stride_that_would_leave_cells_outside_is_refused(stride):
+def test_a_stride_that_leaves_cells_outside_their_window_is_refused(stride):
     with pytest.raises(ConfigError, match="from 1 to 8"):
         check_stride(stride, 16)
 
 
-def test_a_window_of_one_has_stride_1():
+def test_a_window_of_one_cell_accepts_stride_1():
     check_stride(1, 1)
 
 
 @given(rows=sizes, columns=sizes, tile=st.integers(1, 20), halo=st.integers(0, 12))
-def test_tiles_cover_every_cell_once_with_their_halo(rows, columns, tile, halo):
+def test_tiles_partition_the_grid_and_have_their_halo(rows, columns, tile, halo):
     times = np.zeros((rows, columns), int)
     grid = np.arange(rows * columns).reshape(rows, columns)
     for part in tiles(rows, columns, tile, halo):
@@ -181,18 +181,18 @@ def test_tiles_without_cells_are_refused(tile, halo):
 
 @given(
     rows=st.integers(1, 9), columns=st.integers(1, 9), lag=st.integers(1, 9),
-    at_once=st.integers(1, 5),
+    parallel_rows=st.integers(1, 5),
 )  # fmt: skip
-def test_staggered_rows_draw_each_cell_once_each_row_behind_the_one_above(
-    rows: int, columns: int, lag: int, at_once: int
+def test_staggered_rows_visit_each_cell_once_with_each_row_behind_the_one_above(
+    rows: int, columns: int, lag: int, parallel_rows: int
 ) -> None:
     lag = min(lag, columns)
     step_of = {}
-    for step, cells in enumerate(staggered_rows(rows, columns, lag, at_once)):
-        assert len(cells) == at_once
+    for step, cells in enumerate(staggered_rows(rows, columns, lag, parallel_rows)):
+        assert len(cells) == parallel_rows
         for slot, (row, column) in enumerate(cells):
-            if (row, column) != NOWHERE:
-                assert row % at_once == slot
+            if (row, column) != NO_CELL:
+                assert row % parallel_rows == slot
                 assert (row, column) not in step_of
                 step_of[row, column] = step
     assert len(step_of) == rows * columns
@@ -201,10 +201,10 @@ def test_staggered_rows_draw_each_cell_once_each_row_behind_the_one_above(
             assert step == step_of[row, column - 1] + 1
         if row:
             assert step_of[row - 1, min(column + lag, columns - 1)] <= step
-        if row >= at_once:  # its place among the rows under way was free
-            assert step_of[row - at_once, columns - 1] < step_of[row, 0]
+        if row >= parallel_rows:  # its entry of the list was free
+            assert step_of[row - parallel_rows, columns - 1] < step_of[row, 0]
 
 
-def test_staggered_rows_take_no_step_more_than_they_must() -> None:
+def test_staggered_rows_take_the_fewest_possible_steps() -> None:
     assert len(list(staggered_rows(64, 64, 8, 8))) == 64 + 63 * 8
     assert len(list(staggered_rows(64, 64, 8, 1))) == 64 * 64

@@ -116,7 +116,7 @@ def test_mistakes_end_with_one_line_and_code_2(checkpoint, capsys):
     error = capsys.readouterr().err
     assert "is no file" in error
     assert "was trained with pictures as its condition" in error
-    assert "no published GPT" in error
+    assert "Not a published GPT" in error
     assert "head.weight is (11, 12), expected (256, 12)" in error
     assert "too few for the condition 'class'" in error
     assert "Traceback" not in error

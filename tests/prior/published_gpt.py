@@ -1,6 +1,7 @@
-"""A Net2NetTransformer's GPT as it is published: its keys written out, its weights made up.
+"""A state dict with the keys of a published Net2NetTransformer's GPT, and its forward pass.
 
-`published_logits` computes what such a model does, read off the keys, with nothing of ours.
+The weights are random. `published_logits` computes the network from the keys, independently of
+prior.models.
 """
 
 import math
@@ -11,7 +12,7 @@ CODES, WIDTH, HEADS, LAYERS, WINDOW = 11, 12, 3, 2, 3
 
 
 def published_gpt(block_size=1 + WINDOW**2, prefix="transformer."):
-    """Random weights under the published keys, float64, with all that lies around them."""
+    """Random float64 weights under the published keys, with the mask buffers."""
     shapes = {"tok_emb.weight": (CODES, WIDTH), "pos_emb": (1, block_size, WIDTH)}
     for layer in range(LAYERS):
         block = f"blocks.{layer}"
@@ -34,27 +35,27 @@ def published_gpt(block_size=1 + WINDOW**2, prefix="transformer."):
 
 
 def published_logits(tensors, tokens, prefix="transformer."):
-    """What the published network makes of one sequence of token numbers (T,), place by place."""
+    """Logits (T, K) of the published network for one sequence of tokens (T,), one at a time."""
     weights = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
 
     def linear(name, x):
         return weights[f"{name}.weight"] @ x + weights[f"{name}.bias"]
 
     def norm(name, x):
-        spread = ((x - x.mean()) ** 2).mean()
-        standard = (x - x.mean()) / torch.sqrt(spread + 1e-5)
-        return standard * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+        variance = ((x - x.mean()) ** 2).mean()
+        standardized = (x - x.mean()) / torch.sqrt(variance + 1e-5)
+        return standardized * weights[f"{name}.weight"] + weights[f"{name}.bias"]
 
     def attention(name, before):
-        """What the last of the normed vectors `before` gathers from all of them."""
+        """Attention output of the last of the normed vectors `before`, over all of them."""
         query = linear(f"{name}.query", before[-1]).view(HEADS, -1)
         keys = [linear(f"{name}.key", x).view(HEADS, -1) for x in before]
         values = [linear(f"{name}.value", x).view(HEADS, -1) for x in before]
         heads = []
         for head in range(HEADS):
             scores = [key[head] @ query[head] / math.sqrt(WIDTH / HEADS) for key in keys]
-            shares = torch.stack(scores).exp() / torch.stack(scores).exp().sum()
-            heads.append(sum(s * v[head] for s, v in zip(shares, values, strict=True)))
+            probabilities = torch.stack(scores).exp() / torch.stack(scores).exp().sum()
+            heads.append(sum(p * v[head] for p, v in zip(probabilities, values, strict=True)))
         return linear(f"{name}.proj", torch.cat(heads))
 
     def mlp(name, x):

@@ -84,7 +84,7 @@ def test_cached_logits_are_those_of_the_whole_forward(sizes):
     model, (rows, columns) = MODELS[sizes], (9, 6)
     codes, tokens = codes_for(rows, columns, batch=2), inputs_for(sizes, 9, 6)
     whole = model.code_logits(tokens, codes)
-    prefixes, grids = model.parted(tokens, rows, columns)
+    prefixes, grids = model.split_tokens(tokens, rows, columns)
     ring = RowRing(model, prefixes, columns + 1, kept=1 + model.config.radius)
     context = GridContextRows(model, grids, 1)
     received = torch.cat([torch.full((2, rows, 1), model.config.border_token), codes], 2)
@@ -121,7 +121,7 @@ def test_uncut_cells_of_a_crop_get_the_logits_they_have_in_the_whole(corner, aro
         codes_for(rows, columns),
         inputs_for((1, 1, around), rows, columns, batch=1),
     )
-    first, grid = model.parted(tokens, rows, columns)
+    first, grid = model.split_tokens(tokens, rows, columns)
     window = (..., slice(top, top + side), slice(left, left + side))
     cut = torch.cat([first, grid[window].flatten(1)], 1)
     edges = torch.tensor([[top == 0, left == 0, left + side == columns, top + side == rows]])

@@ -41,7 +41,7 @@ def objective(read=None, **settings):
     return training_objective(MODEL, CONDITION, codes, read, LossSettings(**settings))
 
 
-def test_by_default_the_loss_is_the_likelihood_alone():
+def test_the_default_loss_is_the_mean_nll():
     nll, loss = objective()
     assert torch.equal(nll, MODEL.nll(CONDITION, some_codes()))
     assert torch.equal(loss, MODEL.loss(CONDITION, some_codes()))
@@ -55,30 +55,30 @@ def test_by_default_the_loss_is_the_likelihood_alone():
     size=st.integers(1, 12),
     seed=st.integers(0, 99),
 )
-def test_added_terms_are_those_of_their_definitions(label_smoothing, z_loss_weight, size, seed):
+def test_extra_terms_match_their_definitions(label_smoothing, z_loss_weight, size, seed):
     random = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(2, 3, size, generator=random)
     codes = torch.randint(size, (2, 3), generator=random)
-    log_shares = logits.log_softmax(-1)
-    nll = -log_shares.gather(-1, codes[..., None])[..., 0]
+    log_probabilities = logits.log_softmax(-1)
+    nll = -log_probabilities.gather(-1, codes[..., None])[..., 0]
     settings = LossSettings(label_smoothing=label_smoothing, z_loss_weight=z_loss_weight)
     one_hot = torch.nn.functional.one_hot(codes, size)
     targets = (1 - label_smoothing) * one_hot + label_smoothing / size
-    expected = -(targets * log_shares).sum(-1).mean()
+    expected = -(targets * log_probabilities).sum(-1).mean()
     expected += z_loss_weight * logits.logsumexp(-1).square().mean()
     loss = (nll + extra_terms(logits, codes, nll, settings)).mean()
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_added_terms_change_what_is_lowered_and_not_what_is_reported():
-    plain, asked = objective(), objective(label_smoothing=0.1, z_loss_weight=0.01)
-    assert torch.equal(asked.nll, plain.nll)
-    assert asked.loss > plain.loss
-    gradients = [torch.autograd.grad(o.loss, MODEL.head.weight)[0] for o in (plain, asked)]
+def test_extra_terms_change_the_loss_but_not_the_nll():
+    plain, extra = objective(), objective(label_smoothing=0.1, z_loss_weight=0.01)
+    assert torch.equal(extra.nll, plain.nll)
+    assert extra.loss > plain.loss
+    gradients = [torch.autograd.grad(o.loss, MODEL.head.weight)[0] for o in (plain, extra)]
     assert not torch.allclose(*gradients)
 
 
-def test_cells_that_do_not_count_add_nothing_to_a_loss_over_all_cells():
+def test_invalid_cells_add_nothing_to_a_loss_over_all_cells():
     valid_mask = torch.rand(2, 3, 3, generator=torch.Generator().manual_seed(0)) < 0.5
     settings = LossSettings(label_smoothing=0.1, z_loss_weight=0.01)
     codes, other = some_codes(), some_codes().where(valid_mask, 0)
@@ -87,30 +87,30 @@ def test_cells_that_do_not_count_add_nothing_to_a_loss_over_all_cells():
         for targets in (codes, other)
     ]
     assert torch.equal(*losses)
-    uncounted = training_objective(MODEL, CONDITION, codes, codes, settings, ~valid_mask).loss
+    masked_out = training_objective(MODEL, CONDITION, codes, codes, settings, ~valid_mask).loss
     whole = training_objective(MODEL, CONDITION, codes, codes, settings).loss
-    torch.testing.assert_close(losses[0] + uncounted, whole)
+    torch.testing.assert_close(losses[0] + masked_out, whole)
 
 
-def test_codes_are_foretold_as_they_are_whatever_is_read():
+def test_targets_are_the_unperturbed_codes():
     read = perturbed(some_codes(), 0.5, CODES, torch.Generator().manual_seed(3))
     assert not torch.equal(read, some_codes())
     logits = MODEL.code_logits(CONDITION, read)
-    true_nll = -logits.log_softmax(-1).gather(-1, some_codes()[..., None])[..., 0]
-    torch.testing.assert_close(objective(read).nll, true_nll.detach())
+    expected = -logits.log_softmax(-1).gather(-1, some_codes()[..., None])[..., 0]
+    torch.testing.assert_close(objective(read).nll, expected.detach())
 
 
 @pytest.mark.parametrize("pkeep", [0.0, 0.3, 0.9, 1.0])
-def test_the_share_that_stays_is_pkeep_and_what_does_not_is_any_code(pkeep):
+def test_perturbed_keeps_a_part_pkeep_and_replaces_the_rest_uniformly(pkeep):
     codes = torch.full((40, 20, 20), 2)
     read = perturbed(codes, pkeep, CODES, torch.Generator().manual_seed(0))
-    shares = torch.bincount(read.flatten(), minlength=CODES) / codes.numel()
+    frequencies = torch.bincount(read.flatten(), minlength=CODES) / codes.numel()
     expected = torch.full((CODES,), (1 - pkeep) / CODES)
     expected[2] += pkeep
-    torch.testing.assert_close(shares, expected, rtol=0, atol=0.01)
+    torch.testing.assert_close(frequencies, expected, rtol=0, atol=0.01)
 
 
-def test_keeping_every_code_draws_nothing():
+def test_pkeep_1_draws_no_random_numbers():
     generator = torch.Generator().manual_seed(0)
     before = generator.get_state()
     assert torch.equal(perturbed(some_codes(), 1.0, CODES, generator), some_codes())
@@ -121,6 +121,6 @@ def test_keeping_every_code_draws_nothing():
     "wrong",
     [{"pkeep": 1.1}, {"pkeep": -0.1}, {"label_smoothing": 1.0}, {"z_loss_weight": -1.0}],
 )
-def test_settings_that_cannot_be_are_refused(wrong):
+def test_invalid_settings_are_rejected(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         LossSettings(**wrong)

@@ -9,7 +9,7 @@ from prior import GPT, ClassLabel, Conditions, GPTConfig, Prior
 from prior.orderings import ORDERINGS, PUBLISHED_SEED
 from prior.sampling.distributions import SamplingSettings, draw
 
-# Of the published code's Permuters on 4x4: forward_shuffle_idx, read off its loops by hand.
+# forward_shuffle_idx of the published code's Permuters on 4x4, derived from its loops by hand.
 GOLDEN = {
     "row-major": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
     "alternate": [0, 1, 2, 3, 7, 6, 5, 4, 8, 9, 10, 11, 15, 14, 13, 12],
@@ -26,7 +26,7 @@ OTHERS = [name for name in ORDERINGS if name != "row-major"]
 
 
 def random_gpt(ordering, window=4, **options):
-    """Weights large enough that every token and place weighs on the next code; float64."""
+    """A float64 model whose weights are so large that every token and position matters."""
     torch.manual_seed(0)
     config = GPTConfig(
         codebook_size=7,
@@ -46,14 +46,14 @@ def random_gpt(ordering, window=4, **options):
 
 
 @pytest.mark.parametrize("name", ORDERINGS)
-def test_a_square_is_gone_through_as_published(name):
+def test_orders_of_a_square_are_the_published_ones(name):
     assert ORDERINGS[name](4, 4, PUBLISHED_SEED).tolist() == GOLDEN[name]
 
 
 @pytest.mark.parametrize("name", ORDERINGS)
 @given(size=SIZES, seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=40, deadline=None)
-def test_every_cell_of_any_grid_comes_once(name, size, seed):
+def test_every_order_is_a_permutation_of_any_grid(name, size, seed):
     rows, columns = size
     assert sorted(ORDERINGS[name](rows, columns, seed)) == list(range(rows * columns))
 
@@ -61,7 +61,7 @@ def test_every_cell_of_any_grid_comes_once(name, size, seed):
 @pytest.mark.parametrize("name", ["alternate", "spiral-in", "spiral-out"])
 @given(size=SIZES)
 @settings(max_examples=40, deadline=None)
-def test_ways_without_jumps_have_none_on_any_grid(name, size):
+def test_consecutive_cells_of_continuous_orders_are_adjacent(name, size):
     rows, columns = np.divmod(ORDERINGS[name](*size, 0), size[1])
     assert (abs(np.diff(rows)) + abs(np.diff(columns)) == 1).all()
 
@@ -69,14 +69,14 @@ def test_ways_without_jumps_have_none_on_any_grid(name, size):
 @pytest.mark.parametrize("name", ["z-curve", "subsample"])
 @given(size=SIZES)
 @settings(max_examples=40, deadline=None)
-def test_a_grid_is_a_part_of_the_next_power_of_two(name, size):
+def test_orders_by_bits_are_those_of_the_enclosing_power_of_two(name, size):
     whole_rows, whole_columns = np.divmod(ORDERINGS[name](32, 32, 0), 32)
     inside = (whole_rows < size[0]) & (whole_columns < size[1])
     expected = whole_rows[inside] * size[1] + whole_columns[inside]
     assert ORDERINGS[name](*size, 0).tolist() == expected.tolist()
 
 
-def test_another_seed_is_another_random_order():
+def test_another_seed_gives_another_random_order():
     assert not np.array_equal(ORDERINGS["random"](4, 4, 1), ORDERINGS["random"](4, 4, 2))
     models = [random_gpt("random", ordering_seed=seed) for seed in (1, 2)]
     codes = torch.randint(7, (1, 4, 4), generator=torch.Generator().manual_seed(0))
@@ -85,10 +85,10 @@ def test_another_seed_is_another_random_order():
 
 
 def slow_logits_of(model, prefix, codes, known):
-    """Logits (B, K) of the code that comes after the `known` first ones in the model's order.
+    """Reference: logits (B, K) of the code after the first `known` ones in the model's order.
 
-    By the order itself: the canvas is the window's upper left part, and what is read just before a
-    code stands at the place before that code's.
+    The canvas is the window's upper left part, and the token read just before a code has the
+    position that precedes that code's.
     """
     window, (_, rows, columns) = model.config.window, codes.shape
     whole = ORDERINGS[model.config.ordering](window, window, model.config.ordering_seed).tolist()
@@ -98,15 +98,15 @@ def slow_logits_of(model, prefix, codes, known):
     length = prefix.shape[1]
     condition_inputs = list(range(length - 1))
     positions = condition_inputs + [length + whole.index(cell) - 1 for cell in cells[: known + 1]]
-    place = cells[known]
+    cell = cells[known]
     logits = model(tokens, torch.tensor(positions))[:, -1]
-    return logits, (place // window, place % window)
+    return logits, (cell // window, cell % window)
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("name", ORDERINGS)
 @pytest.mark.parametrize("size", [(4, 4), (3, 4), (4, 1), (2, 3)])
-def test_logits_are_those_of_the_sequence_and_stand_at_their_codes(name, size):
+def test_logits_equal_the_reference_at_every_code(name, size):
     model = random_gpt(name)
     codes = torch.randint(7, (2, *size), generator=torch.Generator().manual_seed(0))
     prefix = CONDITIONS.tokens({"label": [0, 1]}, 2)
@@ -120,7 +120,7 @@ def test_logits_are_those_of_the_sequence_and_stand_at_their_codes(name, size):
 @pytest.mark.parametrize("name", OTHERS)
 @pytest.mark.parametrize("size", [(4, 4), (3, 2)])
 @pytest.mark.parametrize("guidance_scale", [1, 2.5])
-def test_painting_is_the_slow_loop_in_that_order(name, size, guidance_scale):
+def test_sampling_in_any_order_equals_the_reference(name, size, guidance_scale):
     model = random_gpt(name)
     known = torch.full(size, -1)
     known[1, 1] = 3
@@ -130,28 +130,30 @@ def test_painting_is_the_slow_loop_in_that_order(name, size, guidance_scale):
     prior = Prior(model, CONDITIONS, INFO)
     options = {"guidance_scale": guidance_scale, "guidance_schedule": "power-cosine", "top_k": 5}
     sampled = prior.sample(*size, count=2, labels=[0, 1], forced=known, **options)
-    numbers = prior._uniforms(0, range(2), 0, size[1])
+    numbers = prior._row_uniforms(0, range(2), size[1])
     codes = known.repeat(2, 1, 1)
     for number in range(codes[0].numel()):
         condition_inputs = CONDITIONS.tokens({"label": [0, 1]}, 2)
         logits, (row, column) = slow_logits_of(model, condition_inputs, codes.clamp(min=0), number)
-        nothing, _ = slow_logits_of(model, CONDITIONS.null_tokens(2), codes.clamp(min=0), number)
+        null_logits, _ = slow_logits_of(
+            model, CONDITIONS.null_tokens(2), codes.clamp(min=0), number
+        )
         scale = choice.guidance_at(number / codes[0].numel())
-        logits = nothing + scale * (logits - nothing)
+        logits = null_logits + scale * (logits - null_logits)
         if known[row, column] < 0:
             codes[:, row, column] = draw(logits, numbers(row)[:, column], choice).codes
     assert torch.equal(sampled, codes)
 
 
-def test_a_canvas_beyond_the_window_is_for_row_by_row():
+def test_a_canvas_beyond_the_window_needs_raster_order():
     prior = Prior(random_gpt("spiral-in"), CONDITIONS, INFO)
     with pytest.raises(ConfigError, match=r"order 'spiral-in'.*window of 4x4 codes; found 4x5"):
         prior.sample(4, 5)
-    with pytest.raises(ConfigError, match="leave rest out"):
+    with pytest.raises(ConfigError, match="leave flush_every_rows out"):
         prior.sample(4, 4, flush_every_rows=2)
 
 
-def test_places_that_turn_know_one_order_alone():
+def test_rope2d_needs_raster_order():
     with pytest.raises(ConfigError, match=r"rope2d.*'z-curve'.*learned"):
         random_gpt("z-curve", positions="rope2d")
     with pytest.raises(ConfigError, match=r"ordering must be one of row-major"):

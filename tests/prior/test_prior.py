@@ -43,11 +43,7 @@ UNCONDITIONAL = random_prior()
 LABELLED = random_prior(ClassLabel(num_classes=3))
 
 
-def first_code(codes, sample):
-    return float(codes[0, 0])
-
-
-def test_a_prior_saved_and_loaded_paints_the_same(tmp_path):
+def test_a_saved_and_loaded_prior_samples_the_same_codes(tmp_path):
     prior = LABELLED
     save_prior(tmp_path / "model", prior.model, prior.conditions, prior.tokenizer_info)
     loaded = load_prior(tmp_path / "model")
@@ -60,7 +56,7 @@ def test_a_prior_saved_and_loaded_paints_the_same(tmp_path):
     assert torch.equal(loaded.sample(6, 7, **options), prior.sample(6, 7, **options))
 
 
-def test_averaged_weights_are_taken_where_there_are_any(tmp_path):
+def test_averaged_weights_are_used_when_present(tmp_path):
     prior, average = random_prior(), random_prior(seed=1)
     save_prior(tmp_path, prior.model, prior.conditions, TOKENIZER)
     save_tensors(tmp_path / "ema.safetensors", average.model.state_dict())
@@ -76,7 +72,7 @@ def test_a_run_folder_gives_its_newest_complete_step(tmp_path):
     assert load_prior(tmp_path).folder == tmp_path / "step-00000020"
 
 
-def test_a_folder_without_a_prior_is_refused(tmp_path):
+def test_a_folder_without_a_prior_is_rejected(tmp_path):
     with pytest.raises(CheckpointError, match="neither"):
         load_prior(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"format": 2, "kind": "tokenizer"}))
@@ -84,7 +80,7 @@ def test_a_folder_without_a_prior_is_refused(tmp_path):
         load_prior(tmp_path)
 
 
-def test_weights_that_do_not_fit_are_refused(tmp_path):
+def test_weights_that_do_not_fit_the_config_are_rejected(tmp_path):
     save_prior(tmp_path, UNCONDITIONAL.model, LABELLED.conditions, TOKENIZER)
     description = json.loads((tmp_path / "config.json").read_text())
     description["config"]["width"] = 16
@@ -98,36 +94,36 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     batch_size=st.integers(1, 4),
 )
 @settings(max_examples=25, deadline=None)
-def test_a_sample_does_not_depend_on_which_others_are_painted(samples, batch_size):
-    # Bit for bit in float32, on the codes that decide: every sample keeps its place in a batch.
+def test_a_sample_does_not_depend_on_which_others_are_requested(samples, batch_size):
+    # Bit for bit in float32: every sample keeps its index in the batch.
     together = UNCONDITIONAL.sample(3, 5, samples=samples, batch_size=batch_size)
     alone = [UNCONDITIONAL.sample(3, 5, samples=[k], batch_size=batch_size)[0] for k in samples]
     assert torch.equal(together, torch.stack(alone))
 
 
-def test_count_is_the_first_samples():
-    valid_mask = UNCONDITIONAL.sample(3, 5, count=3, batch_size=2)
-    assert valid_mask.shape == (3, 3, 5)
-    assert valid_mask.dtype == torch.int64
-    assert torch.equal(valid_mask, UNCONDITIONAL.sample(3, 5, samples=[0, 1, 2], batch_size=2))
+def test_count_requests_the_first_samples():
+    codes = UNCONDITIONAL.sample(3, 5, count=3, batch_size=2)
+    assert codes.shape == (3, 3, 5)
+    assert codes.dtype == torch.int64
+    assert torch.equal(codes, UNCONDITIONAL.sample(3, 5, samples=[0, 1, 2], batch_size=2))
 
 
-def test_seeds_and_samples_differ():
+def test_different_seeds_and_samples_give_different_codes():
     first = UNCONDITIONAL.sample(6, 6, count=2, seed=0)
     assert not torch.equal(first[0], first[1])
     assert not torch.equal(first, UNCONDITIONAL.sample(6, 6, count=2, seed=1))
 
 
-def test_labels_weigh_on_what_is_painted():
+def test_labels_change_the_codes():
     one = LABELLED.sample(6, 6, count=2, labels=1)
     each = LABELLED.sample(6, 6, count=2, labels=[1, 2])
     assert torch.equal(one[0], each[0])
     assert not torch.equal(one[1], each[1])
-    nothing = LABELLED.sample(6, 6, count=2)
-    assert torch.equal(nothing, LABELLED.sample(6, 6, count=2, labels=-1))
+    unlabelled = LABELLED.sample(6, 6, count=2)
+    assert torch.equal(unlabelled, LABELLED.sample(6, 6, count=2, labels=-1))
 
 
-def test_guidance_weighs_on_what_is_painted():
+def test_guidance_changes_the_codes():
     plain = LABELLED.sample(6, 6, labels=1)
     assert not torch.equal(plain, LABELLED.sample(6, 6, labels=1, guidance_scale=4.0))
     assert torch.equal(plain, LABELLED.sample(6, 6, labels=1, guidance_scale=1.0))
@@ -137,11 +133,11 @@ def test_the_default_stride_is_half_the_window():
     assert torch.equal(UNCONDITIONAL.sample(9, 9), UNCONDITIONAL.sample(9, 9, stride=2))
 
 
-def test_the_own_grid_is_what_sample_draws():
+def test_the_default_canvas_is_the_window():
     assert torch.equal(LABELLED.sample(labels=2, seed=3), LABELLED.sample(4, 4, labels=2, seed=3))
 
 
-def test_what_is_drawn_comes_with_its_log_probabilities():
+def test_sample_with_log_probs_returns_the_models_log_probabilities():
     drawn = LABELLED.sample_with_log_probs(4, 4, count=2, labels=1, seed=3)
     assert torch.equal(drawn.codes, LABELLED.sample(4, 4, count=2, labels=1, seed=3))
     prefixes = LABELLED.conditions.tokens({"label": [1, 1]}, 2)
@@ -150,7 +146,7 @@ def test_what_is_drawn_comes_with_its_log_probabilities():
     torch.testing.assert_close(drawn.log_probabilities, expected, rtol=0, atol=1e-4)
 
 
-def test_codes_that_were_given_are_certain():
+def test_forced_codes_have_log_probability_0():
     forced = torch.full((6, 6), -1)
     forced[2] = 3
     drawn = UNCONDITIONAL.sample_with_log_probs(6, 6, forced=forced)
@@ -158,40 +154,7 @@ def test_codes_that_were_given_are_certain():
     assert (drawn.log_probabilities[0, 3:] < 0).all()
 
 
-def test_the_candidate_with_the_highest_score_is_kept():
-    offered = {}
-
-    def last_code(codes, sample):
-        offered.setdefault(sample, []).append(codes)
-        return float(codes[-1, -1])
-
-    options = {"seed": 2, "count": 3, "batch_size": 2, "temperature": 5.0}
-    best = UNCONDITIONAL.sample(3, 4, candidates=4, score=last_code, **options)
-    plain = UNCONDITIONAL.sample(3, 4, **options)
-    for sample in range(3):
-        assert len({tuple(codes.flatten().tolist()) for codes in offered[sample]}) == 4
-        assert torch.equal(offered[sample][0], plain[sample])
-        assert best[sample, -1, -1] == max(int(codes[-1, -1]) for codes in offered[sample])
-    alone = UNCONDITIONAL.sample(
-        3, 4, samples=[1], candidates=4, score=last_code, **{**options, "count": 1}
-    )
-    assert torch.equal(alone[0], best[1])
-
-
-def test_drawing_ends_when_every_sample_is_good_enough():
-    scored = []
-
-    def score(codes, sample):
-        scored.append(sample)
-        return float(codes[0, 0])
-
-    options = {"count": 2, "candidates": 50, "score": score}
-    sampled = UNCONDITIONAL.sample(2, 2, accept_score=3, **options)
-    assert (sampled[:, 0, 0] >= 3).all()
-    assert len(scored) < 50
-
-
-def test_known_codes_stay():
+def test_forced_codes_are_kept():
     forced = torch.full((6, 6), -1)
     forced[:, 3:] = 8
     sampled = UNCONDITIONAL.sample(6, 6, forced=forced.numpy())
@@ -199,7 +162,7 @@ def test_known_codes_stay():
     assert sampled.min() >= 0
 
 
-def test_each_sample_goes_on_from_codes_of_its_own():
+def test_each_sample_resumes_from_its_own_forced_codes():
     options = {"batch_size": 4, "flush_every_rows": 3}
     whole = UNCONDITIONAL.sample(8, 7, count=8, **options)
     for samples in ([1, 2], [2, 5, 7], [6]):
@@ -210,17 +173,17 @@ def test_each_sample_goes_on_from_codes_of_its_own():
 
 
 @pytest.mark.parametrize("size", [(4, 3), (8, 7)])
-def test_samples_may_be_known_in_different_places(size):
-    """Each is what it is alone: in float64 no batch changes a code."""
+def test_samples_may_have_different_known_cells(size):
+    """Each equals the sample generated alone: in float64 the batch does not change codes."""
     prior = random_prior()
     prior.model.double()
     random = torch.Generator().manual_seed(3)
     forced = torch.randint(8, (3, *size), generator=random)
     forced[torch.rand(3, *size, generator=random) < 0.6] = -1
-    valid_mask = []
-    options = {"batch_size": 3, "progress": lambda done, total: valid_mask.append((done, total))}
+    calls = []
+    options = {"batch_size": 3, "progress": lambda done, total: calls.append((done, total))}
     together = prior.sample_with_log_probs(*size, count=3, forced=forced, **options)
-    assert valid_mask[-1] == (forced[0].numel(), forced[0].numel())
+    assert calls[-1] == (forced[0].numel(), forced[0].numel())
     assert (together.codes[forced >= 0] == forced[forced >= 0]).all()
     assert (together.log_probabilities[forced >= 0] == 0).all()
     for sample in range(3):
@@ -237,23 +200,23 @@ def test_progress_reaches_its_total():
     assert calls == [(done, 24) for done in range(1, 25)]
 
 
-def test_a_preview_shows_each_sample_as_it_grows():
-    seen = {0: [], 1: []}
+def test_previews_show_the_codes_so_far_of_each_sample():
+    previews = {0: [], 1: []}
 
     def preview(sample, codes):
         assert codes.shape == (6, 7)
-        seen[sample].append(codes.clone())
+        previews[sample].append(codes.clone())
 
     sampled = UNCONDITIONAL.sample(6, 7, count=2, preview=preview)
-    for sample, pictures in seen.items():
-        drawn = [int((codes >= 0).sum()) for codes in pictures]
+    for sample, shown in previews.items():
+        drawn = [int((codes >= 0).sum()) for codes in shown]
         assert drawn == sorted(drawn)
-        assert 5 <= len(pictures) <= 7  # about one for each row
-        assert torch.equal(pictures[-1], sampled[sample])
-        assert all(((codes == sampled[sample]) | (codes < 0)).all() for codes in pictures)
+        assert 5 <= len(shown) <= 7  # about one for each row
+        assert torch.equal(shown[-1], sampled[sample])
+        assert all(((codes == sampled[sample]) | (codes < 0)).all() for codes in shown)
 
 
-def test_a_model_in_training_paints_without_dropout_and_goes_on_training():
+def test_sampling_is_without_dropout_and_leaves_the_model_in_training():
     prior = random_prior()
     expected = prior.sample(4, 4)
     prior.model.train()
@@ -264,7 +227,7 @@ def test_a_model_in_training_paints_without_dropout_and_goes_on_training():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"count": 0}, "Nothing to paint"),
+        ({"count": 0}, "Nothing to sample"),
         ({"batch_size": 0}, "batch_size"),
         ({"labels": 1}, "without classes"),
         ({"guidance_scale": 2.0}, "classes"),
@@ -274,12 +237,10 @@ def test_a_model_in_training_paints_without_dropout_and_goes_on_training():
         ({"forced": torch.zeros(2, 2)}, "forced"),
         ({"forced": torch.full((4, 4), 9)}, "below 9"),
         ({"cache_memory": -1}, "cache_memory"),
-        ({"candidates": 0, "score": first_code}, "candidates"),
-        ({"candidates": 2}, "score"),
-        ({"accept_score": 0.5}, "score"),
+        ({"flush_every_rows": 0}, "flush_every_rows"),
     ],
 )
-def test_what_cannot_be_painted_is_refused(options, message):
+def test_invalid_options_are_rejected(options, message):
     with pytest.raises(ConfigError, match=message):
         UNCONDITIONAL.sample(4, 4, **options)
 

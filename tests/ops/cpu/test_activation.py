@@ -1,17 +1,17 @@
-"""A norm with its SiLU as one step: the same values and slopes, and less is kept."""
+"""Fused norm and SiLU: same values and gradients as unfused, fewer saved tensors."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ops.cpu.activation import norm_silu
+from ops.cpu import norm_silu
 from tokenizer.autoencoder import ChannelNorm
 
 NORMS = {"group": lambda: nn.GroupNorm(3, 12, eps=1e-6), "channel": lambda: ChannelNorm(12)}
 
 
-def made(kind):
+def make_norm_and_input(kind):
     torch.manual_seed(0)
     norm = NORMS[kind]().double()
     for parameter in norm.parameters():
@@ -21,26 +21,26 @@ def made(kind):
 
 @pytest.mark.parametrize("kind", NORMS)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_values_and_gradients_are_those_of_the_two_apart(kind, layout):
-    norm, x = made(kind)
+def test_values_and_gradients_equal_the_unfused_ones(kind, layout):
+    norm, x = make_norm_and_input(kind)
     x = x.to(memory_format=layout).requires_grad_()
     weights = torch.randn_like(x)
     inputs = [x, *norm.parameters()]
-    together, apart = norm_silu(norm, x), F.silu(norm(x))
-    torch.testing.assert_close(together, apart, rtol=0, atol=0)
-    found = torch.autograd.grad((together * weights).sum(), inputs)
-    torch.testing.assert_close(found, torch.autograd.grad((apart * weights).sum(), inputs))
+    fused, unfused = norm_silu(norm, x), F.silu(norm(x))
+    torch.testing.assert_close(fused, unfused, rtol=0, atol=0)
+    found = torch.autograd.grad((fused * weights).sum(), inputs)
+    torch.testing.assert_close(found, torch.autograd.grad((unfused * weights).sum(), inputs))
 
 
 @pytest.mark.parametrize("kind", NORMS)
-def test_slopes_are_those_of_small_steps(kind):
-    norm, x = made(kind)
+def test_gradients_agree_with_finite_differences(kind):
+    norm, x = make_norm_and_input(kind)
     assert torch.autograd.gradcheck(lambda x: norm_silu(norm, x), x[:1, :, :2, :2].requires_grad_())
 
 
 @pytest.mark.parametrize("kind", NORMS)
-def test_without_a_gradient_the_bits_are_the_same_and_the_input_is_left_alone(kind):
-    norm, x = made(kind)
+def test_without_gradients_the_result_is_bit_identical_and_the_input_unchanged(kind):
+    norm, x = make_norm_and_input(kind)
     before = x.clone()
     expected = norm_silu(norm, x).detach()
     with torch.no_grad():
@@ -48,18 +48,18 @@ def test_without_a_gradient_the_bits_are_the_same_and_the_input_is_left_alone(ki
     assert torch.equal(x, before)
 
 
-def test_only_the_input_is_kept():
-    norm, x = made("group")
-    kept = []
+def test_only_the_input_is_saved_for_backward():
+    norm, x = make_norm_and_input("group")
+    saved = []
     x.requires_grad_()
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         norm_silu(norm, x)
-    large = {tensor.data_ptr() for tensor in kept if tensor.numel() == x.numel()}
+    large = {tensor.data_ptr() for tensor in saved if tensor.numel() == x.numel()}
     assert large == {x.data_ptr()}
 
 
-def test_frozen_norms_pass_the_gradient_on():
-    norm, x = made("group")
+def test_frozen_norms_propagate_the_gradient():
+    norm, x = make_norm_and_input("group")
     norm.requires_grad_(False)
     x.requires_grad_()
     (found,) = torch.autograd.grad(norm_silu(norm, x).sum(), x)

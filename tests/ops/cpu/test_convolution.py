@@ -1,4 +1,4 @@
-"""The second way to convolve: what it computes, when it is taken, what it leaves alone."""
+"""NNPACK convolutions: what they compute and when they are used."""
 
 import threading
 
@@ -9,24 +9,22 @@ from skimage import data
 from torch import nn
 
 from ops.config import ConfigError
-from ops.cpu import convolution
-from ops.cpu.convolution import Convolution, nnpack_works, use_convolution
+from ops.cpu import Convolution, convolution, nnpack_works, use_convolution
 from ops.images import resize_and_crop, to_pixels
-from tokenizer import build_tokenizer, load_tokenizer, save_tokenizer
-from tokenizer.tiling import encode_tiled
+from tokenizer import build_tokenizer, encode_tiled, load_tokenizer, save_tokenizer
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
 
 needs_nnpack = pytest.mark.skipif(not nnpack_works(), reason="torch has no NNPACK here")
 
 
-def by_nnpack(layer):
+def with_nnpack(layer):
     use_convolution(layer, "nnpack")
     return layer.requires_grad_(False)
 
 
 def slow_convolution(x, weight, bias):
-    """The sum as it is written, in float64: nine shifted copies, each times its 1x1 kernel."""
+    """The definition, in float64: nine shifted copies, each times its 1x1 kernel."""
     height, width = x.shape[-2:]
     padded = nn.functional.pad(x.double(), (1, 1, 1, 1))
     total = torch.zeros(len(x), len(weight), height, width, dtype=torch.float64)
@@ -51,20 +49,20 @@ def slow_convolution(x, weight, bias):
         ((64, 64), (130, 67), 2),
     ],
 )
-def test_it_is_the_sum_as_it_is_written(channels, size, batch, bias):
+def test_nnpack_computes_the_convolution(channels, size, batch, bias):
     torch.manual_seed(0)
-    layer = by_nnpack(Convolution(*channels, bias=bias))
+    layer = with_nnpack(Convolution(*channels, bias=bias))
     x = torch.randn(batch, channels[0], *size)
     found = layer(x)
     expected = slow_convolution(x, layer.weight, layer.bias)
-    assert not torch.equal(found, nn.Conv2d.forward(layer, x))  # it did go the other way
+    assert not torch.equal(found, nn.Conv2d.forward(layer, x))  # NNPACK was used
     assert (found - expected).abs().max() < 2e-4 * expected.abs().max()
 
 
 @needs_nnpack
-def test_a_row_is_the_same_bits_in_every_batch_and_layout():
+def test_an_image_is_bit_identical_in_every_batch_and_layout():
     torch.manual_seed(0)
-    layer = by_nnpack(Convolution(48, 64))
+    layer = with_nnpack(Convolution(48, 64))
     x = torch.randn(5, 48, 40, 36)
     alone = torch.cat([layer(image) for image in x.split(1)])
     assert torch.equal(layer(x), alone)
@@ -74,9 +72,9 @@ def test_a_row_is_the_same_bits_in_every_batch_and_layout():
 
 
 @needs_nnpack
-def test_two_threads_side_by_side_compute_the_same_bits():
+def test_two_concurrent_threads_compute_identical_bits():
     torch.manual_seed(0)
-    layer = by_nnpack(Convolution(64, 64))
+    layer = with_nnpack(Convolution(64, 64))
     images = torch.randn(24, 1, 64, 64, 64)
     expected = [layer(image) for image in images]
     found = {}
@@ -96,12 +94,12 @@ def test_two_threads_side_by_side_compute_the_same_bits():
 
 
 @needs_nnpack
-def test_training_small_maps_and_other_types_are_convolved_directly():
+def test_training_small_maps_and_other_dtypes_are_convolved_directly():
     torch.manual_seed(0)
     layer = Convolution(64, 64)
     use_convolution(layer, "nnpack")
     x = torch.randn(1, 64, 40, 40)
-    assert torch.equal(layer(x), nn.Conv2d.forward(layer, x))  # a gradient will be wanted
+    assert torch.equal(layer(x), nn.Conv2d.forward(layer, x))  # needs a gradient
     with torch.no_grad():
         assert not torch.equal(layer(x), nn.Conv2d.forward(layer, x))
     layer.requires_grad_(False)
@@ -114,7 +112,7 @@ def test_training_small_maps_and_other_types_are_convolved_directly():
 
 
 @needs_nnpack
-def test_it_is_a_matter_of_computing_not_of_weights(tmp_path):
+def test_the_method_changes_neither_fingerprint_nor_state_dict(tmp_path):
     save_tokenizer(tmp_path, build_tokenizer("tiny", seed=3))
     direct = load_tokenizer(tmp_path)
     nnpack = load_tokenizer(tmp_path, convolution="nnpack")
@@ -125,7 +123,7 @@ def test_it_is_a_matter_of_computing_not_of_weights(tmp_path):
 
 
 @needs_nnpack
-def test_asking_for_it_leaves_torchs_threads_alone():
+def test_nnpack_works_leaves_the_thread_count_unchanged():
     nnpack_works.cache_clear()
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -137,7 +135,7 @@ def test_asking_for_it_leaves_torchs_threads_alone():
 
 
 @needs_nnpack
-def test_photographs_get_the_codes_of_direct_convolutions_whole_and_in_tiles():
+def test_photographs_get_the_codes_of_direct_convolutions_whole_and_tiled():
     pixels = to_pixels(
         np.stack([resize_and_crop(getattr(data, name)(), 256) for name in PHOTOGRAPHS])
     )
@@ -150,13 +148,13 @@ def test_photographs_get_the_codes_of_direct_convolutions_whole_and_in_tiles():
 
 
 @needs_nnpack
-def test_a_library_that_computes_something_else_is_not_used(monkeypatch):
+def test_wrong_results_make_nnpack_unavailable(monkeypatch):
     layer = Convolution(64, 64)
-    right = torch._nnpack_spatial_convolution
+    original = torch._nnpack_spatial_convolution
     monkeypatch.setattr(
         torch,
         "_nnpack_spatial_convolution",
-        lambda x, *others: right(x, *others) + 1,
+        lambda x, *args: original(x, *args) + 1,
     )
     nnpack_works.cache_clear()
     try:
@@ -167,7 +165,7 @@ def test_a_library_that_computes_something_else_is_not_used(monkeypatch):
     assert layer.method == "direct"
 
 
-def test_where_torch_has_none_it_is_refused_with_the_reason(monkeypatch):
+def test_torch_without_nnpack_is_refused_with_the_reason(monkeypatch):
     monkeypatch.setattr(torch, "_nnpack_available", lambda: False)
     nnpack_works.cache_clear()
     try:
@@ -177,7 +175,7 @@ def test_where_torch_has_none_it_is_refused_with_the_reason(monkeypatch):
         nnpack_works.cache_clear()
 
 
-def test_an_unknown_way_is_refused_with_what_there_is():
+def test_an_unknown_method_is_refused_with_the_known_ones():
     assert convolution.CONVOLUTIONS == ("direct", "nnpack")
     with pytest.raises(ConfigError, match="there are direct, nnpack"):
         load_tokenizer("photo-f8", convolution="winograd")

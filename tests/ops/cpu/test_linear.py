@@ -4,13 +4,12 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.cpu import linear
-from ops.cpu.linear import Linear
+from ops.cpu import Linear, linear
 
 
 @pytest.fixture(autouse=True)
 def faster(monkeypatch):
-    """As if on a processor where the convolution is the faster way."""
+    """Pretend to be on a processor where oneDNN is faster."""
     monkeypatch.setattr(linear, "ONEDNN_IS_FASTER", True)
 
 
@@ -25,7 +24,7 @@ def results(apply, rows, layer):
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(3, 5, 48), (1, 1, 48), (7, 48), (2, 3, 4, 48)])
-def test_a_training_step_has_the_products_and_gradients_of_a_linear_layer(shape, bias, threads):
+def test_output_and_gradients_equal_those_of_a_linear_layer(shape, bias, threads):
     torch.manual_seed(0)
     layer, rows = Linear(48, 64, bias=bias), torch.randn(shape, requires_grad=True)
     before = torch.get_num_threads()
@@ -41,19 +40,17 @@ def test_a_training_step_has_the_products_and_gradients_of_a_linear_layer(shape,
 
 
 @given(rows=st.integers(1, 70), wide=st.integers(1, 40), out=st.integers(1, 40))
-def test_any_sizes_will_do_and_rows_need_not_lie_together(rows, wide, out):
-    layer, every = Linear(wide, out), torch.randn(2, 2 * rows, wide + 1)
-    part = every[:, ::2, 1:]
+def test_any_sizes_and_non_contiguous_rows_are_supported(rows, wide, out):
+    layer, source = Linear(wide, out), torch.randn(2, 2 * rows, wide + 1)
+    part = source[:, ::2, 1:]
     expected = F.linear(part, layer.weight, layer.bias)
     torch.testing.assert_close(layer(part), expected, rtol=1e-5, atol=1e-5)
     assert layer(part).is_contiguous()
 
 
-def test_it_is_taken_in_training_only_and_in_float32_only(monkeypatch):
+def test_onednn_is_used_in_float32_training_only(monkeypatch):
     calls = []
-    monkeypatch.setattr(
-        linear, "_as_convolution", lambda *given: calls.append(1) or F.linear(*given)
-    )
+    monkeypatch.setattr(linear, "_as_convolution", lambda *args: calls.append(1) or F.linear(*args))
     layer, rows = Linear(4, 4), torch.randn(2, 4)
     with torch.inference_mode():
         layer(rows)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ops.config import ConfigError
-from ops.cpu.convolution import Convolution, nnpack_works
+from ops.cpu import Convolution, nnpack_works
 from ops.images import Transform
 from pipelines.encoding import settings as encode_settings
 from pipelines.encoding.settings import EncodeFlags, check_same, plan_settings

@@ -6,12 +6,12 @@ import torch
 from pipelines import train_prior, train_tokenizer
 from pipelines.recipes import PRIOR_RECIPES, TOKENIZER_RECIPES
 from pipelines.training.estimate import Division, describe_prior, describe_tokenizer
-from prior import GPT, PRESETS, GPTConfig
+from prior import GPT, preset_config
 from tokenizer import build_tokenizer
 
 DIVISION = {"workers": 1, "accumulate": 1, "recompute": False, "shard": False, "bfloat16": False}
-CONFIG = GPTConfig(
-    codebook_size=256, condition_vocab_size=1, condition_length=1, window=16, **PRESETS["tiny"]
+CONFIG = preset_config(
+    "tiny", codebook_size=256, condition_vocab_size=1, condition_length=1, window=16
 )
 
 

@@ -8,15 +8,15 @@ import torch.nn.functional as F
 
 from ops.config import ConfigError
 from prior import GPT, GPTConfig, init_from_codebook
-from prior.models.gpt_config import MODERN
+from prior.models.presets import MODERN
 
 SIZES = {"codebook_size": 11, "condition_vocab_size": 3, "condition_length": 2}
-# The paper's, each modern part alone, and all of them together.
+# The defaults of the paper, each modern part alone, and all of them together.
 OPTIONS = [{}, *({name: value} for name, value in MODERN.items()), MODERN]
 
 
 def small_gpt(seed=0, **changes):
-    """A GPT of 2 layers in float64, with weights large enough for its logits to differ."""
+    """A GPT of 2 layers in float64, with weights so large that its logits clearly differ."""
     torch.manual_seed(seed)
     sizes = {"window": 4, "num_layers": 2, "num_heads": 2, "width": 8} | changes
     config = GPTConfig(**SIZES, **sizes)
@@ -38,7 +38,7 @@ def random_tokens(model, batch, length):
 
 
 def slow_logits(model, tokens, positions):
-    """The transformer's formulas for one sequence, one head and one place at a time."""
+    """Reference implementation: one sequence, one head and one position at a time."""
     weights, config = model.state_dict(), model.config
     x = weights["token_embedding.weight"][tokens]
     if config.positions == "learned":
@@ -79,23 +79,23 @@ def slow_attention(model, x, name, positions):
     q, k, v = slow_linear(model, x, f"{name}.qkv").chunk(3, -1)
     attended = torch.zeros_like(x)
 
-    def placed(x, place, norm):
-        """One head's query or key as it is compared."""
+    def rotated_and_normed(x, place, norm):
+        """One head's query or key after the norm and rotation of the config."""
         x = slow_norm(model, x, f"{name}.{norm}") if config.qk_norm else x
-        return turned(x, int(positions[place]), config) if config.positions == "rope2d" else x
+        return rotated(x, int(positions[place]), config) if config.positions == "rope2d" else x
 
     for head in range(config.num_heads):
         cut = slice(head * config.head_dim, (head + 1) * config.head_dim)
-        keys = [placed(k[place, cut], place, "key_norm") for place in range(len(x))]
+        keys = [rotated_and_normed(k[place, cut], place, "key_norm") for place in range(len(x))]
         for place in range(len(x)):
-            query = placed(q[place, cut], place, "query_norm")
+            query = rotated_and_normed(q[place, cut], place, "query_norm")
             scores = torch.stack(keys[: place + 1]) @ query / math.sqrt(config.head_dim)
             attended[place, cut] = scores.softmax(0) @ v[: place + 1, cut]
     return slow_linear(model, attended, f"{name}.proj")
 
 
-def turned(x, position, config):
-    """One vector with each of its pairs, as a complex number, turned by its row or column."""
+def rotated(x, position, config):
+    """One vector whose pairs, as complex numbers, are rotated by its row or column."""
     row, column = divmod(position - config.condition_length, config.window)
     pairs, result = len(x) // 2, x.clone()
     for i in range(pairs):
@@ -109,7 +109,7 @@ def turned(x, position, config):
 @torch.inference_mode()
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("shape", [(4, 4), (3, 2)])
-def test_logits_are_the_formulas(options, shape):
+def test_logits_equal_the_reference_implementation(options, shape):
     model = small_gpt(**options)
     positions = model.positions(*shape)
     tokens = random_tokens(model, 2, len(positions))
@@ -120,7 +120,7 @@ def test_logits_are_the_formulas(options, shape):
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_weights_start_as_the_paper_says(options):
+def test_initial_weights_have_the_published_distribution(options):
     torch.manual_seed(0)
     model = GPT(GPTConfig(**SIZES, **{"num_layers": 8, "width": 64} | options))
     for name, weight in model.state_dict().items():
@@ -138,7 +138,7 @@ def test_weights_start_as_the_paper_says(options):
 
 @torch.inference_mode()
 @pytest.mark.parametrize("options", OPTIONS)
-def test_a_logit_does_not_see_what_comes_after_it(options):
+def test_logits_are_causal(options):
     model = small_gpt(**options)
     tokens = random_tokens(model, 1, 12)
     changed = tokens.clone()
@@ -151,7 +151,7 @@ def test_a_logit_does_not_see_what_comes_after_it(options):
 @torch.inference_mode()
 @pytest.mark.parametrize("options", [{}, MODERN])
 @pytest.mark.parametrize("shape", [(4, 4), (2, 4), (4, 3), (1, 1), (3, 2)])
-def test_nats_are_the_surprise_at_each_code(shape, options):
+def test_nll_is_the_cross_entropy_of_each_code(shape, options):
     model = small_gpt(**options)
     condition = random_tokens(model, 3, 2)
     codes = torch.randint(model.config.codebook_size, (3, *shape))
@@ -166,15 +166,15 @@ def test_nats_are_the_surprise_at_each_code(shape, options):
     assert model.loss(condition, codes).item() == pytest.approx(nll.mean().item())
 
 
-def test_an_untrained_model_is_as_surprised_as_a_die():
+def test_an_untrained_model_predicts_all_codes_alike():
     torch.manual_seed(0)
     model = GPT(GPTConfig(**SIZES | {"codebook_size": 512}))
     loss = model.loss(torch.full((2, 2), 512), torch.randint(512, (2, 16, 16)))
-    spread = 0.02**2 * model.config.width / 2  # the mean surprise that random logits add
+    spread = 0.02**2 * model.config.width / 2  # what random logits add to the mean nll
     assert loss.item() == pytest.approx(math.log(512) + spread, abs=0.03)
 
 
-def test_a_few_steps_learn_a_pattern():
+def test_a_few_training_steps_fit_a_pattern():
     torch.manual_seed(0)
     model = GPT(GPTConfig(**SIZES, window=4, num_layers=1, num_heads=2, width=16))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
@@ -187,17 +187,18 @@ def test_a_few_steps_learn_a_pattern():
     assert loss.item() < 0.05
 
 
-def test_positions_of_a_full_window_are_counted():
+def test_positions_of_a_full_window_are_consecutive():
     assert small_gpt().positions(4, 4).tolist() == list(range(18))
 
 
-def test_positions_of_a_narrow_window_keep_their_place():
-    # 2 condition tokens, then 2 rows of 3 in a trained window of 4: each row ends at 4's end.
+def test_positions_of_a_narrow_window_are_those_of_the_full_one():
+    # 2 condition tokens, then 2 rows of 3 in a trained window of 4: a row's
+    # last code has the position of the trained row's last code.
     assert small_gpt().positions(2, 3).tolist() == [0, 1, 2, 3, 5, 6, 7, 9]
 
 
 @pytest.mark.parametrize("shape", [(5, 4), (4, 5)])
-def test_a_grid_larger_than_the_window_is_refused(shape):
+def test_a_grid_larger_than_the_window_is_rejected(shape):
     with pytest.raises(ConfigError, match="cut windows"):
         small_gpt().positions(*shape)
 
@@ -207,7 +208,7 @@ def test_a_grid_larger_than_the_window_is_refused(shape):
 def test_recomputed_activations_give_the_same_gradients(options, dropout):
     model = small_gpt(dropout=dropout, **options).train()
     condition, codes = random_tokens(model, 3, 2), torch.randint(11, (3, 4, 4))
-    kept, gradients = [], []
+    stored, gradients = [], []
     for recompute in (False, True):
         model.recompute_activations = recompute
         model.zero_grad()
@@ -216,14 +217,14 @@ def test_recomputed_activations_give_the_same_gradients(options, dropout):
         with torch.autograd.graph.saved_tensors_hooks(partial(note_size, sizes), lambda x: x):
             loss = model.loss(condition, codes)
         loss.backward()
-        kept.append(sum(sizes))
+        stored.append(sum(sizes))
         gradients.append([parameter.grad.clone() for parameter in model.parameters()])
     torch.testing.assert_close(*gradients, rtol=0, atol=0)
-    assert kept[1] < kept[0] / 2
+    assert stored[1] < stored[0] / 2
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_bfloat16_changes_the_loss_a_little(options):
+def test_bfloat16_changes_the_loss_by_rounding_only(options):
     model = small_gpt(width=16, **options).float()
     condition, codes = random_tokens(model, 3, 2), torch.randint(11, (3, 4, 4))
     expected = model.loss(condition, codes).item()
@@ -236,12 +237,12 @@ def test_bfloat16_changes_the_loss_a_little(options):
 
 
 def note_size(sizes, tensor):
-    """What autograd keeps for the way back, counted."""
+    """Record the size of a tensor that autograd stores for the backward pass."""
     sizes.append(tensor.numel())
     return tensor
 
 
-def test_dropout_acts_in_training_only():
+def test_dropout_is_active_in_training_only():
     model = small_gpt(dropout=0.5)
     tokens = random_tokens(model, 1, 10)
     assert torch.equal(model(tokens), model(tokens))
@@ -249,20 +250,40 @@ def test_dropout_acts_in_training_only():
     assert not torch.equal(model(tokens), model(tokens))
 
 
-def test_codes_that_decode_alike_start_alike():
+def test_codes_with_similar_latents_get_similar_initial_weights():
     config = GPTConfig(
         codebook_size=40, condition_vocab_size=3, condition_length=1, window=4, width=256
     )
     torch.manual_seed(0)
     model = GPT(config)
     conditions = model.token_embedding.weight[40:].detach().clone()
-    latents = torch.arange(40.0)[:, None] * torch.tensor([1.0, -2.0])  # code k beside code k+1
+    latents = torch.arange(40.0)[:, None] * torch.tensor([1.0, -2.0])  # code k is next to code k+1
     init_from_codebook(model, latents)
     for weight in (model.token_embedding.weight[:40], model.head.weight):
-        likeness = F.cosine_similarity(weight[:, None], weight[None], dim=-1)
-        assert likeness.diagonal(1).min() > 0.9
-        assert likeness[0, 20:].abs().max() < 0.5
+        similarity = F.cosine_similarity(weight[:, None], weight[None], dim=-1)
+        assert similarity.diagonal(1).min() > 0.9
+        assert similarity[0, 20:].abs().max() < 0.5
         assert weight.std().item() == pytest.approx(0.02, rel=0.1)
     assert torch.equal(model.token_embedding.weight[40:], conditions)
     with pytest.raises(ConfigError, match=r"latents must be \(40, D\)"):
         init_from_codebook(model, latents[:39])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"codebook_size": 0}, "codebook_size"),
+        ({"condition_length": 0}, "condition_length"),
+        ({"window": 0}, "window"),
+        ({"num_layers": 0}, "num_layers"),
+        ({"num_heads": 3, "width": 8}, "multiple"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"positions": "sine"}, "positions must be one of learned, rope2d, found 'sine'"),
+        ({"norm": "batch"}, "norm must be one of layer, rms"),
+        ({"mlp": "relu"}, "mlp must be one of gelu, swiglu"),
+        ({"positions": "rope2d", "num_heads": 4, "width": 24}, "multiple of 4; found 6"),
+    ],
+)
+def test_invalid_configs_are_rejected(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        GPTConfig(**SIZES | changes)

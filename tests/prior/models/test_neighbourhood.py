@@ -1,4 +1,4 @@
-"""Both ways of attending against a mask written out pair by pair."""
+"""Both implementations of neighbourhood attention against a dense mask, pair by pair."""
 
 import warnings
 
@@ -12,14 +12,14 @@ from prior.models.neighbourhood import (
     attend_in_bands,
     attend_in_blocks,
     band_mask,
-    offsets_seen,
+    neighbour_offsets,
 )
 
 LAYOUTS = st.builds(Layout, st.integers(1, 3), st.integers(1, 5), st.integers(2, 6))
 
 
-def pairs_seen(layout, radius):
-    """The rule, written out: mask (T, T)."""
+def visible_pairs(layout, radius):
+    """Reference mask (T, T)."""
     first, rows, columns = layout
     places = [None] * first + [(i, j) for i in range(rows) for j in range(columns)]
 
@@ -45,12 +45,12 @@ def tokens_for(layout, seed=0):
 
 def attend_slowly(queries, keys, values, layout, radius):
     scores = torch.einsum("bqhd,bkhd->bhqk", queries, keys) / queries.shape[-1] ** 0.5
-    weights = scores.masked_fill(~pairs_seen(layout, radius), -torch.inf).softmax(-1)
+    weights = scores.masked_fill(~visible_pairs(layout, radius), -torch.inf).softmax(-1)
     return torch.einsum("bhqk,bkhd->bqhd", weights, values)
 
 
 @given(layout=LAYOUTS, radius=st.integers(1, 4), seed=st.integers(0, 9))
-def test_bands_attend_as_the_rule_says(layout, radius, seed):
+def test_band_attention_equals_dense_attention_with_the_mask(layout, radius, seed):
     tokens = tokens_for(layout, seed)
     mask = band_mask(layout, radius, torch.device("cpu"))
     attended = attend_in_bands(*tokens, layout=layout, radius=radius, mask=mask)
@@ -58,7 +58,7 @@ def test_bands_attend_as_the_rule_says(layout, radius, seed):
 
 
 @pytest.mark.parametrize("layout", [Layout(1, 4, 5), Layout(3, 12, 13)])
-def test_flex_attention_attends_as_the_bands_do(layout):
+def test_flex_attention_equals_band_attention(layout):
     tokens = tokens_for(layout)
     mask = band_mask(layout, 2, torch.device("cpu"))
     with warnings.catch_warnings():
@@ -70,16 +70,16 @@ def test_flex_attention_attends_as_the_bands_do(layout):
 
 
 @pytest.mark.parametrize("radius", [1, 3])
-def test_offsets_are_what_a_position_in_the_middle_sees(radius):
+def test_offsets_are_those_of_a_position_far_from_the_edges(radius):
     side = 2 * radius + 1
-    seen = pairs_seen(Layout(0, side, side), radius)[radius * side + radius].view(side, side)
-    assert {(int(i) - radius, int(j) - radius) for i, j in seen.nonzero()} == {
-        (int(i), int(j)) for i, j in offsets_seen(radius)
+    visible = visible_pairs(Layout(0, side, side), radius)[radius * side + radius].view(side, side)
+    assert {(int(i) - radius, int(j) - radius) for i, j in visible.nonzero()} == {
+        (int(i), int(j)) for i, j in neighbour_offsets(radius)
     }
-    assert len(offsets_seen(radius)) == seen.sum()
+    assert len(neighbour_offsets(radius)) == visible.sum()
 
 
-def test_gradients_reach_all_that_is_seen_and_nothing_else():
+def test_gradients_reach_exactly_the_visible_positions():
     layout, radius = Layout(1, 4, 5), 1
     queries, keys, values = (t.requires_grad_() for t in tokens_for(layout))
     mask = band_mask(layout, radius, torch.device("cpu"))
@@ -87,5 +87,5 @@ def test_gradients_reach_all_that_is_seen_and_nothing_else():
     place = 1 + 2 * 5 + 3
     attended[0, place].sum().backward()
     reached = values.grad[0].abs().sum((-1, -2)) > 0
-    assert torch.equal(reached, pairs_seen(layout, radius)[place])
+    assert torch.equal(reached, visible_pairs(layout, radius)[place])
     assert not values.grad[1].any()

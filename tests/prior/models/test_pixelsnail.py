@@ -1,4 +1,4 @@
-"""PixelSNAIL: as large as the transformers of its presets' names, painted as it is defined."""
+"""PixelSNAIL: preset sizes, and sampling against a reference without caches."""
 
 import json
 
@@ -13,13 +13,13 @@ from prior import (
     PixelSNAIL,
     Prior,
     Segmentation,
-    SnailConfig,
     load_prior,
     make_model,
     preset_config,
     save_prior,
 )
-from prior.models.snail_config import PRESETS
+from prior.models.pixelsnail import SnailConfig
+from prior.models.presets import SNAIL_PRESETS
 from prior.sampling.distributions import SamplingSettings, draw
 
 INFO = {"fingerprint": "-", "codebook_size": 7, "downsample_factor": 8, "name": "none"}
@@ -29,7 +29,7 @@ ONLY_GRIDS = Conditions([Segmentation(codebook_size=3)], 7)
 
 
 def random_snail(conditions, window=4):
-    """Weights large enough that every code weighs on the next one; float64."""
+    """A float64 model whose weights are so large that every code changes the next logits."""
     torch.manual_seed(0)
     config = SnailConfig(
         codebook_size=7,
@@ -49,26 +49,26 @@ def random_snail(conditions, window=4):
 
 
 def sample_slowly(prior, condition_inputs, size, choice, *, stride, seed, forced):
-    """One whole forward a cell: of its window, in which all that is not yet drawn is a code 0."""
+    """Reference: a whole forward of the window for each cell; open cells are read as code 0."""
     count = len(condition_inputs["label"])
-    codes, numbers = forced.repeat(count, 1, 1), prior._uniforms(seed, range(count), 0, size[1])
+    codes, numbers = forced.repeat(count, 1, 1), prior._row_uniforms(seed, range(count), size[1])
     model, conditions, side = prior.model, prior.conditions, prior.config.window
     for row, column in raster(*size):
         if codes[0, row, column] >= 0:
             continue
         window = window_of(row, column, *size, side, stride)
-        seen = codes[:, *window.slices()].clamp(min=0)
-        shape, place = seen.shape[1:], window.offset_of(row, column)
+        visible = codes[:, *window.slices()].clamp(min=0)
+        shape, offset = visible.shape[1:], window.offset_of(row, column)
         here = {
             **condition_inputs,
             "segmentation": condition_inputs["segmentation"][:, *window.slices()],
         }
         tokens = conditions.tokens(here, count, shape)
-        logits = model.code_logits(tokens, seen).flatten(1, 2)[:, place]
-        nothing = conditions.null_tokens(count, shape)
-        free = model.code_logits(nothing, seen).flatten(1, 2)[:, place]
-        scale = choice.guidance_at(place / shape.numel())
-        guided = free + scale * (logits - free) if choice.guides else logits
+        logits = model.code_logits(tokens, visible).flatten(1, 2)[:, offset]
+        null_tokens = conditions.null_tokens(count, shape)
+        null_logits = model.code_logits(null_tokens, visible).flatten(1, 2)[:, offset]
+        scale = choice.guidance_at(offset / shape.numel())
+        guided = null_logits + scale * (logits - null_logits) if choice.guides else logits
         codes[:, row, column] = draw(guided, numbers(row)[:, column], choice).codes
     return codes
 
@@ -77,7 +77,7 @@ def sample_slowly(prior, condition_inputs, size, choice, *, stride, seed, forced
 @pytest.mark.parametrize("conditions", [CLASSES, GRIDS, ONLY_GRIDS])
 @pytest.mark.parametrize(("size", "stride"), [((6, 7), 1), ((9, 6), 2), ((3, 6), 2), ((2, 3), 2)])
 @pytest.mark.parametrize("guidance_scale", [1, 2.5])
-def test_painting_is_the_slow_loop_on_any_canvas(conditions, size, stride, guidance_scale):
+def test_sampling_equals_the_reference_on_any_canvas(conditions, size, stride, guidance_scale):
     prior = Prior(random_snail(conditions), conditions, INFO)
     options = {"guidance_scale": guidance_scale, "guidance_schedule": "power-cosine", "top_k": 5}
     random = torch.Generator().manual_seed(3)
@@ -85,11 +85,11 @@ def test_painting_is_the_slow_loop_on_any_canvas(conditions, size, stride, guida
     forced[1, 1:3] = 3
     segmentation = torch.randint(3, (2, *size), generator=random)
     condition_inputs = {"label": torch.tensor([0, 1]), "segmentation": segmentation}
-    asked = {name: condition_inputs[name] for name in conditions.entries}
+    given = {name: condition_inputs[name] for name in conditions.entries}
     sampled = prior.sample(
-        *size, count=2, condition_inputs=asked, forced=forced, stride=stride, seed=5, **options
+        *size, count=2, condition_inputs=given, forced=forced, stride=stride, seed=5, **options
     )
-    slowly = sample_slowly(
+    expected = sample_slowly(
         prior,
         condition_inputs,
         size,
@@ -98,12 +98,12 @@ def test_painting_is_the_slow_loop_on_any_canvas(conditions, size, stride, guida
         seed=5,
         forced=forced,
     )
-    assert torch.equal(sampled, slowly)
+    assert torch.equal(sampled, expected)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", SNAIL_PRESETS)
 @pytest.mark.parametrize("codebook_size", [512, 15360])
-def test_presets_have_as_many_weights_as_the_transformers_of_their_names(preset, codebook_size):
+def test_presets_have_about_as_many_weights_as_the_gpts_of_the_same_name(preset, codebook_size):
     sizes = {"codebook_size": codebook_size, "condition_vocab_size": 1, "condition_length": 1}
     counts, in_blocks = [], []
     for name in (preset, preset.removesuffix("-snail")):
@@ -115,8 +115,8 @@ def test_presets_have_as_many_weights_as_the_transformers_of_their_names(preset,
     assert in_blocks[0] == pytest.approx(in_blocks[1], rel=0.1)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_survives_json(preset):
+@pytest.mark.parametrize("preset", SNAIL_PRESETS)
+def test_every_preset_round_trips_through_json(preset):
     sizes = {"codebook_size": 9, "condition_vocab_size": 1, "condition_length": 0}
     config = preset_config(preset, **sizes, condition_grids=2)
     assert from_json(SnailConfig, json.loads(json.dumps(to_json(config)))) == config
@@ -128,19 +128,19 @@ def test_every_preset_survives_json(preset):
     [
         ({"num_blocks": 0}, "num_blocks must be at least 1, found 0"),
         ({"condition_length": -1}, "condition_length must be at least 0, found -1"),
-        ({"width": 20}, "20 is no multiple of 8"),
+        ({"width": 20}, "multiple of 8; found 20"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\)"),
     ],
 )
-def test_sizes_that_cannot_be_are_refused(change, message):
+def test_invalid_configs_are_rejected(change, message):
     sizes = {"codebook_size": 9, "condition_vocab_size": 1, "condition_length": 1}
     with pytest.raises(ConfigError, match=message):
         SnailConfig(**sizes | change)
 
 
 @torch.no_grad()
-def test_first_weights_foretell_next_to_nothing():
-    """Every code starts about as likely as the others, however deep the network is."""
+def test_initial_weights_predict_all_codes_alike():
+    """All codes start about equally likely, however deep the network is."""
     sizes = {"codebook_size": 64, "condition_vocab_size": 1, "condition_length": 1}
     torch.manual_seed(0)
     model = make_model(preset_config("study-snail", **sizes, num_blocks=6))
@@ -149,7 +149,7 @@ def test_first_weights_foretell_next_to_nothing():
 
 
 @torch.inference_mode()
-def test_painting_goes_on_at_a_rest_bit_for_bit():
+def test_sampling_resumes_at_flushed_rows_bit_for_bit():
     model = random_snail(CLASSES)
     prior = Prior(model.float(), CLASSES, INFO)
     options = {"count": 2, "labels": [0, 1], "seed": 3, "stride": 2, "flush_every_rows": 3}
@@ -159,7 +159,7 @@ def test_painting_goes_on_at_a_rest_bit_for_bit():
 
 
 @torch.inference_mode()
-def test_a_sample_does_not_depend_on_its_neighbours():
+def test_a_sample_does_not_depend_on_the_rest_of_its_batch():
     prior = Prior(random_snail(GRIDS).float(), GRIDS, INFO)
     segmentation = torch.randint(3, (3, 5, 6), generator=torch.Generator().manual_seed(2))
     options = {"batch_size": 2, "seed": 3}
@@ -185,7 +185,7 @@ def test_a_sample_does_not_depend_on_its_neighbours():
         assert torch.equal(alone[0], together[sample])
 
 
-def test_a_prior_that_is_told_grids_alone_learns_and_is_kept(tmp_path):
+def test_a_prior_with_grid_conditions_only_trains_and_saves(tmp_path):
     model = random_snail(ONLY_GRIDS).float().train()
     codes, grids = torch.randint(7, (2, 4, 4)), torch.randint(3, (2, 4, 4))
     tokens = ONLY_GRIDS.tokens({"segmentation": grids}, 2, (4, 4))

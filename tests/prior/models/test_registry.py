@@ -1,4 +1,4 @@
-"""What every kind of prior must do, whatever it is made of."""
+"""The contract of every architecture in ARCHITECTURES."""
 
 import dataclasses
 
@@ -36,13 +36,13 @@ EVERY = pytest.mark.parametrize("name", ARCHITECTURES)
 SIZES = pytest.mark.parametrize("size", [(4, 4), (3, 4), (4, 1), (1, 3), (1, 1)])
 
 
-def small_prior(name, conditions=CLASSES, shaken=True):
-    """A prior in float64; shaken so much that everything weighs on everything it may."""
+def small_prior(name, conditions=CLASSES, large_weights=True):
+    """A float64 prior; with large weights, every visible token clearly changes the logits."""
     torch.manual_seed(0)
     options = dict(SMALL[name])
     sizes = condition_sizes(options["preset"], conditions, WINDOW)
     model = make_model(preset_config(**options, **sizes, width=16, num_heads=2)).double()
-    if shaken:
+    if large_weights:
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.4)
     return Prior(model.eval(), conditions, INFO)
@@ -52,12 +52,12 @@ def random_codes(*shape, most=CODES):
     return torch.randint(most, shape, generator=torch.Generator().manual_seed(1))
 
 
-def test_every_architecture_is_held_to_this():
+def test_every_architecture_is_covered():
     assert set(SMALL) == set(ARCHITECTURES)
 
 
 @EVERY
-def test_it_has_what_trainers_and_painters_ask_for(name):
+def test_models_have_the_attributes_that_trainers_and_samplers_use(name):
     prior = small_prior(name)
     model, config = prior.model, prior.model.config
     assert architecture_name(config) == name
@@ -74,7 +74,7 @@ def test_it_has_what_trainers_and_painters_ask_for(name):
 @torch.no_grad()
 @EVERY
 @SIZES
-def test_no_code_weighs_on_those_before_it_and_on_itself(name, size):
+def test_logits_are_causal(name, size):
     model = small_prior(name).model
     codes = random_codes(1, *size)
     tokens = CLASSES.tokens({"label": [1]}, 1, size)
@@ -92,7 +92,7 @@ def test_no_code_weighs_on_those_before_it_and_on_itself(name, size):
 @torch.no_grad()
 @EVERY
 @SIZES
-def test_it_paints_as_it_foretells(name, size):
+def test_log_probabilities_of_samples_are_those_of_the_model(name, size):
     prior = small_prior(name)
     drawn = prior.sample_with_log_probs(*size, count=3, labels=[0, 1, 0], seed=4)
     nll = prior.model.nll(CLASSES.tokens({"label": [0, 1, 0]}, 3, size), drawn.codes)
@@ -102,7 +102,7 @@ def test_it_paints_as_it_foretells(name, size):
 @torch.no_grad()
 @EVERY
 @SIZES
-def test_grids_and_classes_are_heard_at_every_cell(name, size):
+def test_every_cell_depends_on_grids_and_classes(name, size):
     prior = small_prior(name, GRIDS)
     codes = random_codes(1, *size)
     condition_inputs = {
@@ -124,7 +124,7 @@ def test_grids_and_classes_are_heard_at_every_cell(name, size):
 
 
 def logits_of(prior, condition_inputs, codes):
-    """Logits of one canvas. In a GPT's prefix grids are always as large as its window."""
+    """Logits of one canvas. A GPT's prefix holds grids of its window's size: edges are repeated."""
     tokens = GRIDS.tokens(condition_inputs, 1, codes.shape[1:])
     if isinstance(prior.config, GPTConfig):
         rows, columns = codes.shape[1:]
@@ -138,7 +138,7 @@ def logits_of(prior, condition_inputs, codes):
 @torch.no_grad()
 @EVERY
 @SIZES
-def test_what_it_is_told_is_painted_as_it_is_foretold(name, size):
+def test_log_probabilities_of_conditional_samples_are_those_of_the_model(name, size):
     prior, codes = small_prior(name, GRIDS), random_codes(1, *size)
     segmentation = random_codes(*size, most=3)
     condition_inputs = {
@@ -160,7 +160,7 @@ def test_what_it_is_told_is_painted_as_it_is_foretold(name, size):
 
 
 @EVERY
-def test_saved_and_loaded_it_paints_the_same(name, tmp_path):
+def test_a_saved_and_loaded_prior_samples_the_same_codes(name, tmp_path):
     prior = small_prior(name)
     prior.model.float()
     save_prior(tmp_path, prior.model, prior.conditions, INFO)
@@ -170,9 +170,9 @@ def test_saved_and_loaded_it_paints_the_same(name, tmp_path):
 
 
 @EVERY
-def test_it_learns_a_rule(name):
-    """Each code follows from the one on its left, the first of a row from the one above."""
-    model = small_prior(name, shaken=False).model.train().float()
+def test_training_learns_a_rule(name):
+    """Each code follows from the code at its left, the first of a row from the one above."""
+    model = small_prior(name, large_weights=False).model.train().float()
     first = random_codes(32, 1, 1)
     rows, columns = torch.arange(4)[:, None], torch.arange(4)
     codes = (first + 2 * rows + 3 * columns) % CODES
@@ -185,11 +185,11 @@ def test_it_learns_a_rule(name):
         optimizer.step()
     nll = model.nll(tokens, codes).flatten(1)
     assert nll[:, 1:].mean() < 0.3
-    assert nll[:, 0].mean() > 1.5  # the first code is nobody's to know: log 7 is 1.95
+    assert nll[:, 0].mean() > 1.5  # the first code is random: log 7 is 1.95
 
 
 @EVERY
-def test_recomputing_gives_the_same_gradients(name):
+def test_recomputed_activations_give_the_same_gradients(name):
     model = small_prior(name).model.train()
     codes, tokens = random_codes(2, 4, 4), CLASSES.tokens({"label": [0, 1]}, 2, (4, 4))
     gradients = []
@@ -203,7 +203,7 @@ def test_recomputing_gives_the_same_gradients(name):
 
 
 @EVERY
-def test_every_weight_is_of_use(name):
+def test_every_weight_has_a_gradient(name):
     prior = small_prior(name, GRIDS)
     condition_inputs = {
         "label": torch.tensor([1]),
@@ -212,19 +212,19 @@ def test_every_weight_is_of_use(name):
         "known": torch.zeros(1, 4, 4, dtype=torch.bool),
     }
     logits_of(prior, condition_inputs, random_codes(1, 4, 4)).square().sum().backward()
-    idle = [n for n, p in prior.model.named_parameters() if p.grad is None or not p.grad.any()]
-    assert idle == []
+    unused = [n for n, p in prior.model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert unused == []
 
 
 @pytest.mark.parametrize("name", ["gpt", "snail"])
-def test_a_window_larger_than_the_trained_one_is_refused(name):
+def test_a_window_larger_than_the_trained_one_is_rejected(name):
     model = small_prior(name).model
     with pytest.raises(ConfigError, match="4x5 codes does not fit the prior's window of 4x4"):
         model.code_logits(CLASSES.null_tokens(1, (4, 5)), random_codes(1, 4, 5))
 
 
 @EVERY
-def test_a_size_that_a_preset_has_not_is_named(name):
+def test_an_unknown_field_of_a_preset_is_named(name):
     config = small_prior(name).config
     preset = SMALL[name]["preset"]
     with pytest.raises(ConfigError, match=f"preset '{preset}' has no wings"):

@@ -21,8 +21,7 @@ uniform_numbers = st.floats(0, largest_uniform)
 
 
 def slow_draw(logits, uniform, choice):
-    """One row's code and its logarithm, with Python's floats: sort, keep, add up until the number
-    is passed."""
+    """Reference for one row, with Python floats: its code and log-probability."""
     scaled = [logit / choice.temperature for logit in logits]
     kept = set(range(len(scaled)))
     if choice.top_k is not None and choice.top_k < len(scaled):
@@ -44,7 +43,7 @@ def slow_draw(logits, uniform, choice):
         reached += share
         if reached > target:
             return code, math.log(share / sum(shares))
-    raise AssertionError("the shares do not reach the number")
+    raise AssertionError("the cumulative probabilities do not reach the number")
 
 
 choices = st.builds(
@@ -58,7 +57,7 @@ choices = st.builds(
 
 @given(logits=logit_rows, uniform=st.integers(0, 999), choice=choices)
 @settings(max_examples=150, deadline=None)
-def test_a_draw_is_the_slow_draw(logits, uniform, choice):
+def test_draw_equals_the_reference(logits, uniform, choice):
     number = (uniform + 0.5) / 1000
     drawn = draw(torch.tensor([logits]), torch.tensor([number]).double(), choice)
     code, log_probability = slow_draw(logits, number, choice)
@@ -68,7 +67,7 @@ def test_a_draw_is_the_slow_draw(logits, uniform, choice):
 
 @given(logits=logit_rows, uniform=uniform_numbers, choice=choices)
 @settings(max_examples=150, deadline=None)
-def test_only_codes_that_were_kept_are_drawn(logits, uniform, choice):
+def test_only_kept_codes_are_drawn(logits, uniform, choice):
     row = torch.tensor([logits]).double() / choice.temperature
     if choice.top_k is not None:
         row = keep_top_k(row, choice.top_k)
@@ -82,19 +81,19 @@ def test_only_codes_that_were_kept_are_drawn(logits, uniform, choice):
     assert shares[0, code] > 0
 
 
-def test_rows_are_drawn_apart():
+def test_rows_are_drawn_independently():
     logits = torch.randn(5, 9, generator=torch.Generator().manual_seed(0))
     numbers = torch.linspace(0, 0.99, 5).double()
     choice = SamplingSettings(top_k=4, top_p=0.8)
-    together = draw(logits, numbers, choice)
-    apart = [draw(logits[i : i + 1], numbers[i : i + 1], choice) for i in range(5)]
-    assert torch.equal(together.codes, torch.cat([row.codes for row in apart]))
+    batched = draw(logits, numbers, choice)
+    separate = [draw(logits[i : i + 1], numbers[i : i + 1], choice) for i in range(5)]
+    assert torch.equal(batched.codes, torch.cat([row.codes for row in separate]))
     assert torch.equal(
-        together.log_probabilities, torch.cat([row.log_probabilities for row in apart])
+        batched.log_probabilities, torch.cat([row.log_probabilities for row in separate])
     )
 
 
-def test_frequencies_are_the_probabilities():
+def test_frequencies_match_the_probabilities():
     logits = torch.tensor([[0.0, 1.0, -1.0, 2.0]]).expand(20_000, 4)
     numbers = torch.rand(20_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     codes = draw(logits, numbers, SamplingSettings()).codes
@@ -102,33 +101,33 @@ def test_frequencies_are_the_probabilities():
     torch.testing.assert_close(drawn, logits[0].softmax(-1), rtol=0, atol=0.01)
 
 
-def test_the_highest_number_draws_the_last_code_that_can_be():
+def test_the_highest_number_draws_the_last_possible_code():
     logits = torch.tensor([[0.0, 0.1, -torch.inf]])
     number = torch.tensor([largest_uniform], dtype=torch.float64)
     assert draw(logits, number, SamplingSettings()).codes.item() == 1
 
 
-def test_temperature_0_and_top_k_1_take_the_likeliest():
+def test_temperature_0_and_top_k_1_take_the_most_likely_code():
     logits = torch.tensor([[0.0, 3.0, 1.0], [5.0, 3.0, 1.0]])
     numbers = torch.tensor([0.99, 0.99]).double()
     for choice in (SamplingSettings(temperature=0), SamplingSettings(top_k=1)):
         drawn = draw(logits, numbers, choice)
         assert drawn.codes.tolist() == [1, 0]
-        assert drawn.log_probabilities.tolist() == [0, 0]  # nothing else could have been
+        assert drawn.log_probabilities.tolist() == [0, 0]  # no other code was possible
 
 
-def test_guidance_leads_away_from_what_is_drawn_when_told_nothing():
+def test_guidance_moves_logits_away_from_the_null_logits():
     logits, null_logits = torch.tensor([2.0, 0.0]), torch.tensor([1.0, 0.0])
     assert guided(logits, null_logits, 1.0).tolist() == [2.0, 0.0]
     assert guided(logits, null_logits, 0.0).tolist() == [1.0, 0.0]
     assert guided(logits, null_logits, 3.0).tolist() == [4.0, 0.0]
 
 
-def test_power_cosine_guidance_rises_from_1_to_its_scale():
+def test_power_cosine_guidance_rises_from_1_to_guidance_scale():
     choice = SamplingSettings(guidance_scale=5, guidance_schedule="power-cosine")
     assert [choice.guidance_at(share) for share in (0, 0.5, 1)] == pytest.approx([1, 3, 5])
     late = SamplingSettings(guidance_scale=5, guidance_schedule="power-cosine", guidance_power=2.75)
-    # RAR's formula at a third: 1 + (5 - 1) * (1 - cos(pi * (1/3) ** 2.75)) / 2
+    # RAR's formula at one third: 1 + (5 - 1) * (1 - cos(pi * (1/3) ** 2.75)) / 2
     assert late.guidance_at(1 / 3) == pytest.approx(1.0234037)
     assert SamplingSettings(guidance_scale=5).guidance_at(0) == 5
 
@@ -147,6 +146,6 @@ def test_power_cosine_guidance_rises_from_1_to_its_scale():
         {"guidance_power": 0.0},
     ],
 )
-def test_settings_that_cannot_be_are_refused(wrong):
+def test_invalid_settings_are_rejected(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         SamplingSettings(**wrong)
