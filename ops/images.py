@@ -359,6 +359,13 @@ def write_png(path: Path, image: ImageArray) -> None:
     write_png_strips(path, image.shape[1], image.shape[0], [image])
 
 
+def png_bytes(image: ImageArray) -> bytes:
+    """One image, uint8 (H, W, 3) or (H, W, 4), as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
 def image_grid(images: ImageArray, columns: int, gap: int = 2) -> ImageArray:
     """One image of many, uint8 (N, H, W, 3), row by row, `gap` white pixels between them."""
     count, height, width, channels = images.shape

@@ -6,10 +6,11 @@ import io
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
+from ops.images import png_bytes
+from ops.plots import figure_image
 from pipelines.studies.runs import Run
 from pipelines.studies.study import Column, PictureRow, Study
 from pipelines.studies.summary import Cell, shown_columns, summarise
@@ -31,7 +32,7 @@ def metrics_plot(study: Study, runs: Sequence[Run]) -> bytes:
         _draw(axes, column, [cells[variant].get(column.figure) for variant in study.variants])
         axes.set_xticks(range(len(study.variants)), study.variants, fontsize=8)
         axes.set_xlim(-0.5, len(study.variants) - 0.5)
-    return _png(figure)
+    return png_bytes(figure_image(figure))
 
 
 def _draw(axes: Axes, column: Column, cells: Sequence[Cell | None]) -> None:
@@ -66,10 +67,3 @@ def _written_upwards(text: str) -> Image.Image:
     line = Image.new("RGB", (CELL, MARGIN), "white")
     ImageDraw.Draw(line).text((CELL / 2, MARGIN / 2), text, fill="black", anchor="mm")
     return line.transpose(Image.Transpose.ROTATE_90)
-
-
-def _png(figure: Figure) -> bytes:
-    """What is drawn on a Figure of our own, by Agg: pyplot would keep each one for ever."""
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipelines import encode, evaluate, train_prior
 from pipelines.conditioning.encode import make_condition_encoder
-from pipelines.reports.samples import sample_pictures
+from pipelines.reports.samples import sample_images
 from pipelines.store import CodeStore
 from pipelines.train_prior import TrainPriorFlags, open_data
 from prior import load_prior
@@ -208,8 +208,8 @@ def test_a_prior_is_told_by_files_what_it_was_trained_to_hear(
     np.testing.assert_array_equal(stored.read(grid, np.arange(3)), sampled[:3].numpy())
 
     # One that is gone is painted again as it was, with its mates told what they were.
-    assert sample_pictures(out, 2)[0][0][0].startswith("condition-")
-    assert sample_pictures(out, 2)[1] == 3
+    assert sample_images(out, 2)[0][0][0].startswith("condition-")
+    assert sample_images(out, 2)[1] == 3
     before = contents(out)
     (out / "sample-00001.png").unlink()
     assert generate(run, out, *flags, "--guidance-scale", 2) == 0
