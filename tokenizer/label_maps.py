@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ops.colours import amount_colours, class_colours
+from ops.colours import class_colours, scalar_colours
 from ops.config import ConfigError
 from ops.grey_images import DEPTH_LEVELS, decode_depth, decode_labels
 from ops.images import ImageArray, ImageError, Raster
@@ -92,7 +92,7 @@ class DepthModality(ContinuousModality):
         return scaled.clamp_(-1, 1).unsqueeze(1)
 
     def pictures(self, samples: Tensor) -> ImageArray:
-        return amount_colours((samples.detach().float().squeeze(1).cpu().numpy() + 1) / 2)
+        return scalar_colours((samples.detach().float().squeeze(1).cpu().numpy() + 1) / 2)
 
 
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ops.checkpoint import load_model, load_tensors, save_tensors
-from ops.colours import amount_colours
+from ops.colours import scalar_colours
 from ops.images import ImageArray, image_grid
 from ops.metrics import code_counts, codebook_usage
 from ops.runtime import autocast, pinned
@@ -189,7 +189,7 @@ def reconstruction_pictures(
     whole range, or another label."""
     samples, rebuilt = samples[:most], rebuilt[:most]
     pairs = np.concatenate([modality.pictures(samples), modality.pictures(rebuilt)])
-    errors = amount_colours(4 * modality.errors(samples, rebuilt).numpy())
+    errors = scalar_colours(4 * modality.errors(samples, rebuilt).numpy())
     return {
         "reconstructions": image_grid(pairs, columns=len(samples)),
         "errors": image_grid(errors, columns=len(samples)),

@@ -114,7 +114,7 @@ def test_mistakes_end_with_one_line_and_code_2(checkpoint, capsys):
     assert run(checkpoint, folder / "prior", "--tokenizer", folder / "foreign") == 2
     assert run(checkpoint, folder / "prior", "--num-classes", 12) == 2
     error = capsys.readouterr().err
-    assert "is no file" in error
+    assert "is not a file" in error
     assert "was trained with pictures as its condition" in error
     assert "no published GPT" in error
     assert "head.weight is (11, 12), expected (256, 12)" in error

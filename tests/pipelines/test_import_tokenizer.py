@@ -44,6 +44,6 @@ def test_mistakes_end_with_one_line_and_code_2(tmp_path, capsys):
     assert run("compvis", tmp_path / "x.ckpt", tmp_path / "model", groups=3) == 2
     error = capsys.readouterr().err
     assert "encoder.conv_blocks.0 is missing" in error
-    assert "is no file" in error
+    assert "is not a file" in error
     assert "do not divide into 3 groups" in error
     assert not (tmp_path / "model").exists()
