@@ -33,7 +33,7 @@ def draw_grid(condition_encoder: ConditionEncoder, name: str, item: Entry) -> Im
     tokenizer = condition_encoder.tokenizers[name]
     modality = tokenizer.modality
     raster = condition_encoder.raster(tokenizer, item)
-    return np.asarray(modality.pictures(modality.samples(np.stack([raster])))[0])
+    return np.asarray(modality.images(modality.samples(np.stack([raster])))[0])
 
 
 @DRAWERS.register("low_res")

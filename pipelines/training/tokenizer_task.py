@@ -89,7 +89,7 @@ class TokenizerTask(TrainTask[Tensor]):
     def _start_codebook(self, parts: tuple[Tensor, ...]) -> None:
         """Let the codebook start from the whole first batch, not from its first part."""
         quantizer = self.model.quantizer
-        if len(parts) > 1 and quantizer.needs_start:
+        if len(parts) > 1 and quantizer.needs_init:
             with torch.no_grad(), autocast(self.device):
                 pixels = (self.model.modality.pixels(part) for part in parts)
                 latents = [self.model.pre_quant(self.model.encoder(part)) for part in pixels]
@@ -188,7 +188,7 @@ def reconstruction_pictures(
     """The first samples above what came back, and where that is wrong: bright is a quarter of the
     whole range, or another label."""
     samples, rebuilt = samples[:most], rebuilt[:most]
-    pairs = np.concatenate([modality.pictures(samples), modality.pictures(rebuilt)])
+    pairs = np.concatenate([modality.images(samples), modality.images(rebuilt)])
     errors = scalar_colours(4 * modality.errors(samples, rebuilt).numpy())
     return {
         "reconstructions": image_grid(pairs, columns=len(samples)),
