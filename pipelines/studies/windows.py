@@ -1,4 +1,4 @@
-"""What a sliding window costs: a windowed transformer against one of neighbourhoods."""
+"""The study of sliding windows: windowed transformers against neighbourhood attention."""
 
 from __future__ import annotations
 
@@ -16,35 +16,34 @@ from pipelines.store import CodeStore
 from pipelines.streaming import CodeDataset
 from pipelines.studies.context import HELD_OUT, IMAGE_SIZE, StudyContext
 from pipelines.studies.samples import sample_row
-from pipelines.studies.study import Column, PictureRow, Study
+from pipelines.studies.study import Column, ImageRow, Study
 from prior import Conditions, Prior, PriorModel, load_prior
 
 RECIPES = {"windowed": "study", "windowed-modern": "study-modern", "local": "study-local"}
 TOKENIZER = "study-f8"
-GRID = IMAGE_SIZE // 8  # codes a side of what is measured
-CANVAS = 64  # codes a side of what is painted for speed
+GRID = IMAGE_SIZE // 8  # side of the measured grids, codes
+CANVAS = 64  # side of the canvas that is timed, codes
 
 
 class Windows(Study):
-    """Priors of one size that see windows of 16x16 codes, or neighbourhoods of every code."""
+    """Priors of one size that attend to windows of 16x16 codes, or to each code's neighbourhood."""
 
-    title = "Windows that slide against neighbourhoods"
+    title = "Sliding windows against neighbourhood attention"
     paper = (
-        "The paper (Esser et al. 2021, section 3.2) paints large pictures through a window that "
-        "slides, in which each code has a window of its own, and measures no prior without one. "
-        "Here the windowed transformer is the paper's, and once more with the parts that the "
-        "neighbourhood prior has (rotary places, RMS norms, SwiGLU, norms of queries and keys). "
-        "All have the same layers and width, and read as many codes a step for as many steps. "
-        "Nats are over every code of whole held-out grids of 32x32, each foretold as it would be "
-        "painted: by windows of stride 1, the paper's rule, or 8, the default; the neighbourhood "
-        "prior has one way only."
+        "The paper (Esser et al. 2021, section 3.2) samples large images through a sliding window, "
+        "with a window for each code, and measures no prior without one. Here windowed is the "
+        "paper's transformer, and windowed-modern has the parts of the neighbourhood prior (rotary "
+        "position embeddings, RMS norms, SwiGLU, norms of queries and keys). All have the same "
+        "layers and width, and read as many codes a step for as many steps. Nats are over every "
+        "code of whole held-out grids of 32x32, each predicted as in sampling: with windows of "
+        "stride 1, the paper's rule, or 8, the default; the neighbourhood prior has no windows."
     )
     variants = tuple(RECIPES)
     columns = (
         Column("nats_stride_1", "nats a code, stride 1", 3),
         Column("nats_stride_8", "nats a code, stride 8", 3),
         Column("millions_of_weights", "million weights", 2, plotted=False),
-        Column("codes_per_second", "codes painted a CPU second, 64x64", 0),
+        Column("codes_per_second", "codes sampled a CPU second, 64x64", 0),
     )
 
     def settings(self, context: StudyContext) -> dict[str, Any]:
@@ -70,7 +69,7 @@ class Windows(Study):
             "codes_per_second": sampling_speed(prior),
         }
 
-    def pictures(self, context: StudyContext, seed: int) -> list[PictureRow]:
+    def images(self, context: StudyContext, seed: int) -> list[ImageRow]:
         return [
             sample_row(variant, context.out / f"prior-{variant}-{seed}", GRID)
             for variant in self.variants
@@ -78,7 +77,7 @@ class Windows(Study):
 
 
 def held_out_grids(store: Path) -> Tensor:
-    """Codes (N, GRID, GRID) of all photographs held out."""
+    """Codes (N, GRID, GRID) of all held-out photographs."""
     dataset = CodeDataset(
         CodeStore.open(store),
         window=GRID,
@@ -91,17 +90,17 @@ def held_out_grids(store: Path) -> Tensor:
 
 @torch.no_grad()
 def nll_as_sampled(model: PriorModel, conditions: Conditions, grids: Tensor, stride: int) -> float:
-    """Mean surprise, in nats, at codes (N, h, w), each after what painting would have read."""
+    """Mean nats a code of codes (N, h, w), each given what sampling would have read before it."""
     tokens = conditions.null_tokens(len(grids))
-    if model.config.default_stride is None:  # no windows: one forward tells of every code
+    if model.config.default_stride is None:  # no windows: one forward predicts every code
         return float(model.nll(tokens, grids).double().mean())
     rows, columns = grids.shape[1:]
     grid = Grid(rows, columns, model.config.window, stride)
-    drawn_in: defaultdict[Window, list[tuple[int, int]]] = defaultdict(list)
+    cells_of: defaultdict[Window, list[tuple[int, int]]] = defaultdict(list)
     for cell in raster(rows, columns):
-        drawn_in[grid.window_of(*cell)].append(cell)
+        cells_of[grid.window_of(*cell)].append(cell)
     total = 0.0
-    for window, cells in drawn_in.items():
+    for window, cells in cells_of.items():
         nll = model.nll(tokens, grids[:, *window.slices()]).double()
         total += sum(
             float(nll[:, row - window.row, column - window.column].sum()) for row, column in cells
@@ -110,8 +109,8 @@ def nll_as_sampled(model: PriorModel, conditions: Conditions, grids: Tensor, str
 
 
 def sampling_speed(prior: Prior) -> float:
-    """Codes painted in a second of the processor's time, of one canvas of CANVAS x CANVAS."""
-    prior.sample(2, 2, count=1)  # the first call sets things up
-    started = time.process_time()  # what else the machine does is not in it
+    """Codes sampled a processor second, for a canvas of CANVAS x CANVAS."""
+    prior.sample(2, 2, count=1)  # the first call initialises caches
+    started = time.process_time()  # excludes other processes
     prior.sample(CANVAS, CANVAS, count=1)
     return CANVAS**2 / (time.process_time() - started)
