@@ -16,6 +16,7 @@ from pipelines.train_prior import TrainPriorFlags
 from pipelines.train_tokenizer import TrainTokenizerFlags
 
 HELD_OUT = 0.15  # share of the photographs, by key: the same for tokenizers and priors
+TOKENIZER = "study-f8"  # the recipe of studies that compare priors only
 IMAGE_SIZE = 256  # side of encoded and measured images, pixels
 METRICS = "held_out_metrics.json"  # in a run folder: written by evaluate
 
@@ -74,16 +75,25 @@ class StudyContext:
             raise UserError(f"{self.data}: too few photographs could be encoded; see above.")
         return self.out / name
 
-    def prior(self, recipe: str, codes: Path, name: str, seed: int, **flags: Any) -> Path:
-        """Train a prior on a store's codes; its run folder, `name`."""
+    def prior(self, recipe: str, codes: Path, variant: str, seed: int, **flags: Any) -> Path:
+        """Train a prior on a store's codes; its run folder, see prior_folder."""
         steps = self.capped(flags.pop("steps", PRIOR_RECIPES[recipe].steps))
+        out = self.prior_folder(variant, seed)
         train_prior.run(
             TrainPriorFlags(
-                recipe=recipe, codes=(codes,), out=self.out / name, seed=seed, steps=steps,
+                recipe=recipe, codes=(codes,), out=out, seed=seed, steps=steps,
                 threads=self.threads, held_out=HELD_OUT, **flags,
             )
         )  # fmt: skip
-        return self.out / name
+        return out
+
+    def study_codes(self) -> Path:
+        """The store `codes.zarr`, encoded by a tokenizer trained with the recipe TOKENIZER."""
+        return self.codes(self.tokenizer(TOKENIZER, "tokenizer", seed=0), "codes.zarr")
+
+    def prior_folder(self, variant: str, seed: int) -> Path:
+        """Where a study puts the prior of one run."""
+        return self.out / f"prior-{variant}-{seed}"
 
     def nll(self, prior: Path, codes: Path) -> float:
         """evaluate's nats a code of a trained prior on the held-out photographs, measured once."""
@@ -95,6 +105,12 @@ class StudyContext:
                 )
             )
         return _metrics(path)["nats_per_code"]
+
+
+def prior_batch(recipe: str) -> str:
+    """A training batch of a prior's recipe, in words."""
+    of = PRIOR_RECIPES[recipe]
+    return f"{of.batch_size} windows of {of.window}x{of.window} codes"
 
 
 def _metrics(path: Path) -> dict[str, float]:

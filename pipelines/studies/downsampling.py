@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipelines.recipes import PRIOR_RECIPES, TOKENIZER_RECIPES
-from pipelines.studies.context import IMAGE_SIZE, StudyContext
+from pipelines.studies.context import IMAGE_SIZE, StudyContext, prior_batch
 from pipelines.studies.distances import layout_distance, patch_distance
 from pipelines.studies.photographs import held_out_photographs, training_photographs
 from pipelines.studies.samples import sample_row
@@ -62,7 +62,7 @@ class Downsampling(Study):
             "tokenizer_batch": f"{recipe.batch_size} crops of {recipe.crop_size} pixels",
             "prior": PRIOR,
             "prior_steps": context.capped(PRIOR_RECIPES[PRIOR].steps),
-            "prior_batch": f"{PRIOR_RECIPES[PRIOR].batch_size} windows of {WINDOW}x{WINDOW} codes",
+            "prior_batch": prior_batch(PRIOR),
             "image_size": IMAGE_SIZE,
             "samples": NUM_SAMPLES,
         }
@@ -76,7 +76,7 @@ class Downsampling(Study):
 
     def measure(self, context: StudyContext, variant: str, seed: int) -> dict[str, float]:
         codes = context.out / f"codes-{variant}.zarr"
-        trained = context.prior(PRIOR, codes, f"prior-{variant}-{seed}", seed)
+        trained = context.prior(PRIOR, codes, variant, seed)
         nll, factor = context.nll(trained, codes), FACTORS[variant]
         quality = context.quality(context.out / f"tokenizer-{variant}")
         pixels = sample_pixels(trained, IMAGE_SIZE // factor, seed)
@@ -93,9 +93,7 @@ class Downsampling(Study):
     def images(self, context: StudyContext, seed: int) -> list[ImageRow]:
         """Samples of one window of codes for each f."""
         return [
-            sample_row(
-                f"{variant}, {WINDOW * factor} pixels", context.out / f"prior-{variant}-{seed}"
-            )
+            sample_row(f"{variant}, {WINDOW * factor} pixels", context.prior_folder(variant, seed))
             for variant, factor in FACTORS.items()
         ]
 

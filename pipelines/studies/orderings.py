@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from pipelines.recipes import PRIOR_RECIPES
-from pipelines.studies.context import IMAGE_SIZE, StudyContext
-from pipelines.studies.samples import sample_row
+from pipelines.studies.context import IMAGE_SIZE, TOKENIZER, StudyContext, prior_batch
+from pipelines.studies.samples import sample_rows
 from pipelines.studies.study import Column, ImageRow, Study
 from prior import ORDERINGS
 
 PRIOR = "study"
-TOKENIZER = "study-f8"
 
 
 class Orderings(Study):
@@ -30,26 +29,22 @@ class Orderings(Study):
     columns = (Column("nats_per_code", "nats a code, held out", 3),)
 
     def settings(self, context: StudyContext) -> dict[str, Any]:
-        recipe = PRIOR_RECIPES[PRIOR]
         return {
             "tokenizer": TOKENIZER,
             "image_size": IMAGE_SIZE,
             "prior": PRIOR,
-            "prior_steps": context.capped(recipe.steps),
-            "prior_batch": f"{recipe.batch_size} windows of {recipe.window}x{recipe.window} codes",
+            "prior_steps": context.capped(PRIOR_RECIPES[PRIOR].steps),
+            "prior_batch": prior_batch(PRIOR),
         }
 
     def prepare(self, context: StudyContext) -> None:
-        context.codes(context.tokenizer(TOKENIZER, "tokenizer", seed=0), "codes.zarr")
+        context.study_codes()
 
     def measure(self, context: StudyContext, variant: str, seed: int) -> dict[str, float]:
         codes = context.out / "codes.zarr"
-        trained = context.prior(PRIOR, codes, f"prior-{variant}-{seed}", seed, ordering=variant)
+        trained = context.prior(PRIOR, codes, variant, seed, ordering=variant)
         return {"nats_per_code": context.nll(trained, codes)}
 
     def images(self, context: StudyContext, seed: int) -> list[ImageRow]:
         """Samples of each prior, of the size of its window."""
-        return [
-            sample_row(variant, context.out / f"prior-{variant}-{seed}")
-            for variant in self.variants
-        ]
+        return sample_rows(context, self.variants, seed)

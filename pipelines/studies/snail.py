@@ -12,14 +12,14 @@ import torch
 
 from ops.files import write_json
 from pipelines.recipes import PRIOR_RECIPES
-from pipelines.studies.context import IMAGE_SIZE, StudyContext
-from pipelines.studies.samples import sample_row
+from pipelines.studies.context import IMAGE_SIZE, TOKENIZER, StudyContext, prior_batch
+from pipelines.studies.samples import sample_rows, sampling_speed
 from pipelines.studies.study import Column, ImageRow, Study
 from pipelines.training import make_optimizer, take_step
-from prior import Prior, load_prior, make_model, preset_config
+from prior import load_prior, make_model, preset_config
 
 RECIPES = {"transformer": "study", "snail": "study-snail", "snail-equal-time": "study-snail"}
-TOKENIZER, CODES = "study-f8", 512
+CODES = 512
 TIMES = "cpu_seconds_a_step.json"  # in the study's folder: seconds by recipe
 TIMED_STEPS, SKIPPED_STEPS = 12, 3
 
@@ -48,17 +48,16 @@ class Snail(Study):
     )
 
     def settings(self, context: StudyContext) -> dict[str, Any]:
-        recipe = PRIOR_RECIPES["study"]
         return {
             "tokenizer": TOKENIZER,
             "image_size": IMAGE_SIZE,
             "priors": RECIPES,
-            "steps": context.capped(recipe.steps),
-            "batch": f"{recipe.batch_size} windows of {recipe.window}x{recipe.window} codes",
+            "steps": context.capped(PRIOR_RECIPES["study"].steps),
+            "batch": prior_batch("study"),
         }
 
     def prepare(self, context: StudyContext) -> None:
-        context.codes(context.tokenizer(TOKENIZER, "tokenizer", seed=0), "codes.zarr")
+        context.study_codes()
         path = context.out / TIMES
         if not path.is_file():
             write_json(path, seconds_a_step(sorted(set(RECIPES.values()))))
@@ -69,22 +68,19 @@ class Snail(Study):
         steps = context.capped(PRIOR_RECIPES["study"].steps)
         if variant == "snail-equal-time":
             steps = max(1, round(steps * seconds["study"] / seconds[recipe]))
-        name = f"prior-{variant}-{seed}"
-        prior = load_prior(context.prior(recipe, codes, name, seed, steps=steps))
+        trained = context.prior(recipe, codes, variant, seed, steps=steps)
+        prior = load_prior(trained)
         return {
-            "nats_per_code": context.nll(context.out / name, codes),
+            "nats_per_code": context.nll(trained, codes),
             "steps": float(steps),
             "cpu_seconds": steps * seconds[recipe],
             "millions_of_weights": sum(p.numel() for p in prior.model.parameters()) / 1e6,
-            "codes_per_second": sampling_speed(prior),
+            "codes_per_second": sampling_speed(prior, prior.config.window),
         }
 
     def images(self, context: StudyContext, seed: int) -> list[ImageRow]:
         """Samples of the size of the window."""
-        return [
-            sample_row(variant, context.out / f"prior-{variant}-{seed}")
-            for variant in self.variants
-        ]
+        return sample_rows(context, self.variants, seed)
 
 
 def seconds_a_step(recipes: list[str]) -> dict[str, float]:
@@ -115,11 +111,3 @@ def _step_of(name: str) -> Callable[[], None]:
         take_step(optimizer, iter([model.nll(tokens, codes).mean()]), 1e-3, 1.0)
 
     return step
-
-
-def sampling_speed(prior: Prior) -> float:
-    """Codes sampled a processor second, for one window."""
-    prior.sample(2, 2, count=1)  # the first call initialises caches
-    started = time.process_time()
-    prior.sample(count=1)
-    return prior.config.window**2 / (time.process_time() - started)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,12 @@ from ops.windows import Grid, Window, raster
 from pipelines.recipes import PRIOR_RECIPES
 from pipelines.store import CodeStore
 from pipelines.streaming import CodeDataset
-from pipelines.studies.context import HELD_OUT, IMAGE_SIZE, StudyContext
-from pipelines.studies.samples import sample_row
+from pipelines.studies.context import HELD_OUT, IMAGE_SIZE, TOKENIZER, StudyContext, prior_batch
+from pipelines.studies.samples import sample_rows, sampling_speed
 from pipelines.studies.study import Column, ImageRow, Study
-from prior import Conditions, Prior, PriorModel, load_prior
+from prior import Conditions, PriorModel, load_prior
 
 RECIPES = {"windowed": "study", "windowed-modern": "study-modern", "local": "study-local"}
-TOKENIZER = "study-f8"
 GRID = IMAGE_SIZE // 8  # side of the measured grids, codes
 CANVAS = 64  # side of the canvas that is timed, codes
 
@@ -49,31 +47,27 @@ class Windows(Study):
     def settings(self, context: StudyContext) -> dict[str, Any]:
         found: dict[str, Any] = {"tokenizer": TOKENIZER, "image_size": IMAGE_SIZE}
         for variant, name in RECIPES.items():
-            recipe = PRIOR_RECIPES[name]
-            batch = f"{recipe.batch_size} windows of {recipe.window}x{recipe.window} codes"
-            found[variant] = f"{context.capped(recipe.steps)} steps of {batch}"
+            steps = context.capped(PRIOR_RECIPES[name].steps)
+            found[variant] = f"{steps} steps of {prior_batch(name)}"
         return found
 
     def prepare(self, context: StudyContext) -> None:
-        context.codes(context.tokenizer(TOKENIZER, "tokenizer", seed=0), "codes.zarr")
+        context.study_codes()
 
     def measure(self, context: StudyContext, variant: str, seed: int) -> dict[str, float]:
         codes = context.out / "codes.zarr"
-        prior = load_prior(context.prior(RECIPES[variant], codes, f"prior-{variant}-{seed}", seed))
+        prior = load_prior(context.prior(RECIPES[variant], codes, variant, seed))
         grids = held_out_grids(codes)
         weights = sum(parameter.numel() for parameter in prior.model.parameters())
         return {
             "nats_stride_1": nll_as_sampled(prior.model, prior.conditions, grids, 1),
             "nats_stride_8": nll_as_sampled(prior.model, prior.conditions, grids, 8),
             "millions_of_weights": weights / 1e6,
-            "codes_per_second": sampling_speed(prior),
+            "codes_per_second": sampling_speed(prior, CANVAS),
         }
 
     def images(self, context: StudyContext, seed: int) -> list[ImageRow]:
-        return [
-            sample_row(variant, context.out / f"prior-{variant}-{seed}", GRID)
-            for variant in self.variants
-        ]
+        return sample_rows(context, self.variants, seed, GRID)
 
 
 def held_out_grids(store: Path) -> Tensor:
@@ -106,11 +100,3 @@ def nll_as_sampled(model: PriorModel, conditions: Conditions, grids: Tensor, str
             float(nll[:, row - window.row, column - window.column].sum()) for row, column in cells
         )
     return total / grids.numel()
-
-
-def sampling_speed(prior: Prior) -> float:
-    """Codes sampled a processor second, for a canvas of CANVAS x CANVAS."""
-    prior.sample(2, 2, count=1)  # the first call initialises caches
-    started = time.process_time()  # excludes other processes
-    prior.sample(CANVAS, CANVAS, count=1)
-    return CANVAS**2 / (time.process_time() - started)
