@@ -11,14 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import tokenizer.gumbel_quantizer
+import tokenizer.label_maps
+import tokenizer.lookup_free
+import tokenizer.vector_quantizers  # noqa: F401 - these register quantizers and modalities
 from ops.checkpoint import fingerprint
 from ops.config import ConfigError, to_json
-from tokenizer import (  # noqa: F401 - they register quantizers and modalities
-    gumbel_quantizer,
-    label_maps,
-    lookup_free,
-    vector_quantizers,
-)
 from tokenizer.autoencoder import AutoencoderConfig, Decoder, Encoder
 from tokenizer.modalities import ModalityConfig, check_channels, make_modality
 from tokenizer.quantizers import QUANTIZERS, QuantizerConfig
