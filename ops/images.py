@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
 from ops.config import ConfigError, Registry, UserError
@@ -132,7 +132,7 @@ def opened_image(source: BinaryIO) -> Iterator[ImageFile.ImageFile]:
         raise
     except Image.DecompressionBombError as error:
         raise ImageError("too large", _too_large(str(error))) from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ImageError(
             "not an image", "the file does not start like any supported image format"
         ) from None

@@ -79,7 +79,8 @@ def _load_backbone(path: Path) -> dict[str, Tensor]:
             f"{path} is not torchvision's {_backbone_name()}: its SHA-256 starts with {found[:8]}, "
             f"not {_expected_hash()}. Remove it to have it downloaded again."
         )
-    return torch.load(path, map_location="cpu", weights_only=True)
+    weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return weights
 
 
 class LPIPS(nn.Module):
@@ -109,4 +110,5 @@ class LPIPS(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         with torch.autocast(a.device.type, enabled=False):  # it does not work in bfloat16
-            return self.distance(a.float(), b.float()).mean()
+            distance: Tensor = self.distance(a.float(), b.float()).mean()
+        return distance

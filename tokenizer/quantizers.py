@@ -172,7 +172,8 @@ def as_vectors(latents: Tensor) -> Tensor:
 
 def in_slices(vectors: Tensor, codebook_size: int) -> tuple[Tensor, ...]:
     """Vectors (N, D) split so that (vectors, codes) arrays of a part have at most MAX_VALUES."""
-    return vectors.split(max(1, MAX_VALUES // codebook_size))
+    parts: tuple[Tensor, ...] = vectors.split(max(1, MAX_VALUES // codebook_size))
+    return parts
 
 
 def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
