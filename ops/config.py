@@ -1,7 +1,4 @@
-"""Frozen dataclasses to and from JSON, and registries of named choices.
-
-Command-line flags are made from the same dataclasses by tyro; nothing here parses a command line.
-"""
+"""Dataclass configs to and from JSON, registries of named choices, and errors for users."""
 
 from __future__ import annotations
 
@@ -15,11 +12,11 @@ T = TypeVar("T")
 
 
 class UserError(Exception):
-    """A mistake its user can mend: commands print the message alone, without a traceback."""
+    """An error that the user can fix: commands print only its message, without a traceback."""
 
 
 class ConfigError(UserError, ValueError):
-    """A configuration that cannot be used; the message says what was found and what to do."""
+    """An invalid configuration; the message says what was found and what to do."""
 
 
 def to_json(config: Any) -> dict[str, Any]:
@@ -82,22 +79,22 @@ def _value_from_json(hint: Any, value: Any, name: str) -> Any:
 
 
 class Registry(Generic[T]):
-    """Named choices of one kind, in the order they were registered; feeds contract tests."""
+    """Named choices of one kind, in the order they were registered."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator that files a class or function under `name`; a second use is an error."""
+        """Decorator that registers a class or function; raises ConfigError if `name` is taken."""
 
-        def file_under(entry: T) -> T:
+        def add(entry: T) -> T:
             if name in self._entries:
                 raise ConfigError(f"{self.kind} {name!r} is registered twice.")
             self._entries[name] = entry
             return entry
 
-        return file_under
+        return add
 
     def __getitem__(self, name: str) -> T:
         if name not in self._entries:

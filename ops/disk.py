@@ -1,7 +1,7 @@
-"""The file operations that durability hangs on, behind one object.
+"""The file operations that durability depends on, behind one object.
 
-All that a store or a run folder must not lose goes through `disk`, so a test can put another in
-its place that records, tears, fails, stops or dies at any of them.
+Everything that a store or run folder must not lose is written through `disk`, so tests can replace
+it to record operations, tear writes, fail, or kill the process at any of them.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import BinaryIO
 
 
 class Disk:
-    """The operating system's own file operations; each raises OSError as that does."""
+    """The operating system's file operations; each raises OSError as those do."""
 
     def create(self, path: Path) -> BinaryIO:
-        """A new file, open for writing; FileExistsError where the name is taken."""
+        """A new file, open for writing; raises FileExistsError if the name is taken."""
         return open(path, "xb")
 
     def fsync(self, path: Path) -> None:
-        """Flush a file's content, or a folder's list of names, to the disk."""
+        """Flush a file's content, or a folder's directory entries, to the disk."""
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -27,21 +27,22 @@ class Disk:
             os.close(descriptor)
 
     def link(self, source: Path, target: Path) -> None:
-        """A second name for `source`; FileExistsError where `target` is taken."""
+        """A second name for `source`; raises FileExistsError if `target` is taken."""
         os.link(source, target)
 
     def replace(self, source: Path, target: Path) -> None:
-        """Rename over whatever file `target` is."""
+        """Rename `source` to `target`, replacing an existing file."""
         os.replace(source, target)
 
     def unlink(self, path: Path) -> None:
-        """Remove a name; none to remove is no error."""
+        """Remove a name; no error if it does not exist."""
         path.unlink(missing_ok=True)
 
     def make_folder(self, path: Path) -> None:
-        """One new folder; FileExistsError where the name is taken."""
+        """Make one folder; raises FileExistsError if the name is taken."""
         path.mkdir()
 
 
-#: What is used everywhere: call `ops.disk.disk.fsync(path)`, never a copy of the name.
+#: Always call `ops.disk.disk.fsync(path)`: a name bound by `from ops.disk import disk` keeps the
+#: object that a test replaces.
 disk = Disk()

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, folder locks and content hashes."""
+"""Atomic writes, durable links, file locks and content hashes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class LockedError(UserError):
 
 
 def fsync_path(path: Path) -> None:
-    """Flush one file, or one folder's list of names, to the disk."""
+    """Flush one file, or one folder's directory entries, to the disk."""
     disk.disk.fsync(path)
 
 
 def make_folders(path: Path) -> None:
-    """Make a folder and those above it that are missing, each flushed into its parent."""
+    """Make a folder and its missing parents, and flush each one's directory entry."""
     if path.is_dir():
         return
     make_folders(path.parent)
@@ -37,25 +37,25 @@ def make_folders(path: Path) -> None:
 
 
 def write_aside(path: Path, data: bytes) -> Path:
-    """Write and flush `data` beside `path`, under a name that nobody else uses; that name."""
+    """Write and flush `data` under a unique name next to `path`; returns that name."""
     aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
         with disk.disk.create(aside) as file:
             file.write(data)
         fsync_path(aside)
     except OSError:
-        with contextlib.suppress(OSError):  # a full disk: leave it as it was
+        with contextlib.suppress(OSError):  # the first error, a full disk say, is the one to raise
             disk.disk.unlink(aside)
         raise
     return aside
 
 
 def link_once(aside: Path, path: Path) -> bool:
-    """Give the flushed file `aside` its final name unless that is taken; `aside` is removed.
+    """Link the flushed file `aside` to `path` unless that name is taken; then remove `aside`.
 
-    True when `path` then has the content of `aside`, whoever put it there: some network file
-    systems make a link and report failure. The folder's list of names is flushed in either case.
-    Raises OSError where nothing has the name in the end.
+    True if `path` then has the content of `aside`, even if the link call failed: some network file
+    systems make the link and report failure. The folder's directory entries are flushed either way.
+    Raises OSError if `path` does not exist in the end.
     """
     try:
         try:
@@ -71,7 +71,7 @@ def link_once(aside: Path, path: Path) -> bool:
 
 
 def fsync_tree(path: Path) -> None:
-    """Flush a file, or every file and folder below a folder, leaves first."""
+    """Flush a file, or a folder and everything below it, children first."""
     if path.is_dir():
         for child in sorted(path.iterdir()):
             fsync_tree(child)
@@ -80,11 +80,11 @@ def fsync_tree(path: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write a file or folder under; on success it becomes `path`.
+    """A temporary name next to `path` for a file or folder that becomes `path` on success.
 
-    The body's result is flushed and renamed, so a reader sees the old content or the new, whole.
-    A folder replaces an older one of the same name. On an error nothing appears and the partial
-    is removed; after a kill it stays beside as `NAME.XXXXXXXX.partial`.
+    The result is flushed and renamed, so readers see either the old content or the complete new
+    one. A folder replaces an older one of the same name. On an error the temporary is removed and
+    `path` stays as it was; a killed process leaves `NAME.XXXXXXXX.partial`.
     """
     path = Path(path)
     make_folders(path.parent)
@@ -102,7 +102,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def _swap_folders(new: Path, old: Path) -> None:
-    # rename() cannot replace a folder that is not empty, so the old one steps aside first.
+    # rename() cannot replace a folder that is not empty, so the old one is renamed first.
     aside = old.with_name(f"{old.name}.{uuid.uuid4().hex[:8]}.partial")
     disk.disk.replace(old, aside)
     disk.disk.replace(new, old)
@@ -117,17 +117,17 @@ def _remove(path: Path) -> None:
 
 
 def json_bytes(data: Any) -> bytes:
-    """`data` as indented JSON, the way files hold it."""
+    """`data` as indented JSON, UTF-8, with a final newline."""
     return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write `data` as indented JSON; the file appears whole."""
+    """Write `data` as indented JSON, atomically."""
     write_bytes(path, json_bytes(data))
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data`; the file appears whole."""
+    """Write `data` to a file, atomically."""
     with atomic_path(path) as partial:
         partial.write_bytes(data)
 
@@ -146,13 +146,13 @@ def file_hash(path: Path) -> str:
 
 @contextlib.contextmanager
 def exclusive_lock(path: Path) -> Iterator[None]:
-    """Hold an flock on file `path` (made if missing); raises LockedError when another has it."""
+    """Hold an flock on file `path`, created if missing; raises LockedError if it is taken."""
     make_folders(path.parent)
     with open(path, "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise LockedError(
-                f"{path} is held by another process. Wait for it, or end it."
+                f"{path} is held by another process. Wait for it to end, or stop it."
             ) from None
         yield

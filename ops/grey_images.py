@@ -1,7 +1,7 @@
-"""Grey image files to numbers: label maps and depth maps, at full precision.
+"""Grey image files to label maps and depth maps at full precision.
 
-Photographs go through ops.images, which makes eight bits of everything; here a sample keeps its
-value. EXIF orientation is applied here too, so that a map stays with the photograph it belongs to.
+ops.images converts photographs to eight bits; here a sample keeps its value. EXIF orientation is
+applied as it is there, so that a map stays aligned with its photograph.
 """
 
 from __future__ import annotations
@@ -17,38 +17,39 @@ from PIL import Image, ImageFile
 from ops.images import TRANSPOSITIONS, ImageError, Raster, opened_image, orientation_of
 
 LOSSY = ("AVIF", "JPEG", "JPEG2000", "MPO", "WEBP")
-GREY_LEVELS = {"L;2": 85, "L;4": 17}  # what Pillow multiplies small grey samples by
-DEPTH_LEVELS = 65535  # the nearest, or the farthest: the highest 16-bit sample
+GREY_LEVELS = {"L;2": 85, "L;4": 17}  # the factors by which Pillow scales 2- and 4-bit samples
+DEPTH_LEVELS = 65535  # the highest 16-bit sample
 
 
 def decode_labels(data: bytes) -> Raster:
-    """The label of each place, uint8 or int32 (H, W), in a grey or palette image file's bytes.
+    """Labels, uint8 or int32 (H, W), from the bytes of a grey or palette image file.
 
-    Of a palette image the numbers count, not the colours. Raises ImageError where there are no
-    labels: broken, lossy or coloured files.
+    A palette image gives its indices, not its colours. Raises ImageError for broken, lossily
+    compressed or coloured files and for negative labels.
     """
     with _opened(data) as file:
         if file.format in LOSSY:
             raise ImageError(
-                "not labels", f"a {file.format} file blurs labels. Write label maps as PNG"
+                "not labels", f"{file.format} is lossy and changes labels. Write label maps as PNG"
             )
-        divisor = _multiplied_by(file) if file.mode == "L" else 1
+        divisor = _sample_scale(file) if file.mode == "L" else 1
         if not _is_grey(file.mode, "1", "P"):
             raise ImageError(
-                "not labels", f"{file.mode} pixels. A label map has one number a pixel, as PNG"
+                "not labels", f"{file.mode} pixels. A label map is a PNG with one number a pixel"
             )
         labels = _upright(file)
     if labels.dtype in (np.bool_, np.uint8):
         return labels.astype(np.uint8) // divisor
     if labels.min() < 0:
-        raise ImageError("not labels", f"a label of {labels.min()}. The lowest one is 0")
+        raise ImageError("not labels", f"found label {labels.min()}. Labels start at 0")
     return labels.astype(np.int32)
 
 
 def decode_depth(data: bytes) -> Raster:
-    """The depth of each place, float32 (H, W) from 0 to 65535, in a grey image file's bytes.
+    """Depth, float32 (H, W) in [0, 65535], from the bytes of a grey image file.
 
-    Eight-bit samples are spread over the same range. Raises ImageError where there are none.
+    Eight-bit samples are scaled to the same range. Raises ImageError for broken or coloured files
+    and for samples outside that range.
     """
     with _opened(data) as file:
         if not _is_grey(file.mode):
@@ -75,8 +76,8 @@ def _is_grey(mode: str, *more: str) -> bool:
     return mode in ("L", "I", *more) or mode.startswith("I;16")
 
 
-def _multiplied_by(file: ImageFile.ImageFile) -> int:
-    """What Pillow will multiply the samples by to fill eight bits."""
+def _sample_scale(file: ImageFile.ImageFile) -> int:
+    """The factor by which Pillow scales the samples to eight bits."""
     arguments: Any = file.tile[0][3] if file.tile else None
     raw = arguments[0] if isinstance(arguments, tuple) else arguments
     return GREY_LEVELS.get(raw, 1)

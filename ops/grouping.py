@@ -1,4 +1,4 @@
-"""Arrays answered group by group and put together again in their own order."""
+"""Per-group computation on an array, with results in the original order."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from numpy.typing import NDArray
 
 
 def by_group(
-    groups: NDArray[np.integer[Any]], answer: Callable[[int, NDArray[np.int64]], NDArray[Any]]
+    groups: NDArray[np.integer[Any]], compute: Callable[[int, NDArray[np.int64]], NDArray[Any]]
 ) -> NDArray[Any]:
-    """(N, ...) made of `answer(group, places)` (n, ...), for each group the places (n,) it has.
+    """Results (N, ...) gathered from `compute(group, positions)` -> (n, ...) for each group.
 
-    `groups` (N,) says which group stands at each place; N is at least 1. One answer is handed on
-    as it is, without a copy.
+    `groups` (N,), N >= 1, is the group of each position; `positions` (n,) are those of one group.
+    The result of a single group is returned without a copy.
     """
     if (groups == groups[0]).all():
-        return answer(int(groups[0]), np.arange(len(groups)))
-    together: NDArray[Any] | None = None
+        return compute(int(groups[0]), np.arange(len(groups)))
+    results: NDArray[Any] | None = None
     for group in np.unique(groups):
-        places = np.flatnonzero(groups == group)
-        part = answer(int(group), places)
-        if together is None:
-            together = np.empty((len(groups), *part.shape[1:]), part.dtype)
-        together[places] = part
-    assert together is not None
-    return together
+        positions = np.flatnonzero(groups == group)
+        part = compute(int(group), positions)
+        if results is None:
+            results = np.empty((len(groups), *part.shape[1:]), part.dtype)
+        results[positions] = part
+    assert results is not None
+    return results

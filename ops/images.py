@@ -1,9 +1,9 @@
-"""Image files to uint8 pictures to pixels, and back.
+"""Image files to uint8 images to pixels, and back.
 
-What decides the pixels of a file is stated here and frozen with every code store (`Transform`):
-the EXIF orientation is applied; an alpha channel is composited on white; CMYK and the like become
-RGB; 16-bit samples keep their high byte; of an animation the first frame counts; resizing is
-Pillow's bicubic, antialiased. A file that ends early is an error, never grey filler.
+How a file becomes pixels is defined here and recorded with every code store (`Transform`): the
+EXIF orientation is applied; alpha is composited on white; CMYK and other modes become RGB; 16-bit
+samples keep their high byte; of an animation the first frame is used; resizing is Pillow's
+antialiased bicubic. A truncated file is an error, never filled with grey.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
 from ops.config import ConfigError, Registry, UserError
@@ -30,8 +30,8 @@ from ops.views import View, seen_part
 ImageArray = np.ndarray[Any, np.dtype[np.uint8]]
 Raster = np.ndarray[Any, Any]  # what Pillow can resize: uint8 (H, W, 3), any grey (H, W)
 
-MAX_PIXELS = 120_000_000  # larger ones are bombs more often than photographs
-# No others: Pillow would hand PostScript to an interpreter, for one.
+MAX_PIXELS = 120_000_000  # larger ones are more often decompression bombs than photographs
+# No others: Pillow passes PostScript, for example, to an interpreter.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 SUFFIXES = frozenset((
     ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg",
@@ -52,21 +52,23 @@ SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
 
 
 class ImageError(UserError):
-    """Bytes that give no picture; `reason` is one or two words, the message says more."""
+    """Bytes that are not a usable image; `reason` is one or two words, the message says more."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
 
 
-class Picture(NamedTuple):
-    image: ImageArray  # uint8 (h, w, 3); smaller than the file's own size when that was asked
-    width: int  # of the upright picture in the file
+class DecodedImage(NamedTuple):
+    """An image and the full size that its file has."""
+
+    image: ImageArray  # uint8 (h, w, 3), upright; may be smaller than the file's size
+    width: int  # of the upright image in the file, pixels
     height: int
 
 
 def looks_like_image(head: bytes) -> bool:
-    """Whether a file's first MAGIC_LENGTH bytes are those of a format we read."""
+    """Whether a file's first MAGIC_LENGTH bytes are those of a supported format."""
     if head[:4] == b"RIFF":
         return head[8:12] == b"WEBP"
     if head[4:8] == b"ftyp":
@@ -76,28 +78,28 @@ def looks_like_image(head: bytes) -> bool:
 
 
 def decode_image(data: bytes) -> ImageArray:
-    """The upright RGB picture, uint8 (H, W, 3), in an image file's bytes.
+    """The upright RGB image, uint8 (H, W, 3), in a file's bytes.
 
-    Raises ImageError where there is none: empty, foreign, broken, cut short or too large.
+    Raises ImageError for bytes that are empty, of another format, broken, truncated or too large.
     """
-    return read_picture(data).image
+    return read_image(data).image
 
 
-def read_picture(data: bytes, at_least: int | None = None) -> Picture:
-    """The picture in `data` and its size.
+def read_image(data: bytes, min_side: int | None = None) -> DecodedImage:
+    """The upright RGB image in a file's bytes and its size.
 
-    With `at_least`, a JPEG may be decoded at a half, a quarter or an eighth of its size, its
-    short side staying at least that long: several times faster for camera files.
-    Raises ImageError, see decode_image.
+    With `min_side`, a JPEG may be decoded at a half, a quarter or an eighth of its size as long as
+    its short side has that many pixels: several times faster for photographs from cameras.
+    Raises ImageError as decode_image does.
     """
     if not data:
         raise ImageError("empty", "the file has no bytes")
     with opened_image(io.BytesIO(data)) as file:
         if file.format in ("JPEG", "MPO") and not _jpeg_ends(data):
-            raise ImageError("truncated", "the JPEG has no end: the file was cut short")
+            raise ImageError("truncated", "the JPEG has no end marker: the file was cut short")
         width, height = file.size
-        if at_least is not None and file.format in ("JPEG", "MPO"):
-            scale = at_least / min(width, height)
+        if min_side is not None and file.format in ("JPEG", "MPO"):
+            scale = min_side / min(width, height)
             file.draft("RGB", (int(width * scale), int(height * scale)))
         file.load()
         orientation = orientation_of(file)
@@ -106,21 +108,21 @@ def read_picture(data: bytes, at_least: int | None = None) -> Picture:
         image = image.transpose(TRANSPOSITIONS[orientation])
     if orientation in SIDEWAYS:
         width, height = height, width
-    return Picture(np.asarray(image), width, height)
+    return DecodedImage(np.asarray(image), width, height)
 
 
 def image_size(source: BinaryIO) -> tuple[int, int]:
-    """(width, height) of the upright picture, from the file's header; ImageError if unreadable."""
+    """(width, height) of the upright image, from the file's header; raises ImageError."""
     with opened_image(source) as file:
-        # Pillow turns TIFF by itself, and seeks a PNG's EXIF behind its pixels, decoding them.
-        asked = file.format != "TIFF" and (file.format != "PNG" or "exif" in file.info)
-        sideways = asked and orientation_of(file) in SIDEWAYS
+        # Pillow rotates TIFF itself, and would decode a PNG's pixels to look for EXIF after them.
+        has_exif = file.format != "TIFF" and (file.format != "PNG" or "exif" in file.info)
+        sideways = has_exif and orientation_of(file) in SIDEWAYS
         return (file.height, file.width) if sideways else (file.width, file.height)
 
 
 @contextlib.contextmanager
 def opened_image(source: BinaryIO) -> Iterator[ImageFile.ImageFile]:
-    """The file opened by Pillow; whatever it raises, here or in the body, becomes ImageError."""
+    """The file opened by Pillow; all its exceptions, in the body as well, become ImageError."""
     try:
         with _pillow_quiet, Image.open(source, formats=_formats()) as file:
             if file.width * file.height > MAX_PIXELS:
@@ -130,9 +132,11 @@ def opened_image(source: BinaryIO) -> Iterator[ImageFile.ImageFile]:
         raise
     except Image.DecompressionBombError as error:
         raise ImageError("too large", _too_large(str(error))) from None
-    except Image.UnidentifiedImageError:
-        raise ImageError("not an image", "no known image format starts like this file") from None
-    # Pillow's decoders raise what they please on bad bytes: OSError, SyntaxError, struct.error...
+    except UnidentifiedImageError:
+        raise ImageError(
+            "not an image", "the file does not start like any supported image format"
+        ) from None
+    # Pillow's decoders raise many types on bad bytes: OSError, SyntaxError, struct.error...
     except Exception as error:
         reason = "truncated" if "truncated" in str(error).lower() else "broken"
         raise ImageError(reason, f"{type(error).__name__}: {error}") from None
@@ -149,7 +153,7 @@ def _formats() -> list[str]:
 
 
 def _jpeg_ends(data: bytes) -> bool:
-    """Whether the scan of a JPEG is followed by an end marker; libjpeg would fill in grey."""
+    """Whether a JPEG's scan is followed by an end marker; if not, libjpeg fills in grey."""
     place = 2
     while data[place : place + 1] == b"\xff" and place + 4 <= len(data):
         marker = data[place + 1]
@@ -163,10 +167,10 @@ def _jpeg_ends(data: bytes) -> bool:
 
 
 def orientation_of(file: ImageFile.ImageFile) -> int:
-    """The EXIF orientation; 1, upright, where there is none or it cannot be read."""
+    """The EXIF orientation, 1 to 8; 1, upright, if there is none or it cannot be read."""
     try:
         return int(file.getexif().get(ORIENTATION_TAG, 1))
-    except Exception:  # broken EXIF is common in good pictures
+    except Exception:  # broken EXIF is common in valid images
         return 1
 
 
@@ -177,7 +181,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
             raise ImageError("unsupported", "grey samples of more than 16 bits")
         image = Image.fromarray((samples >> 8).astype(np.uint8))
     if image.mode == "F":
-        raise ImageError("unsupported", "floating-point samples have no agreed white")
+        raise ImageError("unsupported", "floating-point samples have no defined white")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -186,9 +190,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 class _PillowQuiet:
-    """Ignores Pillow's warnings while any thread is inside: broken metadata is not news to users.
+    """Ignores Pillow's warnings, mostly of broken metadata, while any thread is inside.
 
-    warnings.catch_warnings would do for one thread, but swaps the filters under all others.
+    warnings.catch_warnings is not thread-safe: it replaces the filters of all threads.
     """
 
     def __init__(self) -> None:
@@ -207,7 +211,7 @@ class _PillowQuiet:
         with self._lock:
             self._inside -= 1
             if self._inside == 0:
-                # Gone already when another thread restored filters of its own meanwhile.
+                # Another thread may have restored its own filters meanwhile.
                 with contextlib.suppress(ValueError):
                     warnings.filters.remove(self._filter)  # type: ignore[attr-defined]
 
@@ -218,12 +222,12 @@ _pillow_quiet = _PillowQuiet()
 # --- sizes and crops
 
 
-MAX_ASPECT = 4  # a native picture longer than this many short sides loses its ends
-#: Views that each way of cropping makes of one image.
+MAX_ASPECT = 4  # native images with a larger aspect are cropped at both ends
+#: Views of one image that each crop makes.
 CROPS: Registry[int] = Registry("crop")
 for _name, _views in (("center", 1), ("random", 1), ("ten", 10), ("native", 1)):
     CROPS.register(_name)(_views)
-#: Times that each of those views is encoded.
+#: Times each of those views is encoded.
 FLIPS: Registry[int] = Registry("flip")
 for _name, _times in (("none", 1), ("both", 2)):
     FLIPS.register(_name)(_times)
@@ -231,13 +235,13 @@ for _name, _times in (("none", 1), ("both", 2)):
 
 @dataclass(frozen=True, kw_only=True)
 class Transform:
-    """From a file to the picture that is encoded; frozen in a code store with what it made.
+    """From an image file to the images that are encoded; recorded with a code store.
 
-    center: the short side becomes image_size, the middle is cut out. random: one square out of a
-    picture 1.125 times as large, placed by (seed, key). ten: the four corners and the middle of
-    that, then the same mirrored. native: the short side becomes image_size, the long side keeps
-    the aspect, to the nearest multiple of `multiple_of` and at most four times the short one.
-    flip both: after the crop's own views come the same once more, each mirrored left to right.
+    center: the short side becomes image_size, then the centre square is cut. random: one square of
+    an image 1.125 times as large, placed by (seed, key). ten: the four corners and the centre of
+    that, then the same mirrored. native: the short side becomes image_size and the long side keeps
+    the aspect, rounded to a multiple of `multiple_of`, at most MAX_ASPECT times the short one.
+    flip both: all views of the crop, then all of them mirrored left to right.
     """
 
     image_size: int = 256  # pixels
@@ -250,36 +254,40 @@ class Transform:
 
     def __post_init__(self) -> None:
         if self.views > CROPS[self.crop] and self.crop == "ten":
-            raise ConfigError("Crop ten has its mirrors already: leave flip at none.")
+            raise ConfigError("Crop ten includes mirrored views already: leave flip at none.")
         if self.image_size < 1 or self.image_size % self.multiple_of:
             raise ConfigError(
-                f"Image size {self.image_size} is no multiple of the tokenizer's downsample factor "
-                f"{self.multiple_of}. Take {_nearest(self.image_size, self.multiple_of)}."
+                f"Image size {self.image_size} is not a multiple of the tokenizer's downsample "
+                f"factor {self.multiple_of}. Use {_nearest(self.image_size, self.multiple_of)}."
             )
 
     @property
     def views(self) -> int:
-        """Pictures made of each image."""
+        """Number of views of each image."""
         return CROPS[self.crop] * FLIPS[self.flip]
 
     def target_size(self, width: int, height: int) -> tuple[int, int]:
-        """(height, width) that an image of `width` x `height` pixels will be given."""
+        """(height, width) of the views of an image of `width` x `height` pixels."""
         if self.crop != "native":
             return self.image_size, self.image_size
         aspect = min(max(width, height) / min(width, height), MAX_ASPECT)
         long = _nearest(self.image_size * aspect, self.multiple_of)
         return (self.image_size, long) if width >= height else (long, self.image_size)
 
-    def read(self, data: bytes, size: tuple[int, int], view: int = 0, key: str = "") -> Picture:
+    def read(
+        self, data: bytes, size: tuple[int, int], view: int = 0, key: str = ""
+    ) -> DecodedImage:
         """View number `view` of the image in `data`, uint8 of `size` (height, width).
 
-        Raises ImageError, see decode_image; also where a native `size` is none of this transform's,
-        as those are that were planned when the file could not be opened.
+        Raises ImageError as decode_image does, and if a native `size` cannot be this transform's:
+        files that could not be opened at planning have such a size.
         """
-        picture = read_picture(data, at_least=2 * max(size))
+        decoded = read_image(data, min_side=2 * max(size))
         if self.crop == "native" and min(size) != self.image_size:
-            raise ImageError("changed", "its size could not be read when it was planned; touch it")
-        return picture._replace(image=self.cut(picture.image, size, view, key))
+            raise ImageError(
+                "changed", "its size could not be read at planning; touch the file to plan it again"
+            )
+        return decoded._replace(image=self.cut(decoded.image, size, view, key))
 
     def cut(
         self,
@@ -297,7 +305,7 @@ class Transform:
         return _mirrored(cut) if mirrored else cut
 
     def view_of(self, width: int, height: int, size: tuple[int, int], view: int, key: str) -> View:
-        """What view number `view` sees of an upright picture of `width` x `height` pixels."""
+        """The part of an upright image of `width` x `height` pixels that view `view` shows."""
         mirrored, view = divmod(view, CROPS[self.crop])
         part = seen_part((height, width), size, self.crop, view, self.seed, key)
         return View(
@@ -320,14 +328,14 @@ def resize_and_crop(
     key: str = "",
     resampling: Image.Resampling = Image.Resampling.BICUBIC,
 ) -> Raster:
-    """One crop of `size` (a side, or (height, width)) from a resized image, (H, W, 3) or (H, W).
+    """One crop of `size` (a side, or (height, width)) from an image, (H, W, 3) or (H, W).
 
     The image is scaled to cover `size` (times CROP_MARGIN for random and ten), then cut; see
-    Transform for the ways. `random` depends on (seed, key, view) alone.
+    Transform for the crops. `random` depends only on (seed, key, view).
     """
     height, width = (size, size) if isinstance(size, int) else size
-    # The part of the image that will be seen, in its own pixels. Only this part is resized:
-    # covering a square with a 30000x1 image would take gigabytes.
+    # Only the part that the crop shows is resized: scaling a 30000x1 image to cover a square would
+    # take gigabytes.
     part = seen_part(image.shape[:2], (height, width), crop, view, seed, key)
     resized = Image.fromarray(image).resize((width, height), resampling, box=part)
     cut = np.asarray(resized)
@@ -342,31 +350,38 @@ def _mirrored(image: Raster) -> Raster:
 
 
 def to_pixels(images: ImageArray) -> Tensor:
-    """Pixels (B, 3, H, W), float32 in [-1, 1], of uint8 images (B, H, W, 3) or (H, W, 3)."""
+    """Pixels (B, 3, H, W), float32 in [-1, 1], from uint8 images (B, H, W, 3) or (H, W, 3)."""
     batch = images[None] if images.ndim == 3 else images
     return torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2))) / 127.5 - 1
 
 
 def to_image(pixels: Tensor) -> ImageArray:
-    """Images, uint8 (B, H, W, 3), of pixels (B, 3, H, W); values outside [-1, 1] are clamped."""
+    """Images, uint8 (B, H, W, 3), from pixels (B, 3, H, W), clamped to [-1, 1]."""
     levels = ((pixels.detach().float() + 1) * 127.5).round().clamp(0, 255)
     images: ImageArray = levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return images
 
 
 def write_png(path: Path, image: ImageArray) -> None:
-    """Write one image, uint8 (H, W, 3), as PNG; the file appears whole."""
+    """Write one image, uint8 (H, W, 3), as PNG, atomically."""
     write_png_strips(path, image.shape[1], image.shape[0], [image])
 
 
+def png_bytes(image: ImageArray) -> bytes:
+    """One image, uint8 (H, W, 3) or (H, W, 4), as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
 def image_grid(images: ImageArray, columns: int, gap: int = 2) -> ImageArray:
-    """One image of many, uint8 (N, H, W, 3), row by row, `gap` white pixels between them."""
+    """Images, uint8 (N, H, W, 3), arranged row by row in one, `gap` white pixels apart."""
     count, height, width, channels = images.shape
     columns = min(columns, count)
     rows = -(-count // columns)
     shape = (rows * (height + gap) - gap, columns * (width + gap) - gap, channels)
     grid = np.full(shape, 255, np.uint8)
-    for place, image in enumerate(images):
-        top, left = place // columns * (height + gap), place % columns * (width + gap)
+    for number, image in enumerate(images):
+        top, left = number // columns * (height + gap), number % columns * (width + gap)
         grid[top : top + height, left : left + width] = image
     return grid

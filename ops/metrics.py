@@ -1,7 +1,8 @@
-"""How good reconstructions and codebooks are: PSNR, SSIM, sharpness, codebook usage."""
+"""Metrics of reconstructions and codebooks: PSNR, SSIM, sharpness, usage, label agreement."""
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -21,9 +22,9 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Structural similarity (Wang et al. 2004, borders mirrored), one per image (B,).
+    """Structural similarity (Wang et al. 2004, reflected borders), one per image (B,).
 
-    Of pixels (B, C, H, W) in [-1, 1], H and W at least 6.
+    For pixels (B, C, H, W) in [-1, 1], H and W at least 6.
     """
     values = structural_similarity_index_measure(
         a.clamp(-1, 1), b.clamp(-1, 1), data_range=PIXEL_RANGE, reduction="none"
@@ -32,10 +33,10 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
 
 def gradient_energy(pixels: Tensor) -> Tensor:
-    """How much neighbouring pixels differ, one per image (B,), of pixels (B, C, H, W) in [-1, 1].
+    """Mean squared vertical plus horizontal pixel differences, one per image (B,).
 
-    The mean squared difference down plus that across, after clamping. Against the original's own
-    it tells blur (below 1) from grain (above).
+    For pixels (B, C, H, W), clamped to [-1, 1] first. Divided by that of the original, it shows
+    blur (below 1) or added grain (above 1).
     """
     clamped = pixels.clamp(-1, 1)
     down, across = clamped.diff(dim=-2), clamped.diff(dim=-1)
@@ -43,21 +44,18 @@ def gradient_energy(pixels: Tensor) -> Tensor:
 
 
 class Usage(NamedTuple):
-    """How a codebook is used by some images."""
+    """How much of a codebook some images use."""
 
     used: int  # codes that occur at all
-    perplexity: float  # exp of the entropy: as many codes, equally frequent, would carry as much
-    bits: float  # entropy in bits a code
+    perplexity: float  # exp of the entropy: the number of equally frequent codes with that entropy
+    bits: float  # entropy, bits a code
 
 
 def codebook_usage(counts: Tensor) -> Usage:
     """Usage from how often each code occurs: counts (K,)."""
     share = counts.double() / counts.sum().clamp(min=1)
     entropy = -torch.special.xlogy(share, share).sum()
-    nll = float(entropy)
-    return Usage(
-        int((counts > 0).sum()), float(entropy.exp()), nll / float(torch.tensor(2.0).log())
-    )
+    return Usage(int((counts > 0).sum()), float(entropy.exp()), float(entropy) / math.log(2))
 
 
 def code_counts(codes: Tensor, codebook_size: int) -> Tensor:
@@ -66,16 +64,16 @@ def code_counts(codes: Tensor, codebook_size: int) -> Tensor:
 
 
 class Agreement(NamedTuple):
-    """How well label maps are told."""
+    """How well predicted label maps agree with the true ones."""
 
-    accuracy: float  # share of the labelled places that are right
-    mean_iou: float  # intersection over union, mean over the classes that occur or are told
+    accuracy: float  # share of the labelled positions that are right
+    mean_iou: float  # intersection over union, mean over the classes that occur in either
 
 
 def label_agreement(labels: Tensor, predicted: Tensor, num_classes: int) -> Agreement:
-    """Agreement of labels told with the true ones, both of one shape, 0 .. num_classes - 1.
+    """Agreement of `predicted` with `labels`, of equal shape, values 0 .. num_classes - 1.
 
-    Places where the true label is negative, void, are left out; not a number where none is left.
+    Positions whose true label is negative (void) are left out; NaN if none is left.
     """
     labelled = labels >= 0
     labels, predicted = labels[labelled], predicted[labelled]

@@ -1,7 +1,7 @@
-"""PNG files written strip by strip, so that a picture larger than memory can become one.
+"""PNG files written strip by strip, for images larger than memory.
 
-Each row is filtered in the way that leaves the smallest differences (W3C PNG, third edition,
-sections 9 and 12.7), then all go through one zlib stream.
+Each row gets the filter with the smallest sum of absolute differences (W3C PNG, third edition,
+sections 9 and 12.7); all rows form one zlib stream.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ Rows = np.ndarray[Any, np.dtype[np.uint8]]
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CHANNELS = 3
-LEVEL = 6  # zlib's own compromise
-CHUNK_BYTES = 1 << 16  # of an IDAT chunk, but for the last: however the strips are cut
-FILTERED_BYTES = 1 << 20  # of rows filtered at a time: they stay in the processor's cache
+LEVEL = 6  # zlib's default
+CHUNK_BYTES = 1 << 16  # of every IDAT chunk but the last, so that strip sizes change nothing
+FILTERED_BYTES = 1 << 20  # of rows filtered at a time, to stay in the processor's cache
 
 
 def write_png_strips(path: Path, width: int, height: int, strips: Iterable[Rows]) -> None:
-    """Write a picture from its strips, uint8 (h, width, 3), top to bottom; the file appears whole.
+    """Write an image from its strips, uint8 (h, width, 3), top to bottom, atomically.
 
-    Only one strip is in memory at a time. Raises ValueError when the strips' rows are not `height`
-    rows of `width` pixels.
+    Only one strip is in memory at a time. Raises ValueError unless the strips make `height` rows of
+    `width` pixels.
     """
     with atomic_path(path) as partial, open(partial, "xb") as file:
         file.write(SIGNATURE)
@@ -46,68 +46,68 @@ def _write_chunk(file: BinaryIO, name: bytes, data: bytes) -> None:
 
 
 def _compressed(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """One zlib stream of all pieces, in parts fit for IDAT chunks."""
+    """One zlib stream of all pieces, cut to the size of IDAT chunks."""
     compressor = zlib.compressobj(LEVEL)
-    waiting = bytearray()
+    pending = bytearray()
     for piece in pieces:
-        waiting += compressor.compress(piece)
-        while len(waiting) >= CHUNK_BYTES:
-            yield bytes(waiting[:CHUNK_BYTES])
-            del waiting[:CHUNK_BYTES]
-    yield bytes(waiting) + compressor.flush()
+        pending += compressor.compress(piece)
+        while len(pending) >= CHUNK_BYTES:
+            yield bytes(pending[:CHUNK_BYTES])
+            del pending[:CHUNK_BYTES]
+    yield bytes(pending) + compressor.flush()
 
 
 def _filtered(width: int, height: int, strips: Iterable[Rows]) -> Iterator[bytes]:
-    """The rows as the file holds them: a filter's number, then what that filter leaves."""
+    """Filtered rows: the filter's number, then the differences, for each row."""
     above = np.zeros(width * CHANNELS, np.uint8)
-    at_once = max(1, FILTERED_BYTES // (width * CHANNELS))
+    rows_per_part = max(1, FILTERED_BYTES // (width * CHANNELS))
     done = 0
     for strip in strips:
         if strip.shape[1:] != (width, CHANNELS):
-            raise ValueError(f"a strip of shape {strip.shape} in a picture {width} pixels wide")
+            raise ValueError(f"a strip of shape {strip.shape} in an image {width} pixels wide")
         rows = np.ascontiguousarray(strip).reshape(len(strip), width * CHANNELS)
-        for first in range(0, len(rows), at_once):
-            part = rows[first : first + at_once]
+        for first in range(0, len(rows), rows_per_part):
+            part = rows[first : first + rows_per_part]
             yield _best_filters(part, above).tobytes()
             above = part[-1]
         done += len(rows)
     if done != height:
-        raise ValueError(f"{done} rows for a picture of {height}")
+        raise ValueError(f"{done} rows for an image of {height}")
 
 
 def _best_filters(rows: Rows, above: Rows) -> Rows:
-    """(h, 1 + 3w) for rows (h, 3w) and the row above them: each by its own best filter."""
+    """(h, 1 + 3w) for rows (h, 3w) and the row above them, each with its best filter."""
     up = np.concatenate([above[None], rows[:-1]])
-    left, upper_left = _moved_right(rows), _moved_right(up)
+    left, upper_left = _shifted_right(rows), _shifted_right(up)
     candidates = {
         1: rows - left,
         2: rows - up,
         3: rows - ((left.astype(np.uint16) + up) // 2).astype(np.uint8),
         4: rows - _paeth(left, up, upper_left),
     }
-    # As signed bytes: the sum of their sizes guesses how well a row will pack.
+    # The heuristic of section 12.7: the sum of absolute differences, taken as signed bytes.
     costs = [
-        np.abs(left_over.view(np.int8).astype(np.int16)).sum(axis=1, dtype=np.int64)
-        for left_over in candidates.values()
+        np.abs(residual.view(np.int8).astype(np.int16)).sum(axis=1, dtype=np.int64)
+        for residual in candidates.values()
     ]
     best = np.argmin(costs, axis=0)
     filtered = np.empty((len(rows), 1 + rows.shape[1]), np.uint8)
-    for place, (number, left_over) in enumerate(candidates.items()):
-        chosen = best == place
+    for position, (number, residual) in enumerate(candidates.items()):
+        chosen = best == position
         filtered[chosen, 0] = number
-        filtered[chosen, 1:] = left_over[chosen]
+        filtered[chosen, 1:] = residual[chosen]
     return filtered
 
 
-def _moved_right(rows: Rows) -> Rows:
-    """Each pixel's left neighbour; black before the first."""
-    moved = np.zeros_like(rows)
-    moved[:, CHANNELS:] = rows[:, :-CHANNELS]
-    return moved
+def _shifted_right(rows: Rows) -> Rows:
+    """Each pixel's left neighbour; 0 for the first."""
+    shifted = np.zeros_like(rows)
+    shifted[:, CHANNELS:] = rows[:, :-CHANNELS]
+    return shifted
 
 
 def _paeth(left: Rows, up: Rows, upper_left: Rows) -> Rows:
-    """Whichever of the three lies nearest to left + up - upper_left; ties go in this order."""
+    """Whichever of the three is nearest to left + up - upper_left; ties in that order."""
     a, b, c = (part.astype(np.int16) for part in (left, up, upper_left))
     to_a, to_b = np.abs(b - c), np.abs(a - c)
     to_c = np.abs(a + b - 2 * c)

@@ -1,9 +1,9 @@
-"""The whole road on photographs: encode, open, train a small prior, paint, report.
+"""All stages on photographs: encode, open the store, train a small prior, sample, report.
 
 python -m pipelines.demo [--images FOLDER]
 
-Each stage is a command of its own, called as anybody would call it. Run again, it goes on where it
-stopped, and does nothing where all is done.
+Each stage is one of the public commands. Run again, the demo resumes where it stopped, and does
+nothing if everything is done.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pipelines.reports import TIMINGS
 from pipelines.store import CodeStore
 from tokenizer import load_tokenizer
 
-#: Photographs inside well-known packages: (package, path in it).
+#: Photographs that packages contain: (package, path in it).
 PHOTOGRAPHS = (
     ("skimage", "data/astronaut.png"),
     ("skimage", "data/camera.png"),
@@ -39,29 +39,29 @@ PHOTOGRAPHS = (
     ("sklearn", "datasets/images/flower.jpg"),
     ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
 )
-# Fewer images than this are encoded in ten views each: a prior needs rows to learn from.
+# Fewer images than this are encoded in ten views each, so that the prior has enough rows.
 ENOUGH_IMAGES = 100
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flags:
-    """Photographs to codes, a small prior on them, painted pictures, and one page about it all."""
+    """Encode photographs, train a small prior on the codes, sample images, write a report."""
 
     images: Path | None = None
-    """Folder of photographs; by default about ten that come inside scikit-image, scikit-learn and
+    """Folder of photographs; by default about ten contained in scikit-image, scikit-learn and
     matplotlib."""
     out: Path = Path("runs/demo")
-    """Where everything goes."""
+    """Output folder."""
     tokenizer: str = "photo-f8"
-    """A bundled tokenizer, or a folder that holds one."""
+    """A bundled tokenizer, or a model folder."""
     image_size: int = 256
-    """Side of the encoded pictures and of the samples, in pixels."""
+    """Side of encoded images and of samples, in pixels."""
     steps: int = 400
-    """Steps of the prior's training."""
+    """Training steps of the prior."""
     samples: int = 4
-    """Pictures of the size the prior was trained on."""
+    """Number of samples of the size the prior was trained on."""
     canvas: str = "1024x512"
-    """Size of the one large picture, WIDTHxHEIGHT in pixels."""
+    """Size of one large sample, WIDTHxHEIGHT in pixels."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -72,9 +72,9 @@ def run(flags: Flags) -> int:
     out = flags.out
     images = out / "photographs" if flags.images is None else flags.images
     settings = _settings(flags)
-    aside = set_aside(out, settings)
-    if aside is not None:
-        print(f"{out} was made with other settings; it is now {aside}.")
+    older = set_aside(out, settings)
+    if older is not None:
+        print(f"{out} was made with other settings and has been renamed to {older}.")
     if flags.images is None:
         gather_photographs(images)
     write_json(out / "demo.json", settings)
@@ -92,7 +92,7 @@ def run(flags: Flags) -> int:
 
 
 def stages_of(flags: Flags, images: Path) -> list[tuple[str, Callable[[], int]]]:
-    """(heading, what to call) in order; each call returns an exit code."""
+    """(heading, function) of each stage in order; the functions return an exit code."""
     out = flags.out
     codes, prior = str(out / "codes.zarr"), str(out / "prior")
     size = f"{flags.image_size}x{flags.image_size}"
@@ -114,8 +114,8 @@ def stages_of(flags: Flags, images: Path) -> list[tuple[str, Callable[[], int]]]
 
     def samples(folder: str, count: int, size: str) -> Callable[[], int]:
         target = ["--out", str(out / folder), "--count", str(count), "--size", size]
-        # A prior this small gives the rare codes far too much weight. Seen side by side, the
-        # paper's top-k of 100 painted long streaks; this keeps more of the photographs' grain.
+        # A prior this small gives rare codes too much probability. Compared by eye, the paper's
+        # top-k of 100 gives long streaks; top-p keeps more of the photographs' texture.
         draws = ["--seed", "0", "--top-p", "0.92"]
         return lambda: generate.main(["--prior", prior, *target, *draws])
 
@@ -123,40 +123,40 @@ def stages_of(flags: Flags, images: Path) -> list[tuple[str, Callable[[], int]]]
         ("Encode the photographs", encode_images),
         ("Open the code store", open_store),
         ("Train a small prior on the codes", train),
-        (f"Paint {flags.samples} samples of {size}", samples("samples", flags.samples, size)),
-        (f"Paint a canvas of {flags.canvas}", samples("canvas", 1, flags.canvas)),
+        (f"Generate {flags.samples} samples of {size}", samples("samples", flags.samples, size)),
+        (f"Generate a canvas of {flags.canvas}", samples("canvas", 1, flags.canvas)),
     ]
 
 
 def gather_photographs(folder: Path) -> None:
-    """Copy the packages' photographs into `folder`, those that it lacks.
+    """Copy the packages' photographs that `folder` lacks into it.
 
-    Raises UserError where none of the packages is installed.
+    Raises UserError if none of the packages is installed.
     """
     found = 0
     for package, name in PHOTOGRAPHS:
         target = folder / Path(name).name
         source = _package_folder(package) / name
-        # A second copy would have a new date, and be taken for a changed image.
+        # Copied again it would have a new modification time and count as a changed image.
         if not target.exists() and source.is_file():
             write_bytes(target, source.read_bytes())
         found += target.exists()
     if not found:
         raise UserError(
-            "No photographs: scikit-image, scikit-learn and matplotlib are not here. "
-            'Install the extra, pip install -e ".[demo]", or name your own with --images FOLDER.'
+            "No photographs: scikit-image, scikit-learn and matplotlib are not installed. "
+            'Install the extra, pip install -e ".[demo]", or give your own by --images FOLDER.'
         )
 
 
 def _package_folder(package: str) -> Path:
-    # Found, not imported: scikit-learn alone takes a second.
+    # Located without importing: importing scikit-learn takes a second.
     spec = importlib.util.find_spec(package)
     places = spec.submodule_search_locations if spec else None
     return Path(places[0]) if places else Path("missing")
 
 
 def _settings(flags: Flags) -> dict[str, Any]:
-    """What decides the demo's files; the fingerprint, since bundled weights change in time."""
+    """What decides the demo's output; the fingerprint, since bundled weights may change."""
     return {
         "images": None if flags.images is None else str(flags.images.resolve()),
         "tokenizer": flags.tokenizer,
@@ -169,19 +169,19 @@ def _settings(flags: Flags) -> dict[str, Any]:
 
 
 def set_aside(out: Path, settings: dict[str, Any]) -> Path | None:
-    """Rename an older demo that was made with other settings; its new name, or None."""
+    """Rename the folder of a demo with other settings; its new name, or None if there is none."""
     path = out / "demo.json"
     if not path.is_file() or json.loads(path.read_text()) == settings:
         return None
     number = 1
-    while (aside := out.with_name(f"{out.name}-{number}")).exists():
+    while (renamed := out.with_name(f"{out.name}-{number}")).exists():
         number += 1
-    out.rename(aside)
-    return aside
+    out.rename(renamed)
+    return renamed
 
 
 def describe_store(store: CodeStore) -> str:
-    """One line: rows, codes, size, and where a row's codes begin."""
+    """One line: rows, grids, codebook size, and the first codes of a row."""
     provenance = store.provenance["image"]
     rows = ", ".join(f"{count:,} rows of {grid}" for grid, count in store.grids.items())
     start = (
@@ -191,7 +191,7 @@ def describe_store(store: CodeStore) -> str:
 
 
 def add_timing(path: Path, stage: str, seconds: float) -> None:
-    """Add to the time a stage has taken over all runs of this demo."""
+    """Add to the seconds a stage has taken over all runs of this demo."""
     times = json.loads(path.read_text()) if path.is_file() else []
     totals = {entry["stage"]: entry["seconds"] for entry in times}
     totals[stage] = round(totals.get(stage, 0.0) + seconds, 2)

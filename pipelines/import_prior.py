@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Published weights as a prior of ours: python -m pipelines.import_prior compvis FILE --out DIR.
+"""Convert a published transformer to a model folder with its tokenizer.
 
-The result is a model folder with the prior's tokenizer in it, ready for generate and evaluate. Run
-again, it does nothing.
+python -m pipelines.import_prior compvis FILE --out DIR
+
+The folder can be given to generate and evaluate. Run again, it does nothing.
 """
 
 from __future__ import annotations
@@ -17,12 +18,10 @@ import torch
 import tyro
 from torch import Tensor
 
-from ops.checkpoint import CheckpointError
-from ops.config import ConfigError, UserError
-from ops.files import atomic_path
+from ops.config import ConfigError
 from ops.published import load_published
 from pipelines.console import run_command
-from pipelines.import_tokenizer import published_tokenizer
+from pipelines.import_tokenizer import equal_weights, published_tokenizer, write_once
 from pipelines.train_prior import tokenizer_info
 from prior import (
     GPT,
@@ -47,64 +46,68 @@ class ImportPriorFlags:
     """Turn a published transformer into a model folder."""
 
     kind: tyro.conf.Positional[Annotated[Literal["compvis"], tyro.conf.arg()]]
-    """whose weights: compvis is the Net2NetTransformer of taming-transformers, or its GPT alone"""
+    """whose format: compvis is the Net2NetTransformer of taming-transformers, or its GPT alone"""
     file: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="FILE")]]
-    """a .safetensors file, or a checkpoint of torch; nothing but its tensors is looked at"""
+    """a .safetensors file or a torch checkpoint, of which only the tensors are read"""
     out: Path
     """the model folder to write"""
     num_classes: int | None = None
-    """classes that it was told (1000 for ImageNet); without them it is unconditional"""
+    """number of classes it is conditioned on (1000 for ImageNet); default: unconditional"""
     conditions: Literal["coordinates"] | None = None
-    """coordinates: it was told where in the picture each code lies, as models of windows were"""
+    """coordinates: it is conditioned on each code's position in the image, as window models are"""
     window: int = 16
-    """codes a side of the square that it sees; 16 in all that have been published"""
+    """side of its window, in codes; 16 in all published models"""
     num_heads: int = 16
-    """heads of its attention, which no weight shows; 16 in all that have been published"""
+    """attention heads, which cannot be read from the weights; 16 in all published models"""
     tokenizer: str | None = None
     """name or model folder of the tokenizer it was trained with (default: the one in FILE)"""
     norm_groups: int = 32
-    """groups of the group norms of the tokenizer in FILE; 32 in all that have been published"""
+    """groups of the group norms of the tokenizer in FILE; 32 in all published ones"""
 
 
 def run(flags: ImportPriorFlags) -> int:
     tensors = load_published(flags.file)
     if any(key.startswith(CONDITION_STAGE) for key in tensors):
         raise ConfigError(
-            f"{flags.file} was trained with pictures as its condition ({CONDITION_STAGE}*). "
-            "Models told nothing, a class or coordinates can be imported."
+            f"{flags.file} was trained with images as its condition ({CONDITION_STAGE}*). Only "
+            "unconditional models and those with a class or coordinates can be imported."
         )
     tokenizer = tokenizer_of(flags, tensors)
     prior = Prior(*model_of(flags, tensors, tokenizer), tokenizer_info(tokenizer))
-    if not _is_there(flags.out, prior):
-        with atomic_path(flags.out) as partial:
-            save_prior(partial, prior.model, prior.conditions, prior.tokenizer_info)
-            save_tokenizer(partial / "tokenizer", tokenizer)
+
+    def save(folder: Path, prior: Prior) -> None:
+        save_prior(folder, prior.model, prior.conditions, prior.tokenizer_info)
+        save_tokenizer(folder / "tokenizer", tokenizer)
+
+    write_once(flags.out, prior, load=load_prior, equal=_equal, save=save)
     config = prior.config
     print(
         f"{flags.out}: {len(prior.model.blocks)} layers of {config.width}, "
-        f"{config.codebook_size} codes of tokenizer {tokenizer.fingerprint}; paint with "
+        f"{config.codebook_size} codes of tokenizer {tokenizer.fingerprint}; sample with "
         f"python -m pipelines.generate --prior {flags.out}"
     )
     return 0
 
 
 def tokenizer_of(flags: ImportPriorFlags, tensors: Tensors) -> VQGAN:
-    """The tokenizer that was asked for, or the one that lies around the transformer."""
+    """The tokenizer given by --tokenizer, or the one in the transformer's checkpoint."""
     if flags.tokenizer is not None:
         return load_tokenizer(flags.tokenizer)
     if not any(key.startswith(FIRST_STAGE) for key in tensors):
         raise ConfigError(
-            f"{flags.file} holds no tokenizer ({FIRST_STAGE}*). Name the one that the transformer "
-            "was trained with by --tokenizer; python -m pipelines.import_tokenizer makes one of "
-            "its weights."
+            f"{flags.file} holds no tokenizer ({FIRST_STAGE}*). Give the one that the transformer "
+            "was trained with by --tokenizer; python -m pipelines.import_tokenizer converts its "
+            "weights."
         )
     return published_tokenizer("compvis", tensors, flags.norm_groups, flags.file.stem)
 
 
 def model_of(flags: ImportPriorFlags, tensors: Tensors, tokenizer: VQGAN) -> tuple[GPT, Conditions]:
-    """The transformer, and what it is told."""
+    """The transformer and its conditions."""
     if flags.num_classes is not None and flags.conditions is not None:
-        raise ConfigError("Published models are told classes or coordinates; leave one out.")
+        raise ConfigError(
+            "Published models have classes or coordinates; leave out one of the flags."
+        )
     size = tokenizer.config.codebook_size
     condition: Condition = StartOfSequence()
     if flags.num_classes is not None:
@@ -122,25 +125,13 @@ def model_of(flags: ImportPriorFlags, tensors: Tensors, tokenizer: VQGAN) -> tup
     return model, conditions
 
 
-def _is_there(folder: Path, prior: Prior) -> bool:
-    """Whether `folder` holds this very prior; raises UserError where it holds anything else."""
-    if not folder.exists():
-        return False
-    try:
-        there = load_prior(folder)
-    except CheckpointError:
-        there = None
-    if there is None or not _equal(there, prior):
-        raise UserError(f"{folder} exists and is another thing. Name another --out, or remove it.")
-    return True
-
-
 def _equal(one: Prior, other: Prior) -> bool:
-    described = one.config == other.config and one.conditions.parts == other.conditions.parts
-    if not described or one.tokenizer_info != other.tokenizer_info:
-        return False
-    pairs = zip(one.model.parameters(), other.model.parameters(), strict=True)
-    return all(torch.equal(first, second) for first, second in pairs)
+    return (
+        one.config == other.config
+        and one.conditions.parts == other.conditions.parts
+        and one.tokenizer_info == other.tokenizer_info
+        and equal_weights(one.model, other.model)
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

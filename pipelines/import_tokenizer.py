@@ -1,20 +1,22 @@
 #!/usr/bin/env python3
-"""Published weights as a tokenizer of ours: python -m pipelines.import_tokenizer KIND FILE --out.
+"""Convert a published tokenizer to a model folder.
 
-The result is a model folder that encode, decode and train_prior take. Run again, it does nothing.
+python -m pipelines.import_tokenizer KIND FILE --out DIR
+
+The folder can be given to every command that takes a tokenizer. Run again, it does nothing.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import torch
 import tyro
-from torch import Tensor
+from torch import Tensor, nn
 
 from ops.checkpoint import CheckpointError
 from ops.config import UserError
@@ -22,6 +24,8 @@ from ops.files import atomic_path
 from ops.published import load_published
 from pipelines.console import run_command
 from tokenizer import IMPORTERS, VQGAN, load_tokenizer, save_tokenizer
+
+M = TypeVar("M")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,22 +35,20 @@ class ImportTokenizerFlags:
     kind: tyro.conf.Positional[
         Annotated[Literal["compvis", "llamagen", "diffusers"], tyro.conf.arg()]
     ]
-    """whose weights: taming-transformers and latent diffusion, LlamaGen, diffusers' VQModel"""
+    """whose format: taming-transformers and latent diffusion, LlamaGen, or diffusers' VQModel"""
     file: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="FILE")]]
-    """a .safetensors file, or a checkpoint of torch; nothing but its tensors is looked at"""
+    """a .safetensors file or a torch checkpoint, of which only the tensors are read"""
     out: Path
     """the model folder to write"""
     norm_groups: int = 32
-    """groups of the group norms, which no weight shows; 32 in all that have been published"""
+    """groups of the group norms, which cannot be read from the weights; 32 in all published ones"""
 
 
 def run(flags: ImportTokenizerFlags) -> int:
     tensors = load_published(flags.file)
     model = published_tokenizer(flags.kind, tensors, flags.norm_groups, flags.out.name)
     config = model.config
-    if not _is_there(flags.out, model):
-        with atomic_path(flags.out) as partial:
-            save_tokenizer(partial, model)
+    write_once(flags.out, model, load=load_tokenizer, equal=_equal, save=save_tokenizer)
     print(
         f"{flags.out}: f {config.downsample_factor}, {config.codebook_size} codes of "
         f"{config.quantizer.kind}, fingerprint {model.fingerprint}; encode with "
@@ -58,9 +60,9 @@ def run(flags: ImportTokenizerFlags) -> int:
 def published_tokenizer(
     kind: str, tensors: Mapping[str, Tensor], norm_groups: int, name: str
 ) -> VQGAN:
-    """The tokenizer called `name` that a family's published tensors are, ready to encode.
+    """The tokenizer `name` from published tensors of a family, in evaluation mode.
 
-    Raises CheckpointError where they are none.
+    Raises CheckpointError for tensors that are not such a tokenizer's.
     """
     config, weights = IMPORTERS[kind](tensors, norm_groups)
     with torch.device("meta"):
@@ -70,22 +72,38 @@ def published_tokenizer(
     return model
 
 
-def _is_there(folder: Path, model: VQGAN) -> bool:
-    """Whether `folder` holds this very model; raises UserError where it holds anything else."""
+def write_once(
+    folder: Path,
+    model: M,
+    *,
+    load: Callable[[Path], M],
+    equal: Callable[[M, M], bool],
+    save: Callable[[Path, M], None],
+) -> None:
+    """Save `model` as `folder`; do nothing if `folder` holds an equal one already.
+
+    Raises UserError if it holds anything else.
+    """
     if not folder.exists():
-        return False
+        with atomic_path(folder) as partial:
+            save(partial, model)
+        return
     try:
-        there = load_tokenizer(folder)
+        if equal(load(folder), model):
+            return
     except CheckpointError:
-        there = None
-    if there is None or there.config != model.config or not _equal(there, model):
-        raise UserError(f"{folder} exists and is another thing. Name another --out, or remove it.")
-    return True
+        pass
+    raise UserError(f"{folder} exists and holds something else. Give another --out, or remove it.")
+
+
+def equal_weights(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two modules of one architecture have the same parameters."""
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return all(torch.equal(first, second) for first, second in pairs)
 
 
 def _equal(one: VQGAN, other: VQGAN) -> bool:
-    pairs = zip(one.parameters(), other.parameters(), strict=True)
-    return all(torch.equal(first, second) for first, second in pairs)
+    return one.config == other.config and equal_weights(one, other)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""One of the paper's studies in miniature: python -m pipelines.study NAME --data --out.
+"""Run a small repetition of one of the paper's studies.
 
-Each (variant, seed) is a run that is done once; run again, the command does what is missing and
-tells the whole anew: results.json, table.md, plot.png and report.md.
+python -m pipelines.study NAME --data PATH --out DIR
+
+Each (variant, seed) is a run that is done once. Run again, the command does the missing runs and
+rewrites results.json, table.md, plot.png and report.md.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from pipelines.studies import STUDIES, StudyContext, do_runs, write_report
 
 @dataclass(frozen=True, kw_only=True)
 class StudyFlags:
-    """Repeat one of the paper's studies in miniature, on photographs of your own."""
+    """Run a small repetition of one of the paper's studies on your photographs."""
 
     name: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="NAME")]]
     """a study of pipelines/studies: downsampling, vqvae_vqgan, ..."""
@@ -35,10 +37,10 @@ class StudyFlags:
     threads: int | None = None
     """CPU threads (default: torch's own choice)"""
     steps: int | None = None
-    """no training takes more steps than these: 20 shows that all works, and nothing else"""
+    """upper limit of every training's steps: 20 only shows that everything works"""
     perceptual: str = "none"
-    """for studies of the VQGAN's losses: lpips (fetches torchvision's VGG16), none, or the path of
-    that file"""
+    """for studies of the VQGAN's losses: lpips (downloads torchvision's VGG16), none, or the path
+    of that file"""
     show: Path | None = None
     """photographs to show reconstructions of (default: those of the demo)"""
 
@@ -48,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(flags: StudyFlags) -> int:
-    """Do what is missing, tell the whole, print the table; the exit code."""
+    """Do the missing runs, write the report, print the table; the exit code."""
     study = STUDIES[flags.name]
     for name in ("threads", "steps"):
         value = getattr(flags, name)
@@ -63,19 +65,19 @@ def run(flags: StudyFlags) -> int:
         perceptual=flags.perceptual,
         shown=flags.show,
     )
-    runs = do_runs(flags.name, study, context, flags.seeds, say)
+    runs = do_runs(flags.name, study, context, flags.seeds, print_progress)
     report = write_report(study, context, runs, command_of(flags))
     print((flags.out / "table.md").read_text(), end="")
     print(f"{report}: {len(runs)} runs")
     return 0
 
 
-def say(what: str) -> None:
-    print(f"\n[{what}]", flush=True)
+def print_progress(line: str) -> None:
+    print(f"\n[{line}]", flush=True)
 
 
 def command_of(flags: StudyFlags) -> str:
-    """What a reader types to repeat it, with folders of his own."""
+    """The command that repeats the study, with placeholders for its folders."""
     words = [f"python -m pipelines.study {flags.name} --data photographs/"]
     words.append(f"--out runs/studies/{flags.name}")
     words.append(f"--seeds {' '.join(str(seed) for seed in flags.seeds)}")

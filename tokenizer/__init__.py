@@ -1,4 +1,10 @@
-"""Pixels to codes and back: build, load, save and use a VQGAN."""
+"""The tokenizer, a VQGAN: pixels (B, C, H, W) in [-1, 1] to codes (B, h, w) and back.
+
+It encodes images, label maps or depth maps (modalities.py); the quantizer is a choice of the config
+(quantizers.py), and large images go in tiles (tiling.py). Model folders, bundled weights and
+published checkpoints are loaded here, and losses.py has the training objective. Knows nothing of
+priors, data files or jobs. Read vqgan.py first, then model_folder.py.
+"""
 
 from pathlib import Path
 

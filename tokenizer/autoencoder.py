@@ -1,9 +1,9 @@
 """The encoder and decoder of a VQGAN (Esser et al. 2021, section 3.1 and appendix A).
 
-Two families in one layout. With `patch_size=1` and `norm="group"` it is the paper's network:
-residual blocks, one level a factor of two, attention at chosen levels. With `patch_size > 1` pixels
-are folded into channels first, and with `norm="channel"` and no attention every output depends on
-a bounded neighbourhood only, so tiles of a large image are exact (see tokenizer/tiling.py).
+With `patch_size=1` and `norm="group"` it is the paper's network: residual blocks, levels that each
+halve the resolution, attention at chosen levels. With `patch_size > 1` pixels are folded into
+channels first. With `norm="channel"` and no attention every output depends on a bounded
+neighbourhood only, so tiles of a large image are exact (see tokenizer/tiling.py).
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class AutoencoderConfig:
     num_res_blocks: int = 2
     decoder_res_blocks: int = 3
     attention_levels: tuple[int, ...] = (4,)
-    """levels, counted from the pixels, that attend after each residual block"""
+    """levels, counted from the pixels, with attention after each residual block"""
     mid_block: bool = True
-    """two residual blocks beside the latents"""
+    """two residual blocks at the resolution of the latents"""
     mid_attention: bool = True
-    """attention between those two, as all published networks have it, whatever the levels do"""
+    """attention between those two, as in all published networks; independent of attention_levels"""
     latent_channels: int = 256
     norm: str = "group"
     norm_groups: int = 32
@@ -48,7 +48,7 @@ class AutoencoderConfig:
         for mult in self.channel_mult if self.norm == "group" else ():
             if self.channels * mult % self.norm_groups:
                 raise ConfigError(
-                    f"{self.channels} x {mult} channels do not divide into "
+                    f"{self.channels} x {mult} channels are not divisible by "
                     f"{self.norm_groups} groups. Choose another norm_groups."
                 )
 
@@ -59,7 +59,7 @@ class AutoencoderConfig:
 
     @property
     def is_local(self) -> bool:
-        """Whether every output depends on a bounded neighbourhood of the input only."""
+        """Whether every output depends only on a bounded neighbourhood of the input."""
         return (
             self.norm == "channel"
             and not self.attention_levels
@@ -70,8 +70,8 @@ class AutoencoderConfig:
 class ChannelNorm(nn.Module):
     """Root-mean-square norm of each position over its channels (Zhang & Sennrich 2019).
 
-    Unlike GroupNorm it keeps no statistics over the image, so what a position becomes does not
-    depend on the size of the crop it was seen in.
+    Unlike GroupNorm it computes no statistics over the image, so a position's output does not
+    depend on the size of the crop around it.
     """
 
     def __init__(self, channels: int, eps: float = 1e-6) -> None:
@@ -114,7 +114,7 @@ class ResBlock(nn.Module):
 
 
 class AttnBlock(nn.Module):
-    """One-head self-attention over all positions of a level, residual; (B,C,H,W) -> same."""
+    """Single-head self-attention over all positions, residual: (B, C, H, W) -> same."""
 
     def __init__(self, config: AutoencoderConfig, channels: int) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class AttnBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Stride-2 3x3 convolution, zero-padded right and below only, as published weights expect."""
+    """Stride-2 3x3 convolution, zero-padded on the right and below, as published weights expect."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour doubling, then a 3x3 convolution."""
+    """Nearest-neighbour upsampling by 2, then a 3x3 convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class Upsample(nn.Module):
 def _level(
     config: AutoencoderConfig, level: int, in_channels: int, num_res_blocks: int
 ) -> list[nn.Module]:
-    """The residual (and attention) blocks of one resolution."""
+    """The residual and attention blocks of one resolution."""
     out_channels = config.channels * config.channel_mult[level]
     blocks: list[nn.Module] = []
     for _ in range(num_res_blocks):
@@ -171,7 +171,7 @@ def _level(
 
 
 def _mid(config: AutoencoderConfig) -> list[nn.Module]:
-    """The blocks beside the latents: residual, attention, residual."""
+    """The blocks at the resolution of the latents: residual, attention, residual."""
     if not config.mid_block:
         return []
     channels = config.channels * config.channel_mult[-1]
@@ -180,10 +180,10 @@ def _mid(config: AutoencoderConfig) -> list[nn.Module]:
 
 
 class Blocks(nn.Sequential):
-    """Blocks one after the other; in training their inside can be computed again for gradients.
+    """A sequence of blocks, with activation checkpointing if `recompute` is set.
 
-    With `recompute` only what goes from block to block is kept for the backward pass, a fraction
-    of the memory for a third more computing. Results are the same to the bit.
+    Then only the blocks' inputs are saved for the backward pass: a fraction of the memory for a
+    third more computation, with bit-identical results.
     """
 
     recompute = False
@@ -243,24 +243,26 @@ class Decoder(nn.Module):
 
 
 def encoder_halo(config: AutoencoderConfig) -> int:
-    """Pixels around a tile that its latents can depend on (a local config's receptive field)."""
+    """Pixels around a tile that its latents depend on: a local config's receptive field."""
     pixels, scale = config.patch_size, config.patch_size  # conv_in
     for level in range(len(config.channel_mult)):
         pixels += 2 * config.num_res_blocks * scale
         if level < len(config.channel_mult) - 1:
-            pixels += 2 * scale  # the stride-2 convolution reaches two to the right and below
+            pixels += (
+                2 * scale
+            )  # the stride-2 convolution reads two positions to the right and below
             scale *= 2
     return pixels + (4 * config.mid_block + 1) * scale
 
 
 def decoder_halo(config: AutoencoderConfig) -> int:
-    """Codes around a tile that its pixels can depend on (a local config's receptive field)."""
+    """Codes around a tile that its pixels depend on: a local config's receptive field."""
     factor = config.downsample_factor
     scale, pixels = factor, (1 + 4 * config.mid_block) * factor  # conv_in and the mid blocks
     for level in reversed(range(len(config.channel_mult))):
         pixels += 2 * config.decoder_res_blocks * scale
         if level:
             scale //= 2
-            pixels += scale  # the convolution after doubling
+            pixels += scale  # the convolution after upsampling
     pixels += config.patch_size  # conv_out
     return -(-pixels // factor)

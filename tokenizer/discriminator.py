@@ -1,4 +1,4 @@
-"""PatchGAN: a critic of overlapping patches (Isola et al. 2017, section 3.2), and its losses."""
+"""The PatchGAN discriminator (Isola et al. 2017, section 3.2), its losses and regularisers."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ NORMS = ("batch", "none")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DiscriminatorConfig:
-    """Sizes of the PatchGAN; the defaults are the paper's."""
+    """Sizes of the PatchGAN discriminator; the defaults are the paper's."""
 
     image_channels: int = 3
     channels: int = 64
     num_layers: int = 3
     norm: str = "batch"
-    """batch: over the samples of all processes; none: left out, as goes well with spectral_norm"""
+    """batch: batch normalisation over all processes; none: no norm, usual with spectral_norm"""
     spectral_norm: bool = False
     """divide each kernel by its largest singular value (Miyato et al. 2018)"""
 
@@ -33,7 +33,7 @@ class DiscriminatorConfig:
 
 
 class PatchDiscriminator(nn.Module):
-    """pixels (B, C, H, W) -> logits (B, 1, h, w), one a patch; 30 x 30 at 256 x 256."""
+    """pixels (B, C, H, W) -> logits (B, 1, h, w), one for each patch: 30 x 30 at 256 x 256."""
 
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
@@ -66,10 +66,10 @@ class PatchDiscriminator(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation of (B, C, H, W) over all processes' samples, equally many in each.
+    """Batch normalisation of (B, C, H, W) over the samples of all processes, equally many in each.
 
-    torch's SyncBatchNorm is for GPUs alone. No running statistics are kept, since a critic is
-    only ever asked in training; R1 can go backward through the backward.
+    torch's SyncBatchNorm works on GPUs only. There are no running statistics, since a discriminator
+    is used in training only. It supports double backward, which R1 needs.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
@@ -82,7 +82,7 @@ class BatchNorm(nn.Module):
         if ranks_here().world == 1:
             return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
         with torch.autocast(x.device.type, enabled=False):
-            # Centred first: squares of uncentred values would lose the variance's last digits.
+            # Centred before squaring, so that the variance loses no precision.
             centred = x.float() - self._mean(x.float())
             scale = torch.rsqrt(self._mean(centred.square()) + self.eps)
             normed = centred * scale * self.weight[:, None, None] + self.bias[:, None, None]
@@ -90,7 +90,7 @@ class BatchNorm(nn.Module):
 
     @staticmethod
     def _mean(x: Tensor) -> Tensor:
-        """The mean of each channel (C, 1, 1) over everything else in all processes."""
+        """The mean of each channel, (C, 1, 1), over all other axes and all processes."""
         return mean_over_ranks(x.mean((0, 2, 3)))[:, None, None]
 
 
@@ -102,12 +102,12 @@ def _initialise(module: nn.Module) -> None:
 
 
 def hinge_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """The critic's hinge loss (Lim & Ye 2017)."""
+    """The discriminator's hinge loss (Lim & Ye 2017)."""
     return 0.5 * (F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean())
 
 
 def vanilla_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """The critic's cross-entropy (Goodfellow et al. 2014)."""
+    """The discriminator's cross-entropy (Goodfellow et al. 2014)."""
     return 0.5 * (F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean())
 
 
@@ -115,27 +115,27 @@ DISCRIMINATOR_LOSSES = {"hinge": hinge_loss, "vanilla": vanilla_loss}
 
 
 def generator_loss(fake_logits: Tensor) -> Tensor:
-    """What the decoder minimises: the critic's mean verdict, negated (both kinds of critic)."""
+    """The autoencoder's adversarial loss: the mean logit, negated (for hinge and vanilla)."""
     return -torch.mean(fake_logits)
 
 
 def r1_penalty(discriminator: nn.Module, real: Tensor) -> Tensor:
-    """Squared norm of the verdict's gradient at real pixels (B, C, H, W), halved, mean over them.
+    """R1 of Mescheder et al. 2018, eq. 9, at real pixels (B, C, H, W), in float32.
 
-    R1 of Mescheder et al. 2018, eq. 9, for the mean of a picture's patch logits; in float32.
+    Half the squared norm of the gradient of an image's mean patch logit, averaged over the images.
     """
     with torch.autocast(real.device.type, enabled=False), torch.enable_grad():
         pixels = real.detach().float().requires_grad_()
-        verdicts = discriminator(pixels).mean((1, 2, 3))
-        (gradient,) = torch.autograd.grad(verdicts.sum(), pixels, create_graph=True)
+        logits = discriminator(pixels).mean((1, 2, 3))
+        (gradient,) = torch.autograd.grad(logits.sum(), pixels, create_graph=True)
     return 0.5 * gradient.square().sum((1, 2, 3)).mean()
 
 
 class LeCam(nn.Module):
-    """Holds the critic's verdicts near averages of the opposite kind (LeCAM, Tseng et al. 2021).
+    """LeCAM regulariser (Tseng et al. 2021): keeps logits near running means of the opposite kind.
 
-    Without it a critic that has learned a small data set by heart parts the two without bound.
-    As in its authors' code, only what lies beyond those averages is penalised.
+    Without it a discriminator that has memorised a small data set separates real and fake logits
+    without bound. As in the authors' code, only logits beyond those means are penalised.
     """
 
     real: Tensor
@@ -150,14 +150,14 @@ class LeCam(nn.Module):
         self.register_buffer("has_seen", torch.zeros(()))
 
     def forward(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        """The penalty by the averages so far; 0 before there are any."""
+        """The penalty against the running means; 0 before the first update."""
         beyond_fake = F.relu(real_logits.float() - self.fake).square().mean()
         beyond_real = F.relu(self.real - fake_logits.float()).square().mean()
         return self.has_seen * (beyond_fake + beyond_real)
 
     @torch.no_grad()
     def update(self, real_mean: Tensor, fake_mean: Tensor) -> None:
-        """Move the averages towards a whole batch's mean logits; the first ones become them."""
+        """Move the running means towards a batch's mean logits; the first batch sets them."""
         share = 1 - self.decay * self.has_seen
         self.real.lerp_(real_mean, share)
         self.fake.lerp_(fake_mean, share)

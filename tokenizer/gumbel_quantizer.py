@@ -1,4 +1,4 @@
-"""A quantizer that samples: soft choices while training, the likeliest code when encoding."""
+"""The Gumbel-softmax quantizer: samples in training, takes the most likely code in encoding."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class GumbelQuantizer(Quantizer):
     """Gumbel-softmax over all codes (Jang et al. 2016), with straight-through samples.
 
     A linear map gives each latent a logit for every code, so training holds (B, K, h, w) values:
-    it is for codebooks of some thousand codes. The temperature falls along half a cosine and the
-    weight of the KL term rises in a line, both functions of `step`.
+    suited to codebooks of some thousand codes. The temperature falls along half a cosine and the
+    KL weight rises linearly, both as functions of `step`.
     """
 
     def __init__(self, config: QuantizerConfig) -> None:
@@ -35,7 +35,7 @@ class GumbelQuantizer(Quantizer):
 
     @property
     def temperature(self) -> float:
-        """Of the soft choices at `step`."""
+        """Of the Gumbel-softmax at `step`."""
         config = self.config
         passed = min(1.0, self.step / max(1, config.temperature_steps))
         above = (config.temperature - config.final_temperature) * (1 + math.cos(math.pi * passed))
@@ -43,24 +43,23 @@ class GumbelQuantizer(Quantizer):
 
     @property
     def kl_weight(self) -> float:
-        """Of the KL term at `step`."""
+        """Weight of the KL term at `step`."""
         return self.config.kl_weight * min(1.0, (self.step + 1) / max(1, self.config.kl_steps))
 
     def quantize(self, latents: Tensor) -> Quantized:
         logits = self.proj(latents)
-        log_shares = F.log_softmax(logits, dim=1)
-        shares = log_shares.exp()
-        # The distance of each position's choice from an even one, in nats.
-        kl = (shares * (log_shares + math.log(self.codebook_size))).sum(dim=1).mean()
+        log_probs = F.log_softmax(logits, dim=1)
+        probs = log_probs.exp()
+        # KL divergence of each position's distribution from the uniform one, in nats.
+        kl = (probs * (log_probs + math.log(self.codebook_size))).sum(dim=1).mean()
         if self.training:
             soft = F.gumbel_softmax(logits, tau=self.temperature, dim=1)
             codes = soft.argmax(dim=1)
         else:
-            soft, codes = shares, self.assign(latents)
+            soft, codes = probs, self.assign(latents)
         quantized = self.lookup(codes)
-        if (
-            self.training or latents.requires_grad
-        ):  # the value is the code's, the gradient that of the soft choice
+        if self.training or latents.requires_grad:
+            # Straight-through: the value is the code's, the gradient that of the soft sample.
             mixture = torch.einsum("bkhw,kd->bdhw", soft, self.embedding.weight.detach())
             quantized = quantized + mixture - mixture.detach()
         return Quantized(quantized, codes, self.kl_weight * kl)

@@ -1,8 +1,8 @@
-"""Published tokenizers in our own layout: tensors in, tensors out, no files.
+"""Published tokenizers' state dicts converted to our config and state dict, without files.
 
-CompVis (taming-transformers and the first stages of latent diffusion), LlamaGen and diffusers
-write the same network under other names; one Layout each says which. Sizes are read off the
-tensors, every shape is checked, and a key that nobody asked for is an error.
+CompVis (taming-transformers and the first stages of latent diffusion), LlamaGen and diffusers use
+other names for the same network; a Layout describes those of each family. Sizes are read from the
+tensors, every shape is checked, and an unknown key is an error.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,45 +22,43 @@ from tokenizer.vqgan import PRESETS, VQGAN, VQGANConfig
 
 Tensors = Mapping[str, Tensor]
 Imported = tuple[VQGANConfig, dict[str, Tensor]]
-FIRST_STAGE = "first_stage_model."  # where whole transformers and diffusion models have theirs
+FIRST_STAGE = "first_stage_model."  # prefix in checkpoints of transformers and diffusion models
+
+
+SAME = {name: name for name in ("norm", "q", "k", "v", "proj_out")}
+EMBEDDING = {"quantizer.embedding.weight": "quantize.embedding.weight"}  # our key -> theirs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How a family names the parts of a network, level 0 being that of the pixels.
+    """A family's names of the network's parts; the defaults are CompVis'.
 
-    `{}` stands for a number; a decoder's levels may be counted from its latents instead.
+    `{}` stands for a number. Level 0 is that of the pixels, but the decoder's levels may be counted
+    from the latents instead.
     """
 
     encoder_level: str
     decoder_level: str
     counted_from_latents: bool
     block: str
-    attention: str
-    downsample: str
-    upsample: str
     middle: tuple[str, str, str]
-    shortcut: str
-    norm_out: str
-    attention_parts: Mapping[str, str]
-    not_weights: str
-    """a pattern of keys that training left behind"""
+    ignored: str
+    """a pattern of keys that only training uses"""
+    attention: str = "attn.{}"
+    downsample: str = "downsample.conv"
+    upsample: str = "upsample.conv"
+    shortcut: str = "nin_shortcut"
+    norm_out: str = "norm_out"
+    attention_parts: Mapping[str, str] = field(default_factory=SAME.copy)
 
 
-SAME = {name: name for name in ("norm", "q", "k", "v", "proj_out")}
 COMPVIS = Layout(
     encoder_level="encoder.down.{}",
     decoder_level="decoder.up.{}",
     counted_from_latents=False,
     block="block.{}",
-    attention="attn.{}",
-    downsample="downsample.conv",
-    upsample="upsample.conv",
     middle=("mid.block_1", "mid.attn_1", "mid.block_2"),
-    shortcut="nin_shortcut",
-    norm_out="norm_out",
-    attention_parts=SAME,
-    not_weights=r"loss\..*|model_ema\..*|colorize|quantize\.used"
+    ignored=r"loss\..*|model_ema\..*|colorize|quantize\.used"
     r"|quantize\.embedding\.(cluster_size|embed_avg)",
 )
 LLAMAGEN = Layout(
@@ -68,42 +66,36 @@ LLAMAGEN = Layout(
     decoder_level="decoder.conv_blocks.{}",
     counted_from_latents=True,
     block="res.{}",
-    attention="attn.{}",
-    downsample="downsample.conv",
-    upsample="upsample.conv",
     middle=("mid.0", "mid.1", "mid.2"),
-    shortcut="nin_shortcut",
-    norm_out="norm_out",
-    attention_parts=SAME,
-    not_weights=r"quantize\.codebook_used",
+    ignored=r"quantize\.codebook_used",
 )
 DIFFUSERS = Layout(
     encoder_level="encoder.down_blocks.{}",
     decoder_level="decoder.up_blocks.{}",
     counted_from_latents=True,
     block="resnets.{}",
+    middle=("mid_block.resnets.0", "mid_block.attentions.0", "mid_block.resnets.1"),
+    ignored=r"(?!)",
     attention="attentions.{}",
     downsample="downsamplers.0.conv",
     upsample="upsamplers.0.conv",
-    middle=("mid_block.resnets.0", "mid_block.attentions.0", "mid_block.resnets.1"),
     shortcut="conv_shortcut",
     norm_out="conv_norm_out",
     attention_parts={
         "norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0",
     },
-    not_weights=r"(?!)",
 )  # fmt: skip
 OLDER_DIFFUSERS = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 def import_compvis(tensors: Tensors, norm_groups: int = 32) -> Imported:
-    """A VQModel or GumbelVQ; also the first stage of a whole transformer or diffusion model.
+    """A VQModel or GumbelVQ, alone or as the first stage of a transformer or diffusion model.
 
-    Of a model with a remapped codebook (`quantize.used`) only the codes in use are taken, in the
-    order in which it numbers them; what it would call unknown becomes the nearest of them.
-    Raises CheckpointError naming the key that is missing, unknown or misshapen.
+    Of a remapped codebook (`quantize.used`) only the codes in use are taken, in the order of its
+    numbering; latents that it maps to an unknown code get the nearest of them.
+    Raises CheckpointError naming the key that is missing, unknown or of a wrong shape.
     """
-    theirs = _of_the_first_stage(tensors)
+    theirs = _first_stage(tensors)
     if "quantize.proj.weight" in theirs:
         published = PRESETS["f8-8192-gumbel"].quantizer
         keys = {
@@ -112,18 +104,17 @@ def import_compvis(tensors: Tensors, norm_groups: int = 32) -> Imported:
             "quantizer.embedding.weight": "quantize.embed.weight",
         }
     else:
-        # Their published models were trained with beta on the codebook's term, not on the other.
+        # The published models were trained with beta on the codebook term, not the commitment term.
         published = QuantizerConfig(kind="vq", commitment_weight=1.0, codebook_weight=0.25)
-        keys = {"quantizer.embedding.weight": "quantize.embedding.weight"}
+        keys = EMBEDDING
     if "quantize.used" in theirs:
         theirs = _in_use(theirs, list(keys.values()))
     return _import(theirs, COMPVIS, published, keys, norm_groups)
 
 
 def import_llamagen(tensors: Tensors, norm_groups: int = 32) -> Imported:
-    """A VQModel of LlamaGen, whose codes are l2-normalised; raises as import_compvis does."""
-    keys = {"quantizer.embedding.weight": "quantize.embedding.weight"}
-    return _import(dict(tensors), LLAMAGEN, QuantizerConfig(kind="l2"), keys, norm_groups)
+    """A VQModel of LlamaGen, with l2-normalised codes; raises as import_compvis does."""
+    return _import(tensors, LLAMAGEN, QuantizerConfig(kind="l2"), EMBEDDING, norm_groups)
 
 
 def import_diffusers(tensors: Tensors, norm_groups: int = 32) -> Imported:
@@ -132,8 +123,7 @@ def import_diffusers(tensors: Tensors, norm_groups: int = 32) -> Imported:
     for key, tensor in tensors.items():
         *path, part, kind = ("", *key.split("."))
         theirs[".".join([*path, OLDER_DIFFUSERS.get(part, part), kind])[1:]] = tensor
-    keys = {"quantizer.embedding.weight": "quantize.embedding.weight"}
-    return _import(theirs, DIFFUSERS, QuantizerConfig(kind="vq"), keys, norm_groups)
+    return _import(theirs, DIFFUSERS, QuantizerConfig(kind="vq"), EMBEDDING, norm_groups)
 
 
 IMPORTERS: dict[str, Callable[[Tensors, int], Imported]] = {
@@ -154,15 +144,15 @@ def _import(
     table = {**key_table(config.autoencoder, layout), **quantizer_keys}
     with torch.device("meta"):
         shapes = {name: tensor.shape for name, tensor in VQGAN(config).named_parameters()}
-    known = re.compile("|".join([*map(re.escape, table.values()), layout.not_weights]))
+    known = re.compile("|".join([*map(re.escape, table.values()), layout.ignored]))
     for key in theirs:
         if not known.fullmatch(key):
-            raise CheckpointError(f"{key} is no key of such a tokenizer.")
+            raise CheckpointError(f"{key} is not a key of such a tokenizer.")
     return config, {name: _fetch(theirs, table[name], shape) for name, shape in shapes.items()}
 
 
 def key_table(config: AutoencoderConfig, layout: Layout) -> dict[str, str]:
-    """Our keys of encoder, decoder and the 1x1 convolutions between, each with theirs."""
+    """Our keys of encoder, decoder and 1x1 convolutions, each with the family's key."""
     modules = {"pre_quant": "quant_conv", "post_quant": "post_quant_conv"}
     for side, blocks in (
         ("encoder", _encoder_blocks(config, layout)),
@@ -180,29 +170,31 @@ def key_table(config: AutoencoderConfig, layout: Layout) -> dict[str, str]:
 
 
 def _encoder_blocks(config: AutoencoderConfig, layout: Layout) -> Iterator[dict[str, str]]:
-    """For each of our encoder's blocks, our names of its parts with their keys."""
-    before = config.channels
+    """For each of our encoder's blocks: the names of its parts, with the family's keys."""
+    in_channels = config.channels
     for level, mult in enumerate(config.channel_mult):
-        theirs, after = layout.encoder_level.format(level), config.channels * mult
+        theirs, out_channels = layout.encoder_level.format(level), config.channels * mult
         count = config.num_res_blocks
-        yield from _level_blocks(config, layout, level, theirs, (before, after), count)
-        before = after
+        widens = in_channels != out_channels
+        yield from _level_blocks(config, layout, level, theirs, widens, count)
+        in_channels = out_channels
         if level < len(config.channel_mult) - 1:
             yield {"conv": f"{theirs}.{layout.downsample}"}
     yield from _middle_blocks(config, layout, "encoder")
 
 
 def _decoder_blocks(config: AutoencoderConfig, layout: Layout) -> Iterator[dict[str, str]]:
-    """As _encoder_blocks, for the decoder."""
+    """The same for the decoder."""
     yield from _middle_blocks(config, layout, "decoder")
     top = len(config.channel_mult) - 1
-    before = config.channels * config.channel_mult[top]
+    in_channels = config.channels * config.channel_mult[top]
     for level in range(top, -1, -1):
         number = top - level if layout.counted_from_latents else level
         theirs = layout.decoder_level.format(number)
-        after, count = config.channels * config.channel_mult[level], config.decoder_res_blocks
-        yield from _level_blocks(config, layout, level, theirs, (before, after), count)
-        before = after
+        out_channels = config.channels * config.channel_mult[level]
+        widens, count = in_channels != out_channels, config.decoder_res_blocks
+        yield from _level_blocks(config, layout, level, theirs, widens, count)
+        in_channels = out_channels
         if level:
             yield {"conv": f"{theirs}.{layout.upsample}"}
 
@@ -212,12 +204,12 @@ def _level_blocks(
     layout: Layout,
     level: int,
     theirs: str,
-    channels: tuple[int, int],
+    widens: bool,
     count: int,
 ) -> Iterator[dict[str, str]]:
     for number in range(count):
-        widens = number == 0 and channels[0] != channels[1]
-        yield _res_block(f"{theirs}.{layout.block.format(number)}", layout, widens)
+        has_shortcut = number == 0 and widens
+        yield _res_block(f"{theirs}.{layout.block.format(number)}", layout, has_shortcut)
         if level in config.attention_levels:
             yield _attention(f"{theirs}.{layout.attention.format(number)}", layout)
 
@@ -226,15 +218,15 @@ def _middle_blocks(
     config: AutoencoderConfig, layout: Layout, side: str
 ) -> Iterator[dict[str, str]]:
     first, attention, second = (f"{side}.{name}" for name in layout.middle)
-    yield _res_block(first, layout, widens=False)
+    yield _res_block(first, layout, has_shortcut=False)
     if config.mid_attention:
         yield _attention(attention, layout)
-    yield _res_block(second, layout, widens=False)
+    yield _res_block(second, layout, has_shortcut=False)
 
 
-def _res_block(theirs: str, layout: Layout, widens: bool) -> dict[str, str]:
+def _res_block(theirs: str, layout: Layout, has_shortcut: bool) -> dict[str, str]:
     parts = {name: f"{theirs}.{name}" for name in ("norm1", "conv1", "norm2", "conv2")}
-    return {**parts, "shortcut": f"{theirs}.{layout.shortcut}"} if widens else parts
+    return {**parts, "shortcut": f"{theirs}.{layout.shortcut}"} if has_shortcut else parts
 
 
 def _attention(theirs: str, layout: Layout) -> dict[str, str]:
@@ -248,7 +240,7 @@ def _config(
     quantizer_keys: Mapping[str, str],
     norm_groups: int,
 ) -> VQGANConfig:
-    """What the tensors' shapes and names say of the sizes."""
+    """The config that the tensors' names and shapes imply."""
 
     def size(key: str, place: int = 0) -> int:
         if key not in theirs or theirs[key].ndim <= place:
@@ -265,11 +257,11 @@ def _config(
     block = layout.block.format(0)
     widths = [size(f"{layout.encoder_level.format(i)}.{block}.conv1.weight") for i in levels]
     if not widths:
-        raise CheckpointError(f"{first} is missing: these are another family's weights.")
+        raise CheckpointError(f"{first} is missing: these are weights of another family.")
     for width in widths:
         if width % channels:
             raise CheckpointError(
-                f"A level is {width} wide, no multiple of the first's {channels}."
+                f"A level has {width} channels, not a multiple of the first level's {channels}."
             )
     attends = [count(f"{layout.encoder_level.format(i)}.{layout.attention}") > 0 for i in levels]
     middle = f"encoder.{layout.middle[1]}."
@@ -293,7 +285,7 @@ def _config(
     )
 
 
-def _of_the_first_stage(tensors: Tensors) -> dict[str, Tensor]:
+def _first_stage(tensors: Tensors) -> dict[str, Tensor]:
     inside = {
         key.removeprefix(FIRST_STAGE): tensor
         for key, tensor in tensors.items()
@@ -303,13 +295,13 @@ def _of_the_first_stage(tensors: Tensors) -> dict[str, Tensor]:
 
 
 def _in_use(theirs: Tensors, keys: Iterable[str]) -> dict[str, Tensor]:
-    """The tensors, those of `keys` with only the rows that `quantize.used` numbers."""
+    """The tensors, those of `keys` reduced to the rows listed in `quantize.used`."""
     used = theirs["quantize.used"].flatten().long()
     chosen = dict(theirs)
     for key in keys:
         if key in theirs:
             if len(used) == 0 or not 0 <= int(used.min()) <= int(used.max()) < len(theirs[key]):
-                raise CheckpointError(f"quantize.used names codes that {key} does not have.")
+                raise CheckpointError(f"quantize.used lists codes that {key} does not have.")
             chosen[key] = theirs[key][used]
     return chosen
 

@@ -1,4 +1,4 @@
-"""Quantizers without a codebook: a code is the number of what its channels are rounded to."""
+"""Quantizers without a codebook: a code numbers the values that its channels are rounded to."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from tokenizer.quantizers import (
 class FiniteScalarQuantizer(Quantizer):
     """FSQ (Mentzer et al. 2023): each channel is bounded and rounded to one of its `levels`.
 
-    The code is the mixed-radix number of the rounded channels, the first the fastest. There is no
-    codebook to collapse and no loss term. Latents lie in [-1, 1].
+    The code is the mixed-radix number of the rounded channels, the first one varying fastest. There
+    is no codebook that could collapse and no loss term. Latents lie in [-1, 1].
     """
 
     levels: Tensor
@@ -82,10 +82,10 @@ class FiniteScalarQuantizer(Quantizer):
 class LookupFreeQuantizer(Quantizer):
     """LFQ (Yu et al. 2023, section 3.1): each channel's sign is a bit, the first the lowest.
 
-    An entropy loss makes each choice sure and all codes equally frequent. Soft choices of the bits
-    are independent, so a position's entropy is a sum over its bits, and the mean choice of all
-    2**D codes is one product of two matrices, of the lower and of the upper half of the bits:
-    positions times codes never stand in memory. Latents are -1 or 1.
+    An entropy loss makes each position's distribution confident and all codes equally frequent.
+    Bits are independent, so a position's entropy is a sum over its bits, and the mean distribution
+    over all 2**D codes is one product of two matrices, of the lower and of the upper half of the
+    bits: no (positions, codes) array is formed. Latents are -1 or 1.
     """
 
     places: Tensor
@@ -119,23 +119,23 @@ class LookupFreeQuantizer(Quantizer):
         return 2.0 * bits - 1.0
 
     def _entropy_loss(self, latents: Tensor) -> Tensor:
-        """Mean entropy of the choices less the entropy of the mean choice, in nats."""
-        # |z - 1|^2 and |z + 1|^2 differ by 4z: a bit is soft as softmax(-distances / temperature).
+        """Mean entropy of the distributions minus the entropy of the mean distribution, in nats."""
+        # |z - 1|^2 and |z + 1|^2 differ by 4z, and a bit is softmax(-distances / temperature).
         logits = as_vectors(latents) * (4 / self.entropy_temperature)  # (N, D), of a bit being set
-        shares = logits.sigmoid()
-        each = (F.softplus(logits) - logits * shares).sum(dim=1).mean()
+        probs = logits.sigmoid()
+        each = (F.softplus(logits) - logits * probs).sum(dim=1).mean()
         half = self.code_dim // 2
-        lower, upper = _choices(logits[:, :half]), _choices(logits[:, half:])
+        lower, upper = _code_probs(logits[:, :half]), _code_probs(logits[:, half:])
         mean = upper.T @ lower / len(logits)  # (2**(D-half), 2**half)
-        # All processes' mean; each passes the gradient of its own part, which they then average.
+        # The mean over all processes; each passes on the gradient of its own part, averaged later.
         mean = mean + (ranks_here().mean(mean.detach()) - mean).detach()
-        # Most of 2**D codes are so unlikely that their share is 0, where a logarithm has no slope.
-        together = -(mean * mean.clamp(min=torch.finfo(mean.dtype).tiny).log()).sum()
-        return each - together
+        # The probability of most of 2**D codes underflows to 0, where log has no gradient.
+        of_mean = -(mean * mean.clamp(min=torch.finfo(mean.dtype).tiny).log()).sum()
+        return each - of_mean
 
 
-def _choices(logits: Tensor) -> Tensor:
-    """How likely each code of some bits is, (N, 2**bits); logits (N, bits) of a bit being set."""
+def _code_probs(logits: Tensor) -> Tensor:
+    """Probabilities (N, 2**bits) of all codes of some bits, from the bits' logits (N, bits)."""
     codes = torch.arange(2 ** logits.shape[1], device=logits.device)
     places = 2 ** torch.arange(logits.shape[1], device=logits.device)
     bits = (codes.unsqueeze(1) // places % 2).to(logits.dtype)  # (2**bits, bits)

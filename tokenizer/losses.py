@@ -1,4 +1,4 @@
-"""The VQGAN objective (Esser et al. 2021, eq. 5-7): what autoencoder and critic minimise."""
+"""The VQGAN objective (Esser et al. 2021, eq. 5-7): losses of autoencoder and discriminator."""
 
 from __future__ import annotations
 
@@ -32,33 +32,33 @@ class LossConfig:
     """Terms of the objective and their weights; the defaults are the paper's."""
 
     reconstruction: str = "pixels"
-    """pixels (L1, L2 and the perceptual term); of label maps cross_entropy, or bce as the paper"""
+    """pixels (L1, L2, perceptual); for label maps cross_entropy, or bce as in the paper"""
     l1_weight: float = 1.0
     """weight of the mean absolute error"""
     l2_weight: float = 0.0
     """weight of the mean squared error"""
     perceptual: str = "lpips"
-    """lpips (fetches torchvision's VGG16 once), none, or the path of that file"""
+    """lpips (downloads torchvision's VGG16 once), none, or the path of that file"""
     perceptual_weight: float = 1.0
     """weight of the perceptual term"""
     adversarial: str = "hinge"
-    """hinge, vanilla, or none for no discriminator at all"""
+    """hinge, vanilla, or none for no discriminator"""
     adversarial_weight: float = 0.8
     """weight of the adversarial term, times the adaptive weight"""
     adaptive: bool = True
-    """balance the adversarial term by gradients at the decoder's last layer"""
+    """balance the adversarial term by gradient norms at the decoder's last layer (eq. 7)"""
     max_adaptive_weight: float = 1e4
-    """the balance's upper bound; the published code has it, the paper does not"""
+    """upper bound of that balance, as in the published code; the paper has none"""
     adversarial_start: int = 10_000
-    """the step at which the discriminator begins to learn and to be heard"""
+    """step at which the discriminator starts to train and its loss to count"""
     adversarial_ramp: int = 1_000
-    """steps over which its weight grows from nothing"""
+    """steps over which the adversarial weight grows from 0"""
     lecam_weight: float = 0.0
-    """hold the critic's verdicts together (LeCAM), for small data sets: 0.001 to 0.1"""
+    """weight of the LeCAM regulariser, for small data sets: 0.001 to 0.1"""
     r1_weight: float = 0.0
-    """flatten the critic around real images (R1); 10 is a usual weight"""
+    """weight of the R1 gradient penalty at real images; 10 is usual"""
     r1_every: int = 16
-    """steps between two such penalties, each weighing that many times as much"""
+    """steps between two R1 penalties, each weighted by that number"""
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
 
     def __post_init__(self) -> None:
@@ -78,7 +78,7 @@ class LossConfig:
 
 
 class Losses(NamedTuple):
-    """One training forward's result."""
+    """The autoencoder's result of one training forward."""
 
     total: Tensor  # scalar to minimise
     metrics: dict[str, Tensor]  # each term, detached
@@ -86,17 +86,17 @@ class Losses(NamedTuple):
     codes: Tensor  # (B, h, w)
 
 
-class CriticLosses(NamedTuple):
-    """The critic's side of one training forward."""
+class DiscriminatorLosses(NamedTuple):
+    """The discriminator's result of one training forward."""
 
     total: Tensor  # scalar to minimise
-    metrics: dict[str, Tensor]  # its terms and its mean verdicts, detached
+    metrics: dict[str, Tensor]  # its terms and mean logits, detached
 
 
 class VQGANObjective(nn.Module):
-    """Holds the discriminator, LeCAM's averages and the perceptual backbone.
+    """The losses of both networks; has the discriminator, LeCAM and the perceptual backbone.
 
-    Everything that looks at a batch as a whole looks at those of all processes together.
+    Statistics over a batch are taken over the batches of all processes.
     """
 
     def __init__(self, config: LossConfig) -> None:
@@ -109,20 +109,20 @@ class VQGANObjective(nn.Module):
         self.lecam = LeCam()
 
     def adversarial_strength(self, step: int) -> float:
-        """0 before adversarial_start, then a line up to 1 over adversarial_ramp steps."""
+        """0 before adversarial_start, then rises linearly to 1 over adversarial_ramp steps."""
         if self.discriminator is None or step < self.config.adversarial_start:
             return 0.0
         since = step - self.config.adversarial_start + 1
         return min(1.0, since / self.config.adversarial_ramp)
 
     def autoencoder_loss(
-        self, model: VQGAN, samples: Tensor, step: int, spread: nn.Module | None = None
+        self, model: VQGAN, samples: Tensor, step: int, wrapped: nn.Module | None = None
     ) -> Losses:
-        """The autoencoder's side for samples of the model's content: all terms, weighted.
+        """The autoencoder's weighted terms for samples (B, ., H, W) of the model's modality.
 
-        `spread` is called in place of the model it wraps, where several processes train.
+        `wrapped`, the model wrapped for training in several processes, is called in its place.
         """
-        result = (spread or model)(model.modality.pixels(samples))
+        result = (wrapped or model)(model.modality.pixels(samples))
         terms = self._reconstruction_terms(samples, result.pixels.float())
         reconstruction = sum(terms.values(), result.quantizer_loss.new_zeros(()))
         total = reconstruction + result.quantizer_loss
@@ -136,8 +136,10 @@ class VQGANObjective(nn.Module):
         detached = {name: value.detach() for name, value in metrics.items()}
         return Losses(total, detached, result.pixels, result.codes)
 
-    def discriminator_loss(self, real: Tensor, fake: Tensor, step: int) -> CriticLosses | None:
-        """The critic's side for pixels (B, 3, H, W); None while it does not learn yet."""
+    def discriminator_loss(
+        self, real: Tensor, fake: Tensor, step: int
+    ) -> DiscriminatorLosses | None:
+        """The discriminator's losses for pixels (B, C, H, W); None before adversarial_start."""
         if self.discriminator is None or not self.adversarial_strength(step):
             return None
         config = self.config
@@ -151,7 +153,7 @@ class VQGANObjective(nn.Module):
             metrics["r1_loss"] = config.r1_weight * r1_penalty(self.discriminator, real)
             total = total + config.r1_every * metrics["r1_loss"]
         metrics["discriminator_loss"] = total
-        return CriticLosses(total, {name: value.detach() for name, value in metrics.items()})
+        return DiscriminatorLosses(total, {name: value.detach() for name, value in metrics.items()})
 
     def _reconstruction_terms(self, samples: Tensor, output: Tensor) -> dict[str, Tensor]:
         """Each reconstruction term, weighted."""
@@ -170,7 +172,7 @@ class VQGANObjective(nn.Module):
     def _adversarial_term(
         self, model: VQGAN, fake: Tensor, reconstruction: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The critic's verdict on the reconstruction and the weight it is heard with."""
+        """The adversarial loss of the reconstruction, and its weight."""
         assert self.discriminator is not None
         with _frozen(self.discriminator):
             adversarial = generator_loss(self.discriminator(fake))
@@ -184,7 +186,7 @@ class VQGANObjective(nn.Module):
 
 @contextmanager
 def _frozen(module: nn.Module) -> Iterator[None]:
-    """Graphs made inside pass gradients through the module, and compute none for its weights."""
+    """Graphs built inside pass gradients through the module but compute none for its weights."""
     module.requires_grad_(False)
     try:
         yield
@@ -193,9 +195,9 @@ def _frozen(module: nn.Module) -> Iterator[None]:
 
 
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
-    """|grad of reconstruction| / |grad of adversarial| at the last layer (eq. 7).
+    """|gradient of reconstruction| / |gradient of adversarial| at the last layer (eq. 7).
 
-    Both are losses of this process's samples; the gradients are those of all processes' means.
+    The losses are those of this process; their gradients are averaged over all processes.
     """
     (r,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
     (a,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)

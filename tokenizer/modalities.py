@@ -1,8 +1,8 @@
-"""What a tokenizer's pixels stand for: one contract for reading, training, figures and pictures.
+"""Modalities: what a tokenizer encodes (images, segmentations, depth), behind one interface.
 
-A file becomes a raster (H, W, ...), rasters are resized and cropped to samples (B, ., H, W), and
-samples become the pixels (B, channels, H, W) that a network reads. What the decoder returns becomes
-samples again, to compare. For photographs samples and pixels are the same.
+A file is decoded to a raster (H, W, ...); rasters are resized and cropped to samples (B, ., H, W);
+samples become the pixels (B, channels, H, W) that the network reads. The decoder's output becomes
+samples again, to be compared. For photographs samples and pixels are the same.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ MODALITIES: Registry[type[Modality]] = Registry("modality")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModalityConfig:
-    """What is in the files; the last two are read by segmentation alone."""
+    """Which modality; the last two fields are used by segmentation only."""
 
     kind: str = "image"
     """image, segmentation or depth"""
     num_classes: int = 0
     """labels are 0 .. num_classes - 1"""
     void_label: int = 255
-    """places with this label are neither shown to the network nor judged; -1: there are none"""
+    """label of positions that are hidden from the network and left out of losses; -1: none"""
 
 
 def make_modality(config: ModalityConfig) -> Modality:
-    """The content that a config describes; raises ConfigError where there is none of its kind."""
+    """The modality that a config describes; raises ConfigError for an unknown kind."""
     return MODALITIES[config.kind](config)
 
 
 class Modality(ABC):
-    """The contract. `channels` are those of pixels; `headline` is the figure that counts most."""
+    """The interface. `channels` are those of pixels; `headline` names the main metric."""
 
     channels: int
-    raster_shape: tuple[int, ...] = ()  # of one place of a raster
-    raster_dtype: type[np.generic]  # that holds every raster
+    raster_shape: tuple[int, ...] = ()  # of one position of a raster
+    raster_dtype: type[np.generic]  # can represent every raster
     resampling = Image.Resampling.BICUBIC
     shrinking = Image.Resampling.LANCZOS
     headline: str
@@ -54,35 +54,35 @@ class Modality(ABC):
 
     @abstractmethod
     def decode(self, data: bytes) -> Raster:
-        """The raster in a file's bytes, upright; ImageError where there is none."""
+        """The upright raster (H, W, ...) in a file's bytes; raises ImageError."""
 
     @abstractmethod
     def samples(self, rasters: Raster) -> Tensor:
-        """Samples (B, ., H, W) of B rasters of one size, stacked."""
+        """Samples (B, ., H, W) from rasters (B, H, W, ...)."""
 
     def pixels(self, samples: Tensor) -> Tensor:
-        """Pixels (B, channels, H, W) of samples."""
+        """Pixels (B, channels, H, W) from samples (B, ., H, W)."""
         return samples
 
     def rebuilt(self, output: Tensor) -> Tensor:
-        """The samples that a decoder's output (B, channels, H, W) stands for."""
+        """Samples (B, ., H, W) from a decoder's output (B, channels, H, W)."""
         return output
 
     @abstractmethod
     def metrics(self, samples: Tensor, rebuilt: Tensor) -> dict[str, float]:
-        """How well samples were rebuilt, by name; for each, more is better."""
+        """Metrics of a reconstruction by name; for each, higher is better."""
 
     @abstractmethod
     def errors(self, samples: Tensor, rebuilt: Tensor) -> Tensor:
-        """How wrong each place (B, H, W) is, from 0 to 1."""
+        """The error of each position, (B, H, W), from 0 to 1."""
 
     @abstractmethod
-    def pictures(self, samples: Tensor) -> ImageArray:
-        """Samples as pictures to look at, uint8 (B, H, W, 3)."""
+    def images(self, samples: Tensor) -> ImageArray:
+        """Samples as RGB images to look at, uint8 (B, H, W, 3)."""
 
 
 class ContinuousModality(Modality):
-    """Pixels in [-1, 1], measured as signals."""
+    """Modalities with pixels in [-1, 1], measured by PSNR and SSIM."""
 
     headline = "psnr"
 
@@ -111,12 +111,12 @@ class ImageModality(ContinuousModality):
     def samples(self, rasters: Raster) -> Tensor:
         return to_pixels(rasters)
 
-    def pictures(self, samples: Tensor) -> ImageArray:
+    def images(self, samples: Tensor) -> ImageArray:
         return to_image(samples)
 
 
 def check_channels(config: ModalityConfig, image_channels: int) -> None:
-    """Raises ConfigError where a network's channels are not those of its content."""
+    """Raise ConfigError unless a network has as many channels as its modality."""
     channels = make_modality(config).channels
     if channels != image_channels:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Tokenizers on disk: the bundled ones, model folders and run folders."""
+"""Loading and saving tokenizers: bundled ones, model folders and run folders."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def bundled_tokenizers() -> list[str]:
 
 
 def build_tokenizer(preset: str, seed: int = 0, modality: ModalityConfig = PHOTOGRAPHS) -> VQGAN:
-    """An untrained VQGAN of a preset, its weights drawn from `seed`; for training and tests.
+    """An untrained VQGAN of a preset, initialised from `seed`.
 
-    Raises ConfigError for a name that PRESETS does not have.
+    Raises ConfigError for an unknown preset.
     """
     if preset not in PRESETS:
         raise ConfigError(f"No tokenizer preset {preset!r}; there are {', '.join(PRESETS)}.")
@@ -47,10 +47,10 @@ def load_tokenizer(
 ) -> VQGAN:
     """A trained VQGAN, ready to encode and decode: in eval mode, float32.
 
-    `name_or_folder` is a bundled name ("photo-f8"), a model folder, or a run folder, of which the
-    newest complete step is taken, its averaged weights where there are any. `convolution` "nnpack"
-    takes about half the time on a CPU and gives other last bits: see ops/cpu/convolution.py.
-    Raises CheckpointError where there is no such tokenizer, ConfigError where no such convolution.
+    `name_or_folder` is a bundled name ("photo-f8"), a model folder, or a run folder, whose newest
+    complete step is taken, with averaged weights if there are any. `convolution` "nnpack" takes
+    about half the time on a CPU and changes the last bits: see ops/cpu/convolution.py. Raises
+    CheckpointError if there is no such tokenizer, ConfigError if the convolution is unavailable.
     """
     folder = _find(name_or_folder)
     description, tensors = load_model(folder, KIND)
@@ -67,7 +67,9 @@ def load_tokenizer(
             }
         )
     except RuntimeError as error:
-        raise CheckpointError(f"{folder}: config.json and weights do not fit: {error}") from None
+        raise CheckpointError(
+            f"{folder}: config.json and the weights do not match: {error}"
+        ) from None
     model.folder = folder
     model = model.eval().requires_grad_(False).to(device)
     use_convolution(model, convolution)
@@ -79,8 +81,7 @@ def save_tokenizer(
 ) -> None:
     """Write a VQGAN as a model folder; `half` stores float16, half the size.
 
-    Half weights are others than the full ones, so their fingerprint is too: it is always that of
-    what load_tokenizer returns.
+    Rounding to float16 changes the fingerprint: it is always that of what load_tokenizer returns.
     """
     tensors = {
         name: tensor.half() if half and tensor.is_floating_point() else tensor

@@ -1,7 +1,7 @@
 """LPIPS (Zhang et al. 2018): distance between images in the features of a trained VGG16.
 
-The `lpips` package carries the distance's own small weights. The backbone is torchvision's VGG16,
-fetched on first use; a run that cannot have it stops, and never goes on with random features.
+The `lpips` package includes the distance's own small weights. The backbone is torchvision's VGG16,
+downloaded on first use; without it training stops and never continues with random features.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from ops.config import UserError
 
 
 class PerceptualError(UserError):
-    """The perceptual loss cannot be had as asked."""
+    """The perceptual loss or its backbone is not available."""
 
 
 def make_perceptual_loss(name: str) -> nn.Module | None:
     """The module (a, b) -> scalar for pixels (B, 3, H, W) in [-1, 1], or None for "none".
 
-    `name` is "lpips" (the backbone from torch's cache, or fetched), "none", "random-backbone" (for
-    tests: an untrained VGG16), or the path of a torchvision VGG16 file.
-    Raises PerceptualError where the backbone cannot be had or its hash is wrong.
+    `name` is "lpips" (the backbone from torch's cache, or downloaded), "none", "random-backbone"
+    (an untrained VGG16, for tests), or the path of torchvision's VGG16 file.
+    Raises PerceptualError if the backbone is not available or has a wrong hash.
     """
     if name == "none":
         return None
@@ -48,7 +48,7 @@ def _backbone_name() -> str:
 
 
 def _cached_backbone() -> Path:
-    """The backbone in torch's cache, fetched first where it is missing."""
+    """The path of the backbone in torch's cache, downloaded if missing."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / _backbone_name()
     if path.is_file():
         return path
@@ -59,7 +59,7 @@ def _cached_backbone() -> Path:
         )
     except (URLError, OSError, RuntimeError) as error:
         raise PerceptualError(
-            f"LPIPS needs torchvision's {path.name}, and it could not be fetched ({error}). Put "
+            f"LPIPS needs torchvision's {path.name}, which could not be downloaded ({error}). Put "
             f"the file into {path.parent} (under TORCH_HOME), or give its path with --perceptual "
             "PATH, or train without: --perceptual none."
         ) from None
@@ -67,7 +67,7 @@ def _cached_backbone() -> Path:
 
 
 def _expected_hash() -> str:
-    """torchvision ends a file's name with the first eight hex digits of its SHA-256."""
+    """The first eight hex digits of the file's SHA-256, which end its name in torchvision."""
     return _backbone_name().removesuffix(".pth").rpartition("-")[2]
 
 
@@ -77,29 +77,30 @@ def _load_backbone(path: Path) -> dict[str, Tensor]:
     if not found.startswith(_expected_hash()):
         raise PerceptualError(
             f"{path} is not torchvision's {_backbone_name()}: its SHA-256 starts with {found[:8]}, "
-            f"not {_expected_hash()}. Remove it, so that it is fetched again."
+            f"not {_expected_hash()}. Remove it to have it downloaded again."
         )
-    return torch.load(path, map_location="cpu", weights_only=True)
+    weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return weights
 
 
 class LPIPS(nn.Module):
     """LPIPS with VGG16: (a, b) pixels (B, 3, H, W) in [-1, 1] -> scalar, the mean over images.
 
-    Always in eval mode: in train mode the package's own dropout would make the distance random.
+    Always in eval mode: in training mode the package's dropout would make the distance random.
     """
 
     def __init__(self, backbone: dict[str, Tensor] | None) -> None:
         super().__init__()
-        with warnings.catch_warnings():  # lpips calls torchvision by its old argument names
+        with warnings.catch_warnings():  # lpips uses deprecated arguments of torchvision
             warnings.simplefilter("ignore")
             self.distance = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
         if backbone is not None:
-            self._fill(backbone)
+            self._set_backbone(backbone)
         self.requires_grad_(False)
         self.train(False)
 
-    def _fill(self, backbone: dict[str, Tensor]) -> None:
-        """lpips cuts torchvision's `features` into slices and keeps the layers' numbers."""
+    def _set_backbone(self, backbone: dict[str, Tensor]) -> None:
+        """Load the weights; lpips splits torchvision's `features` but keeps the layers' numbers."""
         wanted = self.distance.net.state_dict()
         renamed = {name: backbone["features." + name.partition(".")[2]] for name in wanted}
         self.distance.net.load_state_dict(renamed)
@@ -108,5 +109,6 @@ class LPIPS(nn.Module):
         return super().train(False)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        with torch.autocast(a.device.type, enabled=False):  # bfloat16 breaks it
-            return self.distance(a.float(), b.float()).mean()
+        with torch.autocast(a.device.type, enabled=False):  # it does not work in bfloat16
+            distance: Tensor = self.distance(a.float(), b.float()).mean()
+        return distance

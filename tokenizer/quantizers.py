@@ -1,9 +1,8 @@
-"""The contract of all quantizers, their registry, and what they count of their codes.
+"""The interface of all quantizers, their registry and their running statistics.
 
-Every quantizer is tested for the same promises: `assign(latents) -> codes`, `lookup(codes) ->
-latents`, `forward(latents) -> Quantized`, which is both with a gradient and a loss, and
-`codebook_size`, `code_dim`. They live in vector_quantizers.py (a learned codebook),
-gumbel_quantizer.py and lookup_free.py (none).
+`assign(latents)` gives codes, `lookup(codes)` gives latents, and `forward(latents)` gives both with
+gradients and a loss; contract tests hold every registered quantizer to this. They are defined in
+vector_quantizers.py (learned codebooks), gumbel_quantizer.py and lookup_free.py (no codebook).
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from ops.ranks import ranks_here
 
 QUANTIZERS: Registry[type[Quantizer]] = Registry("quantizer")
 
-VALUES_AT_ONCE = 1 << 24  # (positions x codes) in memory at a time: 64 MiB of float32
+MAX_VALUES = 1 << 24  # positions x codes in memory at a time: 64 MiB of float32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuantizerConfig:
-    """Which quantizer, its sizes, and how it learns. Each reads the fields that name it."""
+    """Which quantizer, its sizes and how it trains; fields name the quantizers that use them."""
 
     kind: str = "vq"
     codebook_size: int = 1024
@@ -34,25 +33,25 @@ class QuantizerConfig:
     levels: tuple[int, ...] = ()
     """fsq: levels of each channel; their product is codebook_size"""
     commitment_weight: float = 0.25
-    """vq, l2, simvq, ema, lfq: beta, how strongly latents are drawn to their codes"""
+    """vq, l2, simvq, ema, lfq: beta, weight of the term that moves latents to their codes"""
     codebook_weight: float = 1.0
-    """vq, l2, simvq: how strongly codes are drawn to their latents"""
+    """vq, l2, simvq: weight of the term that moves codes to their latents"""
     restart_after: int = 100
-    """training forwards without use after which a code is dead; learned codebooks draw it anew"""
+    """training forwards without use after which a code is dead; vq, l2, ema then reinitialise it"""
     decay: float = 0.99
-    """of the running statistics, and of the codebook of ema"""
+    """of the running statistics, and of ema's codebook"""
     temperature: float = 1.0
     """gumbel: at step 0"""
     final_temperature: float = 1 / 16
-    """gumbel: from step temperature_steps on, after half a cosine"""
+    """gumbel: from step temperature_steps on, reached along half a cosine"""
     temperature_steps: int = 150_000
     kl_weight: float = 5e-4
-    """gumbel: of the distance to even use, reached in a line over kl_steps"""
+    """gumbel: weight of the KL term, reached linearly over kl_steps"""
     kl_steps: int = 5_000
     entropy_weight: float = 0.1
-    """lfq: of the entropy loss"""
+    """lfq: weight of the entropy loss"""
     entropy_temperature: float = 0.01
-    """lfq: softness of the assignments that the entropies are taken of"""
+    """lfq: temperature of the distributions in the entropy loss"""
 
     def __post_init__(self) -> None:
         if self.codebook_size < 2:
@@ -65,20 +64,20 @@ class QuantizerConfig:
 
 
 class Quantized(NamedTuple):
-    """What a quantizer makes of latents (B, D, h, w)."""
+    """A quantizer's result for latents (B, D, h, w)."""
 
-    latents: Tensor  # (B, D, h, w), with a gradient to what they were made of
+    latents: Tensor  # (B, D, h, w), with a gradient to the input latents
     codes: Tensor  # (B, h, w) int64
     loss: Tensor  # scalar, weighted
 
 
 class Quantizer(nn.Module, ABC):
-    """The contract. `code_dim` is the number of channels of the latents it takes and gives.
+    """The interface. `code_dim` is the number of channels of input and output latents.
 
-    `step` is the training step that schedules are functions of; whoever trains sets it before
-    each forward, and nothing else remembers it. Two running statistics are kept of all processes'
-    codes: `share`, how much of all codes each one is, and `idle_steps`, the training forwards
-    since it was last chosen.
+    `step` is the training step, which schedules depend on; the training loop sets it before each
+    forward, and it is not part of the state. Two running statistics cover the codes of all
+    processes: `share`, each code's relative frequency, and `idle_steps`, the training forwards
+    since it was last assigned.
     """
 
     share: Tensor  # (K,) float32, decaying; sums to less than 1 at first
@@ -93,7 +92,7 @@ class Quantizer(nn.Module, ABC):
         self.register_buffer("idle_steps", torch.zeros(self.codebook_size, dtype=torch.int64))
 
     def forward(self, latents: Tensor) -> Quantized:
-        """Codes and their latents for latents (B, D, h, w) in float32; learns when training."""
+        """Quantized latents (B, D, h, w) in float32; updates the state in training."""
         if not self.training:
             return self.quantize(latents)
         self.prepare(latents.detach())
@@ -108,28 +107,28 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def assign(self, latents: Tensor) -> Tensor:
-        """Codes (B, h, w) int64 for latents (B, D, h, w), always the same; changes no state."""
+        """Codes (B, h, w) int64 for latents (B, D, h, w); deterministic, changes no state."""
 
     @abstractmethod
     def lookup(self, codes: Tensor) -> Tensor:
         """Latents (B, D, h, w) for codes (B, h, w) int64."""
 
     @property
-    def needs_start(self) -> bool:
-        """Whether there is a codebook that still has to start as latents of a batch."""
+    def needs_init(self) -> bool:
+        """Whether a learned codebook still has to be initialised from a batch's latents."""
         return False
 
     def prepare(self, latents: Tensor) -> None:
-        """Called in training before latents (B, D, h, w) are quantized: start, restart codes."""
+        """Called in training before quantizing latents (B, D, h, w): (re)initialise codes."""
 
     def learn(self, latents: Tensor, codes: Tensor) -> None:
-        """Called in training once they were: for what no gradient teaches."""
+        """Called in training after quantizing: updates that no gradient makes."""
 
     def metrics(self) -> dict[str, Tensor]:
         """The running statistics as scalars to log.
 
-        codebook_usage: share of the codes that are in use; perplexity: as many codes, equally
-        frequent, would carry as much; dead_codes: those not chosen for `restart_after` forwards.
+        codebook_usage: share of the codes in use; perplexity: exp of the codes' entropy;
+        dead_codes: number of codes not assigned for `restart_after` forwards.
         """
         alive = self.idle_steps < self.restart_after
         share = self.share / self.share.sum().clamp(min=torch.finfo(torch.float32).tiny)
@@ -147,12 +146,12 @@ class Quantizer(nn.Module, ABC):
         self.idle_steps.copy_(torch.where(share > 0, 0, self.idle_steps + 1))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        for name, value in self._untold().items():
+        for name, value in self._default_buffers().items():
             state_dict.setdefault(prefix + name, value)
         super()._load_from_state_dict(state_dict, prefix, *others)
 
-    def _untold(self) -> Mapping[str, Tensor]:
-        """What to take for the buffers that weights made for use alone say nothing of."""
+    def _default_buffers(self) -> Mapping[str, Tensor]:
+        """Values of buffers that a state dict without training state lacks."""
         return {
             "share": torch.zeros_like(self.share),
             "idle_steps": torch.zeros_like(self.idle_steps),
@@ -162,26 +161,27 @@ class Quantizer(nn.Module, ABC):
 def straight_through(latents: Tensor, quantized: Tensor) -> Tensor:
     """`quantized` with the gradient of `latents` (Bengio et al. 2013)."""
     # latents + (quantized - latents) differs from quantized in the last bits; without a gradient
-    # to pass, the looked-up values themselves are what decode will see.
+    # the result must equal what decode looks up.
     return latents + (quantized - latents).detach() if latents.requires_grad else quantized
 
 
 def as_vectors(latents: Tensor) -> Tensor:
-    """Latents (B, D, h, w) as one vector a position: (B*h*w, D)."""
+    """Latents (B, D, h, w) as one vector for each position: (B*h*w, D)."""
     return latents.movedim(1, -1).flatten(0, 2)
 
 
 def in_slices(vectors: Tensor, codebook_size: int) -> tuple[Tensor, ...]:
-    """Vectors (N, D) in parts so small that a part's values for every code fit in memory."""
-    return vectors.split(max(1, VALUES_AT_ONCE // codebook_size))
+    """Vectors (N, D) split so that (vectors, codes) arrays of a part have at most MAX_VALUES."""
+    parts: tuple[Tensor, ...] = vectors.split(max(1, MAX_VALUES // codebook_size))
+    return parts
 
 
 def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
     """Index (N,) of the nearest row of codebook (K, D) to each of vectors (N, D), Euclidean.
 
-    The (N, K) distances never stand in memory whole.
+    The (N, K) distances are computed in parts.
     """
-    square = codebook.square().sum(dim=1)  # |v|^2 is the same for every code: left out
+    square = codebook.square().sum(dim=1)  # |v|^2 is the same for every code, so it is left out
     parts = in_slices(vectors, len(codebook))
     return torch.cat(
         [torch.addmm(square, part, codebook.T, alpha=-2.0).argmin(dim=1) for part in parts]

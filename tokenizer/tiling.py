@@ -1,8 +1,8 @@
 """Encode and decode images larger than memory, tile by tile.
 
 A local tokenizer (channel norm, no attention) is exact in tiles: each tile is computed with the
-neighbourhood its result can depend on, and only its own part is kept. Any other tokenizer sees the
-whole image at every position, so it is run whole: tiles would show as seams.
+neighbourhood that its result depends on, and only the inner part is kept. In any other tokenizer
+every position depends on the whole image, so it is run whole; tiles would leave visible seams.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tokenizer.vqgan import VQGAN, pad_to_multiple
 
 
 def encode_tiled(model: VQGAN, pixels: Tensor, tile: int = 1024) -> Tensor:
-    """Codes (B, h, w) of pixels (B, 3, H, W), `tile` pixels a side at a time; as encode."""
+    """VQGAN.encode in tiles of `tile` x `tile` pixels: pixels (B, C, H, W) -> codes (B, h, w)."""
     config = model.config.autoencoder
     factor = config.downsample_factor
     if not config.is_local:
@@ -37,7 +37,7 @@ def encode_tiled(model: VQGAN, pixels: Tensor, tile: int = 1024) -> Tensor:
 def decode_tiled(
     model: VQGAN, codes: Tensor, size: tuple[int, int] | None = None, tile: int = 64
 ) -> Tensor:
-    """Pixels (B, 3, H, W) of codes (B, h, w), `tile` codes a side at a time; as decode.
+    """VQGAN.decode in tiles of `tile` x `tile` codes: codes (B, h, w) -> pixels (B, C, H, W).
 
     The result is float32 on the CPU, since it may be larger than a GPU's memory.
     """
@@ -48,9 +48,9 @@ def decode_tiled(
 def decode_strips(
     model: VQGAN, codes: Tensor, size: tuple[int, int] | None = None, tile: int = 64
 ) -> Iterator[Tensor]:
-    """Pixels as of decode_tiled, in strips (B, 3, h, W) from top to bottom, `tile` codes each.
+    """The pixels of decode_tiled as strips (B, C, h, W) of `tile` codes, from top to bottom.
 
-    Of a tokenizer that is not local, which must see the whole image, it is one strip.
+    A tokenizer that is not local gives one strip.
     """
     config = model.config.autoencoder
     factor = config.downsample_factor
@@ -60,11 +60,11 @@ def decode_strips(
         return
     height, width = size or (rows * factor, columns * factor)
     parts = tiles(rows, columns, tile, decoder_halo(config))
-    while beside := list(islice(parts, -(-columns // tile))):
-        top, bottom = beside[0].inner.row, beside[0].inner.row + beside[0].inner.rows
+    while row_tiles := list(islice(parts, -(-columns // tile))):
+        top, bottom = row_tiles[0].inner.row, row_tiles[0].inner.row + row_tiles[0].inner.rows
         shape = (count, config.image_channels, (bottom - top) * factor, columns * factor)
         strip = torch.empty(shape)
-        for part in beside:
+        for part in row_tiles:
             decoded = model.decode(codes[:, *part.outer.slices()])
             kept = decoded[:, :, *_scaled(part.inner_in_outer(), factor)]
             strip[..., _scaled(part.inner, factor)[1]] = kept.float().cpu()
@@ -72,5 +72,5 @@ def decode_strips(
 
 
 def _scaled(window: Window, factor: int) -> tuple[slice, slice]:
-    """The pixels of a window of codes."""
+    """The slices of the pixels that a window of codes covers."""
     return Window(*(number * factor for number in window)).slices()

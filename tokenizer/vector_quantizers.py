@@ -1,4 +1,4 @@
-"""Quantizers with a learned codebook: a latent's code is the nearest of its vectors."""
+"""Quantizers with a learned codebook: a latent's code is the nearest codebook vector."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from tokenizer.quantizers import (
 
 @QUANTIZERS.register("vq")
 class VectorQuantizer(Quantizer):
-    """The paper's quantizer (Esser et al. 2021, eq. 2-4), the commitment weight on its own term.
+    """The paper's quantizer (Esser et al. 2021, eq. 2-4), with beta on the commitment term.
 
-    A codebook drawn at random collapses to a few codes in small runs, so the codebook starts as
-    latents of the first batch, and a code unused for `restart_after` forwards is drawn anew.
-    Processes that train together count and draw over all their latents, and stay equal.
+    A random codebook collapses to a few codes in small runs, so the codebook is initialised with
+    latents of the first batch, and a code unused for `restart_after` forwards is replaced by a
+    random latent. All processes count and sample over the latents of all, and stay equal.
     """
 
     is_initialised: Tensor
@@ -40,11 +40,11 @@ class VectorQuantizer(Quantizer):
         self.register_buffer("is_initialised", torch.tensor(False))
 
     def codebook(self) -> Tensor:
-        """The vectors (K, D) that the codes stand for."""
+        """The codebook vectors (K, D)."""
         return self.embedding.weight
 
     def comparable(self, latents: Tensor) -> Tensor:
-        """Latents (B, D, h, w) as they are compared with the codebook."""
+        """Latents (B, D, h, w) in the form that is compared with the codebook."""
         return latents
 
     def quantize(self, latents: Tensor) -> Quantized:
@@ -63,45 +63,45 @@ class VectorQuantizer(Quantizer):
         return F.embedding(codes, self.codebook()).movedim(-1, 1)
 
     @property
-    def needs_start(self) -> bool:
+    def needs_init(self) -> bool:
         return not self.is_initialised
 
     @torch.no_grad()
     def prepare(self, latents: Tensor) -> None:
-        """Start the codebook as some of latents (B, D, h, w), or draw its dead codes anew."""
-        if self.needs_start:
-            self._redraw(torch.ones_like(self.idle_steps, dtype=torch.bool), latents)
+        """Initialise the codebook from latents (B, D, h, w), or reinitialise its dead codes."""
+        if self.needs_init:
+            self._reinitialise(torch.ones_like(self.idle_steps, dtype=torch.bool), latents)
             self.is_initialised.fill_(True)
             return
-        # Counted on through a redraw: a code that stays dead is drawn again as much later.
+        # Idle steps go on counting: a code that stays dead is replaced again as many steps later.
         dead = (self.idle_steps > 0) & (self.idle_steps % self.restart_after == 0)
         if dead.any():
-            self._redraw(dead, latents)
+            self._reinitialise(dead, latents)
 
-    def _redraw(self, which: Tensor, latents: Tensor) -> None:
-        """Replace the codes of mask (K,) by latents at random, jittered: no two are the same."""
+    def _reinitialise(self, which: Tensor, latents: Tensor) -> None:
+        """Replace the codes of mask (K,) by random latents plus noise, so that no two are equal."""
         vectors = as_vectors(all_samples(latents))
         count = int(which.sum())
         chosen = vectors[torch.randint(len(vectors), (count,), device=vectors.device)]
-        drawn = chosen + 0.01 * vectors.std() * torch.randn_like(chosen)
-        self.embedding.weight[which] = from_first(drawn)  # each process has randomness of its own
+        sampled = chosen + 0.01 * vectors.std() * torch.randn_like(chosen)
+        self.embedding.weight[which] = from_first(sampled)  # random states differ between processes
 
     @torch.no_grad()
     def _nearest(self, latents: Tensor) -> Tensor:
         codes = nearest_codes(as_vectors(latents), self.codebook())
         return codes.view(latents.shape[0], *latents.shape[2:])
 
-    def _untold(self) -> Mapping[str, Tensor]:
-        # A codebook that comes from a file has been started.
-        return {**super()._untold(), "is_initialised": torch.tensor(True)}
+    def _default_buffers(self) -> Mapping[str, Tensor]:
+        # A codebook from a file needs no initialisation.
+        return {**super()._default_buffers(), "is_initialised": torch.tensor(True)}
 
 
 @QUANTIZERS.register("l2")
 class NormalisedQuantizer(VectorQuantizer):
     """Codes on the unit sphere, few dimensions (ViT-VQGAN, Yu et al. 2022, section 3.1).
 
-    Latents and codes are scaled to length 1, so the nearest code is the one at the least angle;
-    with 8 to 32 dimensions large codebooks stay in use.
+    Latents and codes are normalised to length 1, so the nearest code is the one with the smallest
+    angle; with 8 to 32 dimensions large codebooks stay in use.
     """
 
     def codebook(self) -> Tensor:
@@ -113,23 +113,23 @@ class NormalisedQuantizer(VectorQuantizer):
 
 @QUANTIZERS.register("simvq")
 class ProjectedQuantizer(VectorQuantizer):
-    """SimVQ (Zhu et al. 2024): a frozen codebook seen through one linear map, which is learned.
+    """SimVQ (Zhu et al. 2024): a frozen codebook behind one learned linear map.
 
-    The map moves all codes at once, so those that are never chosen do not stay behind.
+    The map moves all codes at once, including those that are never assigned.
     """
 
     def __init__(self, config: QuantizerConfig) -> None:
         super().__init__(config)
         self.embedding.weight.requires_grad_(False)
         self.projection = nn.Linear(self.code_dim, self.code_dim, bias=False)
-        nn.init.eye_(self.projection.weight)  # the codebook is to start as what was drawn
+        nn.init.eye_(self.projection.weight)  # the codebook starts as initialised
 
     def codebook(self) -> Tensor:
         codebook: Tensor = self.projection(self.embedding.weight)
         return codebook
 
     def prepare(self, latents: Tensor) -> None:
-        if self.needs_start:  # none is drawn anew: the map takes all along
+        if self.needs_init:  # no code is reinitialised: the map moves them all
             super().prepare(latents)
 
 
@@ -137,11 +137,11 @@ class ProjectedQuantizer(VectorQuantizer):
 class AveragingQuantizer(VectorQuantizer):
     """Codes as running means of their latents (van den Oord et al. 2017, appendix A.1).
 
-    No gradient teaches the codebook. Numerator and denominator decay alike, and processes that
-    train together average over all their latents.
+    The codebook gets no gradient. Numerator and denominator decay alike, and the means are over the
+    latents of all processes.
     """
 
-    sums: Tensor  # (K, D): the running mean of latents where a code was chosen, 0 elsewhere
+    sums: Tensor  # (K, D): running mean of (latent if the code was assigned, else 0)
 
     def __init__(self, config: QuantizerConfig) -> None:
         super().__init__(config)
@@ -154,14 +154,14 @@ class AveragingQuantizer(VectorQuantizer):
         vectors = as_vectors(latents)
         sums = torch.zeros_like(self.sums).index_add_(0, codes.flatten(), vectors)
         self.sums.lerp_(ranks_here().mean(sums / len(vectors)), 1 - self.decay)
-        # Of a code that was not chosen now, both have decayed alike: its mean is what it was.
+        # For codes not assigned in this step both decayed alike, so their means are unchanged.
         chosen = (self.idle_steps == 0).unsqueeze(1)
         means = self.sums / self.share.unsqueeze(1)
         self.embedding.weight.copy_(torch.where(chosen, means, self.embedding.weight))
 
-    def _redraw(self, which: Tensor, latents: Tensor) -> None:
-        super()._redraw(which, latents)
+    def _reinitialise(self, which: Tensor, latents: Tensor) -> None:
+        super()._reinitialise(which, latents)
         self.sums[which] = self.embedding.weight[which] * self.share[which].unsqueeze(1)
 
-    def _untold(self) -> Mapping[str, Tensor]:
-        return {**super()._untold(), "sums": torch.zeros_like(self.sums)}
+    def _default_buffers(self) -> Mapping[str, Tensor]:
+        return {**super()._default_buffers(), "sums": torch.zeros_like(self.sums)}

@@ -1,4 +1,4 @@
-"""VQGAN: pixels to short grids of codes and back (Esser et al. 2021, section 3.1)."""
+"""VQGAN: pixels to grids of codes and back (Esser et al. 2021, section 3.1), and its presets."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import tokenizer.gumbel_quantizer
+import tokenizer.label_maps
+import tokenizer.lookup_free
+import tokenizer.vector_quantizers  # noqa: F401 - these register quantizers and modalities
 from ops.checkpoint import fingerprint
 from ops.config import ConfigError, to_json
-from tokenizer import (  # noqa: F401 - they register their quantizers and contents
-    gumbel_quantizer,
-    label_maps,
-    lookup_free,
-    vector_quantizers,
-)
 from tokenizer.autoencoder import AutoencoderConfig, Decoder, Encoder
 from tokenizer.modalities import ModalityConfig, check_channels, make_modality
 from tokenizer.quantizers import QUANTIZERS, QuantizerConfig
@@ -26,7 +24,7 @@ from tokenizer.quantizers import QUANTIZERS, QuantizerConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VQGANConfig:
-    """Everything that makes the network; the losses that train it are tokenizer.losses' own."""
+    """The network's architecture; its training losses are configured by LossConfig."""
 
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
@@ -49,7 +47,7 @@ class VQGANConfig:
             )
 
     def with_modality(self, modality: ModalityConfig) -> VQGANConfig:
-        """The same network for another content, with as many channels as that has."""
+        """The same network for another modality, with as many image channels as that has."""
         channels = make_modality(modality).channels
         autoencoder = dataclasses.replace(self.autoencoder, image_channels=channels)
         return dataclasses.replace(self, autoencoder=autoencoder, modality=modality)
@@ -64,15 +62,15 @@ class VQGANConfig:
 
 
 class Reconstruction(NamedTuple):
-    """What a training forward returns."""
+    """The result of a training forward."""
 
-    pixels: Tensor  # (B, 3, H, W), not clamped
+    pixels: Tensor  # (B, C, H, W), not clamped
     codes: Tensor  # (B, h, w) int64
     quantizer_loss: Tensor  # scalar
 
 
 class VQGAN(nn.Module):
-    """Encoder, quantizer and decoder. `name` and `folder` say where a loaded one came from."""
+    """Encoder, quantizer and decoder; `name` and `folder` tell where it was loaded from."""
 
     def __init__(self, config: VQGANConfig, name: str = "") -> None:
         super().__init__()
@@ -94,7 +92,7 @@ class VQGAN(nn.Module):
         """Codes (B, h, w) int64 for pixels (B, 3, H, W) in [-1, 1]; h = ceil(H / f).
 
         Sizes not divisible by f are padded by reflection on the right and below.
-        Raises ConfigError for pixels of another shape or type.
+        Raises ConfigError for pixels of another shape or dtype.
         """
         self._check_pixels(pixels)
         with torch.no_grad(), _full_precision(pixels):
@@ -125,7 +123,7 @@ class VQGAN(nn.Module):
         return pixels
 
     def forward(self, pixels: Tensor) -> Reconstruction:
-        """Reconstruct pixels (B, 3, H, W), H and W divisible by f, with gradients."""
+        """Reconstruct pixels (B, C, H, W), H and W divisible by f, with gradients."""
         latents = self.pre_quant(self.encoder(pixels))
         with torch.autocast(pixels.device.type, enabled=False):
             quantized = self.quantizer(latents.float())
@@ -135,17 +133,17 @@ class VQGAN(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits of what decides the codes; a decoder tuned further keeps them valid."""
+        """16 hex digits of what decides the codes; training the decoder further keeps it."""
         config = to_json(self.config)
-        if self.config.modality == ModalityConfig():  # codes were of photographs alone at first
+        if self.config.modality == ModalityConfig():  # as before there were other modalities
             del config["modality"]
-        # Whether there is attention in the middle is to be seen by the tensors.
+        # These do not decide the codes, or (mid_attention) show in the tensors' names.
         for name in ("decoder_res_blocks", "mid_attention", "dropout"):
             del config["autoencoder"][name]
-        decides = ("kind", "codebook_size", "code_dim", "levels")
-        config["quantizer"] = {name: config["quantizer"][name] for name in decides}
-        deciding = ("encoder.", "pre_quant.", "quantizer.")
-        tensors = {k: v for k, v in self.named_parameters() if k.startswith(deciding)}
+        deciding_fields = ("kind", "codebook_size", "code_dim", "levels")
+        config["quantizer"] = {name: config["quantizer"][name] for name in deciding_fields}
+        prefixes = ("encoder.", "pre_quant.", "quantizer.")
+        tensors = {k: v for k, v in self.named_parameters() if k.startswith(prefixes)}
         return fingerprint(config, tensors)
 
     def _check_pixels(self, pixels: Tensor) -> None:
@@ -158,14 +156,14 @@ class VQGAN(nn.Module):
 
 
 def _full_precision(pixels: Tensor) -> torch.autocast:
-    # The same image must give the same codes whatever autocast surrounds the call.
+    # The same image must give the same codes inside autocast, too.
     return torch.autocast(pixels.device.type, enabled=False)
 
 
 def pad_to_multiple(pixels: Tensor, factor: int) -> Tensor:
     """Pixels (B, C, H, W) padded right and below to multiples of `factor`, by reflection.
 
-    Where an image is too small to reflect, its last row and column are repeated.
+    An image too small to reflect is padded by repeating its last row and column.
     """
     height, width = pixels.shape[-2:]
     below, right = -height % factor, -width % factor
@@ -176,7 +174,7 @@ def pad_to_multiple(pixels: Tensor, factor: int) -> Tensor:
 
 
 PRESETS: dict[str, VQGANConfig] = {
-    # Seconds to build, minutes to train: tests and first steps.
+    # Trains in minutes: for tests and first steps.
     "tiny": VQGANConfig(
         autoencoder=AutoencoderConfig(
             channels=32, channel_mult=(1, 2), num_res_blocks=1, decoder_res_blocks=1,
@@ -184,8 +182,8 @@ PRESETS: dict[str, VQGANConfig] = {
         ),
         quantizer=QuantizerConfig(kind="vq", codebook_size=256, code_dim=8),
     ),
-    # One design at f = 4, 8 and 16, as pipelines/studies compares them: each factor of two more is
-    # a level more, as in the paper.
+    # One design at f = 4, 8 and 16, compared in pipelines/studies: a level more for each factor of
+    # two, as in the paper.
     **{
         f"study-f{2 ** len(mult)}": VQGANConfig(
             autoencoder=AutoencoderConfig(
@@ -197,8 +195,8 @@ PRESETS: dict[str, VQGANConfig] = {
         )
         for mult in ((1, 2), (1, 2, 2), (1, 2, 2, 2))
     },
-    # The bundled tokenizer: local (exact tiles), width spent where resolution is low, FSQ levels
-    # of the FSQ paper's table for about 2**14 codes.
+    # The bundled tokenizer: local (exact tiles), wide where the resolution is low, FSQ levels from
+    # the FSQ paper's table for about 2**14 codes.
     "photo-f8": VQGANConfig(
         autoencoder=AutoencoderConfig(
             channels=96, channel_mult=(1, 2), num_res_blocks=3, decoder_res_blocks=3,
@@ -212,13 +210,13 @@ PRESETS: dict[str, VQGANConfig] = {
     # The paper's f16 networks for ImageNet (Esser et al. 2021, table 5; published configs).
     "imagenet-f16-1024": VQGANConfig(),
     "imagenet-f16-16384": VQGANConfig(quantizer=QuantizerConfig(codebook_size=16384)),
-    # FacesHQ, that is FFHQ and CelebA-HQ: the same network (published config).
+    # FacesHQ (FFHQ and CelebA-HQ): the same network (published config).
     "faces-f16": VQGANConfig(),
-    # The paper's comparison without critic and perceptual loss (van den Oord et al. 2017): the
-    # recipe of that name leaves them out, so that nothing else differs.
+    # The paper's comparison without discriminator and perceptual loss (van den Oord et al. 2017):
+    # the same network; the recipe of that name leaves them out.
     "vqvae-f16": VQGANConfig(),
-    # Open Images by Gumbel-softmax (published config): hardly any KL term, and a temperature that
-    # falls from 0.9 to next to nothing within a million steps.
+    # Open Images with Gumbel-softmax (published config): a very small KL term, and a temperature
+    # that falls from 0.9 to almost 0 within a million steps.
     "f8-8192-gumbel": VQGANConfig(
         autoencoder=AutoencoderConfig(channel_mult=(1, 1, 2, 4), attention_levels=(3,)),
         quantizer=QuantizerConfig(
@@ -226,7 +224,7 @@ PRESETS: dict[str, VQGANConfig] = {
             temperature_steps=1_000_001, kl_weight=1e-8, kl_steps=1,
         ),
     ),
-    # Few-dimensional codes for latent diffusion (Rombach et al. 2022, table 8, vq-f8 and vq-f4).
+    # Low-dimensional codes for latent diffusion (Rombach et al. 2022, table 8, vq-f8 and vq-f4).
     "f8-16384": VQGANConfig(
         autoencoder=AutoencoderConfig(
             channel_mult=(1, 2, 2, 4), attention_levels=(3,), latent_channels=4

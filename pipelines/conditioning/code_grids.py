@@ -33,7 +33,7 @@ class CodeGridConditioning(FileConditioning[CodeGrid, Entry]):
     def preview(self, item: Entry) -> ImageArray:
         modality = self.tokenizer.modality
         samples = modality.samples(np.stack([self.raster(item)]))
-        return np.asarray(modality.pictures(samples)[0])
+        return np.asarray(modality.images(samples)[0])
 
 
 @CONDITIONINGS.register("segmentation")

@@ -1,8 +1,15 @@
-"""?"""
+"""A folder as one HTML page with all images inside: a run, a code store, samples, or several.
 
-from pipelines.reports.sections import TIMINGS, sections_of
+sections.py reads a folder and builds sections of texts, tables and figures; samples.py reads the
+images of a samples folder, plots.py makes images and plots into data URIs, and page.py renders
+the template page.html. Nothing is written here: pipelines/report.py writes the page. Read
+sections.py first.
+"""
+
+from pipelines.reports.page import render_page
+from pipelines.reports.sections import TIMINGS
 
 __all__ = [
     "TIMINGS",
-    "sections_of",
+    "render_page",
 ]

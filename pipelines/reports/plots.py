@@ -1,9 +1,8 @@
-"""What a report shows: pictures and plots, each as a data URI that an HTML file carries inside."""
+"""Images and plots of a report as data URIs, which the HTML file contains."""
 
 from __future__ import annotations
 
 import base64
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,30 +10,28 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
 
-from ops.images import ImageArray
+from ops.images import ImageArray, png_bytes
+from ops.plots import figure_image
 from pipelines.training import draw_usage
 
-# Transparent plots drawn in these read on a white page and on a dark one.
+# Transparent plots in these colours are legible on a white page and on a dark one.
 INK, GRID, LINE = "#7d8590", "#7d859040", "#3b82f6"
 TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
 
 
-def data_uri(data: bytes, kind: str = "image/png") -> str:
-    """`data` as a URI that stands for itself."""
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+def data_uri(data: bytes, media_type: str = "image/png") -> str:
+    """`data` as a data URI."""
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
 
 
 def image_uri(image: ImageArray) -> str:
-    """An image, uint8 (H, W, 3), as a PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", optimize=True)
-    return data_uri(buffer.getvalue())
+    """An image, uint8 (H, W, 3) or (H, W, 4), as a PNG in a data URI."""
+    return data_uri(png_bytes(image))
 
 
 def file_uri(path: Path) -> str:
-    """A PNG or JPEG file as it is."""
+    """A PNG or JPEG file, unchanged, in a data URI."""
     return data_uri(path.read_bytes(), TYPES[path.suffix.lower()])
 
 
@@ -42,22 +39,21 @@ def usage_plot(counts: np.ndarray) -> str:
     """How often each code occurs, most frequent first, from counts (K,)."""
     figure, axes = _axes()
     draw_usage(axes, counts, LINE)
-    return _plot_uri(figure)
+    return image_uri(figure_image(figure, alpha=True))
 
 
 def curve_plot(steps: Sequence[float], values: Sequence[float], name: str) -> str:
-    """One figure of a training run over its steps; values that are not finite leave a gap."""
+    """One metric of a training run over its steps; values that are not finite leave a gap."""
     figure, axes = _axes()
     finite = [value if math.isfinite(value) else math.nan for value in values]
     axes.plot(steps, finite, color=LINE, marker="." if len(finite) < 20 else None)
     axes.set(xlabel="step", ylabel=name)
-    return _plot_uri(figure)
+    return image_uri(figure_image(figure, alpha=True))
 
 
 def _axes() -> tuple[Figure, Axes]:
-    # A Figure of our own, drawn by Agg: pyplot would keep each one for the whole process.
-    figure = Figure(figsize=(4.8, 3.0), layout="constrained")
-    axes = figure.add_subplot()
+    figure = Figure(figsize=(4.8, 3.0), dpi=160, layout="constrained", facecolor="none")
+    axes = figure.add_subplot(facecolor="none")
     axes.grid(color=GRID, linewidth=0.6)
     for spine in axes.spines.values():
         spine.set_visible(False)
@@ -65,9 +61,3 @@ def _axes() -> tuple[Figure, Axes]:
     axes.xaxis.label.set_color(INK)
     axes.yaxis.label.set_color(INK)
     return figure, axes
-
-
-def _plot_uri(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=160, transparent=True)
-    return data_uri(buffer.getvalue())

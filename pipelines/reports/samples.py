@@ -1,4 +1,4 @@
-"""What a report shows of a folder of samples: pictures out of whatever was saved, and its index."""
+"""What a report shows of a samples folder: its images, however they were saved, and its index."""
 
 from __future__ import annotations
 
@@ -17,53 +17,55 @@ from pipelines.reports.plots import data_uri, image_uri
 from pipelines.store import CodeStore
 from tokenizer import decode_tiled, load_tokenizer
 
-MOST_BYTES = 4 << 20  # a larger PNG is shown smaller
-MOST_PIXELS = 1 << 20
+MAX_BYTES = 4 << 20  # larger PNGs are scaled down
+MAX_PIXELS = 1 << 20  # after scaling down
 
-Named = tuple[str, str]  # a name, and a picture as a URI
-Maybe = tuple[str, str | None]
+Named = tuple[str, str]  # a name, and an image as a data URI
+MaybeNamed = tuple[str, str | None]  # None where the image is too large to be read
 
 
-def sample_pictures(path: Path, most: int) -> tuple[list[Named], int]:
-    """What the samples of a folder were told and the first of them, and how many it has; the
-    largest are left out."""
+def sample_images(path: Path, limit: int) -> tuple[list[Named], int]:
+    """The condition previews and first `limit` samples of a folder, and how many samples it has.
+
+    Images too large to be read are left out.
+    """
     files = sorted(path.glob("sample-*.png"))
     conditions = sorted(path.glob("condition-*.png"))
     if files:
-        shown = [*conditions, *files[:most]]
-        found: Iterator[Maybe] = ((p.stem, _uri(p.read_bytes())) for p in shown)
+        shown = [*conditions, *files[:limit]]
+        found: Iterator[MaybeNamed] = ((p.stem, _uri(p.read_bytes())) for p in shown)
         total = len(files)
     else:
-        found, total = islice(_in_tars(path) or _in_codes(path), most), _number_ok(path)
+        found, total = islice(_in_tars(path) or _in_codes(path), limit), _count_ok(path)
     return [(name, uri) for name, uri in found if uri is not None], total
 
 
-def _number_ok(path: Path) -> int:
+def _count_ok(path: Path) -> int:
     return sum(part.ok for part in read_parts(path).values())
 
 
 def _uri(data: bytes) -> str | None:
-    """A PNG as it is, smaller where it is large; None where it is too large to be read."""
-    if len(data) <= MOST_BYTES:
+    """A PNG as it is, scaled down above MAX_BYTES; None where it is too large to be read."""
+    if len(data) <= MAX_BYTES:
         return data_uri(data)
     try:
-        return image_uri(_smaller(decode_image(data)))
+        return image_uri(_scaled_down(decode_image(data)))
     except ImageError:
         return None
 
 
-def _smaller(image: np.ndarray) -> np.ndarray:
-    scale = min(1.0, (MOST_PIXELS / (image.shape[0] * image.shape[1])) ** 0.5)
+def _scaled_down(image: np.ndarray) -> np.ndarray:
+    scale = min(1.0, (MAX_PIXELS / (image.shape[0] * image.shape[1])) ** 0.5)
     size = max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))
     return resize_and_crop(image, size)
 
 
-def _in_tars(path: Path) -> Iterator[Maybe] | None:
+def _in_tars(path: Path) -> Iterator[MaybeNamed] | None:
     tars = sorted((path / "tars").glob("*.tar"))
     return _read_tars(tars) if tars else None
 
 
-def _read_tars(tars: list[Path]) -> Iterator[Maybe]:
+def _read_tars(tars: list[Path]) -> Iterator[MaybeNamed]:
     for path in tars:
         with tarfile.open(path) as tar:
             for member in tar:
@@ -72,7 +74,7 @@ def _read_tars(tars: list[Path]) -> Iterator[Maybe]:
                     yield member.name.removesuffix(".png"), _uri(file.read())
 
 
-def _in_codes(path: Path) -> Iterator[Maybe]:
+def _in_codes(path: Path) -> Iterator[MaybeNamed]:
     if not codes_path(path).is_dir():
         return
     store = CodeStore.open(codes_path(path))
@@ -80,11 +82,11 @@ def _in_codes(path: Path) -> Iterator[Maybe]:
     for row in (store[place] for place in range(len(store))):
         codes = torch.from_numpy(row["codes"].astype(np.int64))[None]
         pixels = decode_tiled(tokenizer, codes, (row["height"], row["width"]))
-        yield row["key"], image_uri(_smaller(to_image(pixels)[0]))
+        yield row["key"], image_uri(_scaled_down(to_image(pixels)[0]))
 
 
 def index_facts(path: Path) -> tuple[list[Named], list[tuple[str, str, str]]]:
-    """How many samples have which status, and the name, status and reason of those given up."""
+    """(status, count) of the samples, and (name, status, reason) of the crashed ones."""
     index = read_index(path).select(["sample", "status", "error"])
     counts = Counter(index["status"].to_pylist())
     failed = [

@@ -1,4 +1,4 @@
-"""The parts of a report, each made from one folder: a store, a run, samples, or several of them."""
+"""The sections of a report: one for each code store, training run or samples folder."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from ops.runtime import read_metrics
 from pipelines.generation import NUM_SAMPLES
 from pipelines.inputs import read_source
 from pipelines.reports.plots import curve_plot, file_uri, image_uri, usage_plot
-from pipelines.reports.samples import index_facts, sample_pictures
+from pipelines.reports.samples import index_facts, sample_images
 from pipelines.store import CodeStore, grid_shape
 from pipelines.tracks import lacking
 from tokenizer import VQGAN, load_tokenizer
 
-PAIRS = 12  # originals beside their reconstructions
-LOOKED_AT = 1000  # rows among which those are chosen
-PICTURES = 24  # of one folder
-LEDGER = 200  # failed images listed
-COUNTED_ROWS = 65_536  # of a larger store, rows spread evenly are counted
-TIMINGS = "timings.json"  # [{"stage": ..., "seconds": ...}], as the demo leaves it
-RUN_PICTURE = re.compile(r"(.+)-(\d{8})\.png")
+PAIRS = 12  # originals with their reconstructions
+CANDIDATES = 1000  # rows among which those are chosen
+MAX_IMAGES = 24  # of one folder
+MAX_FAILED = 200  # failed rows listed
+COUNTED_ROWS = 65_536  # code usage of a larger store is counted on as many evenly spaced rows
+TIMINGS = "timings.json"  # [{"stage": ..., "seconds": ...}], written by the demo
+RUN_IMAGE = re.compile(r"(.+)-(\d{8})\.png")
 
 
 class ReportError(UserError):
-    """A folder that no report can be made of."""
+    """A folder with nothing to report."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """Pictures side by side, as URIs, over one caption; a wide one takes the page's width."""
+    """Images side by side, as data URIs, with one caption; a wide figure spans the page."""
 
     sources: tuple[str, ...]
     caption: str
@@ -51,7 +51,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells; without a head, the first cell of each row names it."""
+    """Rows of cells; without a head, the first cell of each row is its heading."""
 
     rows: Sequence[tuple[str, ...]]
     head: tuple[str, ...] = ()
@@ -66,7 +66,7 @@ class Section:
 
 
 def sections_of(path: Path) -> list[Section]:
-    """The sections on `path`, or on the folders in it; ReportError where there are none."""
+    """The sections about `path`, else about the folders in it; raises ReportError if none."""
     if not path.is_dir():
         raise ReportError(f"{path} is not a folder. Name a run, a code store or samples.")
     sections = list(_own_sections(path))
@@ -98,7 +98,7 @@ def _own_sections(path: Path) -> Iterator[Section]:
 
 
 def store_section(path: Path) -> Section:
-    """Summary, reconstructions beside originals, code usage, failures."""
+    """Summary, originals and reconstructions, code usage, failed rows."""
     store = CodeStore.open(path)
     section = Section(f"Codes: {path.name}")
     provenance = store.provenance["image"]
@@ -106,24 +106,24 @@ def store_section(path: Path) -> Section:
     section.tables.append(Table(_store_facts(store)))
     if len(store):
         section.text.append(
-            "What some of the painted codes give."
+            "Some of the generated codes, decoded."
             if "generated" in provenance
-            else "Left the picture that was encoded, right what its codes alone give back."
+            else "Left: the image that was encoded. Right: its codes, decoded."
         )
         section.figures += _reconstructions(store)
         section.figures.append(_usage_figure(store, size, factor))
     if len(store.failed):
-        section.text.append(f"{len(store.failed):,} rows hold no codes; the last table says why.")
-        section.tables.append(_ledger(store))
+        section.text.append(f"{len(store.failed):,} rows have no codes; the last table says why.")
+        section.tables.append(_failed_rows(store))
     return section
 
 
-def _ledger(store: CodeStore) -> Table:
+def _failed_rows(store: CodeStore) -> Table:
     lines = store.failed.select(["key", "status", "error"]).to_pylist()
     views = Counter((line["key"], line["status"], line["error"] or "") for line in lines)
-    rows = [(*why, str(count)) for why, count in list(views.items())[:LEDGER]]
-    if len(views) > LEDGER:
-        rows.append((f"and {len(views) - LEDGER:,} more", "", "", ""))
+    rows = [(*why, str(count)) for why, count in list(views.items())[:MAX_FAILED]]
+    if len(views) > MAX_FAILED:
+        rows.append((f"and {len(views) - MAX_FAILED:,} more", "", "", ""))
     return Table(rows, ("image", "status", "reason", "rows"))
 
 
@@ -157,14 +157,14 @@ def _track_fact(store: CodeStore, name: str) -> str:
 def _reconstructions(store: CodeStore) -> list[Figure]:
     tokenizer = load_tokenizer(store.tokenizer_folder)
     transform = _transform(store.provenance["image"])
-    chosen = _one_row_a_picture(store)
+    chosen = _rows_of_different_images(store)
     spread = sorted({round(i) for i in np.linspace(0, len(chosen) - 1, PAIRS)})
     return [_pair(chosen[i], tokenizer, transform) for i in spread]
 
 
-def _one_row_a_picture(store: CodeStore) -> list[dict[str, Any]]:
-    """Rows of different source images, from all over the store."""
-    positions = sorted({round(i) for i in np.linspace(0, len(store) - 1, LOOKED_AT)})
+def _rows_of_different_images(store: CodeStore) -> list[dict[str, Any]]:
+    """Evenly spaced rows of the store, at most one of each source image."""
+    positions = sorted({round(i) for i in np.linspace(0, len(store) - 1, CANDIDATES)})
     by_source: dict[str, dict[str, Any]] = {}
     for position in positions:
         row = store[position]
@@ -195,7 +195,7 @@ def _pair(row: Mapping[str, Any], tokenizer: VQGAN, transform: Transform | None)
 def _original(
     row: Mapping[str, Any], transform: Transform | None, factor: int
 ) -> ImageArray | None:
-    """The very picture that was encoded, cut from its source again; None where that is gone."""
+    """The image that was encoded, cut from its source again; None if that is no longer there."""
     if transform is None:
         return None
     rows, columns = grid_shape(row["grid"])
@@ -217,12 +217,12 @@ def _usage_figure(store: CodeStore, codebook_size: int, factor: int) -> Figure:
             counts += np.bincount(store.read(grid, batch).ravel(), minlength=codebook_size)
         num_counted += len(rows)
     usage = codebook_usage(torch.from_numpy(counts))
-    of = "" if num_counted == len(store) else f" (counted on {num_counted:,} rows)"
+    sampled = "" if num_counted == len(store) else f" (counted on {num_counted:,} rows)"
     return Figure(
         (usage_plot(counts),),
-        f"Code usage{of}: {usage.used:,} of {codebook_size:,} codes occur, perplexity "
+        f"Code usage{sampled}: {usage.used:,} of {codebook_size:,} codes occur, perplexity "
         f"{usage.perplexity:,.0f}; entropy {usage.bits:.2f} bits a code, "
-        f"{usage.bits / factor**2:.3f} a pixel.",
+        f"{usage.bits / factor**2:.3f} bits a pixel.",
     )
 
 
@@ -230,72 +230,72 @@ def _usage_figure(store: CodeStore, codebook_size: int, factor: int) -> Figure:
 
 
 def run_section(path: Path) -> Section:
-    """Curves of metrics.jsonl, the newest pictures, the settings."""
+    """Curves of metrics.jsonl, the newest images, the settings."""
     section = Section(f"Training: {path.name}")
     lines = read_metrics(path / "metrics.jsonl")
-    for name in _figure_names(lines):
+    for name in _metric_names(lines):
         points = [(line["step"], line[name]) for line in lines if name in line]
         steps, values = zip(*points, strict=True)
         caption = f"{name}: {values[-1]:.4g} after {steps[-1]:,} steps"
         section.figures.append(Figure((curve_plot(steps, values, name),), caption))
-    for picture in _newest_pictures(path / "samples"):
-        section.figures.append(Figure((file_uri(picture),), picture.stem, wide=True))
+    for image in _newest_images(path / "samples"):
+        section.figures.append(Figure((file_uri(image),), image.stem, wide=True))
     if (path / "run.json").is_file():
         section.tables.append(Table(list(_facts(json.loads((path / "run.json").read_text())))))
     return section
 
 
-def _figure_names(lines: Sequence[Mapping[str, float]]) -> list[str]:
+def _metric_names(lines: Sequence[Mapping[str, float]]) -> list[str]:
     names = dict.fromkeys(name for line in lines for name in line)
-    first = [name for name in names if name.endswith("loss")]
-    return [*first, *(name for name in names if name not in ("step", *first))]
+    losses = [name for name in names if name.endswith("loss")]
+    return [*losses, *(name for name in names if name not in ("step", *losses))]
 
 
-def _newest_pictures(folder: Path) -> list[Path]:
+def _newest_images(folder: Path) -> list[Path]:
     newest: dict[str, Path] = {}
     for path in sorted(folder.glob("*.png")):
-        match = RUN_PICTURE.fullmatch(path.name)
+        match = RUN_IMAGE.fullmatch(path.name)
         newest[match[1] if match else path.stem] = path
-    return list(newest.values())[:PICTURES]
+    return list(newest.values())[:MAX_IMAGES]
 
 
 # --- samples
 
 
 def samples_section(path: Path) -> Section:
-    """The pictures of a folder, what its index tells, and the settings that made them."""
+    """The samples of a folder, the counts of its index, and the settings that made them."""
     section = Section(f"Samples: {path.name}")
-    pictures, total = sample_pictures(path, PICTURES)
-    for name, uri in pictures:
-        section.figures.append(Figure((uri,), name, wide=len(pictures) == 1))
-    if total > len(pictures):
-        section.text.append(f"The first {len(pictures)} of {total:,} pictures.")
+    images, total = sample_images(path, MAX_IMAGES)
+    for name, uri in images:
+        section.figures.append(Figure((uri,), name, wide=len(images) == 1))
+    if total > len(images):
+        section.text.append(f"The first {len(images)} of {total:,} images.")
     statuses, failed = index_facts(path)
     if statuses:
         section.tables.append(Table(statuses))
     if failed:
-        rows = failed[:LEDGER]
-        if len(failed) > LEDGER:
-            rows.append((f"and {len(failed) - LEDGER:,} more", "", ""))
+        rows = failed[:MAX_FAILED]
+        if len(failed) > MAX_FAILED:
+            rows.append((f"and {len(failed) - MAX_FAILED:,} more", "", ""))
         section.tables.append(Table(rows, ("sample", "status", "reason")))
     settings = json.loads((path / "generation.json").read_text())
     section.tables.append(Table(list(_facts(settings))))
     return section
 
 
-# --- figures about the whole
+# --- the demo
 
 
 def timings_section(path: Path) -> Section:
-    """How long each stage of the demo took."""
+    """Seconds of each stage of the demo, and their sum."""
     stages = [(stage["stage"], stage["seconds"]) for stage in json.loads(path.read_text())]
     rows = [(name, f"{seconds:.1f} s") for name, seconds in stages]
-    rows.append(("together", f"{sum(seconds for _, seconds in stages):.1f} s"))
+    rows.append(("total", f"{sum(seconds for _, seconds in stages):.1f} s"))
     return Section("Timings", tables=[Table(rows)])
 
 
 def _facts(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested settings as lines: {"a": {"b": 1}} gives ("a.b", "1")."""
+    """Nested settings as rows: {"a": {"b": 1}} gives ("a.b", "1")."""
     for name, value in data.items():
         if isinstance(value, Mapping):
             yield from _facts(value, f"{prefix}{name}.")

@@ -1,4 +1,10 @@
-"""The paper's studies in miniature, by name; `python -m pipelines.study NAME` repeats one."""
+"""Small repetitions of the paper's studies, registered by name for `python -m pipelines.study`.
+
+A study compares variants under several seeds: each (variant, seed) is trained and measured by the
+public commands on a folder of photographs, and runs that are done are kept. Out come the study's
+runs, results.json, a table, a plot, image sheets and report.md; reports of finished studies are in
+results/. Read study.py first, which defines a study, then runs.py.
+"""
 
 from ops.config import Registry
 from pipelines.studies.context import StudyContext
@@ -11,7 +17,7 @@ from pipelines.studies.study_report import write_report
 from pipelines.studies.vqvae_vqgan import Losses
 from pipelines.studies.windows import Windows
 
-__all__ = ["STUDIES", "Study", "StudyContext", "do_runs", "write_report"]
+__all__ = ["STUDIES", "StudyContext", "do_runs", "write_report"]
 
 STUDIES: Registry[Study] = Registry("study")
 STUDIES.register("downsampling")(Downsampling())

@@ -1,4 +1,4 @@
-"""The public commands as a study calls them: train, encode, evaluate, each resumed by itself."""
+"""The public commands as studies call them: train, encode, evaluate; each resumes by itself."""
 
 from __future__ import annotations
 
@@ -15,31 +15,32 @@ from pipelines.recipes import PRIOR_RECIPES, TOKENIZER_RECIPES
 from pipelines.train_prior import TrainPriorFlags
 from pipelines.train_tokenizer import TrainTokenizerFlags
 
-HELD_OUT = 0.15  # of the photographs, by key: the same ones for tokenizers and priors
-IMAGE_SIZE = 256  # pixels a side of what is encoded and measured
-METRICS = "held_out_figures.json"  # in a run folder: what evaluate found
+HELD_OUT = 0.15  # share of the photographs, by key: the same for tokenizers and priors
+TOKENIZER = "study-f8"  # the recipe of studies that compare priors only
+IMAGE_SIZE = 256  # side of encoded and measured images, pixels
+METRICS = "held_out_metrics.json"  # in a run folder: written by evaluate
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyContext:
-    """Where a study works, and with how much. All names of folders are below `out`."""
+    """Where a study reads and writes, and its limits. Names of folders are relative to `out`."""
 
     data: Path
     out: Path
     threads: int | None = None
     steps: int | None = None
-    """no training takes more than these"""
+    """upper limit of every training's steps"""
     perceptual: str = "none"
-    """what train_tokenizer takes, for the studies that train with a perceptual loss"""
+    """train_tokenizer's --perceptual, for studies that train with a perceptual loss"""
     shown: Path | None = None
-    """photographs to show; None: those that come with the demo"""
+    """folder of photographs to show; None: those of the demo"""
 
     def capped(self, steps: int) -> int:
-        """`steps`, or as many as a training may take."""
+        """`steps`, but at most the limit."""
         return steps if self.steps is None else min(steps, self.steps)
 
     def tokenizer(self, recipe: str, name: str, seed: int, **flags: Any) -> Path:
-        """The run folder `name` of a tokenizer trained on the photographs."""
+        """Train a tokenizer on the photographs; its run folder, `name`."""
         steps = self.capped(flags.pop("steps", TOKENIZER_RECIPES[recipe].steps))
         train_tokenizer.run(
             TrainTokenizerFlags(
@@ -50,7 +51,7 @@ class StudyContext:
         return self.out / name
 
     def quality(self, tokenizer: Path) -> dict[str, float]:
-        """evaluate's figures of a trained tokenizer on the photographs held out; measured once."""
+        """evaluate's metrics of a trained tokenizer on the held-out photographs, measured once."""
         path = tokenizer / METRICS
         if not path.is_file():
             evaluate.evaluate(
@@ -62,9 +63,9 @@ class StudyContext:
         return _metrics(path)
 
     def codes(self, tokenizer: str | Path, name: str, **flags: Any) -> Path:
-        """The store `name` of the photographs' codes, their mirrors with them.
+        """Encode the photographs and their mirror images; the store, `name`.
 
-        Raises UserError where most photographs could not be encoded.
+        Raises UserError if too many photographs could not be encoded.
         """
         given: dict[str, Any] = {"image_size": IMAGE_SIZE, "flip": "both", **flags}
         code = encode.encode(
@@ -74,19 +75,28 @@ class StudyContext:
             raise UserError(f"{self.data}: too few photographs could be encoded; see above.")
         return self.out / name
 
-    def prior(self, recipe: str, codes: Path, name: str, seed: int, **flags: Any) -> Path:
-        """The run folder `name` of a prior trained on a store's codes."""
+    def prior(self, recipe: str, codes: Path, variant: str, seed: int, **flags: Any) -> Path:
+        """Train a prior on a store's codes; its run folder, see prior_folder."""
         steps = self.capped(flags.pop("steps", PRIOR_RECIPES[recipe].steps))
+        out = self.prior_folder(variant, seed)
         train_prior.run(
             TrainPriorFlags(
-                recipe=recipe, codes=(codes,), out=self.out / name, seed=seed, steps=steps,
+                recipe=recipe, codes=(codes,), out=out, seed=seed, steps=steps,
                 threads=self.threads, held_out=HELD_OUT, **flags,
             )
         )  # fmt: skip
-        return self.out / name
+        return out
+
+    def study_codes(self) -> Path:
+        """The store `codes.zarr`, encoded by a tokenizer trained with the recipe TOKENIZER."""
+        return self.codes(self.tokenizer(TOKENIZER, "tokenizer", seed=0), "codes.zarr")
+
+    def prior_folder(self, variant: str, seed: int) -> Path:
+        """Where a study puts the prior of one run."""
+        return self.out / f"prior-{variant}-{seed}"
 
     def nll(self, prior: Path, codes: Path) -> float:
-        """evaluate's nats a code of a trained prior on the photographs held out; measured once."""
+        """evaluate's nats a code of a trained prior on the held-out photographs, measured once."""
         path = prior / METRICS
         if not path.is_file():
             evaluate.evaluate(
@@ -95,6 +105,12 @@ class StudyContext:
                 )
             )
         return _metrics(path)["nats_per_code"]
+
+
+def prior_batch(recipe: str) -> str:
+    """A training batch of a prior's recipe, in words."""
+    of = PRIOR_RECIPES[recipe]
+    return f"{of.batch_size} windows of {of.window}x{of.window} codes"
 
 
 def _metrics(path: Path) -> dict[str, float]:

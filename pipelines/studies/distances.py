@@ -1,7 +1,7 @@
-"""Fréchet distances (Heusel et al. 2017) between sets of pictures, in features that are at hand.
+"""Fréchet distances (Heusel et al. 2017) between sets of images, without downloaded features.
 
-Inception's weights would have to be fetched; the encoder of photo-f8, trained on photographs, is
-here. The figures are their own: they compare the variants of a study, and nothing else.
+FID's Inception weights would have to be downloaded; here the features are those of the bundled
+photo-f8's encoder, or coarse brightness. The values only compare variants within a study.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from tokenizer import load_tokenizer
 
 ENCODER = "photo-f8"
-PATCH = 32  # pixels a side
-LAYOUT = 4  # cells a side
-AT_ONCE = 64
+PATCH = 32  # side of a patch, pixels
+LAYOUT = 4  # side of the brightness grid, cells
+BATCH_SIZE = 64
 
 
 class PatchFeatures(nn.Module):
-    """Patches (N, 3, PATCH, PATCH) in [-1, 1] -> (N, D): what the encoder has before its last
-    layer, the mean over the patch."""
+    """Patches (N, 3, PATCH, PATCH) in [-1, 1] -> (N, D): the encoder's features before its last
+    layer, averaged over the patch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,30 +49,29 @@ class LayoutFeatures(nn.Module):
 
 
 def patches_of(pixels: Tensor) -> Tensor:
-    """Pixels (B, C, H, W), H and W multiples of PATCH, cut up: (B * H * W / PATCH^2, C, PATCH,
-    PATCH)."""
+    """Pixels (B, C, H, W), H and W multiples of PATCH -> (B * H * W / PATCH^2, C, PATCH, PATCH)."""
     channels = pixels.shape[1]
     cut = pixels.unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH)
     return cut.permute(0, 2, 3, 1, 4, 5).reshape(-1, channels, PATCH, PATCH)
 
 
 def patch_distance(originals: Tensor, others: Tensor) -> float:
-    """Between the patches of two sets of pixels (B, 3, H, W), in the features of photo-f8's
-    encoder: are texture and grain alike?"""
+    """Distance of the patches of two sets of pixels (B, 3, H, W) in features of photo-f8's encoder:
+    compares texture."""
     features = PatchFeatures()
     return _distance(features, (patches_of(p.clamp(-1, 1)) for p in (originals, others)))
 
 
 def layout_distance(originals: Tensor, others: Tensor) -> float:
-    """Between coarse grids of brightness of two sets of pixels (B, 3, H, W): are light and dark
-    laid out alike over the whole picture?"""
+    """Distance of coarse brightness grids of two sets of pixels (B, 3, H, W): compares the layout
+    of light and dark over the whole image."""
     return _distance(LayoutFeatures(), (p.clamp(-1, 1) for p in (originals, others)))
 
 
-def _distance(features: nn.Module, both: Iterable[Tensor]) -> float:
-    """0 where both have the same mean and covariance."""
+def _distance(features: nn.Module, sets: Iterable[Tensor]) -> float:
+    """Fréchet distance of two sets: 0 if their features have equal mean and covariance."""
     distance = FrechetInceptionDistance(features)
-    for real, pixels in zip((True, False), both, strict=True):
-        for part in pixels.split(AT_ONCE):
+    for real, pixels in zip((True, False), sets, strict=True):
+        for part in pixels.split(BATCH_SIZE):
             distance.update(part, real=real)
     return float(distance.compute())

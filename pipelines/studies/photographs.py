@@ -1,4 +1,4 @@
-"""The photographs of a study as pixels: those held out, those trained on, those to show."""
+"""A study's photographs as pixels: held out, trained on, and to show."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from pipelines.studies.study import StudyError
 from pipelines.training import PHOTOGRAPHS, evaluation_samples, list_data
 
 SHOWN = ("astronaut.png", "chelsea.png", "coffee.png", "china.jpg")  # of the demo's photographs
-MOST_SHOWN = 4
+MAX_SHOWN = 4
 
 
 def held_out_photographs(context: StudyContext) -> Tensor:
-    """Middle squares (N, 3, S, S) of the photographs that never train.
+    """Centre squares (N, 3, S, S) of the held-out photographs.
 
-    Raises StudyError where there is none, as the others here.
+    Raises StudyError if there are none, as do the other functions here.
     """
     return _squares(context.data, list_data(context.data, None, HELD_OUT).measured)
 
 
-def learned_photographs(context: StudyContext) -> Tensor:
-    """Middle squares (N, 3, S, S) of the photographs that train."""
+def training_photographs(context: StudyContext) -> Tensor:
+    """Centre squares (N, 3, S, S) of the photographs trained on."""
     return _squares(context.data, list_data(context.data, None, HELD_OUT).learned)
 
 
 def shown_photographs(context: StudyContext) -> Tensor:
-    """Middle squares (N, 3, S, S) of the photographs to show."""
+    """Centre squares (N, 3, S, S) of the photographs to show."""
     folder = context.shown or context.out / "shown"
     if context.shown is None:
         gather_photographs(folder)
     entries = list_data(folder, None, 1.0).measured
     known = [entry for entry in entries if entry.key in SHOWN]
-    return _squares(folder, (entries if context.shown else known)[:MOST_SHOWN])
+    return _squares(folder, (entries if context.shown else known)[:MAX_SHOWN])
 
 
 def _squares(folder: Path, entries: Sequence[Entry]) -> Tensor:
@@ -45,7 +45,7 @@ def _squares(folder: Path, entries: Sequence[Entry]) -> Tensor:
     squares = evaluation_samples(PHOTOGRAPHS, entries, IMAGE_SIZE, lambda key, _: bad.append(key))
     if not len(squares):
         raise StudyError(
-            f"{folder}: of {len(entries)} photographs to measure on or to show, {len(bad)} could "
-            "not be read, and none is left. Are there more?"
+            f"{folder}: of {len(entries)} photographs to measure or show, {len(bad)} could not be "
+            "read, and none is left. Add more photographs."
         )
     return squares

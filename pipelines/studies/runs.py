@@ -1,4 +1,4 @@
-"""A study's runs: done one by one, each kept whole, so that what is there is not done again."""
+"""A study's runs: done one after the other, each recorded in a file and not done again."""
 
 from __future__ import annotations
 
@@ -15,64 +15,70 @@ from pipelines.studies.context import HELD_OUT, StudyContext
 from pipelines.studies.study import Study, StudyError
 from pipelines.training import pin_settings
 
-SHARED = "shared.json"  # in a study's folder: how long it took to make what all runs share
+SHARED = "shared.json"  # in a study's folder: seconds that Study.prepare took
 
 
 class Run(NamedTuple):
-    """What one (variant, seed) came to."""
+    """The result of one (variant, seed)."""
 
     variant: str
     seed: int
     metrics: dict[str, float]
-    seconds: float  # that the sitting took in which it was finished
+    seconds: float  # of the attempt that finished it
     date: str  # of its end
 
 
 def run_file(out: Path, variant: str, seed: int) -> Path:
-    """Where a run's figures are kept."""
+    """The file of a run's metrics."""
     return out / "results" / f"{variant}-{seed}.json"
 
 
 def read_run(path: Path) -> Run:
-    """What `write_run` wrote."""
+    """The run in a file of `write_run`."""
     return Run(**json.loads(path.read_text()))
 
 
 def do_runs(
-    name: str, study: Study, context: StudyContext, seeds: Sequence[int], say: Callable[[str], None]
+    name: str,
+    study: Study,
+    context: StudyContext,
+    seeds: Sequence[int],
+    progress: Callable[[str], None],
 ) -> list[Run]:
-    """All runs of the seeds, by variant and then by seed; those that are missing are done first.
+    """Do the missing runs; all runs of the seeds, ordered by variant and then by seed.
 
-    All variants of the first seed come before the next one's, so that a study that was stopped
-    has something to compare. `say` is told what is being done.
-    Raises StudyError where there is nothing to do, TrainingError where `bench.out` was begun with
-    other settings or photographs, LockedError while another process is at it.
+    All variants of one seed are done before the next seed, so that a stopped study can be compared.
+    `progress` is called with a line of progress.
+    Raises StudyError for missing or repeated seeds, TrainingError if `context.out` was begun with
+    other settings or photographs, LockedError if another process is working in it.
     """
     if not seeds or len(set(seeds)) < len(seeds):
-        raise StudyError("--seeds must name each seed once, and one at least.")
+        raise StudyError("--seeds must name at least one seed, and each seed once.")
     wanted = [(variant, seed) for seed in seeds for variant in study.variants]
     with exclusive_lock(context.out / "study.lock"):
         pin_settings(
             context.out, {"study": name, **_photographs(context), **study.settings(context)}
         )
-        missing = [each for each in wanted if not run_file(context.out, *each).is_file()]
+        missing = [run for run in wanted if not run_file(context.out, *run).is_file()]
         if missing:
-            say("what all runs share")
+            progress("preparing what all runs share")
             _prepare(study, context)
         for variant, seed in missing:
-            say(f"run {wanted.index((variant, seed)) + 1} of {len(wanted)}: {variant}, seed {seed}")
+            progress(
+                f"run {wanted.index((variant, seed)) + 1} of {len(wanted)}: {variant}, seed {seed}"
+            )
             write_run(context.out, _timed(study, context, variant, seed))
-    found = [read_run(run_file(context.out, *each)) for each in wanted]
+    found = [read_run(run_file(context.out, *run)) for run in wanted]
     return sorted(found, key=lambda run: (study.variants.index(run.variant), run.seed))
 
 
 def write_run(out: Path, run: Run) -> None:
-    """Keep a run's figures; the file appears whole."""
+    """Write a run's metrics, atomically."""
     write_json(run_file(out, run.variant, run.seed), run._asdict())
 
 
 def shared_seconds(out: Path) -> float:
-    """What all runs share took so many seconds, in all sittings that came to its end."""
+    """Seconds that Study.prepare took, summed over its completed calls."""
     path = out / SHARED
     return float(json.loads(path.read_text())["seconds"]) if path.is_file() else 0.0
 
@@ -92,6 +98,6 @@ def _timed(study: Study, context: StudyContext, variant: str, seed: int) -> Run:
 
 
 def _photographs(context: StudyContext) -> dict[str, Any]:
-    """Which photographs they are: figures on others would not belong beside these."""
+    """Which photographs: runs on different ones cannot be compared."""
     keys = sorted(entry.key for entry in list_input(context.data).entries)
     return {"photographs": len(keys), "names": json_hash(keys)[:16], "held_out": HELD_OUT}

@@ -1,4 +1,4 @@
-"""The transformer against PixelSNAIL, the convolutional prior that the paper compares it with."""
+"""The study of PixelSNAIL, the convolutional prior that the paper compares its own with."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import torch
 
 from ops.files import write_json
 from pipelines.recipes import PRIOR_RECIPES
-from pipelines.studies.context import IMAGE_SIZE, StudyContext
-from pipelines.studies.samples import sample_row
-from pipelines.studies.study import Column, PictureRow, Study
+from pipelines.studies.context import IMAGE_SIZE, TOKENIZER, StudyContext, prior_batch
+from pipelines.studies.samples import sample_rows, sampling_speed
+from pipelines.studies.study import Column, ImageRow, Study
 from pipelines.training import make_optimizer, take_step
-from prior import Prior, load_prior, make_model, preset_config
+from prior import load_prior, make_model, preset_config
 
 RECIPES = {"transformer": "study", "snail": "study-snail", "snail-equal-time": "study-snail"}
-TOKENIZER, CODES = "study-f8", 512
-TIMES = "cpu_seconds_a_step.json"  # in the study's folder, by recipe
+CODES = 512
+TIMES = "cpu_seconds_a_step.json"  # in the study's folder: seconds by recipe
 TIMED_STEPS, SKIPPED_STEPS = 12, 3
 
 
 class Snail(Study):
-    """Two networks with as many weights, for as many steps and for as much processor time."""
+    """Two networks of equal size, trained for equal steps and for equal processor time."""
 
     title = "The transformer against PixelSNAIL"
     paper = (
@@ -34,9 +34,9 @@ class Snail(Study):
         "ImageNet, 4.63 to 4.89 on LSUN churches and towers, 4.78 to 4.96 on ImageNet, 4.70 to "
         "4.88 on it from depth, 4.49 to 4.64 on S-FLCKR. Its PixelSNAIL does about two steps in "
         "the time of one of the transformer's; after equal time the transformer is still ahead. "
-        "Here both have as many weights within 3 %, windows of 16x16 codes, and the same batches "
-        "under each seed. snail-equal-time has as many steps as fit into the processor time of the "
-        "transformer's, by the time that a step of each takes on one and the same thread."
+        "Here both have equally many weights within 3 %, windows of 16x16 codes, and the same "
+        "batches for each seed. snail-equal-time has as many steps as fit into the processor time "
+        "of the transformer's, by the time that a step of each takes on the same thread."
     )
     variants = tuple(RECIPES)
     columns = (
@@ -44,21 +44,20 @@ class Snail(Study):
         Column("steps", "steps", 0, plotted=False),
         Column("cpu_seconds", "processor seconds of training", 0),
         Column("millions_of_weights", "million weights", 2, plotted=False),
-        Column("codes_per_second", "codes painted a processor second", 0),
+        Column("codes_per_second", "codes sampled a processor second", 0),
     )
 
     def settings(self, context: StudyContext) -> dict[str, Any]:
-        recipe = PRIOR_RECIPES["study"]
         return {
             "tokenizer": TOKENIZER,
             "image_size": IMAGE_SIZE,
             "priors": RECIPES,
-            "steps": context.capped(recipe.steps),
-            "batch": f"{recipe.batch_size} windows of {recipe.window}x{recipe.window} codes",
+            "steps": context.capped(PRIOR_RECIPES["study"].steps),
+            "batch": prior_batch("study"),
         }
 
     def prepare(self, context: StudyContext) -> None:
-        context.codes(context.tokenizer(TOKENIZER, "tokenizer", seed=0), "codes.zarr")
+        context.study_codes()
         path = context.out / TIMES
         if not path.is_file():
             write_json(path, seconds_a_step(sorted(set(RECIPES.values()))))
@@ -69,41 +68,38 @@ class Snail(Study):
         steps = context.capped(PRIOR_RECIPES["study"].steps)
         if variant == "snail-equal-time":
             steps = max(1, round(steps * seconds["study"] / seconds[recipe]))
-        name = f"prior-{variant}-{seed}"
-        prior = load_prior(context.prior(recipe, codes, name, seed, steps=steps))
+        trained = context.prior(recipe, codes, variant, seed, steps=steps)
+        prior = load_prior(trained)
         return {
-            "nats_per_code": context.nll(context.out / name, codes),
+            "nats_per_code": context.nll(trained, codes),
             "steps": float(steps),
             "cpu_seconds": steps * seconds[recipe],
             "millions_of_weights": sum(p.numel() for p in prior.model.parameters()) / 1e6,
-            "codes_per_second": sampling_speed(prior),
+            "codes_per_second": sampling_speed(prior, prior.config.window),
         }
 
-    def pictures(self, context: StudyContext, seed: int) -> list[PictureRow]:
-        """Samples as large as the window."""
-        return [
-            sample_row(variant, context.out / f"prior-{variant}-{seed}")
-            for variant in self.variants
-        ]
+    def images(self, context: StudyContext, seed: int) -> list[ImageRow]:
+        """Samples of the size of the window."""
+        return sample_rows(context, self.variants, seed)
 
 
 def seconds_a_step(recipes: list[str]) -> dict[str, float]:
-    """Processor seconds that a step of training takes, by recipe; the median of some.
+    """Median processor seconds of a training step, by recipe.
 
-    Steps take turns, so that what else the machine does is borne by all alike.
+    Steps of the recipes alternate, so that other load on the machine affects all alike.
     """
-    taken: dict[str, list[float]] = {name: [] for name in recipes}
+    durations: dict[str, list[float]] = {name: [] for name in recipes}
     steps = {name: _step_of(name) for name in recipes}
     for _ in range(SKIPPED_STEPS + TIMED_STEPS):
         for name, step in steps.items():
             started = time.process_time()
             step()
-            taken[name].append(time.process_time() - started)
-    return {name: statistics.median(each[SKIPPED_STEPS:]) for name, each in taken.items()}
+            durations[name].append(time.process_time() - started)
+    return {name: statistics.median(seconds[SKIPPED_STEPS:]) for name, seconds in durations.items()}
 
 
 def _step_of(name: str) -> Callable[[], None]:
-    """What takes one step of a recipe, on codes that are any."""
+    """A function that takes one training step of a recipe on random codes."""
     recipe = PRIOR_RECIPES[name]
     sizes = {"condition_vocab_size": 1, "condition_length": 1, "window": recipe.window}
     model = make_model(preset_config(recipe.preset, codebook_size=CODES, **sizes))
@@ -115,11 +111,3 @@ def _step_of(name: str) -> Callable[[], None]:
         take_step(optimizer, iter([model.nll(tokens, codes).mean()]), 1e-3, 1.0)
 
     return step
-
-
-def sampling_speed(prior: Prior) -> float:
-    """Codes a processor second at which one window is painted."""
-    prior.sample(2, 2, count=1)  # the first call sets things up
-    started = time.process_time()
-    prior.sample(count=1)
-    return prior.config.window**2 / (time.process_time() - started)

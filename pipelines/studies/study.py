@@ -1,4 +1,4 @@
-"""What a study is: variants measured under several seeds, and how its figures are told."""
+"""The definition of a study: variants, how one is measured, and how metrics are reported."""
 
 from __future__ import annotations
 
@@ -11,50 +11,50 @@ from pipelines.studies.context import StudyContext
 
 
 class StudyError(UserError):
-    """A study that cannot be done as asked."""
+    """A study that cannot be run as requested."""
 
 
 class Column(NamedTuple):
-    """A figure as a column of the table, and as a panel of the plot."""
+    """A metric as a column of the table and a panel of the plot."""
 
-    figure: str  # its name in what Study.measure returns; left out where no run has it
+    metric: str  # its name in the result of Study.measure; columns that no run has are left out
     heading: str  # with its unit
-    digits: int = 2  # behind the point
+    digits: int = 2  # decimals
     plotted: bool = True
-    relative: bool = False  # told as a multiple of the first variant's mean
+    relative: bool = False  # reported as a multiple of the first variant's mean
 
 
-class PictureRow(NamedTuple):
-    """Pictures side by side, uint8 (H, W, 3), and what is written beside them."""
+class ImageRow(NamedTuple):
+    """Images side by side, uint8 (H, W, 3), with a heading."""
 
     heading: str
-    pictures: list[ImageArray]
+    images: list[ImageArray]
 
 
 class Study(ABC):
-    """One question put to some variants; each (variant, seed) is a run by itself.
+    """A comparison of variants; each (variant, seed) is a separate run.
 
-    Everything in it goes through `bench`, which calls the public commands, so that a run that was
-    stopped goes on where it was.
+    Training and encoding go through the context, which calls the public commands, so that a stopped
+    run resumes where it was.
     """
 
     title: str
     paper: str
-    """what the paper found, and where it says so"""
+    """the paper's result with its section, and how this study differs"""
     variants: tuple[str, ...]
     columns: tuple[Column, ...]
 
     @abstractmethod
     def settings(self, context: StudyContext) -> dict[str, Any]:
-        """What decides the figures besides photographs and seeds, as JSON; told in the report."""
+        """What decides the metrics besides photographs and seeds, as JSON; shown in the report."""
 
-    def prepare(self, context: StudyContext) -> None:  # noqa: B027 - many studies share nothing
-        """Make what all runs share. Called in each sitting; what is there already stays."""
+    def prepare(self, context: StudyContext) -> None:  # noqa: B027 - optional
+        """Make what all runs share; called before missing runs, must keep what exists."""
 
     @abstractmethod
     def measure(self, context: StudyContext, variant: str, seed: int) -> dict[str, float]:
-        """Train and measure one run; its figures by name."""
+        """Train and measure one run; its metrics by name."""
 
-    def pictures(self, context: StudyContext, seed: int) -> list[PictureRow]:
-        """Rows to look at, from the runs of one seed; none where there is nothing to see."""
+    def images(self, context: StudyContext, seed: int) -> list[ImageRow]:
+        """Rows of images from the runs of one seed; empty if there are none to show."""
         return []

@@ -1,4 +1,4 @@
-"""What a study leaves to read: results.json, table.md, plot.png, pictures.png and report.md."""
+"""Writes a study's results.json, table.md, plot.png, images.png and report.md."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import torch
 
 from ops.files import write_bytes, write_json
 from pipelines.studies.context import StudyContext
-from pipelines.studies.plots import metrics_plot, picture_sheet
+from pipelines.studies.plots import image_sheet, metrics_plot
 from pipelines.studies.runs import Run, shared_seconds
 from pipelines.studies.study import Study
 from pipelines.studies.summary import summarise, table
 
-PICTURES = "pictures.png"
+IMAGES = "images.png"
 
 
 def write_report(study: Study, context: StudyContext, runs: Sequence[Run], command: str) -> Path:
-    """Write everything that is told of the runs into the study's folder; the report's path.
+    """Write all files about the runs into the study's folder; the report's path.
 
-    `command` is what a reader would type to have the same; no path of this machine is in any file.
+    `command` is the command that repeats the study; no file contains a path of this machine.
     """
     settings = json.loads((context.out / "run.json").read_text())
     machine = describe_machine()
@@ -40,12 +40,12 @@ def write_report(study: Study, context: StudyContext, runs: Sequence[Run], comma
     write_json(context.out / "results.json", results)
     write_bytes(context.out / "table.md", table(study, runs).encode())
     write_bytes(context.out / "plot.png", metrics_plot(study, runs))
-    rows = study.pictures(context, runs[0].seed)
+    rows = study.images(context, runs[0].seed)
     if rows:
-        write_bytes(context.out / PICTURES, picture_sheet(rows))
+        write_bytes(context.out / IMAGES, image_sheet(rows))
     report = context.out / "report.md"
     about = {"command": command, "made": _made(runs, machine, shared_seconds(context.out))}
-    text = _report(study, runs, settings, has_pictures=bool(rows), **about)
+    text = _report(study, runs, settings, has_images=bool(rows), **about)
     write_bytes(report, text.encode())
     return report
 
@@ -55,7 +55,7 @@ def _report(
     runs: Sequence[Run],
     settings: dict[str, Any],
     *,
-    has_pictures: bool,
+    has_images: bool,
     command: str,
     made: str,
 ) -> str:
@@ -65,11 +65,11 @@ def _report(
         study.paper,
         table(study, runs).rstrip(),
         f"Mean and standard deviation over seeds {seeds}. In the plot each point is a seed and "
-        "each bar their mean.",
-        "![The table's figures, a point a seed](plot.png)",
+        "each bar the mean over seeds.",
+        "![The table's metrics, one point for each seed](plot.png)",
     ]
-    if has_pictures:
-        parts.append(f"![What the variants give, side by side]({PICTURES})")
+    if has_images:
+        parts.append(f"![Images of the variants, one row each]({IMAGES})")
     parts += [
         f"    {command}",
         made,
@@ -80,10 +80,10 @@ def _report(
 
 
 def _made(runs: Sequence[Run], machine: str, shared: float) -> str:
-    """When, on what, and how long it took."""
+    """Dates, machine and duration."""
     dates = sorted({run.date for run in runs})
     return (
-        f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}, {machine}; what all runs share took "
+        f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}, {machine}; shared preparation took "
         f"{shared / 60:.0f} minutes, the runs {sum(run.seconds for run in runs) / 60:.0f}."
     )
 
@@ -93,7 +93,7 @@ def _setting(value: Any) -> str:
 
 
 def describe_machine() -> str:
-    """The processor, how many threads torch computes with, and torch's version."""
+    """Processor, cores, torch's threads and version."""
     threads = torch.get_num_threads()
     return (
         f"{_processor()}, {os.cpu_count()} cores, {threads} thread{'s' * (threads > 1)}, "

@@ -1,4 +1,4 @@
-"""A study's figures over its seeds: means, spreads and the Markdown table."""
+"""A study's metrics over its seeds: means, standard deviations and the Markdown table."""
 
 from __future__ import annotations
 
@@ -12,48 +12,48 @@ from pipelines.studies.study import Column, Study
 
 
 class Cell(NamedTuple):
-    """One figure of one variant."""
+    """One metric of one variant."""
 
-    values: list[float]  # one a seed
+    values: list[float]  # one for each seed
     mean: float
     spread: float  # standard deviation between seeds (n - 1); nan for one seed
 
 
 def shown_columns(study: Study, runs: Sequence[Run]) -> list[Column]:
-    """The study's columns that some run has a figure for."""
-    return [c for c in study.columns if any(c.figure in run.metrics for run in runs)]
+    """The study's columns whose metric some run has."""
+    return [c for c in study.columns if any(c.metric in run.metrics for run in runs)]
 
 
 def summarise(study: Study, runs: Sequence[Run]) -> dict[str, dict[str, Cell]]:
-    """Cells by variant and figure; a relative column's values are multiples already."""
+    """Cells by variant and metric; values of a relative column are multiples already."""
     cells: dict[str, dict[str, Cell]] = {variant: {} for variant in study.variants}
     for column in shown_columns(study, runs):
-        first = _values(runs, study.variants[0], column.figure)
+        first = _values(runs, study.variants[0], column.metric)
         unit = statistics.mean(first) if column.relative and first else 1.0
         for variant in study.variants:
-            values = [value / unit for value in _values(runs, variant, column.figure)]
+            values = [value / unit for value in _values(runs, variant, column.metric)]
             if values:
                 spread = statistics.stdev(values) if len(values) > 1 else math.nan
-                cells[variant][column.figure] = Cell(values, statistics.mean(values), spread)
+                cells[variant][column.metric] = Cell(values, statistics.mean(values), spread)
     return cells
 
 
-def _values(runs: Sequence[Run], variant: str, figure: str) -> list[float]:
-    return [r.metrics[figure] for r in runs if r.variant == variant and figure in r.metrics]
+def _values(runs: Sequence[Run], variant: str, metric: str) -> list[float]:
+    return [r.metrics[metric] for r in runs if r.variant == variant and metric in r.metrics]
 
 
 def table(study: Study, runs: Sequence[Run]) -> str:
-    """A Markdown table: a line each variant, means and spreads over the seeds."""
+    """A Markdown table: a row for each variant, mean ± standard deviation over the seeds."""
     columns, cells = shown_columns(study, runs), summarise(study, runs)
     lines = [["variant", *(column.heading for column in columns)], ["---"] * (len(columns) + 1)]
     for variant in study.variants:
-        found = cells[variant]
-        lines.append([variant, *(_text(found.get(c.figure), c.digits) for c in columns)])
+        row = cells[variant]
+        lines.append([variant, *(_text(row.get(c.metric), c.digits) for c in columns)])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _text(cell: Cell | None, digits: int) -> str:
-    """Mean ± spread; no spread where no seed differs from another."""
+    """Mean ± spread; only the mean if all seeds agree or there is one."""
     if cell is None:
         return "–"
     mean = f"{cell.mean:,.{digits}f}"

@@ -1,8 +1,7 @@
-"""What a sliding window costs: a windowed transformer against one of neighbourhoods."""
+"""The study of sliding windows: windowed transformers against neighbourhood attention."""
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -14,71 +13,65 @@ from ops.windows import Grid, Window, raster
 from pipelines.recipes import PRIOR_RECIPES
 from pipelines.store import CodeStore
 from pipelines.streaming import CodeDataset
-from pipelines.studies.context import HELD_OUT, IMAGE_SIZE, StudyContext
-from pipelines.studies.samples import sample_row
-from pipelines.studies.study import Column, PictureRow, Study
-from prior import Conditions, Prior, PriorModel, load_prior
+from pipelines.studies.context import HELD_OUT, IMAGE_SIZE, TOKENIZER, StudyContext, prior_batch
+from pipelines.studies.samples import sample_rows, sampling_speed
+from pipelines.studies.study import Column, ImageRow, Study
+from prior import Conditions, PriorModel, load_prior
 
 RECIPES = {"windowed": "study", "windowed-modern": "study-modern", "local": "study-local"}
-TOKENIZER = "study-f8"
-GRID = IMAGE_SIZE // 8  # codes a side of what is measured
-CANVAS = 64  # codes a side of what is painted for speed
+GRID = IMAGE_SIZE // 8  # side of the measured grids, codes
+CANVAS = 64  # side of the canvas that is timed, codes
 
 
 class Windows(Study):
-    """Priors of one size that see windows of 16x16 codes, or neighbourhoods of every code."""
+    """Priors of one size that attend to windows of 16x16 codes, or to each code's neighbourhood."""
 
-    title = "Windows that slide against neighbourhoods"
+    title = "Sliding windows against neighbourhood attention"
     paper = (
-        "The paper (Esser et al. 2021, section 3.2) paints large pictures through a window that "
-        "slides, in which each code has a window of its own, and measures no prior without one. "
-        "Here the windowed transformer is the paper's, and once more with the parts that the "
-        "neighbourhood prior has (rotary places, RMS norms, SwiGLU, norms of queries and keys). "
-        "All have the same layers and width, and read as many codes a step for as many steps. "
-        "Nats are over every code of whole held-out grids of 32x32, each foretold as it would be "
-        "painted: by windows of stride 1, the paper's rule, or 8, the default; the neighbourhood "
-        "prior has one way only."
+        "The paper (Esser et al. 2021, section 3.2) samples large images through a sliding window, "
+        "with a window for each code, and measures no prior without one. Here windowed is the "
+        "paper's transformer, and windowed-modern has the parts of the neighbourhood prior (rotary "
+        "position embeddings, RMS norms, SwiGLU, norms of queries and keys). All have the same "
+        "layers and width, and read as many codes a step for as many steps. Nats are over every "
+        "code of whole held-out grids of 32x32, each predicted as in sampling: with windows of "
+        "stride 1, the paper's rule, or 8, the default; the neighbourhood prior has no windows."
     )
     variants = tuple(RECIPES)
     columns = (
         Column("nats_stride_1", "nats a code, stride 1", 3),
         Column("nats_stride_8", "nats a code, stride 8", 3),
         Column("millions_of_weights", "million weights", 2, plotted=False),
-        Column("codes_per_second", "codes painted a CPU second, 64x64", 0),
+        Column("codes_per_second", "codes sampled a CPU second, 64x64", 0),
     )
 
     def settings(self, context: StudyContext) -> dict[str, Any]:
         found: dict[str, Any] = {"tokenizer": TOKENIZER, "image_size": IMAGE_SIZE}
         for variant, name in RECIPES.items():
-            recipe = PRIOR_RECIPES[name]
-            batch = f"{recipe.batch_size} windows of {recipe.window}x{recipe.window} codes"
-            found[variant] = f"{context.capped(recipe.steps)} steps of {batch}"
+            steps = context.capped(PRIOR_RECIPES[name].steps)
+            found[variant] = f"{steps} steps of {prior_batch(name)}"
         return found
 
     def prepare(self, context: StudyContext) -> None:
-        context.codes(context.tokenizer(TOKENIZER, "tokenizer", seed=0), "codes.zarr")
+        context.study_codes()
 
     def measure(self, context: StudyContext, variant: str, seed: int) -> dict[str, float]:
         codes = context.out / "codes.zarr"
-        prior = load_prior(context.prior(RECIPES[variant], codes, f"prior-{variant}-{seed}", seed))
+        prior = load_prior(context.prior(RECIPES[variant], codes, variant, seed))
         grids = held_out_grids(codes)
         weights = sum(parameter.numel() for parameter in prior.model.parameters())
         return {
             "nats_stride_1": nll_as_sampled(prior.model, prior.conditions, grids, 1),
             "nats_stride_8": nll_as_sampled(prior.model, prior.conditions, grids, 8),
             "millions_of_weights": weights / 1e6,
-            "codes_per_second": sampling_speed(prior),
+            "codes_per_second": sampling_speed(prior, CANVAS),
         }
 
-    def pictures(self, context: StudyContext, seed: int) -> list[PictureRow]:
-        return [
-            sample_row(variant, context.out / f"prior-{variant}-{seed}", GRID)
-            for variant in self.variants
-        ]
+    def images(self, context: StudyContext, seed: int) -> list[ImageRow]:
+        return sample_rows(context, self.variants, seed, GRID)
 
 
 def held_out_grids(store: Path) -> Tensor:
-    """Codes (N, GRID, GRID) of all photographs held out."""
+    """Codes (N, GRID, GRID) of all held-out photographs."""
     dataset = CodeDataset(
         CodeStore.open(store),
         window=GRID,
@@ -91,27 +84,19 @@ def held_out_grids(store: Path) -> Tensor:
 
 @torch.no_grad()
 def nll_as_sampled(model: PriorModel, conditions: Conditions, grids: Tensor, stride: int) -> float:
-    """Mean surprise, in nats, at codes (N, h, w), each after what painting would have read."""
+    """Mean nats a code of codes (N, h, w), each given what sampling would have read before it."""
     tokens = conditions.null_tokens(len(grids))
-    if model.config.default_stride is None:  # no windows: one forward tells of every code
+    if model.config.default_stride is None:  # no windows: one forward predicts every code
         return float(model.nll(tokens, grids).double().mean())
     rows, columns = grids.shape[1:]
     grid = Grid(rows, columns, model.config.window, stride)
-    drawn_in: defaultdict[Window, list[tuple[int, int]]] = defaultdict(list)
+    cells_of: defaultdict[Window, list[tuple[int, int]]] = defaultdict(list)
     for cell in raster(rows, columns):
-        drawn_in[grid.window_of(*cell)].append(cell)
+        cells_of[grid.window_of(*cell)].append(cell)
     total = 0.0
-    for window, cells in drawn_in.items():
+    for window, cells in cells_of.items():
         nll = model.nll(tokens, grids[:, *window.slices()]).double()
         total += sum(
             float(nll[:, row - window.row, column - window.column].sum()) for row, column in cells
         )
     return total / grids.numel()
-
-
-def sampling_speed(prior: Prior) -> float:
-    """Codes painted in a second of the processor's time, of one canvas of CANVAS x CANVAS."""
-    prior.sample(2, 2, count=1)  # the first call sets things up
-    started = time.process_time()  # what else the machine does is not in it
-    prior.sample(CANVAS, CANVAS, count=1)
-    return CANVAS**2 / (time.process_time() - started)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ops.images import ImageArray
+from ops.plots import figure_image
 
 COLUMNS = 3  # of curves
 NO_CURVES = ("step", "learning_rate")
@@ -31,7 +30,7 @@ def loss_map_picture(nll: np.ndarray) -> ImageArray:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
     figure.colorbar(drawn, ax=axes)
-    return _picture(figure)
+    return figure_image(figure)
 
 
 def usage_picture(counts: np.ndarray) -> ImageArray:
@@ -40,7 +39,7 @@ def usage_picture(counts: np.ndarray) -> ImageArray:
     axes = figure.add_axes((0.15, 0.17, 0.8, 0.7))
     draw_usage(axes, counts)
     axes.set(title=f"{int((counts > 0).sum()):,} of {len(counts):,} codes occur")
-    return _picture(figure)
+    return figure_image(figure)
 
 
 def draw_usage(axes: Axes, counts: np.ndarray, colour: str = "C0") -> None:
@@ -69,12 +68,4 @@ def curves_picture(lines: Sequence[Mapping[str, float]]) -> ImageArray | None:
         axes.plot(steps, [value if math.isfinite(value) else math.nan for value in values])
         axes.set_title(name, fontsize=9)
         axes.tick_params(labelsize=7)
-    return _picture(figure)
-
-
-def _picture(figure: Figure) -> ImageArray:
-    """Render a figure with Agg. pyplot is not used, since it keeps a reference to every figure."""
-    canvas: Any = FigureCanvasAgg(figure)
-    canvas.draw()
-    picture: ImageArray = np.asarray(canvas.buffer_rgba())[..., :3].copy()
-    return picture
+    return figure_image(figure)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ops.checkpoint import load_model, load_tensors, save_tensors
-from ops.colours import amount_colours
+from ops.colours import scalar_colours
 from ops.images import ImageArray, image_grid
 from ops.metrics import code_counts, codebook_usage
 from ops.runtime import autocast, pinned
@@ -83,7 +83,7 @@ class TokenizerTask(TrainTask[Tensor]):
     def _init_codebook(self, parts: tuple[Tensor, ...]) -> None:
         """Initialise the codebook from the whole first batch, not from its first micro-batch."""
         quantizer = self.model.quantizer
-        if len(parts) > 1 and quantizer.needs_start:
+        if len(parts) > 1 and quantizer.needs_init:
             with torch.no_grad(), autocast(self.device):
                 pixels = (self.model.modality.pixels(part) for part in parts)
                 latents = [self.model.pre_quant(self.model.encoder(part)) for part in pixels]
@@ -187,8 +187,8 @@ def reconstruction_pictures(
     The brightest error is a quarter of the value range or more, or another label.
     """
     samples, rebuilt = samples[:most], rebuilt[:most]
-    pairs = np.concatenate([modality.pictures(samples), modality.pictures(rebuilt)])
-    errors = amount_colours(4 * modality.errors(samples, rebuilt).numpy())
+    pairs = np.concatenate([modality.images(samples), modality.images(rebuilt)])
+    errors = scalar_colours(4 * modality.errors(samples, rebuilt).numpy())
     return {
         "reconstructions": image_grid(pairs, columns=len(samples)),
         "errors": image_grid(errors, columns=len(samples)),

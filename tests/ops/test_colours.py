@@ -1,9 +1,9 @@
 import numpy as np
 
-from ops.colours import amount_colours, class_colours
+from ops.colours import class_colours, scalar_colours
 
 
-def test_classes_look_different_and_the_same_in_every_picture():
+def test_class_colours_are_distinct_and_do_not_depend_on_the_image():
     colours = class_colours(np.arange(-1, 182))
     assert colours.dtype == np.uint8
     assert colours[0].tolist() == [0, 0, 0]  # void
@@ -13,8 +13,8 @@ def test_classes_look_different_and_the_same_in_every_picture():
     assert neighbours.min() > 40
 
 
-def test_amounts_grow_brighter_and_stop_at_the_ends():
-    colours = amount_colours(np.array([-1, 0, 0.3, 0.7, 1, 5]))
+def test_scalar_colours_grow_brighter_and_are_clamped():
+    colours = scalar_colours(np.array([-1, 0, 0.3, 0.7, 1, 5]))
     brightness = colours.astype(int).sum(1)
     assert brightness[0] == brightness[1]
     assert (np.diff(brightness[1:5]) > 0).all()

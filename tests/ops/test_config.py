@@ -20,14 +20,14 @@ class Outer:
     on: bool = True
 
 
-def test_a_dataclass_survives_json_with_its_tuples():
+def test_a_dataclass_with_tuples_round_trips_through_json():
     config = Outer(name="a", inner=Inner(sizes=(3,), rate=1.0), limit=4)
     data = to_json(config)
     assert data["inner"] == {"sizes": [3], "rate": 1.0}
     assert from_json(Outer, data) == config
 
 
-def test_whole_numbers_are_taken_for_fractions_but_not_the_reverse():
+def test_an_int_is_accepted_for_a_float_but_not_the_reverse():
     assert from_json(Inner, {"rate": 2}).rate == 2.0
     with pytest.raises(ConfigError, match="limit must be int"):
         from_json(Outer, {"name": "a", "limit": 1.5})
@@ -43,12 +43,12 @@ def test_whole_numbers_are_taken_for_fractions_but_not_the_reverse():
         ({"name": "a", "inner": {"sizes": 3}}, "sizes must be a list"),
     ],
 )
-def test_what_does_not_fit_is_named(data, message):
+def test_invalid_fields_are_named(data, message):
     with pytest.raises(ConfigError, match=message):
         from_json(Outer, data)
 
 
-def test_a_registry_keeps_order_and_refuses_doubles_and_strangers():
+def test_a_registry_keeps_order_and_refuses_duplicate_and_unknown_names():
     registry: Registry[object] = Registry("colour")
     registry.register("red")(int)
     registry.register("blue")(str)

@@ -27,7 +27,7 @@ def fail_in_the_middle(path):
         partial.write_text(str(1 / 0))
 
 
-def test_a_file_appears_only_when_its_body_succeeds(tmp_path):
+def test_a_file_appears_only_if_its_body_succeeds(tmp_path):
     path = tmp_path / "a" / "file"
     fail_in_the_middle(path)
     assert list((tmp_path / "a").iterdir()) == []
@@ -38,7 +38,7 @@ def test_a_file_appears_only_when_its_body_succeeds(tmp_path):
     assert list((tmp_path / "a").iterdir()) == [path]
 
 
-def test_an_old_file_stays_until_the_new_one_is_whole(tmp_path):
+def test_an_old_file_stays_if_writing_the_new_one_fails(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
     fail_in_the_middle(path)
@@ -55,7 +55,7 @@ def test_a_folder_replaces_an_older_one(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_kill_in_the_middle_leaves_the_old_content(tmp_path):
+def test_a_kill_during_writing_leaves_the_old_content(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
     script = (
@@ -68,7 +68,7 @@ def test_a_kill_in_the_middle_leaves_the_old_content(tmp_path):
     assert path.read_text() == "old"
 
 
-def test_json_is_written_for_people_and_hashed_by_content(tmp_path):
+def test_json_is_written_readably_and_hashed_by_content(tmp_path):
     write_json(tmp_path / "a.json", {"name": "Käfer", "size": 1})
     text = (tmp_path / "a.json").read_text()
     assert "Käfer" in text
@@ -77,12 +77,12 @@ def test_json_is_written_for_people_and_hashed_by_content(tmp_path):
     assert json_hash({"a": 1}) != json_hash({"a": 2})
 
 
-def test_a_files_hash_is_that_of_its_bytes(tmp_path):
+def test_file_hash_is_the_sha256_of_its_bytes(tmp_path):
     (tmp_path / "f").write_bytes(b"abc")
     assert file_hash(tmp_path / "f").startswith("ba7816bf8f01cfea")
 
 
-def test_a_lock_is_held_by_one_process_and_freed_by_its_death(tmp_path):
+def test_a_lock_is_held_by_one_process_and_released_when_it_dies(tmp_path):
     lock = tmp_path / ".lock"
     script = (
         "import sys\nfrom pathlib import Path\nfrom ops.files import exclusive_lock\n"
@@ -111,13 +111,13 @@ def test_a_link_is_made_once_and_later_ones_change_nothing(tmp_path):
 
 
 def test_a_link_that_cannot_be_made_is_an_error(tmp_path):
-    path = tmp_path / "nowhere" / "part"
+    path = tmp_path / "missing" / "part"
     with pytest.raises(FileNotFoundError):
         link_once(write_aside(tmp_path / "part", b"data"), path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_full_disk_cuts_short_is_removed(tmp_path, monkeypatch):
+def test_a_file_cut_short_by_a_full_disk_is_removed(tmp_path, monkeypatch):
     class FullDisk(Disk):
         def fsync(self, path):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

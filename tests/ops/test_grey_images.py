@@ -31,7 +31,7 @@ def test_labels_keep_their_values(labels):
     assert np.array_equal(decode_labels(array_file(labels)), labels)
 
 
-def test_of_a_palette_image_the_numbers_count():
+def test_a_palette_image_gives_its_indices():
     labels = np.array([[0, 1], [2, 1]], np.uint8)
     image = Image.fromarray(labels)
     image.putpalette([200, 10, 10, 10, 200, 10, 200, 10, 10])
@@ -39,7 +39,7 @@ def test_of_a_palette_image_the_numbers_count():
     assert np.array_equal(decode_labels(file_of(image)), labels)
 
 
-def test_of_two_values_the_labels_are_0_and_1():
+def test_a_bilevel_image_gives_labels_0_and_1():
     labels = np.array([[0, 1], [1, 1]], np.uint8)
     assert np.array_equal(
         decode_labels(file_of(Image.fromarray(labels * 255).convert("1"))), labels
@@ -64,12 +64,12 @@ def small_grey_png(labels, bits):
 
 
 @pytest.mark.parametrize("bits", [2, 4])
-def test_labels_of_few_bits_are_not_spread_over_eight(bits):
+def test_labels_of_few_bits_are_not_scaled_to_eight(bits):
     labels = np.arange(16).reshape(2, 8) % 2**bits
     assert np.array_equal(decode_labels(small_grey_png(labels, bits)), labels)
 
 
-def test_depth_keeps_all_16_bits_and_spreads_8():
+def test_depth_keeps_16_bits_and_scales_8_to_16():
     depth = np.array([[0, 1], [257, 65535]], np.uint16)
     assert np.array_equal(decode_depth(array_file(depth)), depth)
     assert decode_depth(array_file(depth)).dtype == np.float32
@@ -77,10 +77,10 @@ def test_depth_keeps_all_16_bits_and_spreads_8():
     assert np.array_equal(decode_depth(array_file(grey)), [[0, 257, 65535]])
 
 
-def test_a_map_is_turned_upright_as_its_photograph_is():
+def test_exif_orientation_is_applied_to_maps():
     labels = np.arange(6, dtype=np.uint8).reshape(2, 3)
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    exif[0x0112] = 6  # rotate 90 degrees clockwise
     assert np.array_equal(decode_labels(array_file(labels, exif=exif)), np.rot90(labels, -1))
     depth = labels.astype(np.uint16)
     assert np.array_equal(decode_depth(array_file(depth, exif=exif)), np.rot90(depth, -1))
@@ -108,7 +108,7 @@ FLOATS = np.zeros((2, 2), np.float32)
         (decode_depth, array_file(np.full((2, 2), 70000, np.int32), "TIFF"), "not depth"),
     ],
 )
-def test_what_holds_no_such_numbers_is_refused_with_its_reason(decode, data, reason):
+def test_unsuitable_files_are_refused_with_a_reason(decode, data, reason):
     with pytest.raises(ImageError) as caught:
         decode(data)
     assert caught.value.reason == reason

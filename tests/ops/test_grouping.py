@@ -6,8 +6,8 @@ from ops.grouping import by_group
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=40))
-def test_each_place_has_the_answer_of_its_own_group(groups):
-    answer = by_group(
-        np.array(groups), lambda group, places: np.stack([places, np.full_like(places, group)], 1)
+def test_each_position_has_the_result_of_its_group(groups):
+    results = by_group(
+        np.array(groups), lambda group, where: np.stack([where, np.full_like(where, group)], 1)
     )
-    assert answer.tolist() == [[place, group] for place, group in enumerate(groups)]
+    assert results.tolist() == [[position, group] for position, group in enumerate(groups)]

@@ -1,4 +1,4 @@
-"""Every kind of image file becomes the picture people see in it, or an error that says why."""
+"""Every image file decodes to the image that viewers show, or raises an error with a reason."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ops.images import (
     image_grid,
     image_size,
     looks_like_image,
-    read_picture,
+    read_image,
     resize_and_crop,
     to_image,
     to_pixels,
@@ -43,19 +43,19 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     return buffer.getvalue()
 
 
-PICTURE = Image.fromarray(gradient())
+IMAGE = Image.fromarray(gradient())
 
 
 def with_orientation(orientation: int, kind: str = "JPEG") -> bytes:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return encoded(PICTURE, kind, exif=exif)
+    return encoded(IMAGE, kind, exif=exif)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM", "WEBP", "JPEG2000", "GIF", "JPEG"])
-def test_each_format_gives_its_picture(kind: str) -> None:
+def test_each_format_is_decoded(kind: str) -> None:
     options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95}}.get(kind, {})
-    data = encoded(PICTURE, kind, **options)
+    data = encoded(IMAGE, kind, **options)
     error = np.abs(decode_image(data).astype(int) - gradient())
     assert error.mean() < {"GIF": 12, "JPEG": 3}.get(kind, 0.5)
     assert image_size(io.BytesIO(data)) == (36, 24)
@@ -113,7 +113,7 @@ def test_sixteen_bit_rgb_keeps_its_high_byte() -> None:
     assert decode_image(png_of_sixteen_bit_rgb()).tolist() == [[[0, 0x80, 0xFF], [1, 0, 0x7F]]]
 
 
-def half_clear(mode: str) -> Image.Image:
+def half_transparent(mode: str) -> Image.Image:
     image = Image.new("RGBA", (2, 1), (200, 0, 0, 255))
     image.putpixel((1, 0), (200, 0, 0, 0))
     if mode == "P":
@@ -125,8 +125,8 @@ def half_clear(mode: str) -> Image.Image:
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_alpha_is_composited_on_white(mode: str) -> None:
-    options = {"transparency": half_clear(mode).info["transparency"]} if mode == "P" else {}
-    image = decode_image(encoded(half_clear(mode), "PNG", **options))
+    options = {"transparency": half_transparent(mode).info["transparency"]} if mode == "P" else {}
+    image = decode_image(encoded(half_transparent(mode), "PNG", **options))
     assert image[0, 1].tolist() == [255, 255, 255]
     assert image[0, 0, 1] < 70
 
@@ -141,12 +141,12 @@ def test_palette_with_partial_alpha_is_composited() -> None:
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "LA"])
 def test_grey_and_bilevel_become_rgb(mode: str) -> None:
-    image = decode_image(encoded(PICTURE.convert("L").convert(mode)))
+    image = decode_image(encoded(IMAGE.convert("L").convert(mode)))
     assert image.shape == (24, 36, 3)
     assert (image[..., 0] == image[..., 2]).all()
 
 
-def test_the_first_frame_of_an_animation_counts() -> None:
+def test_the_first_frame_of_an_animation_is_used() -> None:
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "lime", "blue")]
     for kind in ("GIF", "WEBP", "PNG"):
         options = {"lossless": True} if kind == "WEBP" else {}
@@ -156,14 +156,14 @@ def test_the_first_frame_of_an_animation_counts() -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "JPEG2000"])
 @pytest.mark.parametrize("share", [0.05, 0.4, 0.7, 0.95])
-def test_a_file_cut_short_is_an_error_and_never_grey(kind: str, share: float) -> None:
+def test_a_truncated_file_is_an_error_and_never_grey(kind: str, share: float) -> None:
     data = encoded(Image.fromarray(gradient(200, 300)), kind)
     with pytest.raises(ImageError):
         decode_image(data[: int(len(data) * share)])
 
 
 @pytest.mark.parametrize("progressive", [False, True])
-def test_a_jpeg_cut_short_and_padded_with_zeros_is_an_error(progressive: bool) -> None:
+def test_a_truncated_jpeg_padded_with_zeros_is_an_error(progressive: bool) -> None:
     data = encoded(Image.fromarray(gradient(200, 300)), "JPEG", progressive=progressive)
     cut = data[: len(data) // 2]
     with pytest.raises(ImageError, match="cut short") as caught:
@@ -171,9 +171,9 @@ def test_a_jpeg_cut_short_and_padded_with_zeros_is_an_error(progressive: bool) -
     assert caught.value.reason == "truncated"
 
 
-def test_a_jpeg_with_a_trailer_or_a_thumbnail_is_whole() -> None:
-    data = encoded(PICTURE, "JPEG")
-    thumbnail = encoded(PICTURE.resize((8, 8)), "JPEG")
+def test_a_jpeg_with_a_trailer_or_a_thumbnail_is_complete() -> None:
+    data = encoded(IMAGE, "JPEG")
+    thumbnail = encoded(IMAGE.resize((8, 8)), "JPEG")
     segment = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
     with_thumbnail = data[:2] + segment + data[2:]
     assert decode_image(with_thumbnail + b"trailer \xff\xda").shape == (24, 36, 3)
@@ -192,14 +192,14 @@ def test_a_jpeg_with_a_trailer_or_a_thumbnail_is_whole() -> None:
         (b"\x89PNG\r\n\x1a\n" + b"\0" * 40, "broken"),
     ],
 )
-def test_what_is_no_picture_gives_a_reason(data: bytes, reason: str) -> None:
+def test_bytes_that_are_not_an_image_raise_with_a_reason(data: bytes, reason: str) -> None:
     with pytest.raises(ImageError) as caught:
         decode_image(data)
     assert caught.value.reason in (reason, "not an image")
 
 
 @pytest.mark.parametrize("side", [11_000, 14_000, 19_000])
-def test_a_bomb_is_refused_from_its_header(side: int) -> None:
+def test_a_decompression_bomb_is_refused_from_its_header(side: int) -> None:
     data = encoded(Image.new("1", (side, side)), "TIFF", compression="group4")
     for read in (decode_image, lambda data: image_size(io.BytesIO(data))):
         with pytest.raises(ImageError, match="limit") as caught:
@@ -207,9 +207,9 @@ def test_a_bomb_is_refused_from_its_header(side: int) -> None:
         assert caught.value.reason == "too large"
 
 
-def test_pillow_does_not_warn_and_others_still_may() -> None:
+def test_only_pillows_warnings_are_silenced() -> None:
     exif = b"Exif\0\0II*\0" + b"\xff" * 30
-    bad_exif = encoded(PICTURE, "JPEG", exif=exif)
+    bad_exif = encoded(IMAGE, "JPEG", exif=exif)
     large = encoded(Image.new("1", (10_000, 9_900)), "TIFF", compression="group4")
     with ThreadPoolExecutor(4) as pool:
         sizes = list(pool.map(image_size, map(io.BytesIO, [bad_exif, large] * 20)))
@@ -232,9 +232,9 @@ def test_extreme_shapes_are_read() -> None:
 
 
 @given(data=st.binary(max_size=200), cut=st.integers(0, 700), at=st.integers(0, 600))
-def test_random_bytes_give_a_picture_or_an_image_error(data: bytes, cut: int, at: int) -> None:
-    whole = encoded(PICTURE, "JPEG")
-    for candidate in (data, whole[:at] + data + whole[at + cut :]):
+def test_random_bytes_give_an_image_or_an_image_error(data: bytes, cut: int, at: int) -> None:
+    jpeg = encoded(IMAGE, "JPEG")
+    for candidate in (data, jpeg[:at] + data + jpeg[at + cut :]):
         try:
             image = decode_image(candidate)
         except ImageError:
@@ -242,17 +242,17 @@ def test_random_bytes_give_a_picture_or_an_image_error(data: bytes, cut: int, at
         assert image.ndim == 3
 
 
-def test_large_jpegs_are_decoded_smaller_but_not_too_small() -> None:
+def test_large_jpegs_are_decoded_at_reduced_size_above_min_side() -> None:
     data = encoded(Image.fromarray(gradient(800, 1200)), "JPEG")
-    picture = read_picture(data, at_least=200)
-    assert picture.image.shape == (200, 300, 3)
-    assert (picture.width, picture.height) == (1200, 800)
-    assert read_picture(data, at_least=201).image.shape == (400, 600, 3)
+    decoded = read_image(data, min_side=200)
+    assert decoded.image.shape == (200, 300, 3)
+    assert (decoded.width, decoded.height) == (1200, 800)
+    assert read_image(data, min_side=201).image.shape == (400, 600, 3)
     full = resize_and_crop(decode_image(data), 100).astype(int)
-    assert np.abs(full - resize_and_crop(picture.image, 100)).mean() < 1.5
+    assert np.abs(full - resize_and_crop(decoded.image, 100)).mean() < 1.5
 
 
-def test_a_center_crop_keeps_the_middle() -> None:
+def test_a_center_crop_keeps_the_center() -> None:
     image = gradient(24, 36)
     np.testing.assert_array_equal(resize_and_crop(image, 24), image[:, 6:30])
     np.testing.assert_array_equal(resize_and_crop(image, (24, 36)), image)
@@ -261,7 +261,7 @@ def test_a_center_crop_keeps_the_middle() -> None:
     assert np.abs(halved - boxes).max() < 12
 
 
-def test_random_crops_depend_on_seed_and_key_alone() -> None:
+def test_random_crops_depend_on_seed_and_key_only() -> None:
     image = gradient(48, 64)
     crops = [
         resize_and_crop(image, 16, "random", seed=seed, key=key)
@@ -272,7 +272,7 @@ def test_random_crops_depend_on_seed_and_key_alone() -> None:
     assert (crops[0] != crops[3]).any()
 
 
-def test_ten_crops_are_corners_middle_and_their_mirrors() -> None:
+def test_ten_crops_are_corners_center_and_their_mirrors() -> None:
     image = gradient(18, 36)
     crops = [resize_and_crop(image, 16, "ten", view=view) for view in range(10)]
     np.testing.assert_array_equal(crops[0], image[:16, :16])
@@ -284,11 +284,11 @@ def test_ten_crops_are_corners_middle_and_their_mirrors() -> None:
 
 
 @pytest.mark.parametrize("crop", ["center", "random", "native"])
-def test_flip_both_gives_every_view_a_second_time_mirrored(crop: str) -> None:
+def test_flip_both_adds_a_mirrored_view(crop: str) -> None:
     transform = Transform(image_size=16, crop=crop, flip="both", multiple_of=8)
     once = dataclasses.replace(transform, flip="none")
     assert (once.views, transform.views) == (1, 2)
-    data, size = encoded(PICTURE), transform.target_size(36, 24)
+    data, size = encoded(IMAGE), transform.target_size(36, 24)
     plain, mirrored = (transform.read(data, size, view, "key").image for view in range(2))
     np.testing.assert_array_equal(plain, once.read(data, size, 0, "key").image)
     np.testing.assert_array_equal(mirrored, plain[:, ::-1])
@@ -299,30 +299,30 @@ def test_flip_both_gives_every_view_a_second_time_mirrored(crop: str) -> None:
     ("width", "height", "target"),
     [(640, 480, (32, 40)), (480, 640, (40, 32)), (100, 100, (32, 32)), (9000, 10, (32, 128))],
 )
-def test_native_keeps_the_aspect_to_a_multiple(width, height, target) -> None:
+def test_native_keeps_the_aspect_rounded_to_a_multiple(width, height, target) -> None:
     transform = Transform(image_size=32, crop="native", multiple_of=8)
     assert transform.target_size(width, height) == target
 
 
-def test_a_native_picture_is_never_squeezed_into_the_place_of_one_without_a_size() -> None:
+def test_a_native_size_of_an_unreadable_file_is_refused() -> None:
     transform = Transform(image_size=16, crop="native", multiple_of=8)
     with pytest.raises(ImageError, match="could not be read") as caught:
-        transform.read(encoded(PICTURE), (8, 8))
+        transform.read(encoded(IMAGE), (8, 8))
     assert caught.value.reason == "changed"
 
 
-def test_a_wrong_transform_cannot_be_made() -> None:
-    with pytest.raises(ConfigError, match="Take 256"):
+def test_an_invalid_transform_is_refused() -> None:
+    with pytest.raises(ConfigError, match="Use 256"):
         Transform(image_size=255, multiple_of=8)
     with pytest.raises(ConfigError, match="crop 'oval'"):
         Transform(crop="oval")
     with pytest.raises(ConfigError, match="flip 'once'"):
         Transform(flip="once")
-    with pytest.raises(ConfigError, match="ten has its mirrors"):
+    with pytest.raises(ConfigError, match="ten includes mirrored views"):
         Transform(crop="ten", flip="both")
 
 
-def test_pixels_and_images_are_each_others_inverse() -> None:
+def test_to_pixels_and_to_image_are_inverse() -> None:
     images = np.arange(256 * 6, dtype=np.uint8).reshape(2, 16, 16, 3)
     pixels = to_pixels(images)
     assert pixels.shape == (2, 3, 16, 16)
@@ -333,19 +333,19 @@ def test_pixels_and_images_are_each_others_inverse() -> None:
     assert to_image(torch.tensor([-9.0, 9.0, 0.0]).view(1, 3, 1, 1)).tolist() == [[[[0, 255, 128]]]]
 
 
-def test_png_brings_the_image_back(tmp_path: Path) -> None:
+def test_a_written_png_decodes_to_the_same_image(tmp_path: Path) -> None:
     write_png(tmp_path / "a" / "b.png", gradient())
     np.testing.assert_array_equal(decode_image((tmp_path / "a/b.png").read_bytes()), gradient())
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.png"]
 
 
 @given(count=st.integers(1, 7), columns=st.integers(1, 9), gap=st.integers(0, 3))
-def test_a_grid_holds_every_image_in_its_place(count: int, columns: int, gap: int) -> None:
+def test_a_grid_has_every_image_at_its_position(count: int, columns: int, gap: int) -> None:
     images = np.random.default_rng(count).integers(0, 255, (count, 4, 5, 3), np.uint8)
     grid = image_grid(images, columns, gap)
     columns = min(columns, count)
-    for place, image in enumerate(images):
-        row, column = divmod(place, columns)
+    for number, image in enumerate(images):
+        row, column = divmod(number, columns)
         top, left = row * (4 + gap), column * (5 + gap)
         np.testing.assert_array_equal(grid[top : top + 4, left : left + 5], image)
     assert grid.shape[1] == columns * (5 + gap) - gap

@@ -1,4 +1,4 @@
-"""A PNG written strip by strip is the picture, however it was cut."""
+"""A PNG written strip by strip decodes to the same image, however it was split."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def read(data: bytes) -> np.ndarray:
 
 
 @given(data=st.data())
-def test_any_picture_cut_anywhere_comes_back(data: st.DataObject, tmp_path_factory) -> None:
+def test_any_image_split_anywhere_decodes_to_itself(data: st.DataObject, tmp_path_factory) -> None:
     shape = data.draw(array_shapes(min_dims=2, max_dims=2, max_side=9))
     image = data.draw(arrays(np.uint8, (*shape, 3)))
     cuts = data.draw(st.lists(st.integers(0, shape[0]), max_size=3))
@@ -38,7 +38,7 @@ def test_any_picture_cut_anywhere_comes_back(data: st.DataObject, tmp_path_facto
     np.testing.assert_array_equal(read(written(path, image, cuts)), image)
 
 
-def test_cuts_change_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strip_sizes_change_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = photograph(0, 300, 200)
     whole = written(tmp_path / "whole.png", image, [])
     assert written(tmp_path / "cut.png", image, [1, 64, 128, 299]) == whole
@@ -46,7 +46,7 @@ def test_cuts_change_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert written(tmp_path / "rows.png", image, []) == whole
 
 
-def test_a_photograph_is_no_larger_than_pillows(tmp_path: Path) -> None:
+def test_a_photographs_file_is_no_larger_than_pillows(tmp_path: Path) -> None:
     image = photograph(1, 400, 500)
     pillows = io.BytesIO()
     Image.fromarray(image).save(pillows, "PNG")
@@ -58,12 +58,12 @@ def test_a_photograph_is_no_larger_than_pillows(tmp_path: Path) -> None:
 )
 def test_strips_that_do_not_fit_leave_nothing(tmp_path: Path, width: int, rows: list[int]) -> None:
     strips = [np.zeros((height, 7, 3), np.uint8) for height in rows]
-    with pytest.raises(ValueError, match="picture"):
+    with pytest.raises(ValueError, match="image"):
         write_png_strips(tmp_path / "a.png", width, 10, strips)
     assert not list(tmp_path.iterdir())
 
 
-def test_memory_is_that_of_a_strip_and_not_of_the_picture(tmp_path: Path) -> None:
+def test_memory_is_bounded_by_a_strip(tmp_path: Path) -> None:
     strip = np.zeros((64, 4000, 3), np.uint8)
     tracemalloc.start()
     try:

@@ -10,7 +10,7 @@ import torch
 
 from pipelines import evaluate, train_prior
 from pipelines.conditioning import make_condition_encoder
-from pipelines.reports.samples import sample_pictures
+from pipelines.reports.samples import sample_images
 from pipelines.store import CodeStore
 from pipelines.train_prior import TrainPriorFlags, open_data
 from prior import load_prior
@@ -102,8 +102,8 @@ def test_generate_conditions_samples_on_files(scene_store, scenes, tmp_path, rec
     np.testing.assert_array_equal(stored.read(grid, np.arange(3)), sampled[:3].numpy())
 
     # A sample that is missing is made again as it was, with the inputs of its batch.
-    assert sample_pictures(out, 2)[0][0][0].startswith("condition-")
-    assert sample_pictures(out, 2)[1] == 3
+    assert sample_images(out, 2)[0][0][0].startswith("condition-")
+    assert sample_images(out, 2)[1] == 3
     before = contents(out)
     (out / "sample-00001.png").unlink()
     assert generate(run, out, *flags, "--guidance-scale", 2) == 0

@@ -137,7 +137,7 @@ def test_other_settings_on_a_store_are_refused_by_name(run: EncodeRun, photograp
     ("changed", "message"),
     [
         ({"in": "/nowhere"}, "/nowhere does not exist"),
-        ({"image_size": 33}, "Image size 33 is no multiple"),
+        ({"image_size": 33}, "Image size 33 is not a multiple"),
         ({"batch_size": 0}, "--batch-size must be at least 1"),
         ({"tokenizer": "nothing"}, "No tokenizer 'nothing'"),
         ({"address": "auto"}, "--address needs --workers"),

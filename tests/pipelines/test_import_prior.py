@@ -12,11 +12,11 @@ VQGAN = "first_stage_model."
 
 
 def net2net(block_size=1 + WINDOW**2):
-    """A whole Net2NetTransformer's state dict: the GPT and, around it, its tokenizer."""
-    around = compvis_vqgan(codes=CODES, prefix=VQGAN)
-    around[f"{VQGAN}loss.discriminator.main.0.weight"] = torch.zeros(2)
-    around["permuter.forward_shuffle_idx"] = torch.arange(WINDOW**2)
-    return {key: tensor.float() for key, tensor in (published_gpt(block_size) | around).items()}
+    """A Net2NetTransformer's state dict: the GPT and its tokenizer."""
+    tensors = compvis_vqgan(codes=CODES, prefix=VQGAN)
+    tensors[f"{VQGAN}loss.discriminator.main.0.weight"] = torch.zeros(2)
+    tensors["permuter.forward_shuffle_idx"] = torch.arange(WINDOW**2)
+    return {key: tensor.float() for key, tensor in (published_gpt(block_size) | tensors).items()}
 
 
 @pytest.fixture
@@ -40,26 +40,26 @@ def test_a_lightning_checkpoint_becomes_a_prior_with_the_published_logits(checkp
     prefixes = prior.conditions.tokens({"label": torch.arange(5)}, 5)
     ours = prior.model.code_logits(prefixes, codes).flatten(1, 2)
     gpt = {key: tensor for key, tensor in tensors.items() if key.startswith("transformer.")}
-    for label in range(5):  # theirs reads a class as the code of the same number
+    for label in range(5):  # the published model reads a class as the code of that number
         tokens = torch.cat([torch.tensor([label]), codes[label].flatten()])[:-1]
         torch.testing.assert_close(ours[label], published_logits(gpt, tokens), rtol=1e-3, atol=1e-3)
 
 
 @torch.no_grad()
-def test_a_model_told_coordinates_paints_pictures_larger_than_its_window(tmp_path, capsys):
+def test_a_model_with_coordinates_samples_images_larger_than_its_window(tmp_path, capsys):
     torch.save({"state_dict": net2net(2 * WINDOW**2)}, tmp_path / "coordinates.ckpt")
-    out, pictures = tmp_path / "prior", tmp_path / "pictures"
+    out, samples = tmp_path / "prior", tmp_path / "samples"
     assert run(tmp_path / "coordinates.ckpt", out, "--conditions", "coordinates") == 0
     assert [part.name for part in load_prior(out).conditions.parts] == ["coordinates"]
-    flags = ["--prior", str(out), "--count", "1", "--size", "24x16", "--out", str(pictures)]
+    flags = ["--prior", str(out), "--count", "1", "--size", "24x16", "--out", str(samples)]
     assert generate.main(flags) == 0
-    assert (pictures / "sample-00000.png").exists()
+    assert (samples / "sample-00000.png").exists()
     both = ["--conditions", "coordinates", "--num-classes", 5]
     assert run(tmp_path / "coordinates.ckpt", tmp_path / "other", *both) == 2
-    assert "leave one out" in capsys.readouterr().err
+    assert "leave out one" in capsys.readouterr().err
 
 
-def test_the_tokenizer_around_it_comes_along_and_pictures_are_painted(checkpoint):
+def test_the_tokenizer_in_the_checkpoint_is_imported_and_used(checkpoint):
     out = checkpoint.parent / "prior"
     assert run(checkpoint, out) == 0
     prior, tokenizer = load_prior(out), load_tokenizer(out / "tokenizer")
@@ -71,12 +71,12 @@ def test_the_tokenizer_around_it_comes_along_and_pictures_are_painted(checkpoint
     }
     pixels = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
     assert torch.equal(tokenizer.encode(pixels), Published(inside).codes(pixels))
-    flags = ["--count", "1", "--size", "16x12", "--out", str(out.parent / "pictures")]
+    flags = ["--count", "1", "--size", "16x12", "--out", str(out.parent / "samples")]
     assert generate.main(["--prior", str(out), *flags]) == 0
-    assert list((out.parent / "pictures").rglob("*.png"))
+    assert list((out.parent / "samples").rglob("*.png"))
 
 
-def test_safetensors_without_a_tokenizer_need_one_named(tmp_path, capsys):
+def test_safetensors_without_a_tokenizer_need_the_flag(tmp_path, capsys):
     gpt = {key: tensor.float() for key, tensor in published_gpt(prefix="").items()}
     save_file(gpt, tmp_path / "gpt.safetensors")
     assert run(tmp_path / "gpt.safetensors", tmp_path / "prior") == 2
@@ -91,7 +91,7 @@ def test_safetensors_without_a_tokenizer_need_one_named(tmp_path, capsys):
         assert torch.equal(first, second)
 
 
-def test_run_again_it_does_nothing_and_leaves_other_things_alone(checkpoint, capsys):
+def test_a_second_run_does_nothing_and_other_folders_are_kept(checkpoint, capsys):
     out = checkpoint.parent / "prior"
     assert run(checkpoint, out) == 0
     first = (out / "model.safetensors").stat().st_mtime_ns
@@ -99,10 +99,10 @@ def test_run_again_it_does_nothing_and_leaves_other_things_alone(checkpoint, cap
     assert (out / "model.safetensors").stat().st_mtime_ns == first
     assert run(checkpoint, out, "--num-classes", 5) == 2
     assert run(checkpoint, checkpoint.parent) == 2
-    assert capsys.readouterr().err.count("exists and is another thing") == 2
+    assert capsys.readouterr().err.count("exists and holds something else") == 2
 
 
-def test_mistakes_end_with_one_line_and_code_2(checkpoint, capsys):
+def test_invalid_input_ends_with_one_line_and_code_2(checkpoint, capsys):
     folder = checkpoint.parent
     depth = net2net() | {"cond_stage_model.encoder.conv_in.weight": torch.zeros(2)}
     torch.save({"state_dict": depth}, folder / "depth.ckpt")
@@ -114,8 +114,8 @@ def test_mistakes_end_with_one_line_and_code_2(checkpoint, capsys):
     assert run(checkpoint, folder / "prior", "--tokenizer", folder / "foreign") == 2
     assert run(checkpoint, folder / "prior", "--num-classes", 12) == 2
     error = capsys.readouterr().err
-    assert "is no file" in error
-    assert "was trained with pictures as its condition" in error
+    assert "is not a file" in error
+    assert "was trained with images as its condition" in error
     assert "Not a published GPT" in error
     assert "head.weight is (11, 12), expected (256, 12)" in error
     assert "too few for the condition 'class'" in error

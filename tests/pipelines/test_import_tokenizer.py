@@ -22,10 +22,10 @@ def test_a_lightning_checkpoint_becomes_a_tokenizer(tmp_path, capsys):
     codes = tokenizer.encode(PIXELS)
     assert torch.equal(codes, theirs.codes(PIXELS))
     torch.testing.assert_close(tokenizer.decode(codes), theirs.pixels(codes), rtol=1e-3, atol=1e-4)
-    assert not tokenizer.quantizer.needs_start  # to be trained further from these codes
+    assert not tokenizer.quantizer.needs_init  # further training starts from these codes
 
 
-def test_run_again_it_does_nothing_and_leaves_other_things_alone(tmp_path, capsys):
+def test_a_second_run_does_nothing_and_other_folders_are_kept(tmp_path, capsys):
     torch.save({"model": llamagen_vqgan()}, tmp_path / "vq.pt")
     assert run("llamagen", tmp_path / "vq.pt", tmp_path / "model") == 0
     first = (tmp_path / "model" / "model.safetensors").stat().st_mtime_ns
@@ -34,16 +34,16 @@ def test_run_again_it_does_nothing_and_leaves_other_things_alone(tmp_path, capsy
     capsys.readouterr()
     assert run("llamagen", tmp_path / "vq.pt", tmp_path / "model", groups=2) == 2
     assert run("llamagen", tmp_path / "vq.pt", tmp_path) == 2
-    assert capsys.readouterr().err.count("exists and is another thing") == 2
+    assert capsys.readouterr().err.count("exists and holds something else") == 2
 
 
-def test_mistakes_end_with_one_line_and_code_2(tmp_path, capsys):
+def test_invalid_input_ends_with_one_line_and_code_2(tmp_path, capsys):
     torch.save(compvis_vqgan(), tmp_path / "x.ckpt")
     assert run("llamagen", tmp_path / "x.ckpt", tmp_path / "model") == 2
     assert run("compvis", tmp_path / "none.ckpt", tmp_path / "model") == 2
     assert run("compvis", tmp_path / "x.ckpt", tmp_path / "model", groups=3) == 2
     error = capsys.readouterr().err
     assert "encoder.conv_blocks.0 is missing" in error
-    assert "is no file" in error
-    assert "do not divide into 3 groups" in error
+    assert "is not a file" in error
+    assert "are not divisible by 3 groups" in error
     assert not (tmp_path / "model").exists()

@@ -1,4 +1,4 @@
-"""The report: one file, its pictures inside, whatever kind of folder it is about."""
+"""The report: one HTML file with its images inside, for every kind of folder."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tokenizer import build_tokenizer, save_tokenizer
 
 
 class Page(HTMLParser):
-    """The pictures and the words of an HTML file; refuses anything fetched from elsewhere."""
+    """The images and the text of an HTML file; fails on links to other files."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self.pictures: list[Image.Image] = []
-        self.words = ""
+        self.images: list[Image.Image] = []
+        self.text = ""
         self.tags: list[str] = []
         self.feed(path.read_text())
 
@@ -36,13 +36,13 @@ class Page(HTMLParser):
         self.tags.append(tag)
         assert "href" not in values or str(values["href"]).startswith("#")
         if tag == "img":
-            self.pictures.append(picture(str(values["src"])))
+            self.images.append(decoded(str(values["src"])))
 
     def handle_data(self, data: str) -> None:
-        self.words += data
+        self.text += data
 
 
-def picture(uri: str) -> Image.Image:
+def decoded(uri: str) -> Image.Image:
     kind, data = uri.split(";base64,")
     assert kind in ("data:image/png", "data:image/jpeg")
     image = Image.open(io.BytesIO(base64.b64decode(data)))
@@ -85,41 +85,41 @@ def test_store_report_shows_decoded_rows_usage_and_failures(tmp_path: Path) -> N
     assert report.main([str(store)]) == 0
     page = Page(store / "report.html")
     factor = build_tokenizer("tiny").config.downsample_factor
-    assert [p.size for p in page.pictures[:-1]] == [(6 * factor, 4 * factor)] * 12
-    assert "18 of 4x6" in page.words
-    assert page.words.count("it would not open") == 2
-    assert "0003.jpg" in page.words
+    assert [p.size for p in page.images[:-1]] == [(6 * factor, 4 * factor)] * 12
+    assert "18 of 4x6" in page.text
+    assert page.text.count("it would not open") == 2
+    assert "0003.jpg" in page.text
 
 
-def test_store_without_a_good_row_still_has_a_report(tmp_path: Path) -> None:
+def test_store_with_failed_rows_only_has_a_report(tmp_path: Path) -> None:
     store = write_store(tmp_path / "codes.zarr", failed=tuple(range(20)))
     section = store_section(store)
     assert not section.figures
     assert len(section.tables[-1].rows) == 20
 
 
-def test_run_report_draws_each_figure_and_the_newest_pictures(tmp_path: Path) -> None:
+def test_run_report_plots_each_metric_and_shows_the_newest_images(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     assert report.main([str(run)]) == 0
     page = Page(run / "report.html")
-    assert len(page.pictures) == 3 + 1
-    newest = np.asarray(page.pictures[-1])
+    assert len(page.images) == 3 + 1
+    newest = np.asarray(page.images[-1])
     np.testing.assert_array_equal(newest, photograph(20))
-    assert "loss: 0.45 after 20 steps" in page.words
+    assert "loss: 0.45 after 20 steps" in page.text
 
 
-def test_samples_report_carries_the_files_bytes_and_settings(tmp_path: Path) -> None:
+def test_samples_report_contains_the_images_and_settings(tmp_path: Path) -> None:
     samples = write_samples(tmp_path / "samples")
-    out = tmp_path / "elsewhere" / "page.html"
+    out = tmp_path / "other" / "page.html"
     assert report.main([str(samples), "--out", str(out)]) == 0
     page = Page(out)
-    for k, shown in enumerate(page.pictures):
+    for k, shown in enumerate(page.images):
         np.testing.assert_array_equal(np.asarray(shown), photograph(k))
-    assert "sampling.top_k" in page.words
+    assert "sampling.top_k" in page.text
     assert not (samples / "report.html").exists()
 
 
-def test_folder_report_joins_what_lies_in_it(tmp_path: Path) -> None:
+def test_folder_report_joins_the_folders_in_it(tmp_path: Path) -> None:
     write_store(tmp_path / "codes.zarr")
     write_run(tmp_path / "prior")
     write_samples(tmp_path / "samples")
@@ -129,24 +129,24 @@ def test_folder_report_joins_what_lies_in_it(tmp_path: Path) -> None:
     assert report.main([str(tmp_path)]) == 0
     page = Page(tmp_path / "report.html")
     titles = ("Codes: codes.zarr", "Training: prior", "Samples: canvas", "Samples: samples")
-    places = [page.words.index(title) for title in (*titles, "Timings")]
+    places = [page.text.index(title) for title in (*titles, "Timings")]
     assert places == sorted(places)
-    assert "5.5 s" in page.words
+    assert "5.5 s" in page.text
 
 
-def test_names_from_outside_cannot_become_markup(tmp_path: Path) -> None:
+def test_file_names_and_settings_are_escaped(tmp_path: Path) -> None:
     samples = write_samples(tmp_path / "samples", count=0)
     hostile = "<script>alert(1)</script>"
     (samples / "generation.json").write_text(json.dumps({"prior": hostile}))
     write_png(samples / '"><b>.png', photograph(0))
     assert report.main([str(samples)]) == 0
     page = Page(samples / "report.html")
-    assert hostile in page.words
+    assert hostile in page.text
     assert not {"script", "b"} & set(page.tags)
 
 
 @pytest.mark.parametrize("name", ["empty", "missing"])
-def test_nothing_to_report_is_a_mistake_in_one_line(
+def test_nothing_to_report_is_an_error_of_one_line(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -155,18 +155,18 @@ def test_nothing_to_report_is_a_mistake_in_one_line(
     assert not (tmp_path / name / "report.html").exists()
 
 
-def test_torn_last_line_of_metrics_is_left_out(tmp_path: Path) -> None:
+def test_incomplete_last_line_of_metrics_is_ignored(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     assert [line["step"] for line in read_metrics(run / "metrics.jsonl")] == [10, 20, 20]
 
 
-def test_pictures_survive_the_trip_into_a_uri() -> None:
+def test_an_image_uri_decodes_to_the_same_image() -> None:
     image = photograph(1)
-    np.testing.assert_array_equal(np.asarray(picture(image_uri(image))), image)
+    np.testing.assert_array_equal(np.asarray(decoded(image_uri(image))), image)
 
 
-def test_plots_are_transparent_and_drawn() -> None:
+def test_plots_have_a_transparent_background() -> None:
     for uri in (curve_plot([1, 2], [3.0, 4.0], "loss"), usage_plot(np.array([5, 0, 2, 9]))):
-        alpha = np.asarray(picture(uri))[..., 3]
+        alpha = np.asarray(decoded(uri))[..., 3]
         assert alpha.min() == 0
         assert alpha.max() == 255

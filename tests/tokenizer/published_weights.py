@@ -1,8 +1,7 @@
-"""State dicts as published tokenizers have them: their names written out, their weights made up.
+"""State dicts with the keys of published tokenizers and random weights.
 
-`compvis_vqgan` spells the keys of a VQModel; those of the other families are its keys renamed.
-`published_codes` and `published_pixels` compute what such a model does, read off the keys, with
-nothing of ours.
+`compvis_vqgan` has the keys of a VQModel; those of the other families are its keys renamed.
+`Published` computes such a model's codes and pixels independently of our code.
 """
 
 from __future__ import annotations
@@ -19,17 +18,17 @@ GROUPS = 4
 
 
 class Keys:
-    """Collects a state dict; weights are small and the same every time."""
+    """Collects a state dict with small weights from a fixed seed."""
 
     def __init__(self, prefix: str = "") -> None:
         self.prefix, self.tensors = prefix, {}
         self.random = torch.Generator().manual_seed(0)
 
     def put(self, key: str, *shape: int, scale: float = 1.0) -> None:
-        drawn = torch.empty(shape, device="meta")
+        values = torch.empty(shape, device="meta")
         if self.random is not None:
-            drawn = scale * torch.randn(shape, generator=self.random, dtype=torch.float64)
-        self.tensors[self.prefix + key] = drawn
+            values = scale * torch.randn(shape, generator=self.random, dtype=torch.float64)
+        self.tensors[self.prefix + key] = values
 
     def conv(self, key: str, inside: int, outside: int, size: int = 3) -> None:
         self.put(f"{key}.weight", outside, inside, size, size, scale=(inside * size**2) ** -0.5)
@@ -109,12 +108,12 @@ def renamed(tensors: dict[str, Tensor], *rules: tuple[str, str | Callable]) -> d
 
 
 def from_latents(match: re.Match[str]) -> str:
-    """A decoder's level counted from the other end."""
+    """The decoder's level counted from the latents."""
     return f"{match[1]}{len(MULT) - 1 - int(match[2])}"
 
 
 def llamagen_vqgan() -> dict[str, Tensor]:
-    """The same weights under LlamaGen's names, with what its training leaves behind."""
+    """The same weights under LlamaGen's names, with a key that only training uses."""
     tensors = renamed(
         compvis_vqgan(),
         (r"^(encoder)\.down\.", r"\1.conv_blocks."),
@@ -162,7 +161,7 @@ def diffusers_vqgan(older: bool = False) -> dict[str, Tensor]:
 
 
 class Published:
-    """What a VQModel of CompVis does with these weights, module by module, in float64."""
+    """A VQModel of CompVis with these weights, computed module by module in float64."""
 
     def __init__(self, tensors: dict[str, Tensor], mult=MULT) -> None:
         self.tensors, self.mult = tensors, mult

@@ -70,7 +70,7 @@ def test_attention_and_group_norm_are_not_local():
 
 
 @pytest.mark.parametrize("name", LOCAL)
-def test_no_pixel_beyond_the_halo_reaches_a_latent(name):
+def test_a_latent_depends_on_no_pixel_beyond_the_halo(name):
     config = LOCAL[name]
     torch.manual_seed(0)
     encoder = Encoder(config).double()
@@ -87,7 +87,7 @@ def test_no_pixel_beyond_the_halo_reaches_a_latent(name):
 
 
 @pytest.mark.parametrize("name", LOCAL)
-def test_no_code_beyond_the_halo_reaches_a_pixel(name):
+def test_a_pixel_depends_on_no_code_beyond_the_halo(name):
     config = LOCAL[name]
     torch.manual_seed(0)
     decoder = Decoder(config).double()
@@ -102,7 +102,7 @@ def test_no_code_beyond_the_halo_reaches_a_pixel(name):
 
 
 def slow_attention(block, x):
-    """Every position's weights and sum, one after the other."""
+    """Attention computed position by position."""
     normed = block.norm(x)
     q, k, v = (layer(normed).flatten(2)[0] for layer in (block.q, block.k, block.v))
     out = torch.stack(
@@ -111,7 +111,7 @@ def slow_attention(block, x):
     return x + block.proj_out(out.view_as(x))
 
 
-def test_attention_is_the_papers_at_the_levels_that_are_named():
+def test_attention_is_the_papers_and_only_at_the_given_levels():
     torch.manual_seed(0)
     block = AttnBlock(small(), 8).double()
     x = torch.randn(1, 8, 3, 5, dtype=torch.float64)
@@ -124,7 +124,7 @@ def test_attention_is_the_papers_at_the_levels_that_are_named():
     assert [m for m in Encoder(small(attention_levels=())).blocks if isinstance(m, AttnBlock)]
 
 
-def test_computing_again_for_the_gradient_gives_the_same_bits():
+def test_recompute_gives_identical_bits_and_saves_fewer_values():
     torch.manual_seed(0)
     network = Encoder(small(dropout=0.5))
     pixels = torch.randn(2, 3, 16, 16)
@@ -133,24 +133,24 @@ def test_computing_again_for_the_gradient_gives_the_same_bits():
         network.blocks.recompute = recompute
         network.zero_grad()
         torch.manual_seed(1)  # for the dropout
-        kept = 0
+        saved = 0
 
-        def keep(tensor):
-            nonlocal kept
-            kept += tensor.numel()
+        def save(tensor):
+            nonlocal saved
+            saved += tensor.numel()
             return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
             latents = network(pixels)
         latents.square().sum().backward()
-        found.append((latents, kept, [p.grad.clone() for p in network.parameters()]))
-    (plain, all_kept, gradients), (again, few_kept, same) = found
+        found.append((latents, saved, [p.grad.clone() for p in network.parameters()]))
+    (plain, all_saved, gradients), (again, few_saved, same) = found
     assert torch.equal(plain, again)
     assert all(torch.equal(*pair) for pair in zip(gradients, same, strict=True))
-    assert few_kept < 0.4 * all_kept
+    assert few_saved < 0.4 * all_saved
 
 
-def test_widths_that_do_not_divide_into_groups_are_refused():
+def test_channels_not_divisible_by_the_groups_are_refused():
     with pytest.raises(ConfigError, match="groups"):
         small(norm_groups=3)
     with pytest.raises(ConfigError, match="norm must be"):

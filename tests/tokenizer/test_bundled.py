@@ -1,4 +1,4 @@
-"""The tokenizer that comes with the package: its promises, on real photographs."""
+"""The bundled tokenizer: sizes, quality and exact tiles on real photographs."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,8 @@ from skimage import data
 
 from ops.images import resize_and_crop, to_image, to_pixels
 from ops.metrics import psnr
-from tokenizer import bundled_tokenizers, load_tokenizer
+from tokenizer import bundled_tokenizers, decode_tiled, encode_tiled, load_tokenizer
 from tokenizer.model_folder import WEIGHTS
-from tokenizer.tiling import decode_tiled, encode_tiled
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
 
@@ -24,7 +23,7 @@ def squares(size):
     return to_pixels(np.stack(images))
 
 
-def test_it_keeps_to_its_sizes(photo_f8):
+def test_sizes_are_within_their_bounds(photo_f8):
     assert "photo-f8" in bundled_tokenizers()
     assert photo_f8.config.downsample_factor == 8
     assert 1024 <= photo_f8.config.codebook_size <= 16384
@@ -32,11 +31,11 @@ def test_it_keeps_to_its_sizes(photo_f8):
     assert (WEIGHTS / "photo-f8" / "model.safetensors").stat().st_size <= 16e6
 
 
-def test_its_card_names_its_fingerprint(photo_f8):
+def test_the_model_card_has_the_fingerprint(photo_f8):
     assert photo_f8.fingerprint in (WEIGHTS / "photo-f8" / "README.md").read_text()
 
 
-def test_photographs_come_back_close_and_in_colour(photo_f8):
+def test_photographs_are_reconstructed_with_their_colours(photo_f8):
     pixels = squares(256)
     codes = photo_f8.encode(pixels)
     rebuilt = photo_f8.decode(codes)

@@ -1,4 +1,4 @@
-"""The quantizer that samples: its schedules, its KL term, its gradient."""
+"""The Gumbel-softmax quantizer: schedules, KL term, sampling and gradient."""
 
 import math
 
@@ -26,7 +26,7 @@ def test_the_temperature_falls_along_half_a_cosine_of_the_step():
     assert quantizer.metrics()["temperature"] == pytest.approx(0.2)
 
 
-def test_the_kl_term_comes_in_over_its_steps():
+def test_the_kl_weight_rises_over_its_steps():
     quantizer = gumbel(kl_weight=0.5, kl_steps=10)
     latents = latents_for(quantizer)
     losses = []
@@ -34,12 +34,12 @@ def test_the_kl_term_comes_in_over_its_steps():
         quantizer.step = step
         losses.append(quantizer(latents).loss.item())
     logits = quantizer.proj(latents)
-    shares = logits.softmax(1)
-    kl = (shares * (shares * 16).log()).sum(1).mean().item()
+    probs = logits.softmax(1)
+    kl = (probs * (probs * 16).log()).sum(1).mean().item()
     assert losses == pytest.approx([0.05 * kl, 0.25 * kl, 0.5 * kl, 0.5 * kl], rel=1e-4)
 
 
-def test_encoding_takes_the_likeliest_code_and_training_samples():
+def test_encoding_takes_the_most_likely_code_and_training_samples():
     quantizer = gumbel()
     latents = latents_for(quantizer)
     expected = quantizer.proj(latents).argmax(1)
@@ -54,13 +54,13 @@ def test_encoding_takes_the_likeliest_code_and_training_samples():
 def test_samples_follow_the_softmax():
     quantizer = gumbel()
     latents = latents_for(quantizer)[:1, :, :1, :1]
-    shares = quantizer.proj(latents).softmax(1).flatten()
+    probs = quantizer.proj(latents).softmax(1).flatten()
     codes = quantizer.train()(latents.expand(1, -1, 100, 200)).codes
     counts = torch.bincount(codes.flatten(), minlength=16) / codes.numel()
-    assert (counts - shares).abs().max() < 0.01
+    assert (counts - probs).abs().max() < 0.01
 
 
-def test_the_value_is_a_code_and_the_gradient_that_of_the_soft_choice():
+def test_the_value_is_a_code_and_the_gradient_that_of_the_soft_sample():
     quantizer = gumbel(kl_weight=0.0).train()
     latents = latents_for(quantizer).requires_grad_()
     weights = torch.randn_like(latents)

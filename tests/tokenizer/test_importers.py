@@ -25,11 +25,11 @@ def imported(importer, tensors):
 
 @pytest.mark.parametrize("prefix", ["", "first_stage_model."])
 @pytest.mark.parametrize("kind", ["vq", "gumbel", "no attention"])
-def test_a_compvis_model_gives_the_published_codes_and_pixels(kind, prefix):
+def test_a_compvis_model_computes_the_published_codes_and_pixels(kind, prefix):
     options = {"gumbel": kind == "gumbel", "attention": kind != "no attention"}
     theirs = Published(compvis_vqgan(**options))
-    around = {"transformer.tok_emb.weight": torch.zeros(3)} if prefix else {}
-    model = imported(import_compvis, {**around, **compvis_vqgan(prefix=prefix, **options)})
+    other = {"transformer.tok_emb.weight": torch.zeros(3)} if prefix else {}
+    model = imported(import_compvis, {**other, **compvis_vqgan(prefix=prefix, **options)})
     codes = model.quantizer.assign(model.pre_quant(model.encoder(PIXELS)))
     assert torch.equal(codes, theirs.codes(PIXELS))
     assert len(codes.unique()) > 2
@@ -39,7 +39,7 @@ def test_a_compvis_model_gives_the_published_codes_and_pixels(kind, prefix):
     assert model.config.quantizer.kind == ("gumbel" if kind == "gumbel" else "vq")
 
 
-def test_other_families_are_the_same_network_under_other_names():
+def test_other_families_give_the_same_weights():
     _, expected = import_compvis(compvis_vqgan(), GROUPS)
     for importer, tensors in (
         (import_llamagen, llamagen_vqgan()),
@@ -51,7 +51,7 @@ def test_other_families_are_the_same_network_under_other_names():
         assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_each_family_keeps_its_quantizer():
+def test_each_family_has_its_quantizer():
     compvis, _ = import_compvis(compvis_vqgan(), GROUPS)
     assert (compvis.quantizer.commitment_weight, compvis.quantizer.codebook_weight) == (1, 0.25)
     llamagen, _ = import_llamagen(llamagen_vqgan(), GROUPS)
@@ -68,7 +68,7 @@ def test_each_family_keeps_its_quantizer():
         ("f8-16384", ((1, 2, 2, 4), 4, 16384, 4)),
     ],
 )
-def test_real_sizes_are_read_off_the_shapes(preset, sizes):
+def test_published_sizes_are_read_from_the_shapes(preset, sizes):
     mult, latents, codes, dim = sizes
     tensors = compvis_vqgan(128, mult, latents, codes, dim, values=False)
     config, _ = import_compvis(tensors)
@@ -80,7 +80,7 @@ def test_real_sizes_are_read_off_the_shapes(preset, sizes):
 
 
 @pytest.mark.parametrize("gumbel", [False, True])
-def test_of_a_remapped_codebook_the_codes_in_use_are_taken_in_their_order(gumbel):
+def test_a_remapped_codebook_is_reduced_to_its_used_codes_in_order(gumbel):
     used = torch.tensor([7, 2, 9, 4, 0])
     tensors = compvis_vqgan(gumbel=gumbel)
     model = imported(import_compvis, {**tensors, "quantize.used": used})
@@ -104,12 +104,15 @@ def test_of_a_remapped_codebook_the_codes_in_use_are_taken_in_their_order(gumbel
             r"decoder\.up\.1\.block\.2\.conv2\.bias is mis",
         ),
         ({"quant_conv.weight": torch.zeros(5, 7, 1, 1)}, r"quant_conv\.weight is \(5, 7, 1, 1\)"),
-        ({"encoder.down.0.block.0.temb.weight": torch.zeros(1)}, r"temb\.weight is no key"),
-        ({"quantize.used": torch.tensor([0, CODES])}, r"quantize\.used names codes"),
-        ({"encoder.down.2.block.0.conv1.weight": torch.zeros(9, 8, 3, 3)}, "9 wide, no multiple"),
+        ({"encoder.down.0.block.0.temb.weight": torch.zeros(1)}, r"temb\.weight is not a key"),
+        ({"quantize.used": torch.tensor([0, CODES])}, r"quantize\.used lists codes"),
+        (
+            {"encoder.down.2.block.0.conv1.weight": torch.zeros(9, 8, 3, 3)},
+            "has 9 channels, not a multiple",
+        ),
     ],
 )
-def test_what_does_not_fit_is_named(change, message):
+def test_missing_unknown_and_misshapen_keys_are_named(change, message):
     tensors = {**compvis_vqgan(), **change}
     with pytest.raises(CheckpointError, match=message):
         import_compvis({k: v for k, v in tensors.items() if v is not None}, GROUPS)
@@ -128,7 +131,7 @@ def test_another_models_weights_are_refused(name):
         IMPORTERS[name]({"blocks.0.attn.key.weight": torch.zeros(2, 2)}, 32)
 
 
-def test_what_training_left_behind_is_passed_over():
+def test_keys_that_only_training_uses_are_ignored():
     leftovers = {key: torch.zeros(1) for key in ("loss.discriminator.main.0.weight", "colorize")}
     _, found = import_compvis({**compvis_vqgan(), **leftovers}, GROUPS)
     _, expected = import_compvis(compvis_vqgan(), GROUPS)

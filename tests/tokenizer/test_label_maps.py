@@ -28,13 +28,13 @@ def file_of(array):
 
 
 def example(kind, seed, height=40, width=56):
-    """A file of the content, as bytes."""
-    picture = photograph(seed, height, width)
+    """The bytes of a file of a modality."""
+    image = photograph(seed, height, width)
     if kind == "image":
-        return file_of(picture)
-    grey = picture[..., 0]
+        return file_of(image)
+    grey = image[..., 0]
     if kind == "depth":
-        return file_of(grey.astype(np.uint16) * 256 + picture[..., 1])
+        return file_of(grey.astype(np.uint16) * 256 + image[..., 1])
     return file_of(np.where(grey > 200, 255, grey // 37).astype(np.uint8))
 
 
@@ -46,7 +46,7 @@ def samples_of(kind, side=32):
 
 
 @pytest.mark.parametrize("kind", MODALITIES)
-def test_every_content_goes_through_a_tokenizer_and_back(kind, tmp_path):
+def test_every_modality_goes_through_a_tokenizer_and_back(kind, tmp_path):
     modality, samples = samples_of(kind)
     model = build_tokenizer("tiny", seed=0, modality=CONFIGS[kind]).eval()
     pixels = modality.pixels(samples)
@@ -64,9 +64,9 @@ def test_every_content_goes_through_a_tokenizer_and_back(kind, tmp_path):
     perfect = modality.metrics(samples, samples.clone())
     assert all(perfect[name] >= metrics[name] for name in metrics)
     for shown in (samples, rebuilt):
-        pictures = modality.pictures(shown)
-        assert pictures.dtype == np.uint8
-        assert pictures.shape == (2, 32, 32, 3)
+        images = modality.images(shown)
+        assert images.dtype == np.uint8
+        assert images.shape == (2, 32, 32, 3)
     errors = modality.errors(samples, rebuilt)
     assert errors.shape == (2, 32, 32)
     assert 0 < errors.max() <= 1
@@ -74,13 +74,13 @@ def test_every_content_goes_through_a_tokenizer_and_back(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", MODALITIES)
-def test_pixels_of_perfect_output_are_rebuilt_as_they_were(kind):
+def test_pixels_taken_as_output_give_the_samples_back(kind):
     modality, samples = samples_of(kind)
     known = samples != VOID if kind == "segmentation" else torch.ones_like(samples, dtype=bool)
     assert torch.equal(modality.rebuilt(modality.pixels(samples))[known], samples[known])
 
 
-def test_labels_are_never_mixed_by_resizing():
+def test_resizing_interpolates_no_labels():
     modality = make_modality(CONFIGS["segmentation"])
     labels = np.where(np.arange(90)[:, None] + np.arange(120) < 100, 0, 6).astype(np.uint8)
     for size in (17, 64, 200):
@@ -97,15 +97,15 @@ def test_depth_keeps_more_than_eight_bits():
     assert samples[0, 0, 0, 1] == pytest.approx(-1 + 2 / 65535, abs=1e-7)
 
 
-def test_void_is_shown_to_nobody_and_judged_by_nothing():
+def test_void_is_hidden_from_network_metrics_and_losses():
     modality = make_modality(CONFIGS["segmentation"])
     samples = modality.samples(np.array([[[0, 255, 6]]], np.uint8))
     assert samples.tolist() == [[[[0, VOID, 6]]]]
     pixels = modality.pixels(samples)
     assert pixels.sum(1).tolist() == [[[1, 0, 1]]]
-    condition_inputs = torch.tensor([[[[0, 3, 6]]]])
-    assert modality.metrics(samples, condition_inputs) == {"accuracy": 1.0, "mean_iou": 1.0}
-    assert modality.errors(samples, condition_inputs).sum() == 0
+    predicted = torch.tensor([[[[0, 3, 6]]]])
+    assert modality.metrics(samples, predicted) == {"accuracy": 1.0, "mean_iou": 1.0}
+    assert modality.errors(samples, predicted).sum() == 0
     logits = torch.randn(1, 7, 1, 3, requires_grad=True)
     for loss in (cross_entropy_loss, binary_loss):
         (gradient,) = torch.autograd.grad(loss(logits, samples), logits)
@@ -113,7 +113,7 @@ def test_void_is_shown_to_nobody_and_judged_by_nothing():
         assert gradient[..., 0].abs().sum() > 0
 
 
-def test_label_losses_are_torchs_means_where_nothing_is_void():
+def test_label_losses_equal_torchs_where_nothing_is_void():
     labels = torch.randint(0, 7, (2, 1, 4, 4))
     logits = torch.randn(2, 7, 4, 4)
     assert torch.allclose(cross_entropy_loss(logits, labels), F.cross_entropy(logits, labels[:, 0]))
@@ -124,7 +124,7 @@ def test_label_losses_are_torchs_means_where_nothing_is_void():
 
 
 @pytest.mark.parametrize("loss", [cross_entropy_loss, binary_loss])
-def test_the_loss_of_a_batch_is_the_mean_of_its_parts_however_void_they_are(loss):
+def test_the_loss_of_a_batch_is_the_mean_of_its_parts_with_any_void(loss):
     labels = torch.randint(0, 7, (4, 1, 4, 4))
     labels[0, 0, :3] = VOID
     labels[1] = VOID
@@ -134,14 +134,16 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_parts_however_void_they_are(loss
     assert loss(logits[1:2], labels[1:2]) == 0
 
 
-def test_a_label_beyond_the_classes_is_a_reason():
+def test_a_label_beyond_the_classes_is_an_error_with_a_reason():
     modality = make_modality(CONFIGS["segmentation"])
-    with pytest.raises(ImageError, match="label 7, where the highest of 7 classes is 6") as caught:
+    with pytest.raises(
+        ImageError, match="found label 7, but the highest of 7 classes is 6"
+    ) as caught:
         modality.decode(file_of(np.array([[0, 7]], np.uint8)))
     assert caught.value.reason == "unknown label"
 
 
-def test_contents_that_fit_no_network_are_refused():
+def test_invalid_modalities_are_refused():
     with pytest.raises(ConfigError, match="No modality 'sound'"):
         make_modality(ModalityConfig(kind="sound"))
     with pytest.raises(ConfigError, match="at least 2 classes, found 0"):
@@ -150,8 +152,8 @@ def test_contents_that_fit_no_network_are_refused():
         dataclasses.replace(PRESETS["tiny"], modality=CONFIGS["depth"])
 
 
-def test_content_is_part_of_what_decides_codes_but_for_photographs():
-    # A tokenizer of photographs keeps the fingerprint it had before there were other contents.
+def test_the_modality_is_part_of_the_fingerprint_except_for_photographs():
+    # A tokenizer of photographs keeps the fingerprint from before there were other modalities.
     models = [
         build_tokenizer("tiny", modality=ModalityConfig(kind="segmentation", num_classes=3)),
         build_tokenizer(

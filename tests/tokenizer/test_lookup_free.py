@@ -1,4 +1,4 @@
-"""Quantizers whose codes are numbers of rounded channels: FSQ and LFQ."""
+"""Quantizers without a codebook: FSQ and LFQ."""
 
 import itertools
 
@@ -19,14 +19,14 @@ def lfq(bits, **changes):
 
 def test_fsq_numbers_levels_in_mixed_radix():
     quantizer = FiniteScalarQuantizer(FSQ)
-    digits = list(itertools.product(range(3), range(4), range(5)))  # the last runs fastest
+    digits = list(itertools.product(range(3), range(4), range(5)))  # the last varies fastest
     latents = quantizer.lookup(torch.arange(60).view(1, 1, 60))[0, :, 0].T
     half = torch.tensor([2, 2, 1])
     expected = torch.tensor([(a, b, c) for c, b, a in digits])
     assert torch.equal((latents * half + half).round().long(), expected)
 
 
-def test_fsq_reaches_every_level_and_no_other():
+def test_fsq_reaches_exactly_its_levels():
     quantizer = FiniteScalarQuantizer(FSQ)
     ramp = torch.linspace(-20, 20, 4001).view(1, 1, 1, -1).expand(1, 3, 1, -1)
     latents = quantizer(ramp).latents[0, :, 0]
@@ -41,7 +41,7 @@ def test_fsq_levels_that_disagree_with_the_codebook_are_refused():
         )
 
 
-def test_lfq_reads_signs_as_bits_the_first_the_lowest():
+def test_lfq_reads_signs_as_bits_lowest_first():
     signs = torch.tensor([[-1.0, -1, -1], [1, -1, -1], [-1, 1, -1], [1, 1, 1]])
     latents = (0.3 * signs).T.reshape(1, 3, 1, 4)
     assert lfq(3).assign(latents).flatten().tolist() == [0, 1, 2, 7]
@@ -49,7 +49,7 @@ def test_lfq_reads_signs_as_bits_the_first_the_lowest():
 
 
 @pytest.mark.parametrize("bits", [1, 4, 5])
-def test_lfqs_loss_is_that_of_all_codes_written_out(bits):
+def test_the_lfq_loss_equals_direct_computation_over_all_codes(bits):
     torch.manual_seed(0)
     latents = torch.randn(2, bits, 3, 4, dtype=torch.float64).requires_grad_()
     quantizer = lfq(bits, entropy_weight=0.3, entropy_temperature=0.5, commitment_weight=0.7)
@@ -59,16 +59,16 @@ def test_lfqs_loss_is_that_of_all_codes_written_out(bits):
     vectors = latents.movedim(1, -1).reshape(-1, bits)
     codebook = torch.tensor(list(itertools.product((-1.0, 1), repeat=bits))).double()
     distances = (vectors[:, None] - codebook[None]).square().sum(-1)
-    shares = (-distances / 0.5).softmax(1)
-    each = -(shares * shares.log()).sum(1).mean()
-    together = -(shares.mean(0) * shares.mean(0).log()).sum()
+    probs = (-distances / 0.5).softmax(1)
+    each = -(probs * probs.log()).sum(1).mean()
+    of_mean = -(probs.mean(0) * probs.mean(0).log()).sum()
     commitment = (latents - latents.detach().sign()).square().mean()
-    slow = 0.7 * commitment + 0.3 * (each - together)
+    slow = 0.7 * commitment + 0.3 * (each - of_mean)
     torch.testing.assert_close(loss, slow)
     torch.testing.assert_close(found, torch.autograd.grad(slow, latents)[0])
 
 
-def test_lfqs_loss_falls_when_choices_become_sure_and_codes_even():
+def test_the_lfq_loss_is_lowest_for_confident_and_evenly_used_codes():
     quantizer = lfq(3, commitment_weight=0.0)
     even = quantizer.lookup(torch.arange(8).view(1, 1, 8))
     unsure = quantizer(0.001 * even).loss

@@ -16,7 +16,7 @@ from tokenizer.discriminator import (
 from tokenizer.losses import LossConfig, VQGANObjective, adaptive_weight
 from tokenizer.perceptual import PerceptualError, make_perceptual_loss
 
-SMALL_CRITIC = DiscriminatorConfig(channels=8, num_layers=2)
+SMALL_DISCRIMINATOR = DiscriminatorConfig(channels=8, num_layers=2)
 
 
 def pixels_of(count=2, side=32):
@@ -24,12 +24,12 @@ def pixels_of(count=2, side=32):
 
 
 def test_the_discriminator_is_the_papers():
-    critic = PatchDiscriminator(DiscriminatorConfig())
-    assert sum(p.numel() for p in critic.parameters()) == 2_765_633
-    assert critic(torch.zeros(1, 3, 256, 256)).shape == (1, 1, 30, 30)
+    discriminator = PatchDiscriminator(DiscriminatorConfig())
+    assert sum(p.numel() for p in discriminator.parameters()) == 2_765_633
+    assert discriminator(torch.zeros(1, 3, 256, 256)).shape == (1, 1, 30, 30)
 
 
-def test_critic_losses_are_least_when_it_is_right():
+def test_discriminator_losses_are_lowest_when_it_is_right():
     right, wrong = torch.full((4,), 3.0), torch.full((4,), -3.0)
     assert hinge_loss(right, wrong) == 0
     assert hinge_loss(wrong, right) == 4
@@ -45,7 +45,7 @@ def test_the_adaptive_weight_is_the_ratio_of_gradient_norms():
     assert not weight.requires_grad
 
 
-def test_the_adaptive_weight_has_a_bound():
+def test_the_adaptive_weight_is_bounded():
     objective = VQGANObjective(
         LossConfig(
             perceptual="none",
@@ -53,20 +53,20 @@ def test_the_adaptive_weight_has_a_bound():
             adversarial_ramp=1,
             max_adaptive_weight=0.01,
             adversarial_weight=0.5,
-            discriminator=SMALL_CRITIC,
+            discriminator=SMALL_DISCRIMINATOR,
         )
     )
     losses = objective.autoencoder_loss(build_tokenizer("tiny"), pixels_of(), step=0)
     assert losses.metrics["adaptive_weight"] == 0.005
 
 
-def test_the_adversarial_term_starts_when_told_and_ramps():
+def test_the_adversarial_term_starts_at_its_step_and_ramps():
     objective = VQGANObjective(
         LossConfig(
             perceptual="none",
             adversarial_start=10,
             adversarial_ramp=4,
-            discriminator=SMALL_CRITIC,
+            discriminator=SMALL_DISCRIMINATOR,
         )
     )
     strengths = [objective.adversarial_strength(step) for step in (0, 9, 10, 11, 13, 99)]
@@ -88,7 +88,7 @@ def test_the_total_is_the_sum_of_its_terms():
             perceptual="none",
             adversarial_start=0,
             adversarial_ramp=1,
-            discriminator=SMALL_CRITIC,
+            discriminator=SMALL_DISCRIMINATOR,
         )
     )
     torch.manual_seed(0)
@@ -96,16 +96,16 @@ def test_the_total_is_the_sum_of_its_terms():
     losses = objective.autoencoder_loss(build_tokenizer("tiny").eval(), pixels, step=0)
     error = losses.pixels - pixels
     metrics = losses.metrics
-    rebuilt = 2 * error.abs().mean() + 3 * error.square().mean()
-    assert torch.allclose(metrics["reconstruction_loss"], rebuilt)
+    expected = 2 * error.abs().mean() + 3 * error.square().mean()
+    assert torch.allclose(metrics["reconstruction_loss"], expected)
     adversarial = metrics["adaptive_weight"] * metrics["adversarial_loss"]
     total = metrics["reconstruction_loss"] + metrics["quantizer_loss"] + adversarial
     assert torch.allclose(losses.total, total)
 
 
-def test_the_critics_side_sends_no_gradient_to_the_autoencoder():
+def test_the_discriminator_loss_has_no_gradient_to_the_autoencoder():
     objective = VQGANObjective(
-        LossConfig(perceptual="none", adversarial_start=0, discriminator=SMALL_CRITIC)
+        LossConfig(perceptual="none", adversarial_start=0, discriminator=SMALL_DISCRIMINATOR)
     )
     model, pixels = build_tokenizer("tiny"), pixels_of()
     losses = objective.autoencoder_loss(model, pixels, step=0)
@@ -114,9 +114,9 @@ def test_the_critics_side_sends_no_gradient_to_the_autoencoder():
     assert all(p.grad is not None for p in objective.discriminator.parameters())
 
 
-def test_the_autoencoders_side_sends_no_gradient_to_the_critic():
+def test_the_autoencoder_loss_has_no_gradient_to_the_discriminator():
     objective = VQGANObjective(
-        LossConfig(perceptual="none", adversarial_start=0, discriminator=SMALL_CRITIC)
+        LossConfig(perceptual="none", adversarial_start=0, discriminator=SMALL_DISCRIMINATOR)
     )
     model = build_tokenizer("tiny")
     objective.autoencoder_loss(model, pixels_of(), step=0).total.backward()
@@ -125,19 +125,19 @@ def test_the_autoencoders_side_sends_no_gradient_to_the_critic():
     assert model.encoder.conv_in.weight.grad.norm() > 0
 
 
-def test_batch_norm_is_torchs_by_the_batch():
+def test_batch_norm_equals_torchs_in_training():
     ours, torchs = BatchNorm(3), torch.nn.BatchNorm2d(3)
     pixels = pixels_of()
     assert torch.allclose(ours(pixels), torchs(pixels), atol=1e-6)
 
 
-def test_spectral_norm_holds_each_kernel_at_one():
-    critic = PatchDiscriminator(
+def test_spectral_norm_keeps_each_kernels_largest_singular_value_at_one():
+    discriminator = PatchDiscriminator(
         DiscriminatorConfig(channels=8, num_layers=2, norm="none", spectral_norm=True)
     )
     for _ in range(50):  # one step of the power iteration each
-        critic(pixels_of())
-    kernels = [layer.weight.detach() for layer in critic.layers if hasattr(layer, "weight")]
+        discriminator(pixels_of())
+    kernels = [layer.weight.detach() for layer in discriminator.layers if hasattr(layer, "weight")]
     assert len(kernels) == 4
     for kernel in kernels:
         largest = torch.linalg.matrix_norm(kernel.flatten(1), ord=2)
@@ -145,50 +145,50 @@ def test_spectral_norm_holds_each_kernel_at_one():
 
 
 def test_r1_is_half_the_squared_gradient_at_real_images():
-    critic = PatchDiscriminator(SMALL_CRITIC).double()
+    discriminator = PatchDiscriminator(SMALL_DISCRIMINATOR).double()
     pixels = pixels_of(side=16).double()
 
     @torch.no_grad()
-    def verdicts(pixels):
-        return critic(pixels).mean((1, 2, 3)).sum()
+    def logits(pixels):
+        return discriminator(pixels).mean((1, 2, 3)).sum()
 
-    slopes = torch.zeros_like(pixels)
-    for place in range(pixels.numel()):
+    gradient = torch.zeros_like(pixels)
+    for index in range(pixels.numel()):
         step = torch.zeros_like(pixels)
-        step.flatten()[place] = 1e-5
-        slopes.flatten()[place] = (verdicts(pixels + step) - verdicts(pixels - step)) / 2e-5
-    expected = 0.5 * slopes.square().sum((1, 2, 3)).mean()
-    penalty = r1_penalty(critic.float(), pixels).item()
+        step.flatten()[index] = 1e-5
+        gradient.flatten()[index] = (logits(pixels + step) - logits(pixels - step)) / 2e-5
+    expected = 0.5 * gradient.square().sum((1, 2, 3)).mean()
+    penalty = r1_penalty(discriminator.float(), pixels).item()
     assert penalty == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_r1_lowers_the_slope_that_it_measures():
+def test_minimising_r1_lowers_the_penalty():
     torch.manual_seed(0)
-    critic, pixels = PatchDiscriminator(SMALL_CRITIC), pixels_of()
-    optimizer = torch.optim.SGD(critic.parameters(), lr=0.3)
+    discriminator, pixels = PatchDiscriminator(SMALL_DISCRIMINATOR), pixels_of()
+    optimizer = torch.optim.SGD(discriminator.parameters(), lr=0.3)
     penalties = []
     for _ in range(20):
         optimizer.zero_grad()
-        penalty = r1_penalty(critic, pixels)
+        penalty = r1_penalty(discriminator, pixels)
         penalty.backward()
         optimizer.step()
         penalties.append(penalty.item())
     assert penalties[-1] < 0.5 * penalties[0]
 
 
-def test_lecam_penalises_what_lies_beyond_the_averages_of_the_other_kind():
+def test_lecam_penalises_logits_beyond_the_means_of_the_other_kind():
     lecam = LeCam(decay=0.9)
     real, fake = torch.tensor([2.0, -1.0]), torch.tensor([-3.0, 1.0])
-    assert lecam(real, fake) == 0  # there are no averages yet
+    assert lecam(real, fake) == 0  # there are no means yet
     lecam.update(torch.tensor(1.0), torch.tensor(-2.0))
-    # real beyond the fakes' -2 by 4 and 1; fakes below the reals' 1 by 4 and 0.
+    # real exceeds the fake mean -2 by 4 and 1; fake is below the real mean 1 by 4 and 0.
     assert lecam(real, fake) == pytest.approx((16 + 1) / 2 + 16 / 2)
     lecam.update(torch.tensor(2.0), torch.tensor(0.0))
     assert lecam.real == pytest.approx(1.1)
     assert lecam.fake == pytest.approx(-1.8)
 
 
-def test_lpips_is_zero_for_equal_images_and_never_draws_dropout():
+def test_lpips_is_zero_for_equal_images_and_never_uses_dropout():
     distance = make_perceptual_loss("random-backbone")
     distance.train()
     a, b = pixels_of(side=64), -pixels_of(side=64)
@@ -224,7 +224,7 @@ def test_a_backbone_of_another_hash_is_refused(tmp_path, monkeypatch):
         make_perceptual_loss(str(tmp_path / "missing.pth"))
 
 
-def test_no_perceptual_loss_is_none():
+def test_perceptual_none_gives_no_module():
     assert make_perceptual_loss("none") is None
 
 

@@ -1,4 +1,4 @@
-"""The contract that every quantizer keeps, and what they count of their codes."""
+"""Contract tests of every registered quantizer, and their running statistics."""
 
 import math
 
@@ -33,14 +33,14 @@ def latents_for(quantizer, spread=1.0):
 
 
 def latents_of_codes(quantizer, name, codes):
-    """Latents whose codes these are, where a lookup alone does not give such ones."""
+    """Latents to which `codes` are assigned, also where looked-up latents are not."""
     latents = quantizer.lookup(codes)
-    if name == "fsq":  # its latents are bounded; invert the bound to ask again
+    if name == "fsq":  # its latents are bounded: invert the bound
         half = (quantizer.levels.view(1, -1, 1, 1) - 1) * (1 + 1e-3) / 2
         offset = ((quantizer.levels + 1) % 2).view(1, -1, 1, 1) * 0.5
-        places = latents * (quantizer.levels // 2).view(1, -1, 1, 1)
-        return ((places + offset) / half).atanh() - (offset / half).atanh()
-    if name == "gumbel":  # of unit vectors, each is the one that it has most in common with
+        bounded = latents * (quantizer.levels // 2).view(1, -1, 1, 1)
+        return ((bounded + offset) / half).atanh() - (offset / half).atanh()
+    if name == "gumbel":  # a unit vector has the largest product with itself
         unit = torch.nn.functional.normalize(quantizer.proj.weight.data, dim=1)
         quantizer.proj.weight.data.copy_(unit)
         quantizer.proj.bias.data.zero_()
@@ -57,7 +57,7 @@ def test_every_quantizer_has_a_config_here():
 
 
 @every_quantizer
-def test_lookup_of_codes_gives_the_latents_back(name):
+def test_lookup_of_codes_gives_the_quantized_latents(name):
     quantizer = make(name).eval()
     latents = latents_for(quantizer)
     quantized = quantizer(latents)
@@ -76,9 +76,9 @@ def test_every_code_looked_up_is_assigned_to_itself(name):
 
 
 @every_quantizer
-def test_a_position_is_coded_alone(name):
+def test_a_positions_code_depends_on_its_latent_only(name):
     quantizer = make(name)
-    quantizer(latents_for(quantizer))  # a codebook that has started
+    quantizer(latents_for(quantizer))  # initialises the codebook
     latents = latents_for(quantizer)
     codes = quantizer.assign(latents)
     assert torch.equal(quantizer.assign(latents[1:, :, 2:3, 3:4]), codes[1:, 2:3, 3:4])
@@ -99,13 +99,13 @@ def test_every_latent_gets_a_gradient(name, training):
 
 
 @pytest.mark.parametrize("name", sorted(set(QUANTIZERS) - {"gumbel", "l2"}))
-def test_the_gradient_passes_straight_through(name):
+def test_the_gradient_is_straight_through(name):
     quantizer = make(name).eval()
     latents = latents_for(quantizer, spread=0.1).requires_grad_()
     quantized = quantizer(latents)
     assert torch.allclose(quantized.latents, quantizer.lookup(quantized.codes), atol=1e-5)
     quantized.latents.sum().backward()
-    same = latents.grad[:, :1] if name != "fsq" else latents.grad  # its bound has a slope
+    same = latents.grad[:, :1] if name != "fsq" else latents.grad  # its bound has a derivative
     assert (same > 0).all()
     assert name == "fsq" or torch.allclose(latents.grad, torch.ones(()))
 
@@ -120,7 +120,7 @@ def test_assigning_and_evaluating_change_no_state(name):
 
 
 @every_quantizer
-def test_training_through_it_lowers_what_a_decoder_gets_wrong(name):
+def test_training_lowers_the_reconstruction_error(name):
     quantizer = make(name).train()
     pixels = torch.randn(2, 6, 5, 7)
     encoder = torch.nn.Conv2d(6, quantizer.code_dim, 1)
@@ -140,7 +140,7 @@ def test_training_through_it_lowers_what_a_decoder_gets_wrong(name):
 
 
 @every_quantizer
-def test_statistics_are_those_of_the_codes(name):
+def test_statistics_equal_those_counted_from_the_codes(name):
     quantizer = make(name).train()
     batches = [quantizer(latents_for(quantizer)).codes for _ in range(3)]
     share, size = torch.zeros(quantizer.codebook_size), quantizer.codebook_size
@@ -166,30 +166,32 @@ def metrics_of(quantizer):
     return {key: float(value) for key, value in quantizer.metrics().items()}
 
 
-def test_figures_before_the_first_step_are_finite():
+def test_metrics_before_the_first_step_are_finite():
     assert metrics_of(make("vq"))["perplexity"] == 1
     assert metrics_of(make("vq"))["codebook_usage"] == 0
 
 
 @every_quantizer
-def test_weights_without_statistics_load_as_those_of_a_started_codebook(name):
+def test_weights_without_statistics_load_as_an_initialised_codebook(name):
     quantizer = make(name).train()
     quantizer(latents_for(quantizer))
     weights = {key: value.detach() for key, value in quantizer.named_parameters()}
     again = make(name).train()
     again.load_state_dict(weights)
-    assert set(weights) == {key for key, _ in again.named_parameters()}  # the caller's is left
-    assert not again.needs_start
+    assert set(weights) == {
+        key for key, _ in again.named_parameters()
+    }  # the caller's dict is unchanged
+    assert not again.needs_init
     assert again.share.sum() == 0
     latents = latents_for(quantizer)
     assert torch.equal(again.assign(latents), quantizer.assign(latents))
-    if name not in ("gumbel", "ema"):  # nothing is sampled, nothing moves by itself
+    if name not in ("gumbel", "ema"):  # these neither sample nor update the codebook in a forward
         again(latents)
         assert torch.equal(again.assign(latents), quantizer.assign(latents))
 
 
 @every_quantizer
-def test_a_resumed_quantizer_goes_on_to_the_bit(name):
+def test_a_resumed_quantizer_continues_bit_identically(name):
     first = make(name).train()
     first.restart_after = 2
     first(latents_for(first))
@@ -206,7 +208,7 @@ def test_a_resumed_quantizer_goes_on_to_the_bit(name):
 
 
 @given(seed=st.integers(0, 1000), count=st.integers(1, 70), size=st.integers(1, 40))
-def test_nearest_codes_are_those_of_the_whole_distance_matrix(seed, count, size):
+def test_nearest_codes_equal_those_of_the_full_distance_matrix(seed, count, size):
     generator = torch.Generator().manual_seed(seed)
     vectors = torch.randn(count, 3, generator=generator, dtype=torch.float64)
     codebook = torch.randn(size, 3, generator=generator, dtype=torch.float64)
@@ -215,16 +217,16 @@ def test_nearest_codes_are_those_of_the_whole_distance_matrix(seed, count, size)
 
 
 @every_quantizer
-def test_codes_are_the_same_in_slices(name, monkeypatch):
+def test_computing_in_slices_changes_no_code(name, monkeypatch):
     quantizer = make(name).eval()
     latents = latents_for(quantizer)
     whole = quantizer.assign(latents)
-    monkeypatch.setattr(quantizers, "VALUES_AT_ONCE", quantizer.codebook_size * 7)
+    monkeypatch.setattr(quantizers, "MAX_VALUES", quantizer.codebook_size * 7)
     assert torch.equal(quantizer.assign(latents), whole)
 
 
 def largest_tensor(work):
-    """The most values in any tensor that an operation of `work` returns."""
+    """The size of the largest tensor that an operation of `work` returns."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Watch(TorchDispatchMode):
@@ -242,7 +244,7 @@ def largest_tensor(work):
 
 
 @pytest.mark.parametrize("kind", ["vq", "l2", "simvq", "ema", "lfq"])
-def test_a_quarter_of_a_million_codes_never_meet_all_positions(kind):
+def test_large_codebooks_are_compared_in_parts(kind):
     size, dim = 1 << 18, 18 if kind == "lfq" else 2
     config = QuantizerConfig(kind=kind, codebook_size=size, code_dim=dim)
     torch.manual_seed(0)
@@ -250,18 +252,18 @@ def test_a_quarter_of_a_million_codes_never_meet_all_positions(kind):
     latents = torch.randn(2, dim, 6, 8).requires_grad_()
     results = []
     largest = largest_tensor(lambda: results.append(quantizer(latents)))
-    assert largest <= quantizers.VALUES_AT_ONCE < 96 * size
+    assert largest <= quantizers.MAX_VALUES < 96 * size
     results[0].loss.backward()
     assert latents.grad.isfinite().all()
     if kind != "lfq":
         vectors, codebook = as_vectors(quantizer.comparable(latents)), quantizer.codebook()
         distances = torch.cdist(vectors[:4].double(), codebook.double())
         found = quantizer.assign(latents).flatten()[:4]
-        # Up to float32's rounding of distances, no code is nearer.
+        # Up to float32 rounding, no code is nearer.
         assert (distances.gather(1, found[:, None])[:, 0] <= distances.min(1)[0] + 2e-3).all()
 
 
-def test_sizes_that_make_no_sense_are_refused():
+def test_invalid_configs_are_refused():
     with pytest.raises(ConfigError, match="codebook_size must be at least 2"):
         QuantizerConfig(codebook_size=1)
     with pytest.raises(ConfigError, match="restart_after must be at least 1"):

@@ -1,4 +1,4 @@
-"""Strips of a decoded image, joined, are the image; none is larger than it has to be."""
+"""Decoding in strips gives the whole image."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ import dataclasses
 import pytest
 import torch
 
-from tokenizer import PRESETS, VQGAN, build_tokenizer
-from tokenizer.tiling import decode_strips, decode_tiled
-from tokenizer.vqgan import VQGANConfig
+from tokenizer import (
+    PRESETS,
+    VQGAN,
+    VQGANConfig,
+    build_tokenizer,
+    decode_strips,
+    decode_tiled,
+)
 
 
 def codes_of(rows: int, columns: int) -> torch.Tensor:
@@ -17,7 +22,7 @@ def codes_of(rows: int, columns: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("size", [None, (71, 51), (65, 56)])
-def test_strips_join_to_the_image_cut_to_its_size(size: tuple[int, int] | None) -> None:
+def test_joined_strips_are_the_image_cropped_to_its_size(size: tuple[int, int] | None) -> None:
     model, codes = build_tokenizer("tiny", seed=0).eval(), codes_of(9, 7)
     strips = list(decode_strips(model, codes, size, tile=4))
     height, width = size or (72, 56)
@@ -27,13 +32,13 @@ def test_strips_join_to_the_image_cut_to_its_size(size: tuple[int, int] | None) 
     assert torch.allclose(torch.cat(strips, dim=2), model.decode(codes, size), atol=2e-5)
 
 
-def test_strips_leave_the_callers_gradients_alone() -> None:
+def test_decoding_strips_leaves_grad_mode_unchanged() -> None:
     strips = decode_strips(build_tokenizer("tiny", seed=0).eval(), codes_of(9, 7), tile=4)
     assert not next(strips).requires_grad
     assert torch.is_grad_enabled()
 
 
-def test_a_tokenizer_that_sees_the_whole_image_gives_one_strip() -> None:
+def test_a_tokenizer_that_is_not_local_gives_one_strip() -> None:
     config = dataclasses.replace(PRESETS["tiny"].autoencoder, norm="group", norm_groups=8)
     model = VQGAN(VQGANConfig(autoencoder=config, quantizer=PRESETS["tiny"].quantizer)).eval()
     (strip,) = decode_strips(model, codes_of(9, 7), (70, 50), tile=4)

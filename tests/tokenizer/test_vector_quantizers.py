@@ -1,4 +1,4 @@
-"""Quantizers with a learned codebook: their losses, how codes start, move and are drawn anew."""
+"""Quantizers with a learned codebook: losses, initialisation, updates, dead codes."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def test_vq_loss_is_the_papers_with_beta_on_the_commitment_term():
     assert torch.allclose(latents.grad, pull, atol=1e-7)
 
 
-def test_the_published_form_is_a_matter_of_the_two_weights():
+def test_the_two_weights_give_the_published_form():
     config = QuantizerConfig(
         codebook_size=8, code_dim=4, commitment_weight=1.0, codebook_weight=0.25
     )
@@ -47,33 +47,33 @@ def test_the_published_form_is_a_matter_of_the_two_weights():
 
 
 @pytest.mark.parametrize("name", LEARNED)
-def test_the_codebook_starts_as_latents_of_the_first_batch(name):
+def test_the_codebook_is_initialised_from_the_first_batch(name):
     quantizer = make(name).train()
-    assert quantizer.needs_start
+    assert quantizer.needs_init
     latents = 5 + latents_for(quantizer, spread=0.1)
     codes = quantizer(latents).codes
-    assert not quantizer.needs_start
+    assert not quantizer.needs_init
     assert (quantizer.codebook() > (0.4 if name == "l2" else 4)).all()
-    assert len(codes.unique()) > 8  # a codebook near zero would answer with one code
+    assert len(codes.unique()) > 8  # a codebook near zero would give one code
 
 
 @pytest.mark.parametrize("name", ["vq", "ema"])
-def test_a_code_unused_for_long_is_drawn_anew_and_a_used_one_is_not(name):
+def test_only_a_code_unused_for_long_is_replaced(name):
     quantizer, latents = four_corners(name, restart_after=3)
     for _ in range(3):
         quantizer(latents)
     torch.testing.assert_close(quantizer.embedding.weight.data, CORNERS)
     quantizer(latents)
     torch.testing.assert_close(quantizer.embedding.weight.data[:3], CORNERS[:3])
-    drawn = quantizer.embedding.weight.data[3].clone()
-    assert (drawn < 3).all()
-    for _ in range(2):  # it is not chosen, but has its time
+    replaced = quantizer.embedding.weight.data[3].clone()
+    assert (replaced < 3).all()
+    for _ in range(2):  # not assigned, but not yet dead again
         quantizer(latents)
-    torch.testing.assert_close(quantizer.embedding.weight.data[3], drawn)
+    torch.testing.assert_close(quantizer.embedding.weight.data[3], replaced)
     assert quantizer.metrics()["dead_codes"] == 1
 
 
-def test_simvq_moves_codes_that_nobody_chose_and_never_its_codebook():
+def test_simvq_moves_unassigned_codes_but_not_its_frozen_codebook():
     quantizer, latents = four_corners("simvq", restart_after=1)
     optimizer = torch.optim.SGD([p for p in quantizer.parameters() if p.requires_grad], lr=0.1)
     before = quantizer.codebook().detach().clone()
@@ -117,7 +117,7 @@ def test_ema_codes_are_the_decayed_means_of_their_latents():
             torch.testing.assert_close(quantizer.embedding.weight[code], total / weight)
 
 
-def test_ema_learns_without_gradients_only():
+def test_ema_has_no_learned_parameters():
     quantizer = make("ema").train()
     quantized = quantizer(latents_for(quantizer).requires_grad_())
     assert [name for name, p in quantizer.named_parameters() if p.requires_grad] == []
@@ -126,5 +126,5 @@ def test_ema_learns_without_gradients_only():
     assert not chosen.requires_grad
 
 
-def test_configs_here_are_the_contracts():
+def test_learned_quantizers_are_in_the_contract_tests():
     assert set(LEARNED) < set(CONFIGS)

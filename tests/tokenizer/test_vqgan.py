@@ -5,10 +5,18 @@ import torch
 
 from ops.checkpoint import CheckpointError
 from ops.config import ConfigError
-from tokenizer import PRESETS, VQGAN, build_tokenizer, load_tokenizer, save_tokenizer
+from tokenizer import (
+    PRESETS,
+    VQGAN,
+    VQGANConfig,
+    build_tokenizer,
+    decode_tiled,
+    encode_tiled,
+    load_tokenizer,
+    save_tokenizer,
+)
 from tokenizer.quantizers import QuantizerConfig
-from tokenizer.tiling import decode_tiled, encode_tiled
-from tokenizer.vqgan import VQGANConfig, pad_to_multiple
+from tokenizer.vqgan import pad_to_multiple
 
 
 @pytest.fixture
@@ -28,7 +36,7 @@ def test_any_size_is_padded_and_cropped_back(tiny, height, width):
     assert tiny.decode(codes, size=(height, width)).shape == (1, 3, height, width)
 
 
-def test_padding_reflects_and_leaves_the_image_alone():
+def test_padding_reflects_and_keeps_the_image():
     pixels = pixels_of(13, 16)
     padded = pad_to_multiple(pixels, 8)
     assert padded.shape[-2:] == (16, 16)
@@ -43,11 +51,11 @@ def test_decoding_never_clamps(tiny):
 
 def test_codes_do_not_depend_on_the_batch_around_them(tiny):
     first, second = pixels_of(64, 64, seed=1), pixels_of(64, 64, seed=2)
-    together = tiny.encode(torch.cat([first, second]))
-    assert torch.equal(together, torch.cat([tiny.encode(first), tiny.encode(second)]))
+    joint = tiny.encode(torch.cat([first, second]))
+    assert torch.equal(joint, torch.cat([tiny.encode(first), tiny.encode(second)]))
 
 
-def test_tiles_give_the_codes_and_pixels_of_the_whole(tiny):
+def test_tiles_give_the_codes_and_pixels_of_the_whole_image(tiny):
     pixels = pixels_of(200, 333)
     codes = tiny.encode(pixels)
     assert torch.equal(encode_tiled(tiny, pixels, tile=64), codes)
@@ -57,7 +65,7 @@ def test_tiles_give_the_codes_and_pixels_of_the_whole(tiny):
         assert torch.allclose(tiled, whole, atol=2e-5)
 
 
-def test_a_tokenizer_that_sees_the_whole_image_is_run_whole():
+def test_a_tokenizer_that_is_not_local_is_not_tiled():
     config = dataclasses.replace(PRESETS["tiny"].autoencoder, norm="group", norm_groups=8)
     model = VQGAN(VQGANConfig(autoencoder=config, quantizer=PRESETS["tiny"].quantizer)).eval()
     pixels = pixels_of(96, 96)
@@ -66,7 +74,7 @@ def test_a_tokenizer_that_sees_the_whole_image_is_run_whole():
     assert torch.equal(decode_tiled(model, codes, tile=4), model.decode(codes).detach())
 
 
-def test_wrong_pixels_and_foreign_codes_are_refused(tiny):
+def test_invalid_pixels_and_codes_are_refused(tiny):
     with pytest.raises(ConfigError, match=r"float pixels \(B, 3, H, W\)"):
         tiny.encode(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
     with pytest.raises(ConfigError, match="float pixels"):
@@ -75,7 +83,7 @@ def test_wrong_pixels_and_foreign_codes_are_refused(tiny):
         tiny.decode(torch.full((1, 2, 2), 256))
 
 
-def test_the_fingerprint_follows_what_decides_the_codes_only(tiny):
+def test_the_fingerprint_depends_only_on_what_decides_the_codes(tiny):
     before = tiny.fingerprint
     tiny.decoder.conv_out.weight.add_(1)
     assert tiny.fingerprint == before
@@ -85,7 +93,7 @@ def test_the_fingerprint_follows_what_decides_the_codes_only(tiny):
     assert build_tokenizer("tiny", seed=2).fingerprint != before
 
 
-def test_building_leaves_the_global_random_state_alone():
+def test_building_leaves_the_global_random_state_unchanged():
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
@@ -93,7 +101,7 @@ def test_building_leaves_the_global_random_state_alone():
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_a_saved_tokenizer_loads_equal(tiny, tmp_path):
+def test_a_saved_tokenizer_loads_as_an_equal_one(tiny, tmp_path):
     save_tokenizer(tmp_path / "model", tiny)
     loaded = load_tokenizer(tmp_path / "model")
     assert loaded.fingerprint == tiny.fingerprint
@@ -104,7 +112,7 @@ def test_a_saved_tokenizer_loads_equal(tiny, tmp_path):
     assert torch.equal(loaded.encode(pixels), tiny.encode(pixels))
 
 
-def test_half_weights_load_as_float32_with_a_fingerprint_of_their_own(tiny, tmp_path):
+def test_half_weights_load_as_float32_with_their_own_fingerprint(tiny, tmp_path):
     save_tokenizer(tmp_path / "half", tiny, half=True)
     loaded = load_tokenizer(tmp_path / "half")
     assert next(loaded.parameters()).dtype == torch.float32
@@ -115,7 +123,7 @@ def test_half_weights_load_as_float32_with_a_fingerprint_of_their_own(tiny, tmp_
     assert half < 0.6 * (tmp_path / "full" / "model.safetensors").stat().st_size
 
 
-def test_what_is_no_tokenizer_is_refused_with_what_there_is(tmp_path):
+def test_unknown_tokenizers_are_refused_with_the_known_ones(tmp_path):
     with pytest.raises(CheckpointError, match="neither a folder nor one of the bundled"):
         load_tokenizer("nonesuch")
     with pytest.raises(CheckpointError, match="neither a model folder"):
@@ -129,7 +137,7 @@ def test_an_unknown_quantizer_is_refused():
         VQGANConfig(quantizer=QuantizerConfig(kind="nonesuch"))
 
 
-def test_training_forward_passes_gradients_to_both_ends(tiny):
+def test_a_training_forward_gives_gradients_to_encoder_and_decoder(tiny):
     model = build_tokenizer("tiny").train()
     result = model(pixels_of(64, 64))
     (result.pixels.square().mean() + result.quantizer_loss).backward()
@@ -137,7 +145,7 @@ def test_training_forward_passes_gradients_to_both_ends(tiny):
         assert dict(model.named_parameters())[name].grad.abs().sum() > 0
 
 
-# Downsample factor, codes, and parameters as counted in the published code's own model.
+# Downsample factor, codes, and parameters as counted in the published code's model.
 SIZES = {
     "tiny": (8, 256, None),
     "photo-f8": (8, 15360, None),

@@ -18,7 +18,7 @@ def photographs(seeds):
     return to_pixels(np.stack([photograph(seed, 2 * PATCH, 3 * PATCH) for seed in seeds]))
 
 
-def test_patches_are_cut_row_by_row_image_after_image():
+def test_patches_come_row_by_row_and_image_by_image():
     pixels = photographs([0, 1])
     expected = [
         image[:, top : top + PATCH, left : left + PATCH]
@@ -30,8 +30,8 @@ def test_patches_are_cut_row_by_row_image_after_image():
 
 
 def frechet(a, b):
-    """The distance by numpy alone, of features (N, D)."""
-    # The trace of the product's root is the sum of singular values of the product of roots.
+    """The distance of features (N, D), computed with numpy."""
+    # The trace of the product's root is the sum of the singular values of the product of roots.
     roots = []
     for covariance in (np.cov(each, rowvar=False) for each in (a, b)):
         values, vectors = np.linalg.eigh(covariance)
@@ -57,8 +57,8 @@ def test_layout_distance_is_the_frechet_distance_of_coarse_brightness():
     assert layout_distance(a, b) == pytest.approx(frechet(*grids), rel=1e-3)
 
 
-def test_patches_are_at_no_distance_from_themselves_and_blur_is_at_some():
+def test_equal_images_have_zero_distance_and_blurred_ones_do_not():
     sharp = photographs(range(8))
     blurred = torch.nn.functional.avg_pool2d(sharp, 3, 1, 1)
-    nothing, something = patch_distance(sharp, sharp), patch_distance(sharp, blurred)
-    assert abs(nothing) < 0.01 * something
+    equal, different = patch_distance(sharp, sharp), patch_distance(sharp, blurred)
+    assert abs(equal) < 0.01 * different

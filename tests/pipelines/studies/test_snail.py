@@ -1,4 +1,4 @@
-"""The study of PixelSNAIL: equal steps are equal, and equal time is what the steps take."""
+"""The study of PixelSNAIL: equal steps and equal time."""
 
 import json
 
@@ -8,12 +8,12 @@ from ops.files import write_json
 from pipelines import study as command
 from pipelines.studies import snail
 from pipelines.studies.snail import TIMES, seconds_a_step
-from tests.pipelines.test_study import pictures, words
+from tests.pipelines.test_study import flags_of, images
 
-__all__ = ["pictures"]
+__all__ = ["images"]
 
 
-def test_each_recipes_step_is_timed_by_itself(monkeypatch):
+def test_each_recipes_step_is_timed(monkeypatch):
     monkeypatch.setattr(snail, "SKIPPED_STEPS", 0)
     monkeypatch.setattr(snail, "TIMED_STEPS", 1)
     found = seconds_a_step(["study", "study-snail"])
@@ -22,9 +22,9 @@ def test_each_recipes_step_is_timed_by_itself(monkeypatch):
 
 
 @pytest.mark.slow
-def test_snail_study_goes_all_the_way(pictures, tmp_path):
+def test_snail_study_completes(images, tmp_path):
     write_json(tmp_path / TIMES, {"study": 0.6, "study-snail": 0.2})
-    assert command.main(words("snail", pictures, tmp_path, "--seeds", "0")) == 0
+    assert command.main(flags_of("snail", images, tmp_path, "--seeds", "0")) == 0
     summary = json.loads((tmp_path / "results.json").read_text())["summary"]
     metrics = {name: {f: c["mean"] for f, c in cells.items()} for name, cells in summary.items()}
     steps = [metrics[name]["steps"] for name in ("transformer", "snail", "snail-equal-time")]

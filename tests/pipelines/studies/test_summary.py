@@ -8,14 +8,14 @@ from pipelines.studies.study import Column, Study
 from pipelines.studies.summary import summarise, table
 
 
-class Made(Study):
-    title, paper = "made", "nothing"
+class ExampleStudy(Study):
+    title, paper = "example", "nothing"
     variants = ("plain", "fancy")
     columns = (
         Column("nll", "nats a code", 3),
         Column("speed", "times plain's", 1, relative=True),
         Column("codes", "codes", 0),
-        Column("absent", "what nobody measured"),
+        Column("absent", "not measured"),
     )
 
     def settings(self, context):
@@ -26,23 +26,23 @@ class Made(Study):
 
 
 def runs_of(metrics):
-    """Runs from {variant: [figures of seed 0, of seed 1, ...]}."""
+    """Runs from {variant: [metrics of seed 0, of seed 1, ...]}."""
     return [
-        Run(variant, seed, each, 1.0, "2026-11-24")
-        for variant, found in metrics.items()
-        for seed, each in enumerate(found)
+        Run(variant, seed, values, 1.0, "2026-11-24")
+        for variant, of_seeds in metrics.items()
+        for seed, values in enumerate(of_seeds)
     ]
 
 
-def test_summary_is_what_the_formulas_say():
+def test_summary_has_means_and_standard_deviations():
     random = np.random.default_rng(0)
     nll, speeds = random.uniform(1, 9, (2, 2, 5))
     metrics = {
         variant: [{"nll": nll[v, s], "speed": speeds[v, s]} for s in range(5)]
-        for v, variant in enumerate(Made.variants)
+        for v, variant in enumerate(ExampleStudy.variants)
     }
-    cells = summarise(Made(), runs_of(metrics))
-    for v, variant in enumerate(Made.variants):
+    cells = summarise(ExampleStudy(), runs_of(metrics))
+    for v, variant in enumerate(ExampleStudy.variants):
         plain = sum(speeds[0]) / 5
         for name, values in (("nll", nll[v]), ("speed", speeds[v] / plain)):
             mean = sum(values) / 5
@@ -52,12 +52,12 @@ def test_summary_is_what_the_formulas_say():
             assert cells[variant][name].values == pytest.approx(list(values))
 
 
-def test_table_has_a_line_a_variant_and_no_column_that_nobody_measured():
+def test_table_has_a_row_for_each_variant_and_measured_columns_only():
     metrics = {
         "plain": [{"nll": 4.0, "speed": 2.0, "codes": 7.0}, {"nll": 5.0, "speed": 2, "codes": 7}],
         "fancy": [{"nll": 3.0, "speed": 3.0}, {"nll": 3.5, "speed": 5.0}],
     }
-    assert table(Made(), runs_of(metrics)).splitlines() == [
+    assert table(ExampleStudy(), runs_of(metrics)).splitlines() == [
         "| variant | nats a code | times plain's | codes |",
         "| --- | --- | --- | --- |",
         "| plain | 4.500 ± 0.707 | 1.0 | 7 |",
@@ -67,7 +67,7 @@ def test_table_has_a_line_a_variant_and_no_column_that_nobody_measured():
 
 def test_one_seed_has_no_spread():
     metrics = {"plain": [{"nll": 4.25}], "fancy": [{"nll": 1234.5}]}
-    assert table(Made(), runs_of(metrics)).splitlines()[2:] == [
+    assert table(ExampleStudy(), runs_of(metrics)).splitlines()[2:] == [
         "| plain | 4.250 |",
         "| fancy | 1,234.500 |",
     ]

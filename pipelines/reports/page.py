@@ -1,0 +1,22 @@
+"""A report as one HTML page, rendered from its sections by the template page.html."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jinja2
+
+from pipelines.reports.sections import sections_of
+
+TEMPLATES = Path(__file__).parent
+
+
+def render_page(path: Path) -> str:
+    """The HTML page about the folder `path`; raises ReportError if there is nothing to report."""
+    sections = sections_of(path)
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    return templates.get_template("page.html").render(
+        title=f"Smalti: {path.resolve().name}", subtitle=f"Made from {path}", sections=sections
+    )
