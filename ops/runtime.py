@@ -7,7 +7,7 @@ import ctypes
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -50,6 +50,16 @@ def autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
 def pinned(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor in page-locked memory where a GPU will fetch it, so that the copy can overlap."""
     return tensor.pin_memory() if device.type == "cuda" else tensor
+
+
+@contextlib.contextmanager
+def threads_restored() -> Iterator[None]:
+    """Give this process its number of torch threads back after the body."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def keep_freed_memory() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from ops.config import UserError
 
@@ -20,6 +20,24 @@ T = TypeVar("T")
 # More deaths in a row than this many a worker, and not one success between, are no task's fault.
 # Halving the largest task (65,536 rows) down to one row that kills at once takes 16, and 4 before.
 HOPELESS = 24
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Piece(Generic[T]):
+    """Rows of a task by place in it, `first` to before `end`: all of them, or some."""
+
+    task: T
+    first: int
+    end: int
+    commits: bool = True  # whether it ends with the task's commit, or only keeps its rows
+
+
+class Done(NamedTuple):
+    """The outcome of some rows."""
+
+    rows: int
+    failed: int  # of these rows
+    codes: int = 0  # sampled for them, where the worker samples
 
 
 class JobError(UserError):
@@ -182,13 +200,17 @@ class TaskQueue(Generic[T]):
         return JobError(f"Task {unit.work} failed {times} times; the last time: {why}")
 
 
-def halves(first: int, end: int, batch_size: int) -> list[range]:
-    """The places `first` to before `end` in two: cut between batches, then inside of one.
+def split_work(piece: Piece[T], batch_size: int) -> list[Piece[T]]:
+    """The piece in two halves, cut between batches or else inside of one; none of a single row.
 
-    Batches begin at multiples of `batch_size`. Nothing for a single place.
+    Batches begin at places that are multiples of `batch_size`.
     """
-    borders = range(-(-(first + 1) // batch_size) * batch_size, end, batch_size)
+    first, end = piece.first, piece.end
     if end - first == 1:
         return []
+    borders = range(-(-(first + 1) // batch_size) * batch_size, end, batch_size)
     middle = borders[len(borders) // 2] if borders else (first + end) // 2
-    return [range(first, middle), range(middle, end)]
+    return [
+        Piece(task=piece.task, first=first, end=middle, commits=False),
+        Piece(task=piece.task, first=middle, end=end, commits=False),
+    ]

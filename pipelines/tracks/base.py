@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ops.config import ConfigError, Registry
-from ops.files import fsync_path, make_folders
+from ops.files import fsync_path, make_folders, write_json_if_changed
 from pipelines.planning import Plan, Task, read_plan
 from pipelines.store import (
     TRACKS,
@@ -28,7 +28,6 @@ from pipelines.store import (
     source_path,
     staging_path,
     track_path,
-    write_if_changed,
 )
 from pipelines.tracks.plan import FindPartners, align_plan, failed_tasks, kept_tracks
 from tokenizer import VQGAN
@@ -91,7 +90,7 @@ class Track(ABC):
             fsync_path(folder)  # an earlier run may have been killed before it did this
         remove_partials(self.track_dir)
         forget_missing(self.track_dir)
-        write_if_changed(source_path(self.track_dir), {"source": self.value})
+        write_json_if_changed(source_path(self.track_dir), {"source": self.value})
         if self.tokenizer is not None:
             assert self.tokenizer.folder is not None  # it was loaded from one
             keep_tokenizer(self.track_dir, self.tokenizer.folder)

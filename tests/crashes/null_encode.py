@@ -25,9 +25,10 @@ from ops.config import UserError
 from ops.disk import Disk
 from ops.images import ImageError
 from pipelines import encode
-from pipelines.encoding.settings import EncodeFlags
+from pipelines.encoding.flags import EncodeFlags
 from pipelines.inputs.listing import Listing, ListingBuilder
 from pipelines.inputs.reading import Entry, content_hash, read_bytes
+from pipelines.jobs.queue import Done, Piece
 from pipelines.jobs.run import run_tasks
 from pipelines.planning.diff import DUPLICATE
 from pipelines.planning.plan import Task, read_plan, task_rows
@@ -62,7 +63,8 @@ class NullWorker:
         assert plan is not None
         self.root, self.rows_per_task = root, plan.settings.rows_per_task
 
-    def run(self, task: Task) -> Any:
+    def run(self, piece: Piece[Task]) -> Any:
+        task = piece.task
         planned = task_rows(self.root, task)
         codes = np.full((len(planned), *grid_shape(task.grid)), fill_value(np.dtype("<u2")), "<u2")
         lines = [self._line(row, codes[place]) for place, row in enumerate(planned)]
@@ -71,7 +73,7 @@ class NullWorker:
         index = pa.Table.from_pylist(lines, INDEX_SCHEMA)
         commit_task(self.root, task.grid, task.number, self.rows_per_task, {"image": codes}, index)
         failed = sum(line["status"] != "ok" for line in lines)
-        return SimpleNamespace(rows=len(lines), failed=failed)
+        return Done(len(lines), failed)
 
     def _line(self, row: dict[str, Any], codes: np.ndarray) -> dict[str, Any]:
         """The index line of a planned row; its codes (h, w) are put into `codes`."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from ops.disk import Disk
 from pipelines import encode
 from pipelines.encoding.worker import EncodeWorker
+from pipelines.jobs.queue import Piece
 from pipelines.planning.plan import read_plan
 from tests.crashes.disk_doubles import KillingDisk, ListingDisk, Step, WatchedDisk, read_steps
 from tests.crashes.encode_processes import flags, run_encode
@@ -86,5 +87,6 @@ def run_task(root: Path, number: int, shift: int = 0) -> int:
     if shift:
         right, size = worker.tokenizer.encode, worker.tokenizer.config.codebook_size
         worker.tokenizer.encode = lambda pixels: (right(pixels) + shift) % size  # type: ignore[method-assign]
-    worker.run(plan.tasks[number])
+    task = plan.tasks[number]
+    worker.run(Piece(task=task, first=0, end=task.num_rows))
     return 0

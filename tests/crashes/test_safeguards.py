@@ -13,7 +13,7 @@ import torch
 from pipelines import encode, verify
 from pipelines.encoding.batches import BatchEncoder, Reading
 from pipelines.store import CodeStore, StoreError, integrity, task_buffer
-from pipelines.store.shard_files import ShardFiles
+from pipelines.store.mapping import ShardFiles
 from tests.crashes.disk_doubles import Step, StoppingDisk
 from tests.crashes.encode_processes import exit_code, start, start_encode, wait_until_stopped
 from tests.crashes.mutants import (

@@ -155,7 +155,7 @@ def test_mistakes_end_in_one_line_and_leave_no_store(
 
 def test_foreign_folders_are_left_alone(run: EncodeRun, photographs: Path, tmp_path: Path) -> None:
     assert run(photographs, out=photographs) == 2
-    assert "holds other things" in run.errors
+    assert "has other files in it" in run.errors
     (tmp_path / "file").touch()
     assert run(photographs, out=tmp_path / "file") == 2
 

@@ -112,7 +112,7 @@ def test_one_sample_alone_is_the_same(five, all_saves, prior_run, tmp_path):
     assert contents(tmp_path).keys() == {"sample-00003.png"}
     assert contents(tmp_path).items() <= contents(five).items()
     store = CodeStore.open(tmp_path / "codes.zarr")
-    assert [row["status"] for row in index_of(tmp_path)] == ["not painted", "ok"]
+    assert [row["status"] for row in index_of(tmp_path)] == ["not sampled", "ok"]
     (sampled,) = [store[place] for place in range(len(store))]
     np.testing.assert_array_equal(
         sampled["codes"], CodeStore.open(all_saves / "codes.zarr")[3]["codes"]

@@ -34,6 +34,6 @@ def test_a_node_that_is_lost_costs_time_and_no_sample(prior_run: Path, tmp_path:
         printed, _ = job.communicate(timeout=400)
     assert job.returncode == 0, printed
     assert lost_at < 120
-    assert "240 painted" in printed
+    assert "240 generated" in printed
     assert "codes/s" in printed
     assert everything(out) == everything(alone)

@@ -93,5 +93,5 @@ def test_generate_is_a_job_and_its_pictures_those_of_one_process(head, prior_run
     arguments = generate_run.words(prior_run, tmp_path / "job", *flags, "--workers", 2)
     code, printed = head.run(*form, *arguments)
     assert code == 0, printed
-    assert "6 painted" in printed
+    assert "6 generated" in printed
     assert everything(tmp_path / "job") == everything(tmp_path / "alone")

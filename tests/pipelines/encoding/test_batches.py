@@ -18,7 +18,7 @@ from pipelines.encoding.sources import Photographs
 from pipelines.inputs.listing import list_input
 from pipelines.inputs.reading import content_hash
 from pipelines.planning.diff import DUPLICATE
-from pipelines.store.task_buffer import Line
+from pipelines.store.task_buffer import IndexLine
 from tokenizer import load_tokenizer
 
 SIZE = (32, 32)
@@ -51,7 +51,7 @@ def codes_of(encoder: BatchEncoder, rows: list[dict[str, Any]], places: set[int]
     return encoder.encode(reading).result().numpy()
 
 
-def lines_of(encoder: BatchEncoder, rows: list[dict[str, Any]]) -> list[Line]:
+def lines_of(encoder: BatchEncoder, rows: list[dict[str, Any]]) -> list[IndexLine]:
     lines = encoder.read(dict(enumerate(rows)), SIZE).lines
     return [lines[place].result() for place in range(len(rows))]
 
@@ -70,7 +70,7 @@ def test_lines_tell_size_and_hash_of_what_was_read(
     encoder: BatchEncoder, rows: list[dict[str, Any]]
 ) -> None:
     hashes = [content_hash(Path(row["uri"]).read_bytes()) for row in rows]
-    assert lines_of(encoder, rows) == [Line(64, 48, "ok", None, digest) for digest in hashes]
+    assert lines_of(encoder, rows) == [IndexLine(64, 48, "ok", None, digest) for digest in hashes]
 
 
 def test_one_of_two_images_with_the_same_key_is_not_read(
@@ -78,7 +78,7 @@ def test_one_of_two_images_with_the_same_key_is_not_read(
 ) -> None:
     first, second = lines_of(encoder, [rows[0], {**rows[0], "etag": DUPLICATE}])
     assert first.status == "ok"
-    assert second == Line(None, None, "duplicate key", "another image has the same key", None)
+    assert second == IndexLine(None, None, "duplicate key", "another image has the same key", None)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_whatever_a_codec_raises_is_that_images_line(
     monkeypatch.setattr(Transform, "read", failing)
     lines = lines_of(encoder, rows)
     digest = content_hash(Path(rows[3]["uri"]).read_bytes())
-    assert lines[3] == Line(None, None, status, text, digest)
+    assert lines[3] == IndexLine(None, None, status, text, digest)
     assert [line.status for line in lines].count("ok") == 4
 
 

@@ -9,7 +9,8 @@ from ops.config import ConfigError
 from ops.cpu.convolution import Convolution, nnpack_works
 from ops.images import Transform
 from pipelines.encoding import settings as encode_settings
-from pipelines.encoding.settings import EncodeFlags, check_same, plan_settings
+from pipelines.encoding.flags import EncodeFlags
+from pipelines.encoding.settings import check_same, plan_settings
 from pipelines.encoding.worker import EncodeWorker
 from pipelines.store import StoreError
 from tokenizer import load_tokenizer
@@ -72,7 +73,7 @@ def test_a_machine_without_nnpack_says_so_before_anything_is_planned(tokenizer, 
     machine(has_nnpack=True)
     begun = settings(tokenizer)
     machine(has_nnpack=False)
-    with pytest.raises(ConfigError, match="begun with --convolution nnpack"):
+    with pytest.raises(ConfigError, match="store was made with it, but torch has no NNPACK"):
         settings(tokenizer, begun)
     with pytest.raises(ConfigError, match="--convolution direct"):
         settings(tokenizer, convolution="nnpack")

@@ -84,13 +84,13 @@ def test_what_verify_advises_mends_the_store(
     assert everything(out) == everything(samples)
 
 
-def test_a_prior_trains_on_painted_codes(samples: Path, tmp_path: Path) -> None:
+def test_a_prior_trains_on_generated_codes(samples: Path, tmp_path: Path) -> None:
     flags = ["--window", "4", "--steps", "1", "--batch-size", "2", "--conditions", "class"]
     store = str(samples / "codes.zarr")
     assert train_prior.main(["tiny", "--codes", store, "--out", str(tmp_path / "run"), *flags]) == 0
 
 
-def test_a_report_shows_what_painted_codes_give(samples: Path, tmp_path: Path) -> None:
+def test_a_report_shows_decoded_generated_codes(samples: Path, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
     assert report.main([str(samples / "codes.zarr"), "--out", str(out)]) == 0
     page = out.read_text()
@@ -98,9 +98,9 @@ def test_a_report_shows_what_painted_codes_give(samples: Path, tmp_path: Path) -
     assert "original" not in page
 
 
-def test_encoding_into_painted_codes_is_refused(
+def test_encoding_into_generated_codes_is_refused(
     samples: Path, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = shutil.copytree(samples / "codes.zarr", tmp_path / "codes.zarr")
     assert encode.main(["--in", str(photographs), "--out", str(store)]) == 2
-    assert "codes that generate painted" in capsys.readouterr().err
+    assert "codes that generate made" in capsys.readouterr().err

@@ -9,7 +9,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from pipelines.jobs.queue import JobError, TaskQueue, Unit
+from pipelines.jobs.queue import JobError, Piece, TaskQueue, Unit, split_work
 
 Span = tuple[int, int]  # rows first to end, as work
 
@@ -203,3 +203,32 @@ def test_exceptions_are_counted_apart_from_deaths() -> None:
     assert unit is not None
     with pytest.raises(JobError, match="failed 3 times; the last time: trouble"):
         queue.raised(unit, "trouble")
+
+
+# --- splitting
+
+
+@hypothesis.given(st.integers(0, 50), st.integers(1, 50), st.integers(1, 9))
+def test_splitting_ends_at_single_rows(first: int, rows: int, batch_size: int) -> None:
+    waiting, single = [Piece(task=3, first=first, end=first + rows)], []
+    while waiting:
+        piece = waiting.pop()
+        pieces = split_work(piece, batch_size)
+        assert not any(each.commits for each in pieces)
+        waiting += pieces
+        if not pieces:
+            single.append(piece)
+            continue
+        left, right = pieces
+        assert left.task == right.task == 3
+        assert (left.first, left.end, right.end) == (piece.first, right.first, piece.end)
+        same_batch = piece.first // batch_size == (piece.end - 1) // batch_size
+        assert same_batch or left.end % batch_size == 0
+    assert sorted(piece.first for piece in single) == list(range(first, first + rows))
+    assert all(piece.end == piece.first + 1 for piece in single)
+
+
+def test_a_task_is_split_between_its_batches() -> None:
+    pieces = split_work(Piece(task="a", first=0, end=10), 4)
+    assert [(piece.first, piece.end) for piece in pieces] == [(0, 8), (8, 10)]
+    assert split_work(Piece(task="a", first=0, end=1), 4) == []

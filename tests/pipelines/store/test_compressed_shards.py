@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from numcodecs import blosc
 
 from pipelines.store import CodeStore, StoreError, code_dtype
-from pipelines.store.layout import inner_rows, shard_path
+from pipelines.store.layout import shard_path
 from pipelines.store.shards import decode_shard, shard_bytes
+from pipelines.store.zarr_metadata import inner_rows
 from tests.conftest import make_store
 
 
