@@ -1,6 +1,6 @@
-"""Imported once by the server that child processes are forked from, and by nobody else.
+"""Imported only by the server that child processes are forked from.
 
-What every child would otherwise do first is done here: imports, and the command line's parser.
+Imports and parses the command lines once, so that each child need not.
 """
 
 from __future__ import annotations
