@@ -1,4 +1,4 @@
-"""Row sources: the raster that a planned row stands for (photograph, partner file, low_res)."""
+"""Row sources: the raster of a planned row (photograph, partner file, low_res)."""
 
 from __future__ import annotations
 

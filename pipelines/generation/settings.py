@@ -29,7 +29,7 @@ SAVES.register("tars")("WebDataset tars of PNG, codes and facts, one a task")
 NUM_TASKS = 256  # about: quick to redo and enough to share among workers
 SAMPLES_PER_TASK = 1024  # at most: a tar of a gigabyte with images of a megapixel
 MOST_TASKS = 1 << 16  # each has a file of the index
-LARGE_CANVAS = 1 << 14  # codes; a megapixel where each stands for 8x8
+LARGE_CANVAS = 1 << 14  # codes; a megapixel where f = 8
 MIN_FLUSH_ROWS = 64
 #: Fields of a request that do not decide the content of the folder.
 NOT_DECIDING = (

@@ -50,7 +50,7 @@ CRASHED_LINE = SampleLine(CRASHED, "the process that sampled it died every time"
 
 
 class StoppedError(UserError):
-    """A worker was told to end."""
+    """Raised by run() of a worker after stop()."""
 
 
 def quarantine(request: GenerationRequest, piece: Piece[int]) -> None:
@@ -135,7 +135,7 @@ class GenerationWorker:
 
         def on_progress(done: int, total: int) -> None:
             if self._stopped:
-                raise StoppedError("told to end")
+                raise StoppedError("the worker was stopped")
             self._done = before._replace(codes=before.codes + done * len(places))
 
         batch = self._batch(places)

@@ -111,7 +111,7 @@ class Recorded(NamedTuple):
         return f"recovered, but differs in {names}" if names else ""
 
     def loss(self, store: Path) -> str:
-        """What is missing, before recovery, from a store that was reported as done; "" if nothing."""
+        """What a store that was reported as done lacks before recovery; "" if nothing."""
         try:
             found = shown(store)
         except StoreError as error:

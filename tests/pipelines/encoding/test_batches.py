@@ -1,4 +1,4 @@
-"""Batches to codes: a row knows nothing of its neighbours, and no image stops the others."""
+"""BatchEncoder: a row's codes do not depend on its neighbours, and no image stops the others."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def lines_of(encoder: BatchEncoder, rows: list[dict[str, Any]]) -> list[IndexLin
 
 
 @hypothesis.given(present=st.sets(st.integers(0, 4), min_size=1))
-def test_the_codes_of_a_row_do_not_depend_on_who_is_beside_it(
+def test_codes_of_a_row_do_not_depend_on_its_neighbours(
     encoder: BatchEncoder, rows: list[dict[str, Any]], present: set[int]
 ) -> None:
     full = codes_of(encoder, rows, set(range(5)))
@@ -66,7 +66,7 @@ def test_the_codes_of_a_row_do_not_depend_on_who_is_beside_it(
     np.testing.assert_array_equal(codes_of(encoder, rows, present)[places], full[places])
 
 
-def test_lines_tell_size_and_hash_of_what_was_read(
+def test_lines_have_size_and_hash_of_the_file(
     encoder: BatchEncoder, rows: list[dict[str, Any]]
 ) -> None:
     hashes = [content_hash(Path(row["uri"]).read_bytes()) for row in rows]
@@ -89,7 +89,7 @@ def test_one_of_two_images_with_the_same_key_is_not_read(
         (ZeroDivisionError("codec"), "broken", "ZeroDivisionError: codec"),
     ],
 )
-def test_whatever_a_codec_raises_is_that_images_line(
+def test_an_exception_of_a_codec_becomes_the_status_of_its_image(
     encoder: BatchEncoder,
     rows: list[dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
@@ -111,7 +111,7 @@ def test_whatever_a_codec_raises_is_that_images_line(
     assert [line.status for line in lines].count("ok") == 4
 
 
-def test_a_file_that_is_gone_has_no_hash(encoder: BatchEncoder, rows: list[dict[str, Any]]) -> None:
+def test_a_missing_file_has_no_hash(encoder: BatchEncoder, rows: list[dict[str, Any]]) -> None:
     (line,) = lines_of(encoder, [{**rows[0], "uri": "/nowhere/at all.jpg"}])
     assert (line.status, line.content) == ("missing", None)
 

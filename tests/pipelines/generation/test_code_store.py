@@ -1,4 +1,4 @@
-"""The codes of samples are a code store like any other: opened, verified, trained on, reported."""
+"""The code store of samples, like any other: opened, verified, trained on, reported."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_row_k_is_sample_k(samples: Path, labelled_run: Path) -> None:
         )  # fmt: skip
 
 
-def test_the_store_decodes_to_the_pictures(samples: Path) -> None:
+def test_the_store_decodes_to_the_images(samples: Path) -> None:
     store = CodeStore.open(samples / "codes.zarr")
     tokenizer = load_tokenizer(store.tokenizer_folder)
     for row in (store[place] for place in range(COUNT)):
@@ -56,7 +56,7 @@ def test_the_store_decodes_to_the_pictures(samples: Path) -> None:
         np.testing.assert_array_equal(image, picture(samples / f"{row['key']}.png"))
 
 
-def test_the_store_is_verified_and_damage_is_found(
+def test_the_store_is_verified_and_corruption_is_found(
     samples: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = shutil.copytree(samples / "codes.zarr", tmp_path / "codes.zarr")
@@ -71,7 +71,7 @@ def test_the_store_is_verified_and_damage_is_found(
     assert f"Remove {store}/_index/4x6/1.parquet and run generate again" in condition_inputs
 
 
-def test_what_verify_advises_mends_the_store(
+def test_following_the_advice_of_verify_repairs_the_store(
     samples: Path, labelled_run: Path, tmp_path: Path
 ) -> None:
     out = shutil.copytree(samples, tmp_path / "out")

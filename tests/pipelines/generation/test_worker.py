@@ -70,7 +70,7 @@ def test_quarantined_sample_is_in_the_index_without_codes(prior_run: Path, tmp_p
 def test_stopped_worker_ends_within_a_sample(prior_run: Path, tmp_path: Path) -> None:
     worker = GenerationWorker(request_of(prior_run, tmp_path / "out"))
     worker.stop()
-    with pytest.raises(Exception, match="told to end"):
+    with pytest.raises(Exception, match="worker was stopped"):
         worker.run(Piece(task=0, first=0, end=6))
     assert not contents(tmp_path / "out")
 
@@ -97,7 +97,7 @@ def test_finished_rows_of_a_canvas_outlast_the_worker(
         return wrapped
 
     worker._on_codes = stopping  # type: ignore[method-assign]
-    with pytest.raises(Exception, match="told to end"):
+    with pytest.raises(Exception, match="worker was stopped"):
         worker.run(task)
 
     again = GenerationWorker(request)
