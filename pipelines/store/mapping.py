@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from pipelines.store.shards import decode_shard, shard_rows, shard_size
 from pipelines.store.zarr_metadata import RowForm, StoreAttributes, row_form
 
 Codes = np.ndarray[Any, Any]
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
 Address = tuple[str, str, int]  # grid, track, task
 
 
@@ -28,8 +29,8 @@ class ShardFiles:
         self._root = root
         self._attributes = attributes
         self._shards: dict[tuple[str, int], tuple[int, Mapping[str, Any]]] = {}
-        self._maps: dict[Address, Codes] = {}
-        self._decoded = RecentlyUsed(decoded_bytes)
+        self._tracks: dict[tuple[str, str], _Track] = {}
+        self._decompressed = RecentlyUsed(decoded_bytes)
 
     def add(self, grid: str, task: int, num_rows: int, shards: Mapping[str, Any]) -> None:
         """Add the shards of an index part: {track: {"file", "sha256", "bytes"}}.
@@ -40,29 +41,52 @@ class ShardFiles:
         for track in shards:
             self._find((grid, track, task))
 
-    def num_rows(self, grid: str, task: int) -> int:
-        """Rows in the index of a task; 0 where it is not committed."""
-        return self._shards.get((grid, task), (0, {}))[0]
-
-    def rows(self, grid: str, track: str, task: int) -> Codes:
-        """The rows (at least num_rows, h, w) of a committed task's shard."""
-        address = (grid, track, task)
-        if not self._attributes.compress:
-            if address not in self._maps:
-                self._maps[address] = self._load(address)
-            return self._maps[address]
-        rows = self._decoded.get(address)
-        if rows is None:
-            rows = self._load(address)
-            self._decoded.put(address, rows)
-        return rows
-
     def form(self, grid: str, track: str) -> RowForm:
         """Shape and type of a track's rows; StoreError where the store has no such track."""
         tracks = self._attributes.tracks
         if track not in tracks:
             raise StoreError(f"{self._root} has no track {track!r}; it has {list(tracks)}.")
         return row_form(grid, tracks[track])
+
+    def read(self, grid: str, track: str, rows: IntArray) -> Codes:
+        """Codes (n, h, w) of row numbers (n,), as stored; StoreError for rows not committed."""
+        opened = self._open_track(grid, track)
+        tasks, within = np.divmod(rows, self._attributes.rows_per_task)
+        committed = opened.committed.take(tasks, mode="clip")
+        if len(rows) and (rows.min() < 0 or (within >= committed).any()):
+            raise StoreError(f"{self._root}: rows {rows} of grid {grid} are not all in the index.")
+        found = np.empty(len(rows), opened.row_type)
+        if self._attributes.compress:
+            for task in np.unique(tasks).tolist():  # so that each is decompressed once
+                chosen = np.flatnonzero(tasks == task)
+                found[chosen] = self._decompress((grid, track, task)).take(within[chosen])
+        elif len(rows) > 1 and tasks.min() == tasks.max():
+            opened.maps[int(tasks[0])].take(within, out=found, mode="clip")  # nothing is clipped
+        else:  # row by row: an indexing call for each of many shards takes longer
+            maps = opened.maps
+            places = zip(tasks.tolist(), within.tolist(), strict=True)
+            for number, (task, place) in enumerate(places):
+                found[number] = maps[task][place]
+        return found.view(opened.form.dtype).reshape(-1, *opened.form.shape)
+
+    def _open_track(self, grid: str, track: str) -> _Track:
+        if (grid, track) not in self._tracks:
+            rows = {task: rows for (g, task), (rows, _) in self._shards.items() if g == grid}
+            committed = np.zeros(max(rows, default=-1) + 2, np.int64)
+            for task, num_rows in rows.items():
+                committed[task] = num_rows
+            form = self.form(grid, track)
+            maps = _Maps(lambda task: self._load((grid, track, task)))
+            self._tracks[grid, track] = _Track(form, _raw(form), committed, maps)
+        return self._tracks[grid, track]
+
+    def _decompress(self, address: Address) -> Codes:
+        """The committed rows of a compressed shard, each as raw bytes."""
+        rows = self._decompressed.get(address)
+        if rows is None:
+            rows = self._load(address)
+            self._decompressed.put(address, rows)
+        return rows
 
     def _find(self, address: Address) -> Path:
         """The shard's file, staged or published; StoreError when it is missing or short.
@@ -75,8 +99,7 @@ class ShardFiles:
         final = shard_path(self._root, grid, track, task)
         size = shards[track]["bytes"]
         if not self._attributes.compress:
-            form = self.form(grid, track)
-            row_bytes = int(np.prod(form.shape)) * form.dtype.itemsize
+            row_bytes = _raw(self.form(grid, track)).itemsize
             size = shard_size(num_rows, self._attributes.rows_per_task, row_bytes)
         for path in (staging_path(self._root) / shards[track]["file"], final):
             try:
@@ -89,6 +112,7 @@ class ShardFiles:
         raise StoreError(f"{final}: shard is missing. Run verify.")
 
     def _load(self, address: Address) -> Codes:
+        """The rows of a shard (at least those committed), each as raw bytes."""
         try:
             return self._open(address, self._find(address))
         except FileNotFoundError:  # published between _find and _open
@@ -96,18 +120,45 @@ class ShardFiles:
 
     def _open(self, address: Address, path: Path) -> Codes:
         grid, track, task = address
-        num_rows, rows_per_task = self.num_rows(grid, task), self._attributes.rows_per_task
-        shape, dtype = self.form(grid, track)
-        if self._attributes.compress:
-            try:
-                return decode_shard(path.read_bytes(), num_rows, rows_per_task, shape, dtype)
-            except StoreError as error:
-                raise StoreError(f"{path}: {error}. Run verify.") from error
-        total = shard_rows(num_rows, rows_per_task)  # padding included
-        return np.asarray(np.memmap(path, dtype, "r", shape=(total, *shape)))
+        num_rows, rows_per_task = self._shards[grid, task][0], self._attributes.rows_per_task
+        form = self.form(grid, track)
+        if not self._attributes.compress:
+            total = shard_rows(num_rows, rows_per_task)  # padding included
+            return np.asarray(np.memmap(path, _raw(form), "r", shape=total))
+        try:
+            codes = decode_shard(path.read_bytes(), num_rows, rows_per_task, *form)
+        except StoreError as error:
+            raise StoreError(f"{path}: {error}. Run verify.") from error
+        return codes.reshape(-1).view(_raw(form))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": {}}  # another process maps the files itself
+        return {**self.__dict__, "_tracks": {}}  # another process maps the files itself
+
+
+def _raw(form: RowForm) -> np.dtype[Any]:
+    """The type of one row as raw bytes."""
+    return np.dtype((np.void, int(np.prod(form.shape)) * form.dtype.itemsize))
+
+
+class _Maps(dict[int, Codes]):
+    """Memory maps by task number, each opened when it is first used."""
+
+    def __init__(self, load: Callable[[int], Codes]) -> None:
+        super().__init__()
+        self._load = load
+
+    def __missing__(self, task: int) -> Codes:
+        self[task] = self._load(task)
+        return self[task]
+
+
+class _Track(NamedTuple):
+    """One grid and track as it is read."""
+
+    form: RowForm
+    row_type: np.dtype[Any]  # of one row as raw bytes
+    committed: IntArray  # by task, how many rows the index has; ends in a 0
+    maps: _Maps
 
 
 class RecentlyUsed:

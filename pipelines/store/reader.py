@@ -188,32 +188,7 @@ class CodeStore:
 
         Raises StoreError for rows that are not committed.
         """
-        rows = np.asarray(rows, np.int64)
-        tasks = rows // self.rows_per_task
-        shape, dtype = self._shards.form(grid, self.name)
-        codes = np.empty((len(rows), *shape), dtype)
-        if (tasks[1:] < tasks[:-1]).any():  # one indexing call a shard, not one a row
-            order = np.argsort(tasks, kind="stable")
-            codes[order] = self.read(grid, rows[order])
-            return codes
-        starts = np.flatnonzero(np.diff(tasks, prepend=-(2**62)))
-        touched = tasks[starts].tolist()
-        self._check_rows(grid, rows, touched, starts)
-        ends = [*starts.tolist(), len(rows)][1:]
-        for task, start, end in zip(touched, starts.tolist(), ends, strict=True):
-            shard = self._shards.rows(grid, self.name, task)
-            within = rows[start:end] - task * self.rows_per_task
-            # No index is out of range, so none is clipped: with another mode numpy fills a buffer
-            # first and copies it to `out`. This is two to three times as fast as shard[within].
-            shard.take(within, axis=0, out=codes[start:end], mode="clip")
-        return codes
-
-    def _check_rows(self, grid: str, rows: IntArray, tasks: list[int], starts: IntArray) -> None:
-        """Raise StoreError unless all rows are committed; a task's rows begin at its start."""
-        committed = [self._shards.num_rows(grid, task) for task in tasks]
-        highest = np.maximum.reduceat(rows, starts) if len(rows) else rows
-        if (highest - np.array(tasks, np.int64) * self.rows_per_task >= committed).any():
-            raise StoreError(f"{self.path}: rows {rows} of grid {grid} are not all in the index.")
+        return self._shards.read(grid, self.name, np.asarray(rows, np.int64))
 
     def batches(self, batch_size: int) -> Iterator[dict[str, Any]]:
         """Every current row, in index order, grid by grid; the last batch of a grid may be short.
