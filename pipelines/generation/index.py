@@ -106,7 +106,8 @@ def _read_part(path: Path) -> Part:
 
 def read_lines(out: Path, number: int) -> list[dict[str, Any]]:
     """The lines of one task, as SAMPLE_SCHEMA has them; SamplesError where they are corrupt."""
-    return _read_table(part_path(out, number)).to_pylist()
+    lines: list[dict[str, Any]] = _read_table(part_path(out, number)).to_pylist()
+    return lines
 
 
 def read_index(out: Path) -> pa.Table:
