@@ -7,7 +7,7 @@ import ctypes
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -55,6 +55,16 @@ def pinned(tensor: Tensor, device: torch.device) -> Tensor:
 def use_threads(threads: int | None) -> None:
     """Set the number of threads torch computes on; None leaves torch's own choice."""
     if threads is not None:
+        torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def threads_restored() -> Iterator[None]:
+    """Give this process its number of torch threads back after the body."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
         torch.set_num_threads(threads)
 
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -16,31 +16,38 @@ import torch
 from ops.config import ConfigError
 from ops.files import exclusive_lock
 from ops.images import Transform
+from ops.runtime import threads_restored
 from pipelines.conditioning import track_kinds
 from pipelines.console import progress_bar, run_command
 from pipelines.encoding import (
-    Done,
     EncodeFlags,
     EncodeWorker,
-    Piece,
+    check_flags,
     check_same,
     plan_settings,
     quarantine,
-    split_work,
 )
 from pipelines.inputs import InputError, Listing, list_input
-from pipelines.jobs import check_absolute, cluster_address, ray_running, run_tasks
+from pipelines.jobs import (
+    Done,
+    JobProgress,
+    Piece,
+    check_absolute,
+    cluster_address,
+    ray_running,
+    run_tasks,
+    split_work,
+)
 from pipelines.planning import Plan, Task, extend_plan, grids_of, prune_plan, read_plan
 from pipelines.store import (
-    CLASS,
     CodeStore,
     StoreError,
     empty_staging,
     forget_missing,
     keep_tokenizer,
+    lock_path,
     publish_committed,
     remove_partials,
-    staging_path,
     write_checksums,
     write_metadata,
 )
@@ -63,11 +70,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def encode(flags: EncodeFlags) -> int:
-    """Plan what is new, encode what is not in the store, print what came of it; the exit code."""
+    """Plan new images, encode what is not in the store, print the outcome; the exit code."""
     check_absolute({"--in": flags.in_, "--out": flags.out})
     root = flags.out.absolute()
     _check_output(root)
-    _check_flags(flags)
+    check_flags(flags)
     tokenizer = load_tokenizer(flags.tokenizer)
     if tokenizer.config.modality.kind != "image":
         raise ConfigError(
@@ -84,13 +91,13 @@ def encode(flags: EncodeFlags) -> int:
     listing = list_input(flags.in_, flags.labels)
     if flags.prune and listing.unread:
         raise InputError(
-            f"--prune: {listing.unread[0]!r} cannot be read now, so what it holds would count as "
+            f"--prune: {listing.unread[0]!r} cannot be read now, so its images would count as "
             "removed. Make it readable, or leave --prune out."
         )
-    tracks, behind = open_tracks(
+    tracks, stale = open_tracks(
         root, flags.in_, tokenizer, flags.track, flags.track_tokenizer, track_kinds()
     )
-    with exclusive_lock(staging_path(root) / "driver.lock"):
+    with exclusive_lock(lock_path(root)):
         remove_partials(root)
         forget_missing(root)
         plan = _plan(root, flags, tokenizer, transform, listing)
@@ -103,17 +110,17 @@ def encode(flags: EncodeFlags) -> int:
             _run(root, flags, plan, waiting, {"--in": flags.in_})
             seconds = time.perf_counter() - started
             _finish(root)
-            also_ran = [_run_track(flags, *each) for each in zip(tracks, plans, strict=True)]
+            track_rows = [_run_track(flags, *each) for each in zip(tracks, plans, strict=True)]
     store = CodeStore.open(root)
     for track in tracks:
         _print_list(f"{track.name}: bad line", track.bad)
-    _report_tracks(store, behind)
+    _report_tracks(store, stale)
     ran = sum(task.num_rows for task in waiting)
-    return _report(flags, store, ran, sum(also_ran), listing, seconds)
+    return _report(flags, store, ran, sum(track_rows), listing, seconds)
 
 
 def _one_ray(flags: EncodeFlags, needed: bool) -> AbstractContextManager[None]:
-    """One Ray for the images and all tracks: a local one takes seconds to start."""
+    """Ray for the images and all tracks, started once: a local one takes seconds to start."""
     if not (flags.workers and needed):
         return nullcontext()
     cpus = flags.workers * flags.cpus_per_worker
@@ -126,7 +133,7 @@ def _finish(root: Path) -> None:
 
 
 def _run_track(flags: EncodeFlags, track: Track, plan: Plan) -> int:
-    """Encode what is not in a further track; how many rows that was."""
+    """Encode the tasks that a further track lacks; returns their number of rows."""
     waiting = waiting_tasks(track.track_dir, plan)
     if isinstance(track, AnnotationTrack):
         for task in waiting:
@@ -146,30 +153,16 @@ def _check_output(root: Path) -> None:
         raise StoreError(f"{root} is a file. Name a folder for --out.")
     ours = (root / "_plan", root / "_staging")
     if root.is_dir() and any(root.iterdir()) and not any(path.is_dir() for path in ours):
-        raise StoreError(f"{root} holds other things. Name an empty or a new folder for --out.")
-
-
-def _check_flags(flags: EncodeFlags) -> None:
-    if flags.address and not flags.workers:
-        raise ConfigError("--address needs --workers: how many actors shall encode there?")
-    if flags.labels != "none" and any(track.startswith(f"{CLASS}=") for track in flags.track):
-        raise ConfigError(
-            f"--labels {flags.labels} gives classes, and so does --track class. Ask "
-            "for one of them."
-        )
-    for name in ("batch_size", "rows_per_task", "threads", "cpus_per_worker"):
-        value = getattr(flags, name)
-        if value != "auto" and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, found {value}.")
+        raise StoreError(f"{root} has other files in it. Name an empty or a new folder for --out.")
 
 
 def _plan(
     root: Path, flags: EncodeFlags, tokenizer: VQGAN, transform: Transform, listing: Listing
 ) -> Plan:
-    """The store's plan with the listing's new images in it; the store made if there is none."""
+    """The store's plan extended by the listing's new images; makes the store if there is none."""
     older = read_plan(root)
     if older is not None and "generated" in older.settings.track:
-        raise StoreError(f"{root} holds codes that generate painted. Name another --out.")
+        raise StoreError(f"{root} has codes that generate made. Name another --out.")
     num_rows = len(listing.table) * transform.views
     settings = plan_settings(
         flags, tokenizer, transform, num_rows, older.settings if older else None
@@ -199,37 +192,24 @@ def _plan(
 def _run(
     root: Path, flags: EncodeFlags, plan: Plan, tasks: list[Task], reads: Mapping[str, Path]
 ) -> None:
-    """Encode tasks of the store at `root`, or of the track whose books that is."""
+    """Encode tasks of the store at `root`, or of the track whose directory that is."""
     if not tasks:
         return
     track = plan.settings.track
     on_gpu = torch.device(track["device"]).type != "cpu"
     gpus = float(on_gpu) if flags.gpus_per_worker == "auto" else flags.gpus_per_worker
     concurrent_batches = 1 if on_gpu else _concurrent_batches(flags, track["threads"])
-    with progress_bar("image") as progress, _threads_restored():
+    with progress_bar("image") as progress, threads_restored():
         num_rows = sum(task.num_rows for task in tasks)
         doing = "encoding" if plan.track == "image" else f"encoding {plan.track}"
         bar = progress.add_task(doing, total=num_rows, note="", bad=0)
-        finished = shown = Done(0, 0)
+        job = JobProgress(lambda done: progress.update(bar, completed=done.rows, bad=done.failed))
 
-        def show(inside: list[Done]) -> None:
-            nonlocal shown
-            # Never back: what dead workers were inside of is done again, the bar waits for it.
-            everything = [finished, *inside]
-            shown = Done(
-                max(shown.rows, sum(done.rows for done in everything)),
-                max(shown.failed, sum(done.failed for done in everything)),
-            )
-            progress.update(bar, completed=shown.rows, bad=shown.failed)
+        def on_result(piece: Piece[Task], done: Done) -> None:
+            job.add(done)
 
-        def on_result(task: Task | Piece, done: Done) -> None:
-            nonlocal finished
-            finished = Done(finished.rows + done.rows, finished.failed + done.failed)
-            show([])
-
-        work: list[Task | Piece] = [*tasks]
         run_tasks(
-            work,
+            [Piece(task=task, first=0, end=task.num_rows) for task in tasks],
             partial(EncodeWorker, root, concurrent_batches, _cpus(flags) + 1),
             on_result=on_result,
             workers=flags.workers,
@@ -242,50 +222,40 @@ def _run(
             proven=len(tasks) < len(plan.tasks),
             reads=reads,
             writes={"--out": root},
-            on_progress=show,
+            on_progress=job.update,
         )
 
 
 def _cpus(flags: EncodeFlags) -> int:
-    """What one process may use."""
+    """CPU cores that one process may use."""
     return flags.cpus_per_worker if flags.workers else torch.get_num_threads()
 
 
 def _concurrent_batches(flags: EncodeFlags, threads: int) -> int:
-    """Forward passes that run side by side in one process on CPUs."""
+    """Forward passes that run in parallel in one process on CPUs."""
     return max(1, _cpus(flags) // threads)
 
 
-@contextmanager
-def _threads_restored() -> Iterator[None]:
-    # Encoding threads set their own number, which torch also gives to threads that start later.
-    threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-# --- before and after
+# --- the report
 
 
 def _report(
     flags: EncodeFlags,
     store: CodeStore,
     ran: int,
-    also_ran: int,
+    track_rows: int,
     listing: Listing,
     seconds: float,
 ) -> int:
-    """Say what came of `ran` rows of images and `also_ran` of further tracks; the exit code."""
+    """Print the outcome of `ran` rows of images and `track_rows` of other tracks; the exit code."""
     failed = store.failed.to_pylist()
     _print_list("failed", [(line["key"], f"{line['status']}: {line['error']}") for line in failed])
     _print_list("skipped", listing.skipped)
     counts = f"{len(store)} encoded, {len(failed)} failed, {len(listing.skipped)} skipped"
     if ran:
         print(f"{flags.out}: {counts}, {ran / seconds:.1f} images/s")
-    elif also_ran:
-        print(f"{flags.out}: {counts}, {also_ran} rows of further tracks")
+    elif track_rows:
+        print(f"{flags.out}: {counts}, {track_rows} rows of further tracks")
     else:
         print(f"{flags.out}: nothing to do; {counts}")
     bad = len(failed) / max(1, len(failed) + len(store))
@@ -295,12 +265,12 @@ def _report(
     return 0
 
 
-def _report_tracks(store: CodeStore, behind: list[str]) -> None:
+def _report_tracks(store: CodeStore, stale_tracks: list[str]) -> None:
     for name in store.track_names:
         lack = lacking(store, name)
         _print_list(f"{name} lacks", lack.lines)
         print(f"{name}: {lack.rows} rows{lack.summary}")
-    for line in behind:
+    for line in stale_tracks:
         print(f"note: {line}")
 
 

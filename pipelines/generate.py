@@ -1,29 +1,26 @@
 #!/usr/bin/env python
-"""Paint pictures with a trained prior: python -m pipelines.generate --prior RUN --out DIR.
+"""Generate images with a trained prior: python -m pipelines.generate --prior RUN --out DIR.
 
-A picture depends on the recorded settings, the seed and its number alone, so any run of any worker
-paints the same one. Run again, it paints what is missing.
+An image depends on the recorded settings, the seed and its number alone, so any run of any worker
+makes the same one. Run again, the command makes the missing ones.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 
 import torch
 
 from ops.config import ConfigError
-from ops.files import exclusive_lock, write_json
+from ops.files import exclusive_lock
+from ops.runtime import threads_restored
 from pipelines.conditioning import ConditionEncoder, make_condition_encoder
 from pipelines.console import progress_bar, run_command
 from pipelines.generation import (
-    Done,
     Folder,
     GenerateFlags,
     GenerationRequest,
-    GenerationTask,
     GenerationWorker,
     check_flags,
     check_record,
@@ -32,7 +29,6 @@ from pipelines.generation import (
     failed_lines,
     finish_store,
     kept_samples,
-    lock_path,
     make_request,
     part_path,
     prepare_store,
@@ -40,14 +36,14 @@ from pipelines.generation import (
     quarantine,
     read_parts,
     read_record,
-    record_path,
     remove_grids,
     remove_partials,
     sample_name,
-    split_work,
     write_grids,
+    write_record,
 )
-from pipelines.jobs import check_absolute, run_tasks
+from pipelines.jobs import Done, JobProgress, Piece, check_absolute, run_tasks, split_work
+from pipelines.store import lock_path
 from pipelines.training import find_tokenizer
 from prior import Prior, load_prior
 
@@ -59,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(flags: GenerateFlags) -> int:
-    """Paint what the folder lacks, print what came of it; the exit code."""
+    """Generate the samples that the folder lacks, print the outcome; the exit code."""
     check_absolute({"--prior": flags.prior, "--out": flags.out})
     check_flags(flags)
     prior = load_prior(flags.prior)
@@ -73,25 +69,25 @@ def run(flags: GenerateFlags) -> int:
         remove_partials(request.out)
         wanted = range(flags.count) if flags.only is None else range(flags.only, flags.only + 1)
         folder = Folder(request, read_parts(request.out), flags.retry_failed)
-        tasks = folder.unfinished(wanted)
+        pieces = folder.unfinished(wanted)
         condition_encoder = make_condition_encoder(
             request.condition_inputs, request.prior, prior, tokenizer, request.size
         )
         new = 0
-        if tasks:
+        if pieces:
             condition_encoder.check()
             remove_grids(request)
-            write_json(record_path(request.out), {**settings, "count": request.count})
+            write_record(request.out, settings, request.count)
             if "codes" in request.save:
                 prepare_store(request, tokenizer, label_names(prior), settings)
-            for task in tasks:
-                folder.reopen(task)
-            new = generate(request, tasks, flags, proven=bool(folder.parts))
+            for piece in pieces:
+                folder.reopen(piece)
+            new = generate(request, pieces, flags, proven=bool(folder.parts))
         finish(request, condition_encoder)
         return report(flags, request, wanted, new)
 
 
-# --- painting
+# --- sampling
 
 
 def label_names(prior: Prior) -> tuple[str, ...]:
@@ -103,32 +99,27 @@ def label_names(prior: Prior) -> tuple[str, ...]:
 
 
 def generate(
-    request: GenerationRequest, tasks: list[GenerationTask], flags: GenerateFlags, proven: bool
+    request: GenerationRequest, pieces: list[Piece[int]], flags: GenerateFlags, proven: bool
 ) -> int:
-    """Do the tasks, behind a bar that counts codes; how many samples were painted or given up."""
+    """Generate the samples of `pieces`; returns how many are new, given up ones included."""
     codes = request.rows * request.columns
-    wanted = sum(task.end - task.first for task in tasks)
-    kept = kept_samples(request, tasks)
+    wanted = sum(piece.end - piece.first for piece in pieces)
+    kept = kept_samples(request, pieces)
     with progress_bar("code") as bar, threads_restored():
-        row = bar.add_task("painting", total=codes * wanted, completed=codes * kept, note="", bad=0)
-        done, shown = Done(kept, 0, codes * kept), 0
+        row = bar.add_task("sampling", total=codes * wanted, completed=codes * kept, note="", bad=0)
 
-        def show(inside: list[Done]) -> None:
-            nonlocal shown
-            # Never back: what dead workers were inside of is done again, the bar waits for it.
-            shown = max(shown, done.codes + sum(work.codes for work in inside))
-            samples = done.samples + sum(work.samples for work in inside)
-            note = f"{samples:,} of {wanted:,} samples"
-            bar.update(row, completed=shown, bad=done.failed, note=note)
+        def show(done: Done) -> None:
+            note = f"{done.rows:,} of {wanted:,} samples"
+            bar.update(row, completed=done.codes, bad=done.failed, note=note)
 
-        def on_result(task: GenerationTask, result: Done) -> None:
-            nonlocal done
-            require_whole(request, task)
-            done = Done(*(sum(pair) for pair in zip(done, result, strict=True)))
-            show([])
+        job = JobProgress(show, Done(kept, 0, codes * kept))
+
+        def on_result(piece: Piece[int], result: Done) -> None:
+            require_whole(request, piece)
+            job.add(result)
 
         run_tasks(
-            tasks,
+            pieces,
             partial(GenerationWorker, request),
             on_result=on_result,
             workers=flags.workers,
@@ -138,7 +129,7 @@ def generate(
             split=partial(split_work, batch_size=request.batch_size),
             give_up=partial(quarantine, request),
             proven=proven,
-            on_progress=show,
+            on_progress=job.update,
             reads={
                 "--prior": request.prior,
                 **{
@@ -151,24 +142,15 @@ def generate(
     return wanted - kept
 
 
-def require_whole(request: GenerationRequest, task: GenerationTask) -> None:
-    """Raise ConfigError where a task that is done has left nothing that can be seen here."""
+def require_whole(request: GenerationRequest, piece: Piece[int]) -> None:
+    """Raise ConfigError where a finished task's file of the index cannot be seen here."""
     # A worker on another machine may have written into a folder of the same name there.
-    if not part_path(request.out, task.number).exists():
+    if not part_path(request.out, piece.task).exists():
+        sample = request.samples_of(piece.task)[piece.first]
         raise ConfigError(
-            f"A worker painted sample {task.first}, but it is not in {request.out}. Name an --out "
-            "that every machine of the cluster shares."
+            f"A worker made sample {sample}, but it is not in {request.out}. Name an --out that "
+            "every machine of the cluster shares."
         )
-
-
-@contextmanager
-def threads_restored() -> Iterator[None]:
-    """A worker in this process sets its own number of threads."""
-    threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def gpus_per_worker(flags: GenerateFlags) -> float:
@@ -184,9 +166,9 @@ def gpus_per_worker(flags: GenerateFlags) -> float:
 
 
 def finish(request: GenerationRequest, condition_encoder: ConditionEncoder) -> None:
-    """What remains when all tasks are done, each time: an earlier run may not have come to it."""
+    """Finish the folder when all tasks are done; every run does, as an earlier one may not have."""
     empty_staging(request.out)
-    preview_path(request.out).unlink(missing_ok=True)  # the samples are there
+    preview_path(request.out).unlink(missing_ok=True)  # the samples themselves exist now
     if "codes" in request.save:
         finish_store(request.out)
     if "images" in request.save:
@@ -194,16 +176,16 @@ def finish(request: GenerationRequest, condition_encoder: ConditionEncoder) -> N
 
 
 def report(flags: GenerateFlags, request: GenerationRequest, wanted: range, new: int) -> int:
-    """Print which samples were given up, and one line; the exit code."""
+    """Print the samples that were given up and a summary; the exit code."""
     lines = failed_lines(request.out, read_parts(request.out).values())
     failed = [line for line in lines if line["sample"] in wanted]
     for line in failed[:LISTED]:
         print(f"failed: {sample_name(line['sample'])}: {line['status']}: {line['error']}")
     if len(failed) > LISTED:
         print(f"failed: {len(failed) - LISTED} more: see the index")
-    done = f"{new} painted" if new else "nothing left to do"
-    there = f"{len(wanted) - new} were there"
-    counts = ", ".join([done, there, *([f"{len(failed)} given up"] if failed else [])])
+    done = f"{new} generated" if new else "nothing left to do"
+    existed = f"{len(wanted) - new} were there"
+    counts = ", ".join([done, existed, *([f"{len(failed)} given up"] if failed else [])])
     print(f"{flags.out}: {counts}; {flags.size} pixels each")
     return 1 if failed else 0
 

@@ -1,4 +1,4 @@
-"""The encode command as many tests call it: small settings, its words and output kept."""
+"""The encode command as tests call it: small settings, its output kept."""
 
 from __future__ import annotations
 

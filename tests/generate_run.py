@@ -1,4 +1,4 @@
-"""The generate command as many tests call it: a run folder of random weights, small pictures."""
+"""The generate command as tests call it: a run folder of random weights, small images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from prior import (
 from prior.conditions import Condition
 from tokenizer import build_tokenizer, load_tokenizer, save_tokenizer
 
-#: What a folder holds beside its samples, whatever happened to it.
+#: Files of every folder of samples apart from the samples.
 LASTING = {"_staging/driver.lock"}
 
 
@@ -82,7 +82,7 @@ def everything(folder: Path) -> dict[str, bytes]:
 
 
 def request_of(run: Path, out: Path, **changed: Any) -> GenerationRequest:
-    """What the command makes of these flags: by default six samples in one task, two at once."""
+    """The request of these flags: by default six samples in one task, batches of two."""
     flags = {"count": 6, "batch_size": 2, "samples_per_task": 6, "size": "24x16", **changed}
     prior = load_prior(run)
     tokenizer = find_tokenizer(run, prior, torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""A Ray head of one's own on this machine, with token authentication, that takes jobs."""
+"""A Ray head on this machine, with token authentication, that accepts jobs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def descendants(pid: int) -> list[tuple[int, str]]:
 
 
 class Head:
-    """A running head; `submit` sends it a command as a job."""
+    """A running head; `submit` submits a command as a job."""
 
     def __init__(self, folder: Path, cpus: int) -> None:
         self.folder, self.port, dashboard = folder, free_port(), free_port()
@@ -75,11 +75,11 @@ class Head:
         return started
 
     def add_node(self, cpus: int) -> subprocess.Popen[bytes]:
-        """A second raylet on this machine, in processes below the one returned."""
+        """Start a second raylet on this machine; its processes are children of the one returned."""
         return self._start("node", cpus, f"--address=127.0.0.1:{self.port}")
 
     def submit(self, *command: object) -> subprocess.Popen[str]:
-        """The running `ray job submit`, which ends as its job does."""
+        """Start `ray job submit`, which ends when its job does."""
         return subprocess.Popen(
             [BIN / "ray", "job", "submit", "--working-dir", ".", "--", *map(str, command)],
             cwd=ROOT, env=self.environment, text=True,
@@ -87,7 +87,7 @@ class Head:
         )  # fmt: skip
 
     def run(self, *command: object) -> tuple[int, str]:
-        """A job's exit code and what it printed; a head that is not up yet is asked again."""
+        """A job's exit code and output; tried again while the head is starting."""
         while True:
             job = self.submit(*command)
             printed, _ = job.communicate(timeout=300)
@@ -104,7 +104,7 @@ class Head:
 
 @contextlib.contextmanager
 def running_head(cpus: int) -> Iterator[Head]:
-    # Not below tmp_path: Ray puts sockets there, whose names must be short.
+    # Not below tmp_path: Ray makes sockets there, whose paths must be short.
     with tempfile.TemporaryDirectory(prefix="sr", dir="/tmp", ignore_cleanup_errors=True) as folder:
         head = Head(Path(folder), cpus)
         try:
@@ -114,7 +114,7 @@ def running_head(cpus: int) -> Iterator[Head]:
 
 
 def kill_raylet(node: subprocess.Popen[bytes]) -> None:
-    """kill -9 of a node's raylet, and of all that ran on that node, as when it loses its power."""
+    """SIGKILL to a node's raylet and all its processes, as in a power failure."""
     for pid, _ in [(node.pid, ""), *descendants(node.pid)]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

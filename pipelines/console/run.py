@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Callable
@@ -11,17 +10,12 @@ from typing import TypeVar
 import tyro
 
 from ops.config import UserError
+from ops.disk_errors import REMEDIES, disk_error_message
 from ops.version import __version__
 
 Flags = TypeVar("Flags")
 #: Errors of the user or the machine, printed as one line: a traceback would add nothing.
 PLAIN_ERRORS = (UserError, FileNotFoundError, PermissionError, NotADirectoryError)
-DISK_ERRORS = {
-    errno.ENOSPC: "make room",
-    errno.EDQUOT: "make room",
-    errno.EROFS: "make it writable",
-    errno.EIO: "look after the disk",
-}
 
 
 def run_command(
@@ -45,10 +39,9 @@ def run_command(
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.errno not in DISK_ERRORS:
+        if error.errno not in REMEDIES:
             raise
-        remedy = DISK_ERRORS[error.errno]
-        print(f"error: {error}; {remedy} and run the same command again", file=sys.stderr)
+        print(f"error: {disk_error_message(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)

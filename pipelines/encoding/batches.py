@@ -1,7 +1,7 @@
-"""Batches of planned rows to codes: some threads decode ahead, others encode side by side.
+"""Batches of planned rows to codes: some threads decode images ahead, others encode batches.
 
-A batch always has its full size, and each row its fixed place in it, empty where there is no
-picture. So the codes of a row depend on nothing but its own picture.
+A batch always has its full size and each row a fixed place in it, blank where there is no image.
+So the codes of a row depend on nothing but its own image.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ from ops.images import ImageError
 from ops.runtime import pinned
 from pipelines.encoding.sources import Row, RowSource, Size
 from pipelines.inputs import content_hash, read_bytes
-from pipelines.store import Line
+from pipelines.store import OK, IndexLine
 from tokenizer import VQGAN
 
 READ_FAILED = {MemoryError: "out of memory", OSError: "unreadable", Exception: "broken"}
 
 
 class Reading(NamedTuple):
-    """A batch on its way to pictures."""
+    """A batch whose images are being decoded."""
 
     rasters: Tensor  # (B, H, W, ...) as the source has them
-    lines: dict[int, Future[Line]]  # by place in the batch
+    lines: dict[int, Future[IndexLine]]  # by place in the batch
 
 
-class CodesToCome(NamedTuple):
-    """Codes (B, h, w) that may still be on their way from a GPU."""
+class PendingCodes(NamedTuple):
+    """Codes (B, h, w) that may still be copied from a GPU."""
 
     codes: Tensor  # on the CPU
-    arrival: torch.cuda.Event | None
+    copied: torch.cuda.Event | None
 
     def numpy(self) -> np.ndarray[Any, Any]:
-        if self.arrival is not None:
-            self.arrival.synchronize()
+        if self.copied is not None:
+            self.copied.synchronize()
         return self.codes.numpy()
 
 
 class BatchEncoder:
-    """One process's threads for decoding and encoding, and the tokenizer that they use.
+    """One process's tokenizer and its threads for decoding and encoding.
 
-    `lanes` batches are encoded at a time, each on `threads` threads of torch's. The first batch
-    is encoded here and thrown away: a process in which the tokenizer does not work fails to
-    start, rather than at somebody's images.
+    `concurrent_batches` are encoded at a time, each on `threads` torch threads. A blank batch is
+    encoded first, so that a process in which the tokenizer does not work fails when it starts and
+    not at some image.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class BatchEncoder:
         self.encode(self.read({}, (side, side))).result().numpy()
 
     def read(self, rows: Mapping[int, Row], size: Size) -> Reading:
-        """Begin to decode `rows`, by place in the batch, to pictures of `size`."""
+        """Begin to decode `rows`, by place in the batch, to images of `size`."""
         rasters = pinned(self.source.blank(self.batch_size, size), self.device)
         lines = {
             place: self._decoders.submit(self._read, row, size, rasters[place].numpy())
@@ -82,17 +82,17 @@ class BatchEncoder:
         }
         return Reading(rasters, lines)
 
-    def encode(self, reading: Reading) -> Future[CodesToCome]:
-        """Encode a batch once it is decoded and those begun before it leave a lane free."""
+    def encode(self, reading: Reading) -> Future[PendingCodes]:
+        """Encode a batch once it is decoded and an encoding thread is free."""
         return self._encoders.submit(self._encode, reading)
 
     def stop(self) -> None:
-        """Let the batches end that are being encoded, and begin no other."""
+        """Finish the batches that are being encoded, and begin no other."""
         for pool in (self._decoders, self._encoders):
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _read(self, row: Row, size: Size, target: np.ndarray[Any, Any]) -> Line:
-        """Put one raster into `target` (H, W, ...); whatever goes wrong is the row's line."""
+    def _read(self, row: Row, size: Size, target: np.ndarray[Any, Any]) -> IndexLine:
+        """Put one raster into `target` (H, W, ...); an error becomes the row's status."""
         content = None
         try:
             self.source.check(row)
@@ -100,22 +100,22 @@ class BatchEncoder:
             content = content_hash(data)
             target[:], width, height = self.source.read(data, row, size)
         except ImageError as error:
-            return Line(None, None, error.reason, str(error), content)
+            return IndexLine(None, None, error.reason, str(error), content)
         except Exception as error:
             reason = next(why for kind, why in READ_FAILED.items() if isinstance(error, kind))
-            return Line(None, None, reason, f"{type(error).__name__}: {error}", content)
-        return Line(width, height, "ok", None, content)
+            return IndexLine(None, None, reason, f"{type(error).__name__}: {error}", content)
+        return IndexLine(width, height, OK, None, content)
 
-    def _encode(self, reading: Reading) -> CodesToCome:
+    def _encode(self, reading: Reading) -> PendingCodes:
         for line in reading.lines.values():
             line.result()
         with torch.inference_mode():
             codes = self.tokenizer.encode(self.source.pixels(reading.rasters, self.device))
             if self.device.type != "cuda":
-                return CodesToCome(codes.cpu(), None)
-            # This thread goes on to the next batch while the GPU is at this one.
-            arrived = torch.empty_like(codes, device="cpu", pin_memory=True)
-            arrived.copy_(codes, non_blocking=True)
-            arrival = torch.cuda.Event()
-            arrival.record(torch.cuda.current_stream(self.device))
-            return CodesToCome(arrived, arrival)
+                return PendingCodes(codes.cpu(), None)
+            # Not waited for here: this thread submits the next batch meanwhile.
+            on_cpu = torch.empty_like(codes, device="cpu", pin_memory=True)
+            on_cpu.copy_(codes, non_blocking=True)
+            copied = torch.cuda.Event()
+            copied.record(torch.cuda.current_stream(self.device))
+            return PendingCodes(on_cpu, copied)

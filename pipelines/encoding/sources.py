@@ -1,4 +1,4 @@
-"""What is read and encoded of a planned row: its photograph, a partner of it, a small version."""
+"""Row sources: the raster of a planned row (photograph, partner file, low_res)."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ from tokenizer import Modality
 Row = Mapping[str, Any]  # a line of PLAN_SCHEMA; of further tracks also of IMAGE_COLUMNS
 Size = tuple[int, int]  # height, width
 
-#: What the rows of further tracks know of their image: columns of its index, under these names.
+#: Columns of the images' index that rows of further tracks have, and their names there.
 IMAGE_COLUMNS = {"status": "image_status", "width": "image_width", "height": "image_height"}
-#: The etag of a row that no file belongs to, and of one that several would fit.
+#: The etag of a row without a partner file, and of one whose partner is ambiguous.
 NO_PARTNER = "no partner"
 SEVERAL_PARTNERS = "several partners"
 NO_IMAGE = "no image"  # the status of a row whose image has no codes either
 
 
 class Found(NamedTuple):
-    raster: Raster  # (H, W, ...), cut to the size that was asked
-    width: int  # of the upright picture in the file
+    raster: Raster  # (H, W, ...), cropped to the size asked for
+    width: int  # of the upright image in the file
     height: int
 
 
 class RowSource(ABC):
-    """Rows of one track as rasters (H, W, ...), and those as a tokenizer's pixels."""
+    """Reads rows of one track as rasters (H, W, ...) and turns those into a tokenizer's pixels."""
 
     def __init__(self, transform: Transform) -> None:
         self.transform = transform
 
     @abstractmethod
     def check(self, row: Row) -> None:
-        """Raises ImageError where the plan itself says that there is nothing to read."""
+        """Raise ImageError where the plan has nothing to read for the row."""
 
     @abstractmethod
     def read(self, data: bytes, row: Row, size: Size) -> Found:
-        """The row's raster in a file's bytes; ImageError where there is none."""
+        """The row's raster, decoded from a file's bytes; raises ImageError where that fails."""
 
     @abstractmethod
     def blank(self, count: int, size: Size) -> Tensor:
-        """A batch of `count` rasters without content."""
+        """A batch of `count` blank rasters."""
 
     @abstractmethod
     def pixels(self, rasters: Tensor, device: torch.device) -> Tensor:
@@ -72,13 +72,13 @@ class Photographs(RowSource):
     def pixels(self, rasters: Tensor, device: torch.device) -> Tensor:
         if device.type == "cpu":
             return to_pixels(rasters.numpy())
-        # A quarter of the bytes travel; seen as (B, 3, H, W), the images are channels_last.
-        there = rasters.to(device, non_blocking=True)
-        return there.permute(0, 3, 1, 2).float() / 127.5 - 1
+        # uint8 is a quarter of the bytes to copy; permuted, the batch is channels_last.
+        on_device = rasters.to(device, non_blocking=True)
+        return on_device.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 class LowResolutions(Photographs):
-    """The images shrunk by `ratio` and enlarged again: what super-resolution is told."""
+    """The images shrunk by `ratio` and enlarged again: the condition of super-resolution."""
 
     def __init__(self, transform: Transform, ratio: int) -> None:
         super().__init__(transform)
@@ -93,7 +93,7 @@ class LowResolutions(Photographs):
 
 
 class Partners(RowSource):
-    """Files that belong to the images, cut as these are: rasters of a tokenizer's content."""
+    """Partner files of the images, cropped like them: rasters of a tokenizer's modality."""
 
     def __init__(self, transform: Transform, modality: Modality) -> None:
         super().__init__(transform)
@@ -107,7 +107,7 @@ class Partners(RowSource):
         raster = self.modality.decode(data)
         height, width = raster.shape[:2]
         image_width, image_height = row["image_width"], row["image_height"]
-        # Each side of a smaller or larger version may be a pixel off.
+        # A resized version may be off by a pixel on each side.
         if abs(width * image_height - height * image_width) > image_width + image_height:
             raise ImageError(
                 "another aspect",
@@ -127,21 +127,21 @@ class Partners(RowSource):
 
 
 def check_image(row: Row) -> None:
-    """Raises ImageError where a row's image was not encoded."""
+    """Raise ImageError where a row's image was not encoded."""
     if row["image_status"] != "ok":
         raise ImageError(NO_IMAGE, f"its image was not encoded: {row['image_status']}")
 
 
 def check_partner(row: Row) -> None:
-    """Raises ImageError where the plan has found no file, or several, for a row's image."""
+    """Raise ImageError where the plan has no partner file, or several, for a row's image."""
     if row["etag"] == NO_PARTNER:
         raise ImageError(NO_PARTNER, "nothing has its name")
     if row["etag"] == SEVERAL_PARTNERS:
-        raise ImageError(SEVERAL_PARTNERS, f"unclear which is its own: {row['uri']}")
+        raise ImageError(SEVERAL_PARTNERS, f"ambiguous: {row['uri']}")
 
 
 def source_of(provenance: Mapping[str, Any], modality: Modality) -> RowSource:
-    """What makes the rows of a track of codes, by its provenance and its tokenizer's content."""
+    """The row source of a track of codes, by its provenance and its tokenizer's modality."""
     transform = from_json(Transform, provenance["transform"])
     kind = provenance.get("kind")
     if kind is None:

@@ -1,105 +1,74 @@
-"""What one worker does for one task of a track: read, decode, encode, commit.
+"""EncodeWorker: reads, decodes and encodes one task of a track, and commits it.
 
-Batches are cut at fixed places of the task and filled up where an image failed or the task ends,
-and each runs on the frozen number of threads. So a row's codes do not depend on how many workers
-there are, nor on which ran it, nor on what was killed.
+Batches begin at fixed places of the task, are padded where an image failed or the task ends, and
+run on the frozen number of threads. So a row's codes do not depend on the number of workers, on
+which of them encoded it, or on kills.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import math
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 
+from ops.disk_errors import disk_errors_explained
 from ops.runtime import keep_freed_memory, resolve_device
-from pipelines.encoding.batches import BatchEncoder, CodesToCome, Reading
+from pipelines.encoding.batches import BatchEncoder, PendingCodes, Reading
 from pipelines.encoding.sources import IMAGE_COLUMNS, Size, source_of
-from pipelines.jobs import halves
+from pipelines.jobs import Done, Piece
 from pipelines.planning import Plan, Task, read_plan, task_table
 from pipelines.store import (
-    Line,
+    CRASHED,
+    OK,
+    IndexLine,
     StoreError,
     TaskBuffer,
     commit_task,
     grid_shape,
+    index_buffer,
     index_path,
+    index_table,
     publish_task,
     read_part,
-    read_partial_shards,
     remove_partial_shards,
     row_form,
     store_root,
     tokenizer_folder,
-    write_partial_shard,
 )
 from tokenizer import load_tokenizer
 
 READ_AHEAD = 2  # batches decoded beyond those that are being encoded
 READ_COLUMNS = ["key", "uri", "offset", "size", "etag", "view"]
-PARTIAL_SHARD_SECONDS = 30.0  # how much work a kill may cost
-CRASHED = Line(None, None, "crashed", "the process that worked on it died, every time", None)
-REMEDIES = {
-    errno.ENOSPC: "Make room",
-    errno.EDQUOT: "Make room",
-    errno.EROFS: "Allow writing there",
-    errno.EACCES: "Allow writing there",
-    errno.EPERM: "Allow writing there",
-}
+KEEP_SECONDS = 30.0  # between two partial shards: how much work a kill may cost
+CRASHED_LINE = IndexLine(None, None, CRASHED, "the process that encoded it died every time", None)
+
+Buffer = TaskBuffer[IndexLine]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Piece:
-    """Rows of a task that are done by themselves: places `first` to before `end`."""
-
-    task: Task
-    first: int
-    end: int
-
-
-class Done(NamedTuple):
-    """What became of some rows."""
-
-    rows: int
-    failed: int  # of these rows
-
-
-def split_work(work: Task | Piece, batch_size: int) -> list[Piece]:
-    """Two halves: cut between batches, then inside of one; nothing for a single row."""
-    piece = _as_piece(work)
-    return [
-        Piece(task=piece.task, first=places.start, end=places.stop)
-        for places in halves(piece.first, piece.end, batch_size)
-    ]
-
-
-def quarantine(root: Path, plan: Plan, work: Task | Piece) -> Done:
-    """Put down, for whoever does the task next, that its one row kills who works on it."""
-    piece = _as_piece(work)
-    assert piece.end - piece.first == 1, "only what cannot be split is given up"
-    buffer = _buffer(root, plan, piece.task)
-    buffer.put(piece.first, CRASHED, None)
-    _keep(root, piece.task, buffer, piece.first, piece.end)
+def quarantine(root: Path, plan: Plan, piece: Piece[Task]) -> Done:
+    """Record the remaining row as `crashed`, so that the next attempt skips it."""
+    (place,) = range(piece.first, piece.end)
+    if not _is_committed(root, piece.task):
+        with disk_errors_explained(root):
+            _read_buffer(root, plan, piece.task).quarantine(place, CRASHED_LINE)
     return Done(1, 1)
 
 
 class EncodeWorker:
-    """Encodes the tasks of one store, or of the track whose books `root` is; made once a process,
-    it loads the tokenizer that is kept there.
+    """Encodes the tasks of one store, or of the track whose directory `root` is.
 
-    `lanes` batches are encoded at a time, each on the store's frozen number of threads, and
-    `decoders` threads (one more than lanes) read images for them. A process may be inside of two
-    tasks: while one commits, the other has its turn to encode.
+    Made once a process: it loads the tokenizer kept there. `concurrent_batches` are encoded at a
+    time, each on the store's frozen number of threads, and `decoders` threads (by default one more
+    than batches) read images for them. A process may run two tasks at once: while one commits, the
+    other encodes.
     """
 
     def __init__(
@@ -124,48 +93,52 @@ class EncodeWorker:
             decoders=decoders or concurrent_batches + 1,
         )
         self._keeper = ThreadPoolExecutor(1, "keep")
-        self._turn = threading.Lock()
-        self._inside: list[TaskBuffer] = []  # of the tasks that are not committed
+        self._encoding = threading.Lock()  # of the task whose batches are being submitted
+        self._running: list[Buffer] = []  # tasks that are not committed
 
-    def run(self, work: Task | Piece) -> Done:
-        """Encode and commit a task, or keep a piece of one; StoreError where that fails."""
-        piece = _as_piece(work)
-        if index_path(self.root, piece.task.grid, piece.task.number).exists():
-            return self._committed(piece)  # by an attempt that died before it could say so
-        buffer = _buffer(self.root, self.plan, piece.task)
-        self._inside.append(buffer)
+    def run(self, piece: Piece[Task]) -> Done:
+        """Encode and commit a task, or keep a piece of one.
+
+        Raises DiskError where the disk refuses to write, StoreError where the store is corrupt.
+        """
+        task = piece.task
+        if _is_committed(self.root, task):  # by an attempt that died before it returned
+            return self._committed(piece)
+        buffer = _read_buffer(self.root, self.plan, task)
+        self._running.append(buffer)
         try:
-            self._fill(buffer, piece, whole=isinstance(work, Task))
-            if isinstance(work, Task):
-                self._commit(buffer, work)
+            planned = task_table(self.root, task)
+            self._fill(buffer, piece, planned)
+            if piece.commits:
+                self._commit(buffer, task, planned)
         finally:
-            self._inside.remove(buffer)
-        statuses = [line.status for line in buffer.lines[piece.first : piece.end] if line]
-        return Done(len(statuses), len(statuses) - statuses.count("ok"))
+            self._running.remove(buffer)
+        return Done(*buffer.count(piece.first, piece.end))
 
     def progress(self) -> Done:
-        """Rows done and failed of the work that this worker is inside of."""
-        inside = list(self._inside)
-        return Done(sum(d.num_put for d in inside), sum(d.num_failed for d in inside))
+        """Rows done and failed in the tasks that are running."""
+        running = list(self._running)
+        return Done(sum(b.num_put for b in running), sum(b.num_failed for b in running))
 
     def stop(self) -> None:
-        """Make every run() end soon, with an exception; what is done by then can be kept."""
+        """Make every run() end soon, with an exception; rows done by then may still be kept."""
         self._batches.stop()
         self._keeper.shutdown(wait=False)
 
-    def _committed(self, piece: Piece) -> Done:
+    def _committed(self, piece: Piece[Task]) -> Done:
         grid, number = piece.task.grid, piece.task.number
-        with _writing(self.root):
+        with disk_errors_explained(self.root):
             publish_task(self.root, grid, number)
             remove_partial_shards(self.root, grid, number)
         statuses = read_part(self.root, grid, number)[0]["status"].to_pylist()
         statuses = statuses[piece.first : piece.end]
-        return Done(len(statuses), len(statuses) - statuses.count("ok"))
+        return Done(len(statuses), len(statuses) - statuses.count(OK))
 
-    def _fill(self, buffer: TaskBuffer, piece: Piece, whole: bool) -> None:
-        """Put every row of the piece that the draft lacks.
+    def _fill(self, buffer: Buffer, piece: Piece[Task], planned: pa.Table) -> None:
+        """Put every row of the piece that the buffer lacks.
 
-        What is not about to be committed as a `whole` task, or not soon, is kept in sub-parts.
+        A partial shard is written every KEEP_SECONDS, and at the end of a piece that does not
+        commit.
         """
         missing = buffer.missing(piece.first, piece.end)
         if not missing:
@@ -175,33 +148,42 @@ class EncodeWorker:
 
         def keep(end: int) -> None:
             nonlocal kept, since
-            keeping.append(self._keeper.submit(_keep, self.root, piece.task, buffer, kept, end))
+            keeping.append(self._keeper.submit(self._keep, buffer, piece.task, kept, end))
             kept, since = end, time.monotonic()
 
         try:
-            for end in self._encode(buffer, piece.task, missing):
+            for end in self._encode(buffer, piece.task, planned, missing):
                 since = min(since, time.monotonic())
-                if time.monotonic() - since >= PARTIAL_SHARD_SECONDS:
+                if time.monotonic() - since >= KEEP_SECONDS:
                     keep(end)
-            if kept < piece.end and not whole:
+            if kept < piece.end and not piece.commits:
                 keep(piece.end)
         finally:
             wait(keeping)
         for future in keeping:
             future.result()
 
-    def _encode(self, buffer: TaskBuffer, task: Task, missing: list[int]) -> Iterator[int]:
-        """Encode the rows at these places in order; after each batch, the place behind its last.
+    def _keep(self, buffer: Buffer, task: Task, first: int, end: int) -> None:
+        """Write rows to a partial shard, unless another attempt has committed the task."""
+        if not _is_committed(self.root, task):
+            with disk_errors_explained(self.root):
+                buffer.keep(first, end)
 
-        Decoding begins at once, encoding when the task before has all its batches on their way.
+    def _encode(
+        self, buffer: Buffer, task: Task, planned: pa.Table, missing: list[int]
+    ) -> Iterator[int]:
+        """Encode the rows at these places in order; after each batch, the place after its last.
+
+        Decoding begins at once; encoding begins when the task before has submitted all its batches.
         """
         factor = self.plan.settings.track["downsample_factor"]
         rows, columns = grid_shape(task.grid)
-        planned = self._planned(buffer, task)
-        reading = self._read(planned, missing, (rows * factor, columns * factor))
+        reading = self._read(
+            self._to_read(task, planned), missing, (rows * factor, columns * factor)
+        )
         ahead = deque(islice(reading, READ_AHEAD))
         encoding: deque[_Batch] = deque()
-        with self._turn:
+        with self._encoding:
             while ahead:
                 places, pictures = ahead.popleft()
                 encoding.append(_Batch(places, pictures, self._batches.encode(pictures)))
@@ -211,14 +193,14 @@ class EncodeWorker:
         while encoding:
             yield self._put(buffer, encoding.popleft())
 
-    def _planned(self, buffer: TaskBuffer, task: Task) -> pa.Table:
-        """What a row's source asks for; of a further track also what became of the image."""
-        planned = buffer.planned.select(READ_COLUMNS)
+    def _to_read(self, task: Task, planned: pa.Table) -> pa.Table:
+        """The columns that a row's source needs; of a further track also its image's outcome."""
+        columns = planned.select(READ_COLUMNS)
         if self.plan.track != "image":
             image = read_part(store_root(self.root), task.grid, task.number)[0]
-            for name, asked_as in IMAGE_COLUMNS.items():
-                planned = planned.append_column(asked_as, image[name])
-        return planned
+            for name, renamed in IMAGE_COLUMNS.items():
+                columns = columns.append_column(renamed, image[name])
+        return columns
 
     def _read(
         self, planned: pa.Table, missing: list[int], size: Size
@@ -232,24 +214,23 @@ class EncodeWorker:
             by_place = {place - first: rows[place - first] for place in places}
             yield places, self._batches.read(by_place, size)
 
-    def _put(self, buffer: TaskBuffer, batch: _Batch) -> int:
+    def _put(self, buffer: Buffer, batch: _Batch) -> int:
         codes = batch.codes.result().numpy()
         for place, (within, line) in zip(batch.places, batch.reading.lines.items(), strict=True):
             found = line.result()
-            buffer.put(place, found, codes[within] if found.status == "ok" else None)
+            buffer.put(place, found, codes[within] if found.status == OK else None)
         return batch.places[-1] + 1
 
-    def _commit(self, buffer: TaskBuffer, task: Task) -> None:
+    def _commit(self, buffer: Buffer, task: Task, planned: pa.Table) -> None:
         settings = self.plan.settings
-        index = buffer.index(0, task.num_rows)
-        shards = {buffer.track: buffer.codes}
-        with _writing(self.root):
+        index = index_table(planned, buffer.lines, buffer.codes)
+        with disk_errors_explained(self.root):
             commit_task(
                 self.root,
                 task.grid,
                 task.number,
                 settings.rows_per_task,
-                shards,
+                {self.plan.track: buffer.codes},
                 index,
                 compress=settings.compress,
             )
@@ -257,43 +238,20 @@ class EncodeWorker:
 
 
 class _Batch(NamedTuple):
-    """A batch on its way to codes."""
+    """A batch that is being encoded."""
 
     places: list[int]  # in the task
     reading: Reading
-    codes: Future[CodesToCome]
+    codes: Future[PendingCodes]
 
 
-def _as_piece(work: Task | Piece) -> Piece:
-    return Piece(task=work, first=0, end=work.num_rows) if isinstance(work, Task) else work
+def _is_committed(root: Path, task: Task) -> bool:
+    return index_path(root, task.grid, task.number).exists()
 
 
-def _buffer(root: Path, plan: Plan, task: Task) -> TaskBuffer:
-    """The task as planned, with the rows that earlier attempts left in pieces."""
+def _read_buffer(root: Path, plan: Plan, task: Task) -> Buffer:
+    """The task's buffer with the rows that earlier attempts have kept."""
     form = row_form(task.grid, plan.settings.track)
-    buffer = TaskBuffer(task_table(root, task), plan.track, form)
-    for partial_shard in read_partial_shards(root, task.grid, task.number):
-        buffer.put_partial_shard(partial_shard)
+    buffer = index_buffer(root, task.grid, task.number, task.num_rows, form)
+    buffer.read_kept()
     return buffer
-
-
-def _keep(root: Path, task: Task, buffer: TaskBuffer, first: int, end: int) -> None:
-    """Make rows durable before their task is committed; after that they are no use."""
-    if index_path(root, task.grid, task.number).exists():
-        return
-    codes, index = {buffer.track: buffer.codes[first:end]}, buffer.index(first, end)
-    with _writing(root):
-        write_partial_shard(root, task.grid, task.number, first, codes, index)
-
-
-@contextlib.contextmanager
-def _writing(root: Path) -> Iterator[None]:
-    """Whatever the disk refuses is told with what to do; no image is to blame for it."""
-    try:
-        yield
-    except OSError as error:
-        remedy = REMEDIES.get(error.errno or 0, "See to the disk")
-        where = error.filename or root
-        raise StoreError(
-            f"{where}: {error.strerror or error}. {remedy}, then run the same command again."
-        ) from error

@@ -1,10 +1,15 @@
-"""?"""
+"""Generation: samples of a prior, decoded to images, in a folder that can be resumed and extended.
 
-from pipelines.generation.code_store import NUM_SAMPLES, codes_path, finish_store, prepare_store
+The flags become a GenerationRequest, whose deciding settings are recorded in the folder. Samples
+are divided into tasks; `GenerationWorker` samples and decodes one task, keeping finished samples
+in partial shards, and commits its PNGs, tar, codes and index file. `Folder` finds what is missing.
+Read settings.py first, then worker.py and resume.py.
+"""
+
+from pipelines.generation.code_store import GENERATED, codes_path, finish_store, prepare_store
 from pipelines.generation.contact_sheet import remove_grids, write_grids
 from pipelines.generation.flags import GenerateFlags, check_flags, make_request
 from pipelines.generation.index import (
-    CRASHED,
     failed_lines,
     part_path,
     read_index,
@@ -12,37 +17,22 @@ from pipelines.generation.index import (
     sample_name,
 )
 from pipelines.generation.preview import preview_path
-from pipelines.generation.resume import (
-    Folder,
-    empty_staging,
-    kept_samples,
-    lock_path,
-    remove_partials,
-)
+from pipelines.generation.resume import Folder, empty_staging, kept_samples, remove_partials
 from pipelines.generation.settings import (
     GenerationRequest,
     check_record,
     deciding_settings,
     read_record,
-    record_path,
+    write_record,
 )
-from pipelines.generation.worker import (
-    Done,
-    GenerationTask,
-    GenerationWorker,
-    quarantine,
-    split_work,
-)
+from pipelines.generation.worker import GenerationWorker, quarantine
 
 __all__ = [
-    "CRASHED",
-    "Done",
     "Folder",
+    "GENERATED",
     "GenerateFlags",
     "GenerationRequest",
-    "GenerationTask",
     "GenerationWorker",
-    "NUM_SAMPLES",
     "check_flags",
     "check_record",
     "codes_path",
@@ -51,7 +41,6 @@ __all__ = [
     "failed_lines",
     "finish_store",
     "kept_samples",
-    "lock_path",
     "make_request",
     "part_path",
     "prepare_store",
@@ -60,10 +49,9 @@ __all__ = [
     "read_index",
     "read_parts",
     "read_record",
-    "record_path",
     "remove_grids",
     "remove_partials",
     "sample_name",
-    "split_work",
     "write_grids",
+    "write_record",
 ]

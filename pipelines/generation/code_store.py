@@ -1,4 +1,4 @@
-"""The code store that `--save codes` writes: row k is sample k."""
+"""The code store of `--save codes`, in which row k is sample k."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from pipelines.generation.sample_buffer import Codes, SampleBuffer
 from pipelines.generation.settings import GenerationRequest
 from pipelines.planning import PLAN_SCHEMA, PlanSettings, Task, read_plan, write_part
 from pipelines.store import (
-    INDEX_SCHEMA,
     CodeStore,
+    IndexLine,
     checksums_path,
     commit_task,
     empty_staging,
     grid_name,
     index_path,
+    index_table,
     keep_tokenizer,
     plan_path,
     publish_committed,
     remove_partials,
-    row_checksums,
     shard_path,
     staging_path,
     write_checksums,
@@ -36,7 +36,7 @@ from pipelines.store import (
 from tokenizer import VQGAN
 
 TRACK = "image"
-NUM_SAMPLES = "generated:"  # how the source of such a row begins: there is no image file
+GENERATED = "generated:"  # the source of such a row begins so: it has no image file
 
 
 def codes_path(out: Path) -> Path:
@@ -49,13 +49,13 @@ def prepare_store(
     label_names: Sequence[str],
     settings: dict[str, Any],
 ) -> None:
-    """Make codes.zarr for all samples that are asked for, or have it take in more of them."""
+    """Make codes.zarr for all samples of the request, or extend it to them."""
     root = codes_path(request.out)
     make_folders(staging_path(root))
     remove_partials(root)
     plan = read_plan(root)
     if plan is None or plan.num_rows != request.count:
-        # Written anew and not extended: row k is to be sample k, however the count grew.
+        # Written again and not extended, so that row k is sample k however the count grew.
         disk.disk.unlink(checksums_path(root))
         disk.disk.unlink(plan_path(root, 0))
         _write_plan(request, root, tokenizer, label_names, settings)
@@ -98,7 +98,7 @@ def plan_rows(request: GenerationRequest, samples: range) -> pa.Table:
     columns = {
         "key": [sample_name(sample) for sample in samples],
         "view": [0] * len(samples),
-        "uri": [f"{NUM_SAMPLES}{request.seed}/{sample}" for sample in samples],
+        "uri": [f"{GENERATED}{request.seed}/{sample}" for sample in samples],
         "offset": [None] * len(samples),
         "size": [0] * len(samples),
         "etag": [""] * len(samples),
@@ -110,29 +110,17 @@ def plan_rows(request: GenerationRequest, samples: range) -> pa.Table:
     return pa.table(columns, schema=PLAN_SCHEMA)
 
 
-def commit_codes(
-    request: GenerationRequest, buffer: SampleBuffer, contents: list[str | None]
-) -> bool:
-    """Commit a task's codes; `contents` are the hashes of its pictures.
+def commit_codes(request: GenerationRequest, buffer: SampleBuffer) -> bool:
+    """Commit a task's codes; the `content` of a row is the hash of its PNG.
 
     Returns False where other content had been committed, see commit_task.
     """
-    planned = plan_rows(request, buffer.samples)
-    lines = buffer.lines
-    columns = {name: planned[name] for name in ("key", "grid", "row", "view", "label", "replaces")}
-    columns |= {
-        "source": planned["uri"],
-        "width": pa.array([request.width] * len(lines), pa.int32()),
-        "height": pa.array([request.height] * len(lines), pa.int32()),
-        "status": pa.array([line.status for line in lines]),
-        "error": pa.array([line.error for line in lines], pa.string()),
-        "checksum": pa.array(row_checksums(buffer.codes), pa.uint32()),
-        "content": pa.array(contents, pa.string()),
-    }
-    index = pa.table({name: columns[name] for name in INDEX_SCHEMA.names}).cast(INDEX_SCHEMA)
-    root, grid = codes_path(request.out), grid_name(*request.shape)
+    size = request.width, request.height
+    lines = [IndexLine(*size, s.status, s.error, s.checksum) for s in buffer.index_lines()]
+    index = index_table(plan_rows(request, buffer.samples), lines, buffer.codes)
     shards = {TRACK: buffer.codes}
-    return commit_task(root, grid, buffer.number, request.samples_per_task, shards, index)
+    root, rows_per_task = codes_path(request.out), request.samples_per_task
+    return commit_task(root, buffer.grid, buffer.task, rows_per_task, shards, index)
 
 
 def has_codes(request: GenerationRequest, number: int) -> bool:
@@ -143,14 +131,14 @@ def has_codes(request: GenerationRequest, number: int) -> bool:
 
 
 def take_codes_out(request: GenerationRequest, number: int) -> None:
-    """Have the store forget a task's codes, to be committed anew."""
+    """Remove a task's index part from the store, so that its codes are committed again."""
     root, grid = codes_path(request.out), grid_name(*request.shape)
     disk.disk.unlink(checksums_path(root))
     disk.disk.unlink(index_path(root, grid, number))
 
 
 def stored_codes(request: GenerationRequest, number: int) -> dict[str, Codes]:
-    """Codes (h, w) of a task's samples, by name, as far as the store has them."""
+    """Codes (h, w) of the task's samples that the store has, by name."""
     if not has_codes(request, number):
         return {}
     store, grid = CodeStore.open(codes_path(request.out)), grid_name(*request.shape)
@@ -159,7 +147,7 @@ def stored_codes(request: GenerationRequest, number: int) -> dict[str, Codes]:
 
 
 def finish_store(out: Path) -> None:
-    """What remains when every task of a run is committed; done again, it changes nothing."""
+    """Finish the store once every task of a run is committed; may be called again."""
     remove_partials(codes_path(out))
     empty_staging(codes_path(out))
     write_checksums(codes_path(out))

@@ -1,4 +1,4 @@
-"""The first samples of a folder side by side, and what they were told in the same order."""
+"""Contact sheets: the first samples of a folder in a grid, and their conditions in the same."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipelines.generation.outputs import picture_path
 from pipelines.generation.settings import GenerationRequest
 
 GRID_PICTURES = 64
-GRID_SIDE = 256  # pixels; larger pictures are shrunk for the grid
+GRID_SIDE = 256  # pixels; larger images are shrunk for the grid
 
 
 def grid_path(out: Path) -> Path:
@@ -26,13 +26,16 @@ def conditions_path(out: Path, name: str) -> Path:
 
 
 def remove_grids(request: GenerationRequest) -> None:
-    """Remove what shows how many samples there were."""
+    """Remove contact sheets, which show an older number of samples."""
     for path in (grid_path(request.out), *request.out.glob(conditions_path(Path(), "*").name)):
         path.unlink(missing_ok=True)
 
 
 def write_grids(request: GenerationRequest, condition_encoder: ConditionEncoder) -> None:
-    """Write what is missing of told-NAME.png for each condition and, of two or more, grid.png."""
+    """Write condition-NAME.png for each condition and, of two or more samples, grid.png.
+
+    Files that exist are left as they are.
+    """
     if request.width * request.height > MAX_PIXELS:
         return
     first = range(min(request.count, GRID_PICTURES))

@@ -1,4 +1,4 @@
-"""What the generate command is asked for, and the request that comes of it."""
+"""The flags of the generate command, and the GenerationRequest made of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipelines.generation.settings import (
     MOST_TASKS,
     GenerationRequest,
     default_flush_every_rows,
-    good_samples_per_task,
+    default_samples_per_task,
     labels_of,
     saves_of,
 )
@@ -27,69 +27,71 @@ from tokenizer import VQGAN
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateFlags:
-    """Paint samples with a prior; as many as you like, by as many workers as you have.
+    """Generate images with a prior, any number of them, by any number of workers.
 
     Run it again to resume, or with a larger --count for more. The folder `index` has a line for
-    each sample, to be read by pyarrow.parquet; generation.json says what decided them.
+    each sample, to be read by pyarrow.parquet; generation.json has the settings that decide them.
     """
 
     prior: Path
-    """the run folder that pipelines.train_prior wrote; it holds the tokenizer too"""
+    """the run folder that pipelines.train_prior wrote; it has the tokenizer too"""
     out: Path
-    """the folder of samples to make or to go on with"""
+    """the folder of samples to make or to resume"""
     count: int = 4
-    """how many samples the folder shall hold"""
+    """number of samples in the folder"""
     size: str = "256x256"
-    """WIDTHxHEIGHT in pixels; any size, larger ones are painted through a sliding window"""
+    """WIDTHxHEIGHT in pixels, any size; larger ones are sampled with a sliding window"""
     seed: int = 0
-    """another seed, other pictures"""
+    """seed of the random numbers: another seed gives other images"""
     save: tuple[str, ...] = ("images",)
-    """what is kept of them, as images,codes: images (sample-00000.png, ... and grid.png), codes (a
+    """what to write, as images,codes: images (sample-00000.png, ... and grid.png), codes (a
     code store, codes.zarr, whose row k is sample k), tars (WebDataset tars)"""
     stride: int | None = None
-    """how far the window slides, in codes; 1 is slowest and most exact (default: half a window);
-    not for priors that need no window"""
+    """step of the sliding window in codes; 1 is slowest and most exact (default: half a window);
+    not for priors without a window"""
     batch_size: int | None = None
-    """samples painted at once (default: count, at most 8); part of what decides a picture"""
+    """samples of one batch (default: count, at most 8); part of what decides a sample"""
     samples_per_task: int | Literal["auto"] = "auto"
-    """samples that one worker paints and one tar, one shard of codes, one file of the index holds:
-    whole batches; recorded in the folder"""
+    """samples of one task, which has one tar, one shard of codes and one file of the index: whole
+    batches; recorded in the folder"""
     only: int | None = None
-    """paint this one sample of the count, 0 for the first"""
+    """make only this sample of the count, 0 for the first"""
     labels: tuple[str, ...] = ()
-    """classes, by name or number, as 3,7 or as lake wood, dealt out to the samples in turn"""
+    """classes, by name or number, as 3,7 or as lake wood, assigned to the samples in turn"""
     condition: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """NAME=PATH of what the prior was trained to be told: segmentation, depth, low_res, inpaint
-    (holes are transparent), boxes, keypoints (JSON lines, in pixels of the picture); and, of any
-    prior, half: the upper half is that of the picture. PATH is a file, or a folder of files that
-    are dealt out to the samples in turn; once for each condition"""
+    """NAME=PATH of a condition that the prior was trained with: segmentation, depth, low_res,
+    inpaint (holes are transparent), boxes, keypoints (JSON lines, in pixels of the image); and, of
+    any prior, half: the upper half of the image is given. PATH is a file, or a folder of files
+    that are assigned to the samples in turn; once for each condition"""
     temperature: float = 1.0
-    """below 1 likelier codes, above 1 stranger ones; 0 always takes the likeliest"""
+    """below 1 favours probable codes, above 1 improbable ones; 0 always takes the most probable"""
     top_k: int | None = None
-    """draw from the k likeliest codes only"""
+    """draw from the k most probable codes only"""
     top_p: float | None = None
-    """draw from the likeliest codes that together have this probability"""
+    """draw from the most probable codes that together have this probability"""
     min_p: float | None = None
-    """draw from the codes that are at least this many times as probable as the likeliest"""
+    """draw from the codes with at least this share of the most probable code's probability"""
     guidance_scale: float = 1.0
-    """above 1 exaggerates what labels and conditions ask for; doubles the work"""
+    """classifier-free guidance: above 1 follows labels and conditions more closely; doubles the
+    work"""
     guidance_schedule: Literal["constant", "power-cosine"] = "constant"
-    """power-cosine: guidance rises from none at a window's first code to the whole at its last"""
+    """power-cosine: guidance rises from none at a window's first code to the full scale at its
+    last"""
     guidance_power: float = 1.0
-    """of power-cosine: the higher, the later it rises"""
+    """for power-cosine: the higher, the later it rises"""
     cache_memory: float = DEFAULT_CACHE_MEMORY / 2**30
-    """GiB that a worker may keep of what the prior has read; with less, more is read anew. Part of
-    what decides a picture's last bits"""
+    """GiB of key-value caches that a worker may keep; with less, more is computed again. Decides a
+    sample's last bits"""
     keep_rows: int | Literal["auto"] = "auto"
-    """rows of codes, whole windows best, after which painting rests and what is done outlasts a
-    kill; part of what decides last bits, but not of priors that need no window. With auto several
+    """rows of codes, whole windows best, after which the rows done so far are written to disk to
+    outlast a kill; decides last bits, but not of priors without a window. With auto several
     windows, on canvases of a megapixel and more"""
     preview: bool = False
-    """keep preview.png at how far the sample being painted is, while it grows"""
+    """write preview.png of the sample being made, every few seconds"""
     retry_failed: bool = False
-    """try the samples once more that were given up because they killed their workers"""
+    """try samples again that were given up because they killed their workers"""
     workers: int = 0
-    """Ray actors that paint side by side; 0 paints in this process. Both give the same bytes"""
+    """Ray actors that generate; 0 generates in this process. Both give the same bytes"""
     cpus_per_worker: int | None = None
     """CPU cores each actor is given (default: --threads)"""
     gpus_per_worker: float | Literal["auto"] = "auto"
@@ -99,7 +101,7 @@ class GenerateFlags:
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""
     threads: int = 1
-    """CPU threads a worker paints with; part of what decides a picture's last bits"""
+    """CPU threads of a worker; decides a sample's last bits"""
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -111,9 +113,9 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def check_flags(flags: GenerateFlags) -> None:
-    """Raise ConfigError for what cannot be, whatever the prior."""
+    """Raise ConfigError for flags that are wrong whatever the prior."""
     if flags.address and not flags.workers:
-        raise ConfigError("--address needs --workers: how many actors shall paint there?")
+        raise ConfigError("--address needs --workers: the number of actors to start there.")
     least = {"count": 1, "workers": 0, "threads": 1, "batch_size": 1, "cpus_per_worker": 1}
     least |= {"gpus_per_worker": 0, "cache_memory": 0, "keep_rows": 1}
     for name, smallest in least.items():
@@ -130,13 +132,13 @@ def check_flags(flags: GenerateFlags) -> None:
 def make_request(
     flags: GenerateFlags, prior: Prior, tokenizer: VQGAN, record: Mapping[str, Any] | None
 ) -> GenerationRequest:
-    """The flags with their defaults filled in; raises ConfigError for what cannot be.
+    """The request of the flags and defaults; raises ConfigError for what is not possible.
 
-    What is recorded stands where nothing is asked for, so that --count may grow.
+    Flags that are not given take the recorded values, so that --count may grow.
     """
     width, height = parse_size(flags.size)
     factor = tokenizer.config.downsample_factor
-    rows, columns = -(-height // factor), -(-width // factor)  # what is too much is cut off
+    rows, columns = -(-height // factor), -(-width // factor)  # the surplus is cropped
     known = record or {}
     count = max(flags.count, known.get("count", 0))
     batch_size = flags.batch_size
@@ -144,7 +146,9 @@ def make_request(
         batch_size = known.get("batch_size", min(flags.count, LARGEST_DEFAULT_BATCH))
     samples_per_task = flags.samples_per_task
     if samples_per_task == "auto":
-        samples_per_task = known.get("samples_per_task", good_samples_per_task(count, batch_size))
+        samples_per_task = known.get(
+            "samples_per_task", default_samples_per_task(count, batch_size)
+        )
     if samples_per_task < 1 or samples_per_task % batch_size:
         raise ConfigError(
             f"--samples-per-task must be a multiple of the batch size of {batch_size}, "
@@ -189,7 +193,7 @@ def make_request(
 
 
 def flush_every_rows_of(flags: GenerateFlags, prior: Prior, rows: int, columns: int) -> int | None:
-    """Rows after which painting rests, if it does."""
+    """Rows between two flushes; None for whole samples."""
     if flags.keep_rows != "auto":
         return flags.keep_rows
     return default_flush_every_rows(rows, columns, prior.config.window)

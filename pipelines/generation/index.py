@@ -1,14 +1,14 @@
-"""The index of a folder of painted samples: one line a sample, one Parquet file a task.
+"""The index of a folder of samples: one line a sample, one Parquet file a task.
 
-    samples/generation.json        what decides the pictures
+    samples/generation.json        the settings that decide the samples
       index/00000.parquet          the lines of task 0; pyarrow.parquet.read_table("index") has all
       sample-00000.png             --save images
       tars/00000.tar               --save tars: the samples of task 0
       codes.zarr/                  --save codes: row k is sample k
-      _staging/                    what is being painted
+      _staging/                    unfinished samples
 
-A task's file appears once everything it tells of is whole, so what is missing is known from the
-names of the files here, however many the samples.
+A task's file appears once all files it lists are complete, so the unfinished tasks are known from
+the names of these files alone, however many samples there are.
 """
 
 from __future__ import annotations
@@ -24,37 +24,37 @@ import pyarrow.parquet as pq
 from ops.config import UserError
 from ops.files import fsync_path, link_once, make_folders, write_aside
 from pipelines.store import (
-    FORMAT,
-    METADATA_KEY,
+    CRASHED,
+    OK,
     StoreError,
+    description_metadata,
     parquet_bytes,
-    sealed,
+    read_description,
     staging_path,
-    unsealed,
 )
 
-OK, CRASHED, NOT_SAMPLED = "ok", "crashed", "not painted"
+NOT_SAMPLED = "not sampled"  # the status of samples that --only left out
 
 SAMPLE_SCHEMA = pa.schema(
     [
         pa.field("sample", pa.int64(), nullable=False),
         pa.field("seed", pa.uint64(), nullable=False),
         pa.field("label", pa.int32()),
-        pa.field("status", pa.string(), nullable=False),  # "ok", "crashed" or "not painted"
+        pa.field("status", pa.string(), nullable=False),  # OK, CRASHED or NOT_SAMPLED
         pa.field("error", pa.string()),
-        pa.field("file", pa.string()),  # what holds the picture: its PNG, or else its tar
-        pa.field("checksum", pa.string()),  # sha256 of the PNG's bytes, wherever they are
+        pa.field("file", pa.string()),  # that has the image: its PNG, or else its tar
+        pa.field("checksum", pa.string()),  # sha256 of the PNG's bytes
         pa.field("codes_hash", pa.string()),  # sha256 of the codes as stored: rows, little-endian
     ]
 )
 
 
 class SamplesError(UserError):
-    """A folder of samples that is damaged, or not what a command needs."""
+    """A folder of samples that is corrupt."""
 
 
 class Part(NamedTuple):
-    """What one task's file of the index tells in short."""
+    """The counts in one task's file of the index."""
 
     number: int
     rows: int
@@ -71,15 +71,14 @@ def part_path(out: Path, number: int) -> Path:
 
 
 def commit_part(out: Path, number: int, lines: pa.Table) -> None:
-    """Give a task its file of the index; one that is there already stands.
+    """Write a task's file of the index; one that exists already is kept.
 
-    Raises StoreError where the staging folder was emptied meanwhile: others have done it all.
+    Raises StoreError where another run has emptied the staging folder meanwhile.
     """
     statuses = lines["status"].to_pylist()
     counts = {"ok": statuses.count(OK), "crashed": statuses.count(CRASHED)}
     table = lines.select(SAMPLE_SCHEMA.names).cast(SAMPLE_SCHEMA)
-    description = sealed({"format": FORMAT, **counts})
-    data = parquet_bytes(table.replace_schema_metadata({METADATA_KEY: description}))
+    data = parquet_bytes(table.replace_schema_metadata(description_metadata(counts)))
     path = part_path(out, number)
     try:
         aside = write_aside(staging_path(out) / path.name, data)
@@ -91,7 +90,7 @@ def commit_part(out: Path, number: int, lines: pa.Table) -> None:
 
 
 def read_parts(out: Path) -> dict[int, Part]:
-    """What every task's file tells in short, by the task's number."""
+    """The counts of every task's file, by the task's number."""
     paths = sorted((out / "index").glob("*.parquet"), key=lambda path: int(path.stem))
     return {int(path.stem): _read_part(path) for path in paths}
 
@@ -99,25 +98,26 @@ def read_parts(out: Path) -> dict[int, Part]:
 def _read_part(path: Path) -> Part:
     try:
         footer = pq.read_metadata(path)
-        footer_values = unsealed(path, footer.metadata)
+        counts = read_description(path, footer.metadata)
     except (pa.ArrowException, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise _corrupt(path, error) from error
-    return Part(int(path.stem), footer.num_rows, footer_values["ok"], footer_values["crashed"])
+    return Part(int(path.stem), footer.num_rows, counts["ok"], counts["crashed"])
 
 
 def read_lines(out: Path, number: int) -> list[dict[str, Any]]:
-    """The lines of one task, as SAMPLE_SCHEMA has them; SamplesError where they are damaged."""
-    return _read_table(part_path(out, number)).to_pylist()
+    """The lines of one task, as SAMPLE_SCHEMA has them; SamplesError where they are corrupt."""
+    lines: list[dict[str, Any]] = _read_table(part_path(out, number)).to_pylist()
+    return lines
 
 
 def read_index(out: Path) -> pa.Table:
-    """Every line there is, SAMPLE_SCHEMA, in the order of the samples."""
+    """All lines, SAMPLE_SCHEMA, in the order of the samples."""
     paths = [part_path(out, number) for number in read_parts(out)]
     return pa.concat_tables([SAMPLE_SCHEMA.empty_table(), *map(_read_table, paths)])
 
 
 def failed_lines(out: Path, parts: Iterable[Part]) -> list[dict[str, Any]]:
-    """The lines of the samples that were given up."""
+    """The lines of the samples whose status is `crashed`."""
     tables = [_read_table(part_path(out, part.number)) for part in parts if part.crashed]
     found = [table.filter(pc.equal(table["status"], CRASHED)).to_pylist() for table in tables]
     return [line for lines in found for line in lines]
@@ -133,5 +133,5 @@ def _read_table(path: Path) -> pa.Table:
 
 def _corrupt(path: Path, error: Exception) -> SamplesError:
     return SamplesError(
-        f"{path}: damaged ({error}). Remove it and run the command again to paint its samples anew."
+        f"{path}: corrupt ({error}). Remove it and run the command again to make its samples again."
     )

@@ -1,4 +1,4 @@
-"""What `--save images` and `--save tars` write: PNG files, and WebDataset tars of them."""
+"""The files of `--save images` and `--save tars`: PNGs, and WebDataset tars of them."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def tar_path(out: Path, number: int) -> Path:
     return out / "tars" / f"{number:05d}.tar"
 
 
-def holder(request: GenerationRequest, number: int, sample: int) -> str | None:
-    """The file that holds a sample's picture, below the folder of samples."""
+def picture_file(request: GenerationRequest, number: int, sample: int) -> str | None:
+    """The PNG or tar that has a sample's image, below the folder of samples; None without one."""
     if "images" in request.save:
         return picture_path(Path(), sample).name
     return str(tar_path(Path(), number)) if "tars" in request.save else None
@@ -41,7 +41,7 @@ def holder(request: GenerationRequest, number: int, sample: int) -> str | None:
 
 def write_picture(path: Path, tokenizer: VQGAN, codes: Codes, width: int, height: int) -> None:
     """Decode codes (h, w) and write the PNG, a strip at a time where the tokenizer is local."""
-    # One image at a time: what it looks like must not depend on a batch of others.
+    # One image at a time: its pixels must not depend on others in a batch.
     device = next(tokenizer.parameters()).device
     tokens = torch.from_numpy(codes.astype(np.int64))[None].to(device)
     strips = decode_strips(tokenizer, tokens, (height, width))
@@ -58,7 +58,7 @@ def write_tar(path: Path, members: Iterator[tuple[str, bytes | Path]]) -> None:
         tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar,
     ):
         for name, content in members:
-            member = tarfile.TarInfo(name)  # of no time, no owner: they are not the content's
+            member = tarfile.TarInfo(name)  # without time and owner: equal content, equal bytes
             if isinstance(content, bytes):
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
@@ -71,7 +71,7 @@ def write_tar(path: Path, members: Iterator[tuple[str, bytes | Path]]) -> None:
 def members_of(
     name: str, picture: Path, codes: Codes, facts: dict[str, Any]
 ) -> Iterator[tuple[str, bytes | Path]]:
-    """The members of one sample: its PNG, its codes (h, w) and what is known of it."""
+    """The (name, content) members of one sample: facts as JSON, codes (h, w) as npy, the PNG."""
     array = io.BytesIO()
     np.save(array, codes)
     yield f"{name}.json", (json.dumps(facts) + "\n").encode()
@@ -80,7 +80,7 @@ def members_of(
 
 
 def codes_in_tar(path: Path) -> dict[str, Codes]:
-    """Codes (h, w) by a sample's name; what is there of a tar that is missing or broken."""
+    """Codes (h, w) by a sample's name, as far as the tar can be read."""
     found: dict[str, Codes] = {}
     try:
         with tarfile.open(path) as tar:

@@ -1,4 +1,4 @@
-"""The picture that grows while it is painted: what is drawn so far, and grey where nothing is."""
+"""preview.png: the image being sampled, decoded so far, grey where no code is drawn yet."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ops.png import write_png_strips
 from tokenizer import VQGAN, decode_strips
 
 SECONDS = 5.0  # between two previews
-SHARE = 0.1  # of the time, at most, goes into them: of a large canvas they come less often
+SHARE = 0.1  # of the time, at most; previews of a large canvas are less frequent
 GREY = 127
-GREY_ROWS = 512  # of pixels, written at a time
+GREY_ROWS = 512  # of pixels written at a time
 
 
 def preview_path(out: Path) -> Path:
@@ -24,7 +24,7 @@ def preview_path(out: Path) -> Path:
 
 
 class Preview:
-    """Rewrites a folder's preview.png now and then; call it as often as you like."""
+    """Rewrites a folder's preview.png when called, at most every SECONDS."""
 
     def __init__(self, out: Path, tokenizer: VQGAN, width: int, height: int) -> None:
         self._path, self._tokenizer = preview_path(out), tokenizer
@@ -44,7 +44,7 @@ class Preview:
 def preview_strips(
     tokenizer: VQGAN, codes: Tensor, width: int, height: int
 ) -> Iterator[ImageArray]:
-    """The picture in strips, uint8 (h, width, 3), from codes (rows, columns) with -1 for none."""
+    """The image in strips, uint8 (h, width, 3), from codes (rows, columns) with -1 for none."""
     factor = tokenizer.config.downsample_factor
     device = next(tokenizer.parameters()).device
     drawn = (codes >= 0).cpu().numpy()

@@ -1,4 +1,4 @@
-"""What generate is asked for, and what a folder of samples is begun with and held to after."""
+"""GenerationRequest, and the settings recorded in a folder of samples for later runs to match."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ import torch
 
 from ops.checkpoint import fingerprint
 from ops.config import ConfigError, Registry, to_json
+from ops.files import write_json
 from ops.runtime import resolve_device
 from pipelines.conditioning import ConditionFiles
-from pipelines.store import code_dtype
+from pipelines.store import FORMAT, check_format, code_dtype
 from prior import Prior
 from prior.sampling import SamplingSettings
 
-#: What may be saved of the samples, and as what.
+#: What --save can keep of the samples, with descriptions.
 SAVES: Registry[str] = Registry("thing to save")
 SAVES.register("images")("a PNG file each")
 SAVES.register("codes")("a code store, codes.zarr, whose row k is sample k")
 SAVES.register("tars")("WebDataset tars of PNG, codes and facts, one a task")
 
-NUM_TASKS = 256  # about so many: short enough to share among workers and to do again
-SAMPLES_PER_TASK = 1024  # at most: of pictures of a megapixel, a tar of a gigabyte
+NUM_TASKS = 256  # about: quick to redo and enough to share among workers
+SAMPLES_PER_TASK = 1024  # at most: a tar of a gigabyte with images of a megapixel
 MOST_TASKS = 1 << 16  # each has a file of the index
-LARGE_CANVAS = 1 << 14  # codes; a megapixel where each stands for 8x8
+LARGE_CANVAS = 1 << 14  # codes; a megapixel where f = 8
 MIN_FLUSH_ROWS = 64
-#: Of a request, what does not decide what is in the folder.
+#: Fields of a request that do not decide the content of the folder.
 NOT_DECIDING = (
     "prior", "out", "device", "count", "rows", "columns", "codebook_size", "preview",
     "condition_inputs",
@@ -39,18 +40,18 @@ NOT_DECIDING = (
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
-    """What to paint, whichever samples a task names. Plain values: it travels to the workers."""
+    """What to generate, as plain values that can be sent to workers."""
 
     prior: Path  # a run folder or model folder
     out: Path
     width: int  # pixels
     height: int
-    rows: int  # of codes, which cover the picture
+    rows: int  # of codes, which cover the image
     columns: int
     codebook_size: int
     count: int
     seed: int
-    stride: int | None  # None where there is no window to slide
+    stride: int | None  # None for priors without a window
     batch_size: int
     samples_per_task: int
     save: tuple[str, ...]  # names of SAVES
@@ -58,7 +59,7 @@ class GenerationRequest:
     condition_inputs: tuple[ConditionFiles, ...]
     sampling: SamplingSettings
     cache_memory: int  # bytes
-    flush_every_rows: int | None  # rows of codes after which they are kept; None: whole samples
+    flush_every_rows: int | None  # rows of codes between two partial shards; None: whole samples
     device: str
     threads: int
     preview: bool
@@ -75,7 +76,7 @@ class GenerationRequest:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of codes as stored."""
+        """The type of codes as stored."""
         return code_dtype(self.codebook_size)
 
     @property
@@ -92,13 +93,13 @@ class GenerationRequest:
 
 
 def words_of(texts: Sequence[str], known: Sequence[str] = ()) -> tuple[str, ...]:
-    """The words of a flag given as `a b` or as `a,b`; what is `known` as it stands is not cut."""
+    """The words of a flag given as `a b` or as `a,b`; words in `known` are not split at commas."""
     words = [[text] if text in known else text.split(",") for text in texts]
     return tuple(word.strip() for group in words for word in group if word.strip())
 
 
 def saves_of(texts: Sequence[str]) -> tuple[str, ...]:
-    """The names of SAVES that a flag asks for, in their own order; ConfigError for others."""
+    """The names of SAVES that a flag asks for, in the order of SAVES; ConfigError for others."""
     asked = set(words_of(texts))
     for name in sorted(asked):
         SAVES[name]
@@ -108,22 +109,22 @@ def saves_of(texts: Sequence[str]) -> tuple[str, ...]:
 
 
 def labels_of(texts: Sequence[str], prior: Prior) -> tuple[int, ...]:
-    """The classes that a flag names, by name or number."""
+    """The classes that a flag names, by name or number; raises ConfigError for unknown ones."""
     known = [name for part in prior.conditions.parts for name in getattr(part, "label_names", ())]
     return tuple(prior.conditions.label_number(word) for word in words_of(texts, known))
 
 
-def good_samples_per_task(count: int, batch_size: int) -> int:
-    """Whole batches, so many that there are about NUM_TASKS tasks."""
+def default_samples_per_task(count: int, batch_size: int) -> int:
+    """Samples of a task: whole batches, for about NUM_TASKS tasks."""
     batches = -(-count // (NUM_TASKS * batch_size))
     return batch_size * max(1, min(batches, SAMPLES_PER_TASK // batch_size))
 
 
 def default_flush_every_rows(rows: int, columns: int, window: int) -> int | None:
-    """Rows of a large canvas after which painting rests and what is done is kept: whole windows.
+    """Rows of a large canvas between two flushes, whole windows; None where it is small.
 
-    Rows are painted side by side, each a window behind the one above, so a rest costs about the
-    time of columns / window rows: four times as many lie between two.
+    Rows are sampled in parallel, each a window behind the one above, so a flush costs about the
+    time of columns / window rows: four times as many rows lie between two.
     """
     if rows * columns < LARGE_CANVAS:
         return None
@@ -132,7 +133,7 @@ def default_flush_every_rows(rows: int, columns: int, window: int) -> int | None
 
 
 def deciding_settings(request: GenerationRequest, prior: Prior) -> dict[str, Any]:
-    """All that the content of the folder is a function of, beside the number of samples."""
+    """Everything but the count that decides the content of the folder."""
     settings = {k: v for k, v in to_json(request).items() if k not in NOT_DECIDING}
     return {
         "prior_fingerprint": fingerprint(to_json(prior.config), prior.model.state_dict()),
@@ -153,13 +154,23 @@ def record_path(out: Path) -> Path:
     return out / "generation.json"
 
 
+def write_record(out: Path, settings: Mapping[str, Any], count: int) -> None:
+    """Record the deciding settings of a folder and its number of samples."""
+    write_json(record_path(out), {"format": FORMAT, **settings, "count": count})
+
+
 def read_record(out: Path) -> dict[str, Any] | None:
-    """The settings that the samples in `out` were made with, or None where there are none."""
+    """The settings that the samples in `out` were made with, or None where there are none.
+
+    Raises StoreError where an older version wrote the folder.
+    """
     begun = ("index/*.parquet", "_staging/*.partial-shard", "sample-*.png")
-    if record_path(out).exists() and any(any(out.glob(pattern)) for pattern in begun):
-        record: dict[str, Any] = json.loads(record_path(out).read_text())
-        return record
-    return None
+    if not any(any(out.glob(pattern)) for pattern in begun):
+        return None
+    path = record_path(out)
+    record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    check_format(path, record.get("format"), "generate")
+    return record
 
 
 def check_record(out: Path, record: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
@@ -172,5 +183,5 @@ def check_record(out: Path, record: Mapping[str, Any], settings: Mapping[str, An
     if differing:
         raise ConfigError(
             f"The samples in {out} were made with other settings: {'; '.join(differing)}. "
-            "Use the same to paint what is missing, or another --out."
+            "Use the same to make the missing ones, or another --out."
         )

@@ -1,31 +1,29 @@
-"""Paints samples with a prior, decodes them and writes them: the work of one generation task.
+"""GenerationWorker: samples codes from a prior, decodes them and writes the files of one task.
 
-Every batch is painted at its full width, whichever of its samples are missing, and decoded one
-image at a time. So a sample does not depend on how many workers there are, nor on which of them
-painted it, nor on what was killed.
+Every batch is sampled at its full width, whichever of its samples are missing, and decoded one
+image at a time. So a sample does not depend on the number of workers, on which of them made it, or
+on kills.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from ops.config import UserError, to_json
+from ops.disk_errors import disk_errors_explained
 from ops.files import LockedError, exclusive_lock, file_hash
 from ops.runtime import keep_freed_memory, resolve_device
 from pipelines.conditioning import make_condition_encoder
 from pipelines.generation.code_store import commit_codes
 from pipelines.generation.index import (
-    CRASHED,
-    OK,
     SAMPLE_SCHEMA,
     commit_part,
     part_path,
@@ -33,77 +31,40 @@ from pipelines.generation.index import (
     sample_name,
 )
 from pipelines.generation.outputs import (
-    holder,
     members_of,
+    picture_file,
     picture_path,
     tar_path,
     write_picture,
     write_tar,
 )
 from pipelines.generation.preview import Preview
-from pipelines.generation.sample_buffer import (
-    Line,
-    SampleBuffer,
-    codes_hash,
-    keep,
-    keep_partial,
-    read_buffer,
-)
+from pipelines.generation.sample_buffer import SampleBuffer, SampleLine, codes_hash, read_buffer
 from pipelines.generation.settings import GenerationRequest
-from pipelines.jobs import halves
-from pipelines.store import grid_name, remove_partial_shards, staging_path
+from pipelines.jobs import Done, Piece
+from pipelines.store import CRASHED, OK, grid_name, remove_partial_shards, staging_path
 from pipelines.training import find_tokenizer
 from prior import load_prior
 
-GIVEN_UP = Line(CRASHED, "the process that painted it died, every time")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GenerationTask:
-    """Samples `first` to before `end` of the task of that number: all of them, or some."""
-
-    number: int
-    first: int
-    end: int
-    whole: bool = True  # it ends with the task's files; else with samples that are kept for it
-
-
-class Done(NamedTuple):
-    """What became of some samples."""
-
-    samples: int
-    failed: int  # of these
-    codes: int  # drawn for them
+CRASHED_LINE = SampleLine(CRASHED, "the process that sampled it died every time")
 
 
 class StoppedError(UserError):
-    """A worker was told to end."""
+    """Raised by run() of a worker after stop()."""
 
 
-def split_work(work: GenerationTask, batch_size: int) -> list[GenerationTask]:
-    """Two halves: cut between batches, then inside of one; nothing for a single sample."""
-    return [
-        GenerationTask(number=work.number, first=part.start, end=part.stop, whole=False)
-        for part in halves(work.first, work.end, batch_size)
-    ]
-
-
-def buffer_of(request: GenerationRequest, number: int) -> SampleBuffer:
-    """A task's samples, with all that earlier attempts have kept."""
-    samples = request.samples_of(number)
-    return read_buffer(request.out, number, samples, request.shape, request.codebook_size)
-
-
-def quarantine(request: GenerationRequest, work: GenerationTask) -> None:
-    """Put down, for whoever does the task next, that its one sample kills who works on it."""
-    assert work.end - work.first == 1, "only what cannot be split is given up"
-    buffer = buffer_of(request, work.number)
-    buffer.put(work.first, GIVEN_UP)
-    keep(request.out, buffer, work.first, work.end)
+def quarantine(request: GenerationRequest, piece: Piece[int]) -> None:
+    """Record the remaining sample as `crashed`, so that the next attempt skips it."""
+    (place,) = range(piece.first, piece.end)
+    with disk_errors_explained(request.out):
+        read_buffer(request, piece.task).quarantine(place, CRASHED_LINE)
 
 
 class GenerationWorker:
-    """Holds a prior and its tokenizer; made once a process."""
+    """Runs pieces of generation tasks, by their numbers; made once a process, it loads the models.
+
+    Every sample of a task is made by `prior.sample`, its codes decoded by the prior's tokenizer.
+    """
 
     def __init__(self, request: GenerationRequest) -> None:
         keep_freed_memory()
@@ -115,12 +76,12 @@ class GenerationWorker:
             request.condition_inputs, request.prior, self.prior, self.tokenizer, request.size
         )
         self._stopped = False
-        self._inside = Done(0, 0, 0)
+        self._done = Done(0, 0, 0)  # in the piece that is running
         self._held = ExitStack()
-        self._preview = self._first_preview() if request.preview else None
+        self._preview = self._make_preview() if request.preview else None
 
-    def _first_preview(self) -> Preview | None:
-        """A preview, unless another worker makes one already: two would overwrite each other."""
+    def _make_preview(self) -> Preview | None:
+        """A preview, unless another worker writes one already to the same file."""
         request = self.request
         try:
             self._held.enter_context(exclusive_lock(staging_path(request.out) / "preview.lock"))
@@ -128,128 +89,142 @@ class GenerationWorker:
             return None
         return Preview(request.out, self.tokenizer, request.width, request.height)
 
-    def run(self, work: GenerationTask, /) -> Done:
-        """Paint the samples that are missing; whoever runs it again changes nothing."""
-        torch.set_num_threads(self.request.threads)  # here: it is each thread's own
-        if part_path(self.request.out, work.number).exists():
-            return self._committed(work)  # by an attempt that died before it could say so
-        buffer = buffer_of(self.request, work.number)
-        self._inside = Done(0, 0, 0)
-        for batch in self._batches(buffer, work):
-            self._sample(buffer, batch)
-            keep(self.request.out, buffer, batch[0], batch[-1] + 1)
-        if work.whole:
-            self._commit(buffer)
-        done, self._inside = self._inside, Done(0, 0, 0)
-        failed = sum(buffer.line(s).status == CRASHED for s in range(work.first, work.end))
-        return Done(done.samples + failed, failed, done.codes)
+    def run(self, piece: Piece[int], /) -> Done:
+        """Generate the samples of a piece that are missing; running it again changes nothing.
+
+        Raises DiskError where the disk refuses to write, StoppedError after stop().
+        """
+        torch.set_num_threads(self.request.threads)  # here: the number belongs to each thread
+        if part_path(self.request.out, piece.task).exists():
+            return self._committed(piece)  # by an attempt that died before it returned
+        buffer = read_buffer(self.request, piece.task)
+        self._done = Done(0, 0, 0)
+        missing = buffer.missing(piece.first, piece.end)
+        for _, batch in groupby(missing, lambda place: place // self.request.batch_size):
+            places = list(batch)
+            self._sample(buffer, places)
+            with disk_errors_explained(self.request.out):
+                buffer.keep(places[0], places[-1] + 1)
+        if piece.commits:
+            with disk_errors_explained(self.request.out):
+                self._commit(buffer)
+        done, self._done = self._done, Done(0, 0, 0)
+        _, failed = buffer.count(piece.first, piece.end)
+        return Done(done.rows + failed, failed, done.codes)
 
     def progress(self) -> Done:
-        """What has been painted of the work that this worker is inside of."""
-        return self._inside
+        """Samples and codes done in the piece that is running."""
+        return self._done
 
     def stop(self) -> None:
         """Make run() end soon, with an exception."""
         self._stopped = True
         self._held.close()
 
-    def _committed(self, work: GenerationTask) -> Done:
-        lines = read_lines(self.request.out, work.number)
-        statuses = [line["status"] for line in lines if work.first <= line["sample"] < work.end]
+    def _committed(self, piece: Piece[int]) -> Done:
+        first = self.request.samples_of(piece.task).start
+        wanted = range(first + piece.first, first + piece.end)
+        lines = read_lines(self.request.out, piece.task)
+        statuses = [line["status"] for line in lines if line["sample"] in wanted]
         return Done(len(statuses), statuses.count(CRASHED), 0)
 
-    def _batches(self, buffer: SampleBuffer, work: GenerationTask) -> Iterator[list[int]]:
-        missing = buffer.missing(work.first, work.end)
-        for _, batch in groupby(missing, lambda sample: sample // self.request.batch_size):
-            yield list(batch)
-
-    def _sample(self, buffer: SampleBuffer, samples: list[int]) -> None:
-        request, before = self.request, self._inside
+    def _sample(self, buffer: SampleBuffer, places: list[int]) -> None:
+        request, before = self.request, self._done
         labels = request.labels
+        first = buffer.samples.start
 
         def on_progress(done: int, total: int) -> None:
             if self._stopped:
-                raise StoppedError("told to end")
-            self._inside = before._replace(codes=before.codes + done * len(samples))
+                raise StoppedError("the worker was stopped")
+            self._done = before._replace(codes=before.codes + done * len(places))
 
-        together = self._together(samples)
+        batch = self._batch(places)
+        samples = [first + place for place in batch]
         sampled = self.prior.sample(
             request.rows,
             request.columns,
-            samples=together,
+            samples=samples,
             seed=request.seed,
-            labels=[labels[sample % len(labels)] for sample in together] if labels else None,
-            condition_inputs=self._condition_encoder.condition_inputs(together),
+            labels=[labels[sample % len(labels)] for sample in samples] if labels else None,
+            condition_inputs=self._condition_encoder.condition_inputs(samples),
             stride=request.stride,
             batch_size=request.batch_size,
             cache_memory=request.cache_memory,
-            # A prior without windows goes on from any row: it need not rest for it.
+            # A prior without windows can resume at any row without being flushed there.
             flush_every_rows=None
             if self.prior.config.default_stride is None
             else request.flush_every_rows,
-            forced=self._forced(buffer, samples, together),
+            forced=self._forced(buffer, places, batch),
             progress=on_progress,
-            preview=self._look_on(buffer, samples),
+            preview=self._on_codes(buffer, places),
             **to_json(request.sampling),
         )
-        found = dict(zip(together, sampled.numpy().astype(request.dtype), strict=True))
-        for sample in samples:
-            codes = found[sample]
-            checksum = self._draw(sample, codes) if "images" in request.save else None
-            buffer.put(sample, Line(OK, None, codes_hash(codes), checksum), codes)
-            self._inside = self._inside._replace(samples=self._inside.samples + 1)
+        found = dict(zip(batch, sampled.numpy().astype(request.dtype), strict=True))
+        for place in places:
+            codes = found[place]
+            checksum = None
+            if "images" in request.save:
+                with disk_errors_explained(request.out):
+                    checksum = self._draw(first + place, codes)
+            buffer.put(place, SampleLine(OK, None, codes_hash(codes), checksum), codes)
+            self._done = self._done._replace(rows=self._done.rows + 1)
 
-    def _together(self, samples: list[int]) -> list[int]:
-        """Whom to paint for the sake of `samples`: the whole batch where pictures have known parts.
+    def _batch(self, places: list[int]) -> list[int]:
+        """The places to sample together: the whole batch where parts of the images are known.
 
-        What is known decides in which order cells are drawn, so every sample's mates are to have
-        their own, asked for or not.
+        The known parts decide in which order cells are drawn, so the batch must have the known
+        parts of all its samples, whether they are asked for or not.
         """
         if not self._condition_encoder.has_known_codes:
-            return samples
+            return places
         size = self.request.batch_size
-        first = samples[0] // size * size
+        first = places[0] // size * size
         return list(range(first, first + size))
 
     def _forced(
-        self, buffer: SampleBuffer, samples: list[int], together: list[int]
+        self, buffer: SampleBuffer, places: list[int], batch: list[int]
     ) -> np.ndarray[Any, Any] | None:
-        """Codes (N, rows, columns) that stay: what the pictures told, and the first rows that all
-        have kept; else -1. None where there are none."""
-        known = self._condition_encoder.forced(together)
-        rows = min(map(buffer.finished_rows, samples))
+        """Codes (N, rows, columns) that are given, -1 elsewhere; None where none are.
+
+        Given are the known parts of the images, and the first rows that all of `places` have kept.
+        """
+        known = self._condition_encoder.forced([buffer.samples.start + place for place in batch])
+        rows = min(map(buffer.finished_rows, places))
         if known is None and not rows:
             return None
-        shape = (len(together), *self.request.shape)
+        shape = (len(batch), *self.request.shape)
         forced = np.full(shape, -1, np.int64) if known is None else known.numpy()
-        if rows:  # mates that nobody asked for have anything there
-            for place, sample in enumerate(together):
-                forced[place, :rows] = buffer.partial[sample][:rows] if sample in samples else 0
+        if rows:  # any codes will do in samples of the batch that are not asked for
+            for number, place in enumerate(batch):
+                forced[number, :rows] = buffer.begun[place][:rows] if place in places else 0
         return forced
 
-    def _look_on(
-        self, buffer: SampleBuffer, samples: list[int]
+    def _on_codes(
+        self, buffer: SampleBuffer, places: list[int]
     ) -> Callable[[int, torch.Tensor], None]:
-        """What is done while samples are painted: one is previewed, finished rows are kept."""
+        """The sampler's callback: shows one sample in the preview and keeps finished rows."""
         request, flush_every_rows = self.request, self.request.flush_every_rows
-        kept = {sample: buffer.finished_rows(sample) for sample in samples}
+        first = buffer.samples.start
+        kept = {place: buffer.finished_rows(place) for place in places}
 
-        def look(sample: int, codes: torch.Tensor) -> None:
-            if self._preview is not None and sample == samples[0]:
+        def on_codes(sample: int, codes: torch.Tensor) -> None:
+            place = sample - first
+            if self._preview is not None and place == places[0]:
                 self._preview(codes)
-            if flush_every_rows is None or sample not in kept:
+            if flush_every_rows is None or place not in kept:
                 return
-            rows = kept[sample] + flush_every_rows
-            if rows < request.rows and bool((codes[kept[sample] : rows] >= 0).all()):
+            rows = kept[place] + flush_every_rows
+            if rows < request.rows and bool((codes[kept[place] : rows] >= 0).all()):
                 finished = np.full(request.shape, buffer.fill, request.dtype)
                 finished[:rows] = codes[:rows].numpy()
-                keep_partial(request.out, buffer, sample, finished)
-                kept[sample] = rows
+                with disk_errors_explained(request.out):
+                    buffer.keep_begun(place, finished)
+                kept[place] = rows
 
-        return look
+        return on_codes
 
     def _draw(self, sample: int, codes: np.ndarray[Any, Any], folder: Path | None = None) -> str:
-        """Write a sample's PNG, among the samples or in another folder; its hash."""
+        """Write a sample's PNG, among the samples or in another folder; returns its hash."""
         path = picture_path(folder or self.request.out, sample)
         write_picture(path, self.tokenizer, codes, self.request.width, self.request.height)
         return file_hash(path)
@@ -257,31 +232,31 @@ class GenerationWorker:
     # --- the end of a task
 
     def _commit(self, buffer: SampleBuffer) -> None:
-        request = self.request
+        request, first = self.request, buffer.samples.start
         if "images" in request.save:
-            for sample in buffer.sampled():
-                if not picture_path(request.out, sample).exists():  # taken away since it was kept
-                    self._draw(sample, buffer.codes_of(sample))
+            for place in buffer.sampled():
+                if not picture_path(request.out, first + place).exists():  # removed meanwhile
+                    self._draw(first + place, buffer.codes[place])
         if "tars" in request.save:
-            write_tar(tar_path(request.out, buffer.number), self._members(buffer))
-        if "codes" in request.save:
-            contents = [line.checksum for line in buffer.lines]
-            if not commit_codes(request, buffer, contents):
-                raise RuntimeError(f"another worker has given up what this one painted: {buffer}")
-        commit_part(request.out, buffer.number, self._lines(buffer))
-        remove_partial_shards(request.out, grid_name(*request.shape), buffer.number)
+            write_tar(tar_path(request.out, buffer.task), self._members(buffer))
+        if "codes" in request.save and not commit_codes(request, buffer):
+            raise RuntimeError(f"another worker has given up samples of task {buffer.task}")
+        commit_part(request.out, buffer.task, self._lines(buffer))
+        remove_partial_shards(request.out, grid_name(*request.shape), buffer.task)
 
     def _members(self, buffer: SampleBuffer) -> Iterator[tuple[str, bytes | Path]]:
-        """All members of the task's tar; a PNG that nobody keeps is made for it and removed."""
-        for sample in buffer.sampled():
-            codes, name = buffer.codes_of(sample), sample_name(sample)
+        """All members of the task's tar; PNGs that are not saved are made for it and removed."""
+        for place in buffer.sampled():
+            codes, sample = buffer.codes[place], buffer.samples[place]
             folder = self.request.out
             if "images" not in self.request.save:
                 folder = staging_path(folder)
                 checksum = self._draw(sample, codes, folder)
-                buffer.put(sample, buffer.line(sample)._replace(checksum=checksum))
+                line = buffer.lines[place]
+                assert line is not None
+                buffer.put(place, line._replace(checksum=checksum))
             picture = picture_path(folder, sample)
-            yield from members_of(name, picture, codes, self._facts(sample))
+            yield from members_of(sample_name(sample), picture, codes, self._facts(sample))
             if "images" not in self.request.save:
                 picture.unlink()
 
@@ -291,7 +266,7 @@ class GenerationWorker:
         return facts | {"width": request.width, "height": request.height}
 
     def _lines(self, buffer: SampleBuffer) -> pa.Table:
-        """The task's lines of the index."""
+        """The task's lines of the index, SAMPLE_SCHEMA."""
         request = self.request
         lines = [
             {
@@ -300,10 +275,10 @@ class GenerationWorker:
                 "label": request.label_of(sample),
                 "status": line.status,
                 "error": line.error,
-                "file": holder(request, buffer.number, sample) if line.status == OK else None,
+                "file": picture_file(request, buffer.task, sample) if line.status == OK else None,
                 "checksum": line.checksum,
                 "codes_hash": line.codes_hash,
             }
-            for sample, line in zip(buffer.samples, buffer.lines, strict=True)
+            for sample, line in zip(buffer.samples, buffer.index_lines(), strict=True)
         ]
         return pa.Table.from_pylist(lines, schema=SAMPLE_SCHEMA)

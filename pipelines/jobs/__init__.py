@@ -1,15 +1,25 @@
-"""?"""
+"""Runs tasks on Ray actors, or in this process, until every one has its result.
+
+`run_tasks` takes tasks, a function that makes a worker, and callbacks. A task whose worker dies or
+raises is tried again; one that keeps killing its workers is split into pieces until the row that
+kills is alone, and that row is given up. Workers must be safe to run twice on the same task.
+Read run.py first (the interface), then queue.py (the rules, without Ray) and actors.py.
+"""
 
 from pipelines.jobs.actors import ray_running
 from pipelines.jobs.cluster import check_absolute, check_on_every_node, cluster_address
-from pipelines.jobs.queue import halves
+from pipelines.jobs.progress import JobProgress
+from pipelines.jobs.queue import Done, Piece, split_work
 from pipelines.jobs.run import run_tasks
 
 __all__ = [
+    "Done",
+    "JobProgress",
+    "Piece",
     "check_absolute",
     "check_on_every_node",
     "cluster_address",
-    "halves",
     "ray_running",
     "run_tasks",
+    "split_work",
 ]

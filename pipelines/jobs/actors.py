@@ -1,4 +1,4 @@
-"""Ray actors that do the tasks of a TaskQueue: started, watched, replaced, ended."""
+"""ActorPool: starts Ray actors, gives them the tasks of a TaskQueue, replaces dead ones."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pipelines.jobs.queue import JobError, TaskQueue, Unit
 T = TypeVar("T")
 R = TypeVar("R")
 
-PROGRESS_SECONDS = 1.0  # how often workers are asked how far they are
-OBJECT_STORE_BYTES = 256 << 20  # results are small; Ray would take 30% of the memory
-LOST_STARTS = 10  # so many actors in a row may die before they are up; accidents happen there too
+PROGRESS_SECONDS = 1.0  # between two requests for progress
+OBJECT_STORE_BYTES = 256 << 20  # results are small; by default Ray takes 30% of the memory
+LOST_STARTS = 10  # actors in a row that may die while they start
 OUT_OF_MEMORY = (
     "the machine ran out of memory and the worker was killed for it. Use fewer workers, or for "
     "new work a smaller batch size"
@@ -29,9 +29,9 @@ PROCESS_DIED = "the worker's process died: it was killed, crashed, or used up th
 
 @contextmanager
 def ray_running(address: str | None = None, cpus: float = 1) -> Iterator[None]:
-    """A Ray to use: the one this process is connected to, the one at `address`, or a local one.
+    """Connect to Ray: an existing connection, the cluster at `address`, or a new local Ray.
 
-    Only a connection made here is closed again. A local Ray offers at least `cpus` CPUs.
+    Only a connection made here is closed again. A local Ray has at least `cpus` CPUs.
     """
     import ray
 
@@ -56,14 +56,14 @@ def ray_running(address: str | None = None, cpus: float = 1) -> Iterator[None]:
 
 
 class _Actor:
-    """What runs inside an actor's process."""
+    """The actor class: holds a worker in its own process."""
 
     def __init__(self, make_worker: Callable[[], Any]) -> None:
         self._make_worker = make_worker
         self._worker: Any = None
 
     def make_ready(self) -> None:
-        # Not in __init__: what that raises reaches the driver as text alone.
+        # Not in __init__: Ray passes on exceptions of that as text only.
         self._worker = self._make_worker()
 
     def run(self, task: Any) -> Any:
@@ -75,22 +75,22 @@ class _Actor:
 
 @dataclass(eq=False)
 class _Slot(Generic[T]):
-    """One actor and what it is doing; tasks go only to actors that have come up."""
+    """One actor and the tasks it runs; an actor gets tasks once it has started."""
 
     actor: Any
-    coming_up: Any  # a reference that resolves when the actor is up; None afterwards
-    held: dict[Any, Unit[T]] = field(default_factory=dict)  # by the reference to its result
-    asked: Any = None  # a reference to the answer to progress()
-    progress: Any = None  # the last answer, while no task that it counts has ended
+    starting: Any  # a reference that resolves when the actor has started; None afterwards
+    held: dict[Any, Unit[T]] = field(default_factory=dict)  # by the reference to the result
+    asked: Any = None  # a reference to the result of progress()
+    progress: Any = None  # the last such result; None once a task that it counts has ended
 
     def references(self) -> list[Any]:
-        """All that may be heard of it; older news first."""
-        single = [reference for reference in (self.coming_up, self.asked) if reference is not None]
+        """All references that may resolve, oldest first."""
+        single = [reference for reference in (self.starting, self.asked) if reference is not None]
         return single + list(self.held)
 
 
 class ActorPool(Generic[T, R]):
-    """The actors of one run: hands them the queue's tasks and hears what comes of them."""
+    """The actors of one run: gives them the queue's tasks and collects the results."""
 
     def __init__(
         self,
@@ -106,8 +106,8 @@ class ActorPool(Generic[T, R]):
         self.queue = queue
         self.make_worker = make_worker
         threaded = overlap > 1 or on_progress is not None
-        # One thread more than tasks, for progress(). Without threads a second task waits in the
-        # actor, so that the actor never waits for us.
+        # One thread more than tasks, for progress(). Without threads a second task is queued in the
+        # actor, so that the actor never waits for the driver.
         self.options = {**resources, "max_concurrency": overlap + 1 if threaded else 1}
         self.depth = overlap if threaded else 2
         self.attempts = attempts
@@ -116,10 +116,10 @@ class ActorPool(Generic[T, R]):
         self.on_progress = on_progress
         self.slots: list[_Slot[T]] = []
 
-    def work_off(self, workers: int, on_result: Callable[[T, R], None]) -> None:
-        """Start `workers` actors and return when every task's result has come.
+    def run(self, workers: int, on_result: Callable[[T, R], None]) -> None:
+        """Start `workers` actors and return when every task has its result.
 
-        Raises JobError where the queue does, where no actor comes up and where Ray itself fails.
+        Raises JobError where the queue does, where no actor starts and where Ray itself fails.
         """
         import ray
 
@@ -128,11 +128,11 @@ class ActorPool(Generic[T, R]):
             last_report = time.monotonic()
             while self.queue.left:
                 self._hand_out()
-                for unit, result in self._listen():
+                for unit, result in self._next_results():
                     on_result(unit.work, result)
                 if self.on_progress and time.monotonic() - last_report >= PROGRESS_SECONDS:
                     last_report = time.monotonic()
-                    self._tell_progress(self.on_progress)
+                    self._report_progress(self.on_progress)
         except ray.exceptions.RayError as error:
             raise JobError(f"Ray failed: {error}") from error
         finally:
@@ -149,31 +149,31 @@ class ActorPool(Generic[T, R]):
         return _Slot(actor, actor.make_ready.remote())
 
     def _hand_out(self) -> None:
-        """Give waiting tasks to actors that are up, first one each, then the second."""
+        """Give waiting tasks to actors that have started: one to each, then a second."""
         for depth in range(self.depth):
             for slot in self.slots:
-                if slot.coming_up is None and len(slot.held) == depth:
+                if slot.starting is None and len(slot.held) == depth:
                     unit = self.queue.take(list(slot.held.values()))
                     if unit is not None:
                         slot.held[slot.actor.run.remote(unit.work)] = unit
 
-    def _tell_progress(self, on_progress: Callable[[list[Any]], None]) -> None:
-        """Pass on the answers that have come, and ask again."""
+    def _report_progress(self, on_progress: Callable[[list[Any]], None]) -> None:
+        """Pass on the last progress of every actor, and ask for the next."""
         on_progress([slot.progress for slot in self.slots if slot.progress is not None])
         for slot in self.slots:
-            if slot.coming_up is None and slot.asked is None:
+            if slot.starting is None and slot.asked is None:
                 slot.asked = slot.actor.progress.remote()
 
-    def _listen(self) -> list[tuple[Unit[T], R]]:
-        """Wait for the next news of any actor: at most one task and its result."""
+    def _next_results(self) -> list[tuple[Unit[T], R]]:
+        """Wait for one reference of any actor; at most one task and its result."""
         import ray
 
         slot_of = {reference: slot for slot in self.slots for reference in slot.references()}
-        pause = PROGRESS_SECONDS if self.on_progress else None
-        news, _ = ray.wait(list(slot_of), num_returns=1, timeout=pause)
-        if not news:
+        timeout = PROGRESS_SECONDS if self.on_progress else None
+        ready, _ = ray.wait(list(slot_of), num_returns=1, timeout=timeout)
+        if not ready:
             return []
-        reference, slot = news[0], slot_of[news[0]]
+        reference, slot = ready[0], slot_of[ready[0]]
         try:
             value = ray.get(reference)
         except ray.exceptions.RayTaskError as error:
@@ -183,12 +183,12 @@ class ActorPool(Generic[T, R]):
         except ray.exceptions.RayError as error:
             self._died(slot, _why_died(error), LOST_STARTS)
         else:
-            return self._context(reference, slot, value)
+            return self._succeeded(reference, slot, value)
         return []
 
-    def _context(self, reference: Any, slot: _Slot[T], value: Any) -> list[tuple[Unit[T], R]]:
-        if reference == slot.coming_up:
-            slot.coming_up = None
+    def _succeeded(self, reference: Any, slot: _Slot[T], value: Any) -> list[tuple[Unit[T], R]]:
+        if reference == slot.starting:
+            slot.starting = None
             self.failed_starts = 0
         elif reference == slot.asked:
             slot.asked, slot.progress = None, value
@@ -200,7 +200,7 @@ class ActorPool(Generic[T, R]):
         return []
 
     def _raised(self, reference: Any, slot: _Slot[T], error: Exception) -> None:
-        if reference == slot.coming_up:
+        if reference == slot.starting:
             self._died(slot, str(error), self.attempts)
         elif reference == slot.asked:
             raise error
@@ -208,11 +208,11 @@ class ActorPool(Generic[T, R]):
             self.queue.raised(slot.held.pop(reference), str(error))
 
     def _died(self, slot: _Slot[T], why: str, allowed_starts: int) -> None:
-        """Give a dead actor's tasks back and start another in its place."""
+        """Return a dead actor's tasks to the queue and start another actor in its place."""
         import ray
 
-        ray.kill(slot.actor)  # one that is only out of reach shall not go on
-        if slot.coming_up is not None:
+        ray.kill(slot.actor)  # it may only be out of reach, and must not go on
+        if slot.starting is not None:
             self.failed_starts += 1
             if self.failed_starts >= allowed_starts:
                 raise JobError(f"Workers do not start: {why}")
@@ -230,5 +230,5 @@ def _why_died(error: Exception) -> str:
 
     if isinstance(error, ray.exceptions.OutOfMemoryError):
         return OUT_OF_MEMORY
-    # Ray says this in ten lines, of which most are the same for every cause.
+    # Ray's message has ten lines, mostly the same for every cause.
     return PROCESS_DIED if "worker process has died" in str(error) else str(error)

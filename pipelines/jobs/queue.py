@@ -1,9 +1,9 @@
-"""Which task runs next and what a worker's death means: bookkeeping alone, no worker in sight.
+"""TaskQueue: which task runs next, and what follows from a worker's death; without workers or Ray.
 
-A worker that dies while it is inside several tasks says nothing about which of them killed it:
-each becomes a suspect, and suspects run alone. A suspect that goes on killing is split until what
-kills stands by itself, and only that is given up. A death counts while other work does well, so
-that a machine in trouble costs time and no data.
+A worker that dies while it runs several tasks does not show which of them killed it: each becomes
+a suspect, and suspects run alone. A suspect that kills again is split until the row that kills is
+alone, and only that is given up. Deaths count only while other work succeeds, so that a machine in
+trouble costs time and no data.
 """
 
 from __future__ import annotations
@@ -11,19 +11,37 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from ops.config import UserError
 
 T = TypeVar("T")
 
-# More deaths in a row than this many a worker, and not one success between, are no task's fault.
-# Halving the largest task (65,536 rows) down to one row that kills at once takes 16, and 4 before.
-HOPELESS = 24
+# So many deaths a worker in a row, without a success, are not caused by any task. Halving the
+# largest task (65,536 rows) down to one row that kills takes 16, after 4 attempts at the whole.
+MAX_DEATHS = 24
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Piece(Generic[T]):
+    """Rows of a task by place in it, `first` to before `end`: all of them, or some."""
+
+    task: T
+    first: int
+    end: int
+    commits: bool = True  # whether it ends with the task's commit, or only keeps its rows
+
+
+class Done(NamedTuple):
+    """The outcome of some rows."""
+
+    rows: int
+    failed: int  # of these rows
+    codes: int = 0  # sampled for them, where the worker samples
 
 
 class JobError(UserError):
-    """A task that failed every attempt, for reasons that are not in its data."""
+    """A task that failed every attempt, for other reasons than its data."""
 
 
 @dataclass(eq=False, slots=True)
@@ -31,22 +49,22 @@ class Unit(Generic[T]):
     """A task, or a piece of one that killed its workers; compared by identity."""
 
     work: T
-    whole: Unit[T] | None = None  # the task that a piece is of
+    whole: Unit[T] | None = None  # of a piece: the task it was split from
     suspect: bool = False  # runs alone in its worker
-    deaths: int = 0  # that count against it
+    deaths: int = 0  # of workers, that count against it
     errors: int = 0  # exceptions it raised
-    died_at: int = -1  # how many successes the run had when it last killed a worker
+    died_at: int = -1  # the run's number of successes when it last killed a worker
     pieces_left: int = 0
-    isolated: bool = False  # what killed in it has been given up
+    isolated: bool = False  # all its pieces are done, the row that kills given up
 
 
 class TaskQueue(Generic[T]):
-    """Every task's way to its one result; `left` counts those whose result has not come.
+    """Tasks, each to be run until it has one result; `left` counts those without.
 
-    `split` makes smaller pieces of a task or a piece, none of one that is smallest. Without it a
-    task that kills `attempts` workers ends the run, as one that raises `attempts` times always
-    does: both by JobError. `proven` says that such work was done well before this run, so that what
-    is left may all be what kills.
+    `split` cuts a task or a piece into smaller pieces, and returns none for a single row. Without
+    it a task that kills `attempts` workers ends the run by JobError, as one that raises `attempts`
+    times always does. `proven`: similar tasks succeeded before this run, so all that are left may
+    be ones that kill.
     """
 
     def __init__(
@@ -66,12 +84,12 @@ class TaskQueue(Generic[T]):
         self._running: set[Unit[T]] = set()
         self._successes = int(proven)
         self._deaths_in_a_row = 0
-        self._hopeless = HOPELESS * workers
+        self._max_deaths = MAX_DEATHS * workers
 
     def take(self, held: Sequence[Unit[T]]) -> Unit[T] | None:
-        """What a worker that is inside of `held` begins next; None where it shall not."""
+        """The unit that a worker running `held` begins next; None where it must not begin one."""
         if held:
-            # With a suspect due, workers run empty: only an empty one may take it.
+            # While a suspect is due, workers finish what they run: only an idle one may take it.
             if held[0].suspect or self._due() is not None or not self._fresh:
                 return None
             unit = self._fresh.popleft()
@@ -85,7 +103,7 @@ class TaskQueue(Generic[T]):
         return unit
 
     def succeeded(self, unit: Unit[T]) -> bool:
-        """Note that `unit` ran to its end; whether its result is a task's and not a piece's."""
+        """Note that `unit` has a result; returns whether it is a task's and not a piece's."""
         self._running.discard(unit)
         self._successes += 1
         self._deaths_in_a_row = 0
@@ -96,7 +114,7 @@ class TaskQueue(Generic[T]):
         return True
 
     def raised(self, unit: Unit[T], why: str) -> None:
-        """Note that `unit` ended in an exception; it waits for another attempt."""
+        """Note that `unit` raised an exception; raises JobError after the last attempt."""
         self._running.discard(unit)
         unit.errors += 1
         if unit.errors >= self._attempts:
@@ -104,12 +122,12 @@ class TaskQueue(Generic[T]):
         (self._suspects if unit.suspect else self._fresh).append(unit)
 
     def died(self, held: Sequence[Unit[T]], why: str) -> Unit[T] | None:
-        """Note that a worker died inside of `held`; what is to be given up now, then settled."""
+        """Note that a worker died running `held`; returns a unit to give up and settle, if any."""
         self._running.difference_update(held)
         self._deaths_in_a_row += 1
-        if self._deaths_in_a_row >= self._hopeless:
+        if self._deaths_in_a_row >= self._max_deaths:
             raise JobError(
-                f"Workers died {self._deaths_in_a_row} times in a row, whatever they did; "
+                f"Workers died {self._deaths_in_a_row} times in a row, whatever they ran; "
                 f"the last time: {why}"
             )
         if len(held) == 1:
@@ -124,7 +142,7 @@ class TaskQueue(Generic[T]):
         self._piece_settled(unit if unit.whole is None else unit.whole)
 
     def _blame(self, unit: Unit[T], why: str) -> Unit[T] | None:
-        """Count a death against the one that ran alone; `unit` itself when it is to be given up."""
+        """Count a death against a unit that ran alone; returns the unit if it is to be given up."""
         self._count_death(unit)
         enough = unit.deaths >= self._attempts
         if self._split is None or unit.isolated:
@@ -140,15 +158,14 @@ class TaskQueue(Generic[T]):
         return None
 
     def _count_death(self, unit: Unit[T]) -> None:
-        # Fair is a death while others do well: something has succeeded since the last one of this
-        # unit, or there is nothing else that could.
+        # It counts if something succeeded since this unit's last one, or nothing else could.
         if self._promising(unit) or not any(map(self._promising, self._others())):
             unit.deaths += 1
         unit.suspect = True
         unit.died_at = self._successes
 
     def _cut(self, unit: Unit[T]) -> bool:
-        """Put pieces in the place of `unit`; False where it has none."""
+        """Replace `unit` by its pieces; False where it cannot be split."""
         pieces = self._split(unit.work) if self._split is not None else ()
         whole = unit if unit.whole is None else unit.whole
         if not pieces:
@@ -158,7 +175,7 @@ class TaskQueue(Generic[T]):
         return True
 
     def _piece_settled(self, whole: Unit[T]) -> None:
-        """One piece less of a task; after the last, the task itself runs again, alone."""
+        """Count a piece of a task as done; after the last, the task itself runs again, alone."""
         whole.pieces_left = max(0, whole.pieces_left - 1)
         if not whole.pieces_left:
             whole.isolated = True
@@ -169,11 +186,11 @@ class TaskQueue(Generic[T]):
         return next((unit for unit in self._suspects if self._promising(unit)), None)
 
     def _promising(self, unit: Unit[T]) -> bool:
-        """Whether something succeeded since `unit` last killed; true of one that never did."""
+        """Whether something succeeded since `unit` last killed a worker, or it never did."""
         return unit.died_at < self._successes
 
     def _others(self) -> Iterator[Unit[T]]:
-        """All that waits or runs, but for the one a caller has in hand."""
+        """All units that wait or run, except one that the caller has taken out."""
         yield from self._fresh
         yield from self._running
         yield from self._suspects
@@ -182,13 +199,17 @@ class TaskQueue(Generic[T]):
         return JobError(f"Task {unit.work} failed {times} times; the last time: {why}")
 
 
-def halves(first: int, end: int, batch_size: int) -> list[range]:
-    """The places `first` to before `end` in two: cut between batches, then inside of one.
+def split_work(piece: Piece[T], batch_size: int) -> list[Piece[T]]:
+    """The piece in two halves, cut between batches or else inside of one; none of a single row.
 
-    Batches begin at multiples of `batch_size`. Nothing for a single place.
+    Batches begin at places that are multiples of `batch_size`.
     """
-    borders = range(-(-(first + 1) // batch_size) * batch_size, end, batch_size)
+    first, end = piece.first, piece.end
     if end - first == 1:
         return []
+    borders = range(-(-(first + 1) // batch_size) * batch_size, end, batch_size)
     middle = borders[len(borders) // 2] if borders else (first + end) // 2
-    return [range(first, middle), range(middle, end)]
+    return [
+        Piece(task=piece.task, first=first, end=middle, commits=False),
+        Piece(task=piece.task, first=middle, end=end, commits=False),
+    ]

@@ -1,7 +1,7 @@
-"""One queue of tasks over Ray actors, or in this process; the same results either way.
+"""run_tasks: a queue of tasks on Ray actors, or in this process, with the same results.
 
-The queue lives in the driver. Actors never restart by themselves: the driver sees one die, gives
-its tasks back to the queue and starts another. A task must therefore be safe to run twice.
+The queue is the driver's. Actors never restart by themselves: when one dies, the driver returns
+its tasks to the queue and starts another. So a task must be safe to run twice.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class Worker(Protocol[T_contra, R_co]):
-    """What does the tasks, in one process.
+    """Runs tasks in one process.
 
-    One that is to be inside of several tasks at once also has `stop()`, which makes its threads
-    end soon; one may have `progress()`, any account of the work it is inside of.
+    A worker that runs several tasks at once, or reports progress, also has `stop()`, which makes
+    its threads end soon. `progress()`, if it has one, returns anything about its running tasks.
     """
 
     def run(self, task: T_contra, /) -> R_co: ...
@@ -56,28 +56,28 @@ def run_tasks(
     reads: Mapping[str, Path] = NOTHING,
     writes: Mapping[str, Path] = NOTHING,
 ) -> None:
-    """Run every task once to its end and hand each result to `on_result`, in any order.
+    """Run every task until it has a result and pass each to `on_result`, in any order.
 
-    `workers` 0 runs them in this process; otherwise on that many Ray actors, each with a worker
-    of its own from `make_worker` (sent by pickle). A worker is inside of up to `overlap` tasks at
-    once, in threads. A task whose actor dies or whose worker raises is tried again, `attempts`
-    times in all, then JobError tells of it. A UserError from a worker ends the run at once: trying
-    again would not mend it.
+    With `workers` 0 they run in this process; otherwise on that many Ray actors, each with its own
+    worker from `make_worker` (sent by pickle). A worker runs up to `overlap` tasks at once, in
+    threads. A task whose actor dies or whose worker raises is tried `attempts` times, then JobError
+    is raised. A UserError from a worker ends the run at once: it would be raised again.
 
     With `split`, a task that kills its actors `attempts` times is cut into pieces, which run like
-    tasks; the piece that still kills and cannot be cut goes to `give_up`, in this process. Then
-    the task runs again, and is expected to find its pieces done. Nothing is given up before
-    something has succeeded, in this run or, if it is `proven`, before. TaskQueue has the rules.
+    tasks; a piece that still kills and cannot be cut is passed to `give_up`, in this process. Then
+    the task runs again, and should find its pieces done. Nothing is given up before something has
+    succeeded, in this run or, if it is `proven`, before. TaskQueue has the rules.
 
     `on_progress` gets progress() of every worker about once a second. On a cluster, every node must
-    see the paths `reads` and be able to write `writes`, both by flag: ClusterPathError else.
+    see the paths `reads` and be able to write `writes`, both by flag; raises ClusterPathError
+    otherwise.
     """
     if not tasks:
         return
     if workers == 0:
         _run_here(tasks, make_worker(), on_result, overlap, on_progress)
         return
-    assert (split is None) == (give_up is None), "what cannot be split must be given up"
+    assert (split is None) == (give_up is None), "split needs give_up"
     pool: ActorPool[T, R] = ActorPool(
         TaskQueue(tasks, attempts=attempts, split=split, workers=workers, proven=proven),
         make_worker,
@@ -90,7 +90,7 @@ def run_tasks(
     with ray_running(cluster_address(address), cpus=workers * cpus_per_worker):
         if address or inside_job():
             check_on_every_node(reads, writes)
-        pool.work_off(min(workers, len(tasks)), on_result)
+        pool.run(min(workers, len(tasks)), on_result)
 
 
 def _run_here(
@@ -118,5 +118,5 @@ def _run_here(
                 if on_progress is not None and time.monotonic() - last_report >= PROGRESS_SECONDS:
                     last_report = time.monotonic()
                     on_progress([worker.progress()] if hasattr(worker, "progress") else [])
-        finally:  # on Ctrl-C too: leaving the pool waits for its threads
+        finally:  # on Ctrl-C too, as leaving the pool waits for its threads
             worker.stop()  # type: ignore[attr-defined]

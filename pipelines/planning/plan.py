@@ -25,14 +25,12 @@ from ops.config import from_json, to_json
 from ops.files import fsync_path, link_once, make_folders
 from pipelines.planning.diff import addresses, new_entries, planned_rows, without_tombstones
 from pipelines.store import (
-    FORMAT,
-    METADATA_KEY,
     StoreAttributes,
     StoreError,
+    description_metadata,
     plan_path,
-    sealed,
+    read_description,
     track_name,
-    unsealed,
     write_tombstones,
 )
 
@@ -130,7 +128,7 @@ def read_plan(root: Path) -> Plan | None:
 
 def _read_description(path: Path) -> dict[str, Any]:
     try:
-        return unsealed(path, pq.read_schema(path).metadata)
+        return read_description(path, pq.read_schema(path).metadata)
     except (pa.ArrowException, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{path}: corrupt plan ({error}). Restore it from a copy.") from error
 
@@ -261,12 +259,11 @@ def write_part(
     Raises StoreError if the part exists, unless `overwrite` is set.
     """
     description = {
-        "format": FORMAT,
         "settings": to_json(settings),
         "label_names": list(label_names),
         "tasks": [(task.grid, task.number, task.num_rows) for task in tasks],
     }
-    schema = PLAN_SCHEMA.with_metadata({METADATA_KEY: sealed(description)})
+    schema = PLAN_SCHEMA.with_metadata(description_metadata(description))
     _write_whole(plan_path(root, part), schema, tables, settings.rows_per_task, overwrite)
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from ops.images import ImageError, decode_image, resize_and_crop, to_image
-from pipelines.generation import CRASHED, codes_path, read_index, read_parts, sample_name
+from pipelines.generation import codes_path, read_index, read_parts, sample_name
 from pipelines.reports.plots import data_uri, image_uri
-from pipelines.store import CodeStore
+from pipelines.store import CRASHED, CodeStore
 from tokenizer import decode_tiled, load_tokenizer
 
 MAX_BYTES = 4 << 20  # larger PNGs are scaled down

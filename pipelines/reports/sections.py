@@ -19,7 +19,7 @@ from ops.config import UserError, from_json
 from ops.images import ImageArray, ImageError, Transform, to_image, to_pixels
 from ops.metrics import codebook_usage, psnr
 from ops.runtime import read_metrics
-from pipelines.generation import NUM_SAMPLES
+from pipelines.generation import GENERATED
 from pipelines.inputs import read_source
 from pipelines.reports.plots import curve_plot, file_uri, image_uri, usage_plot
 from pipelines.reports.samples import index_facts, sample_images
@@ -183,7 +183,7 @@ def _pair(row: Mapping[str, Any], tokenizer: VQGAN, transform: Transform | None)
         pixels = tokenizer.decode(codes)
     decoded = image_uri(to_image(pixels)[0])
     name = f"{row['key']}: {codes.numel():,} codes"
-    if row["source"].startswith(NUM_SAMPLES):
+    if row["source"].startswith(GENERATED):
         return Figure((decoded,), name)
     original = _original(row, transform, tokenizer.config.downsample_factor)
     if original is None:

@@ -1,14 +1,16 @@
-"""The code store: a Zarr group of codes beside a Parquet index that says which rows to believe.
+"""The code store: a Zarr group of codes with a Parquet index of which rows are valid.
 
-Plain `zarr.open` reads the arrays and plain `pyarrow.parquet` the index; `CodeStore` reads both,
-mapping the arrays' files into memory.
+Workers put a task's rows into a TaskBuffer, keep unfinished ones in partial shards and commit the
+whole task at once; drivers prepare and finish a store with the functions of recovery.py.
+`CodeStore` reads a store: it believes the index and memory-maps the shards. Plain `zarr.open`
+reads the arrays too, and plain `pyarrow.parquet` the index. Read layout.py first (where everything
+lies), then commit.py (how rows are written once and never overwritten).
 """
 
 from pipelines.store.commit import (
     INDEX_SCHEMA,
     commit_task,
     committed_tasks,
-    parquet_bytes,
     publish_task,
     read_part,
 )
@@ -16,22 +18,15 @@ from pipelines.store.integrity import check_shard
 from pipelines.store.layout import (
     CLASS,
     FORMAT,
-    METADATA_KEY,
     TRACKS,
-    StoreAttributes,
     StoreError,
+    check_format,
     checksums_path,
-    code_dtype,
-    fill_value,
     grid_name,
     grid_shape,
     index_path,
-    metadata_files,
+    lock_path,
     plan_path,
-    read_attributes,
-    row_form,
-    says,
-    sealed,
     shard_path,
     source_path,
     staging_path,
@@ -40,11 +35,9 @@ from pipelines.store.layout import (
     tokenizer_path,
     track_name,
     track_path,
-    unsealed,
-    write_if_changed,
-    write_metadata,
 )
-from pipelines.store.partial import read_partial_shards, remove_partial_shards, write_partial_shard
+from pipelines.store.parquet import description_metadata, parquet_bytes, read_description
+from pipelines.store.partial import remove_partial_shards, task_of_partial_shard
 from pipelines.store.reader import CodeStore
 from pipelines.store.recovery import (
     empty_staging,
@@ -57,35 +50,58 @@ from pipelines.store.recovery import (
     remove_partials,
     write_checksums,
 )
-from pipelines.store.shards import row_checksums
-from pipelines.store.task_buffer import Line, TaskBuffer
+from pipelines.store.task_buffer import (
+    CRASHED,
+    OK,
+    IndexLine,
+    TaskBuffer,
+    index_buffer,
+    index_table,
+)
 from pipelines.store.tombstones import read_tombstones, write_tombstones
+from pipelines.store.zarr_metadata import (
+    RowForm,
+    StoreAttributes,
+    code_dtype,
+    fill_value,
+    metadata_files,
+    read_attributes,
+    row_form,
+    write_metadata,
+)
 
 __all__ = [
     "CLASS",
+    "CRASHED",
     "CodeStore",
     "FORMAT",
     "INDEX_SCHEMA",
-    "Line",
-    "METADATA_KEY",
+    "IndexLine",
+    "OK",
+    "RowForm",
     "StoreAttributes",
     "StoreError",
     "TRACKS",
     "TaskBuffer",
+    "check_format",
     "check_shard",
     "checksums_path",
     "code_dtype",
     "commit_task",
     "committed_tasks",
+    "description_metadata",
     "empty_staging",
     "fill_value",
     "forget",
     "forget_missing",
     "grid_name",
     "grid_shape",
+    "index_buffer",
     "index_path",
+    "index_table",
     "keep_tokenizer",
     "listed_files",
+    "lock_path",
     "metadata_files",
     "parquet_bytes",
     "plan_path",
@@ -93,27 +109,22 @@ __all__ = [
     "publish_task",
     "read_attributes",
     "read_checksums",
+    "read_description",
     "read_part",
-    "read_partial_shards",
     "read_tombstones",
     "remove_partial_shards",
     "remove_partials",
-    "row_checksums",
     "row_form",
-    "says",
-    "sealed",
     "shard_path",
     "source_path",
     "staging_path",
     "store_root",
+    "task_of_partial_shard",
     "tokenizer_folder",
     "tokenizer_path",
     "track_name",
     "track_path",
-    "unsealed",
     "write_checksums",
-    "write_if_changed",
     "write_metadata",
-    "write_partial_shard",
     "write_tombstones",
 ]

@@ -1,16 +1,15 @@
-"""How the rows of one task get into a store: whole, once, and never over somebody else's.
+"""Commit of one task's rows to a store: all of them, once, never overwriting another attempt's.
 
-A worker stages its shard under a name made from the content's hash, writes its index part aside,
-flushes both, and links the part to its final name. The link is exclusive: the first attempt wins
-and later ones change nothing, however late they wake. Then the shard moves to the place where
-plain zarr looks for it. The part names the shard's hash, so a reader finds it in either place.
-Nothing in these files depends on the attempt: a task gives the same bytes whoever wins.
+A worker stages its shard under a name made from the content's hash, writes its index part under a
+temporary name, flushes both, and links the part to its final name. The link is exclusive: the
+first attempt wins and later ones change nothing, however late they come. Then the shard is moved
+to the path where plain zarr reads it. The part names the shard's hash, so a reader finds it under
+either path. Nothing in these files depends on the attempt: every attempt gives the same bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,16 +21,13 @@ import pyarrow.parquet as pq
 from ops import disk
 from ops.files import fsync_path, link_once, make_folders, write_aside
 from pipelines.store.layout import (
-    FORMAT,
-    METADATA_KEY,
     StoreError,
     index_path,
-    sealed,
     shard_path,
     staging_path,
     store_root,
-    unsealed,
 )
+from pipelines.store.parquet import description_metadata, parquet_bytes, read_description
 from pipelines.store.shards import shard_bytes
 
 INDEX_SCHEMA = pa.schema(
@@ -64,8 +60,8 @@ def commit_task(
 ) -> bool:
     """Commit one task: `shards` holds codes (n, h, w) of each track, `index` a line for each row.
 
-    Returns False when another attempt had committed different content, which then stands. Raises
-    StoreError where the staging folder was emptied meanwhile: the store was finished by others.
+    Returns False when another attempt had committed different content, which is kept. Raises
+    StoreError where another run has emptied the staging folder meanwhile: it finished the store.
     """
     staging, final = staging_path(root), index_path(root, grid, task)
     named: dict[str, dict[str, Any]] = {}
@@ -76,38 +72,31 @@ def commit_task(
             name = f"{grid}-{task}-{track}-{digest[:32]}.shard"
             disk.disk.replace(write_aside(staging / name, data), staging / name)
             named[track] = {"file": name, "sha256": digest, "bytes": len(data)}
-        part = _part_bytes(index, {"format": FORMAT, "shards": named})
+        part = _part_bytes(index, named)
         aside = write_aside(staging / final.name, part)
-        fsync_path(staging)  # the part must not outlast a power cut that its shards do not
+        fsync_path(staging)  # or a power cut could keep the part and lose its shards
         make_folders(final.parent)
         won = link_once(aside, final)
     except FileNotFoundError as error:
         raise StoreError(f"{staging} was emptied by another run ({error}).") from error
     _fsync_up(final.parent.parent, store_root(root))
-    publish_task(root, grid, task)  # whoever won: that one may be dead or asleep
+    publish_task(root, grid, task)  # even if another attempt won: it may have died since
     if not won:
-        standing = {shard["file"] for shard in read_part(root, grid, task)[1].values()}
-        for file in {shard["file"] for shard in named.values()} - standing:
+        committed = {shard["file"] for shard in read_part(root, grid, task)[1].values()}
+        for file in {shard["file"] for shard in named.values()} - committed:
             disk.disk.unlink(staging / file)
     return won
 
 
-def _part_bytes(index: pa.Table, metadata: dict[str, Any]) -> bytes:
+def _part_bytes(index: pa.Table, shards: Mapping[str, Any]) -> bytes:
     table = index.select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
-    return parquet_bytes(table.replace_schema_metadata({METADATA_KEY: sealed(metadata)}))
-
-
-def parquet_bytes(table: pa.Table) -> bytes:
-    """A Parquet file of `table` whose pages carry checksums."""
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
-    return buffer.getvalue()
+    return parquet_bytes(table.replace_schema_metadata(description_metadata({"shards": shards})))
 
 
 def _fsync_up(folder: Path, root: Path) -> None:
-    """Flush the list of names of each folder from `folder` up to `root`, the store's own.
+    """Flush the directory entries of each folder from `folder` up to `root`, the store's own.
 
-    Always all of them: another attempt may have made one and been killed before it flushed it.
+    Always all of them: another attempt may have made one and been killed before flushing it.
     """
     while True:
         fsync_path(folder)
@@ -117,26 +106,29 @@ def _fsync_up(folder: Path, root: Path) -> None:
 
 
 def read_part(root: Path, grid: str, task: int) -> tuple[pa.Table, dict[str, Any]]:
-    """One task's index lines and what its metadata says of the shards; StoreError if damaged."""
+    """One task's index lines, INDEX_SCHEMA, and {track: {"file", "sha256", "bytes"}} of its shards.
+
+    Raises StoreError where the part is missing or corrupt.
+    """
     path = index_path(root, grid, task)
     try:
         table = pq.ParquetFile(path, page_checksum_verification=True).read()
-        description = unsealed(path, table.schema.metadata)
+        description = read_description(path, table.schema.metadata)
         lines = table.replace_schema_metadata(None).select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
     except (pa.ArrowException, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{path}: damaged index part ({error}). Run verify.") from error
+        raise StoreError(f"{path}: corrupt index part ({error}). Run verify.") from error
     return lines, description["shards"]
 
 
 def committed_tasks(root: Path) -> set[tuple[str, int]]:
-    """(grid, task) of every task whose index part is in the store."""
+    """(grid, task) of every task that has an index part in the store."""
     return {(path.parent.name, int(path.stem)) for path in (root / "_index").glob("*x*/*.parquet")}
 
 
 def publish_task(root: Path, grid: str, task: int) -> None:
-    """Move a committed task's shards to where plain zarr looks for them; safe to do again.
+    """Move a committed task's shards to the paths that plain zarr reads; may be called again.
 
-    Raises StoreError when a shard is in neither place.
+    Raises StoreError where a shard has neither its staged nor its final path.
     """
     _, shards = read_part(root, grid, task)
     for track, shard in shards.items():
@@ -148,6 +140,6 @@ def publish_task(root: Path, grid: str, task: int) -> None:
             if not final.exists():
                 raise StoreError(
                     f"{final}: shard is missing. Remove {index_path(root, grid, task)} "
-                    "and run encode again to make it anew."
+                    "and run encode again to make a new one."
                 ) from None
         _fsync_up(final.parent, store_root(root))

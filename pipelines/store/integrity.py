@@ -1,4 +1,4 @@
-"""Which rows of a shard are not what the index says: every one of them read and checked again."""
+"""Integrity of a shard: every row read again and compared with its index line."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.store.layout import RowForm, StoreAttributes, fill_value, row_form
 from pipelines.store.shards import row_checksums, shard_chunks
+from pipelines.store.zarr_metadata import RowForm, StoreAttributes, fill_value, row_form
 
 Codes = np.ndarray[Any, Any]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 class CorruptRows(NamedTuple):
-    """What is wrong with a shard's file."""
+    """The corrupt parts of a shard's file."""
 
-    rows: Mask  # (n,) rows that are not what they should be
-    file: bool  # whether the file as a whole is not: then something is, if only behind the rows
+    rows: Mask  # (n,) rows that differ from the index
+    file: bool  # whether the file's hash differs: also where only bytes after the rows do
 
 
 def check_shard(
     path: Path, sha256: str, index: pa.Table, grid: str, track: str, attributes: StoreAttributes
 ) -> CorruptRows:
-    """Hold a shard's file against its hash, and its rows against their lines of `index`.
+    """Compare a shard's file with its hash and its rows with their lines of `index`.
 
     Raises OSError where the file cannot be read.
     """
@@ -51,7 +51,7 @@ def check_shard(
 def _chunks(
     data: bytes, num_rows: int, form: RowForm, attributes: StoreAttributes
 ) -> Iterator[tuple[int, int, Codes | None]]:
-    """(first row, end, codes) of the pieces of a shard; codes are None where there are none."""
+    """(first row, end, codes) of each run of rows; codes are None where they cannot be read."""
     shape, dtype = form
     if attributes.compress:
         yield from shard_chunks(data, num_rows, attributes.rows_per_task, shape, dtype)
@@ -63,8 +63,7 @@ def _chunks(
 
 
 def _fitting(codes: Codes, ok: Mask, codebook_size: int | None) -> Mask:
-    """Which rows (n, h, w) hold codes of the codebook, if there is one, or fill where `ok` (n,)
-    says there are none."""
+    """Which rows (n, h, w) hold what `ok` (n,) promises: codes of the codebook, or else fill."""
     if codebook_size is None:
         empty_or_ok: Mask = ok | np.isnan(codes).all((1, 2))
         return empty_or_ok

@@ -1,51 +1,190 @@
-"""Files mapped into memory side by side, so that one indexing call reaches all of them.
-
-A stream's batch has its rows in any number of shards. Asking each shard's own map for a few rows
-costs more than the rows themselves; in one map of all, a batch costs what a plain array would.
-"""
+"""A store's shard files for reading: raw ones memory-mapped, compressed ones decompressed whole."""
 
 from __future__ import annotations
 
-import ctypes
-import mmap
-import os
-from collections.abc import Iterable
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-MAP_FIXED = 0x10  # the same on Linux, macOS and the BSDs; Python's mmap has no name for it
+from pipelines.store.layout import StoreError, shard_path, staging_path
+from pipelines.store.shards import decode_shard, shard_rows, shard_size
+from pipelines.store.zarr_metadata import RowForm, StoreAttributes, row_form
+
+Codes = np.ndarray[Any, Any]
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
+Address = tuple[str, str, int]  # grid, track, task
 
 
-def can_lie_side_by_side(file_bytes: int) -> bool:
-    """Whether files of so many bytes each can be mapped one behind the other: whole pages can."""
-    return os.name == "posix" and file_bytes % mmap.ALLOCATIONGRANULARITY == 0
+class ShardFiles:
+    """The shards that a store's index parts name, each checked for its presence and size.
 
-
-def map_side_by_side(
-    files: Iterable[tuple[int, Path]], count: int, file_bytes: int
-) -> NDArray[np.uint8]:
-    """A read-only array of `count` places of `file_bytes` each, files (place, path) mapped there.
-
-    What lies in a file past its place is left out; where there is no file, or it ends, the array
-    has zeros. Raises OSError where a file cannot be mapped.
+    Maps stay open. Decompressed shards are kept up to `decoded_bytes`, the last used ones.
     """
-    # Not writable, so that a reservation larger than the memory is no promise of memory.
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    whole = mmap.mmap(-1, count * file_bytes, flags=flags, prot=mmap.PROT_READ)
-    array = np.frombuffer(whole, np.uint8)  # keeps `whole` alive, which unmaps all at its end
-    c_mmap = ctypes.CDLL(None, use_errno=True).mmap
-    c_mmap.restype = ctypes.c_void_p
-    c_mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64]
-    for place, path in files:
-        address = array.ctypes.data + place * file_bytes
-        descriptor = os.open(path, os.O_RDONLY)
+
+    def __init__(self, root: Path, attributes: StoreAttributes, decoded_bytes: int) -> None:
+        self._root = root
+        self._attributes = attributes
+        self._shards: dict[tuple[str, int], tuple[int, Mapping[str, Any]]] = {}
+        self._tracks: dict[tuple[str, str], _Track] = {}
+        self._decompressed = RecentlyUsed(decoded_bytes)
+
+    def add(self, grid: str, task: int, num_rows: int, shards: Mapping[str, Any]) -> None:
+        """Add the shards of an index part: {track: {"file", "sha256", "bytes"}}.
+
+        Raises StoreError where one is missing or has another size.
+        """
+        self._shards[grid, task] = (num_rows, shards)
+        for track in shards:
+            self._find((grid, track, task))
+
+    def form(self, grid: str, track: str) -> RowForm:
+        """Shape and type of a track's rows; StoreError where the store has no such track."""
+        tracks = self._attributes.tracks
+        if track not in tracks:
+            raise StoreError(f"{self._root} has no track {track!r}; it has {list(tracks)}.")
+        return row_form(grid, tracks[track])
+
+    def read(self, grid: str, track: str, rows: IntArray) -> Codes:
+        """Codes (n, h, w) of row numbers (n,), as stored; StoreError for rows not committed."""
+        opened = self._open_track(grid, track)
+        tasks, within = np.divmod(rows, self._attributes.rows_per_task)
+        committed = opened.committed.take(tasks, mode="clip")
+        if len(rows) and (rows.min() < 0 or (within >= committed).any()):
+            raise StoreError(f"{self._root}: rows {rows} of grid {grid} are not all in the index.")
+        found = np.empty(len(rows), opened.row_type)
+        if self._attributes.compress:
+            for task in np.unique(tasks).tolist():  # so that each is decompressed once
+                chosen = np.flatnonzero(tasks == task)
+                found[chosen] = self._decompress((grid, track, task)).take(within[chosen])
+        elif len(rows) > 1 and tasks.min() == tasks.max():
+            opened.maps[int(tasks[0])].take(within, out=found, mode="clip")  # nothing is clipped
+        else:  # row by row: an indexing call for each of many shards takes longer
+            maps = opened.maps
+            places = zip(tasks.tolist(), within.tolist(), strict=True)
+            for number, (task, place) in enumerate(places):
+                found[number] = maps[task][place]
+        return found.view(opened.form.dtype).reshape(-1, *opened.form.shape)
+
+    def _open_track(self, grid: str, track: str) -> _Track:
+        if (grid, track) not in self._tracks:
+            rows = {task: rows for (g, task), (rows, _) in self._shards.items() if g == grid}
+            committed = np.zeros(max(rows, default=-1) + 2, np.int64)
+            for task, num_rows in rows.items():
+                committed[task] = num_rows
+            form = self.form(grid, track)
+            maps = _Maps(lambda task: self._load((grid, track, task)))
+            self._tracks[grid, track] = _Track(form, _raw(form), committed, maps)
+        return self._tracks[grid, track]
+
+    def _decompress(self, address: Address) -> Codes:
+        """The committed rows of a compressed shard, each as raw bytes."""
+        rows = self._decompressed.get(address)
+        if rows is None:
+            rows = self._load(address)
+            self._decompressed.put(address, rows)
+        return rows
+
+    def _find(self, address: Address) -> Path:
+        """The shard's file, staged or published; StoreError when it is missing or short.
+
+        Zarr must not be asked: it reads a missing shard as fill without an error. The staged file
+        is looked for first, since publishing moves a shard from there to its final path.
+        """
+        grid, track, task = address
+        num_rows, shards = self._shards[grid, task]
+        final = shard_path(self._root, grid, track, task)
+        size = shards[track]["bytes"]
+        if not self._attributes.compress:
+            row_bytes = _raw(self.form(grid, track)).itemsize
+            size = shard_size(num_rows, self._attributes.rows_per_task, row_bytes)
+        for path in (staging_path(self._root) / shards[track]["file"], final):
+            try:
+                found = path.stat().st_size
+            except FileNotFoundError:
+                continue
+            if found != size:
+                raise StoreError(f"{path}: {found} bytes, expected {size}. Run verify.")
+            return path
+        raise StoreError(f"{final}: shard is missing. Run verify.")
+
+    def _load(self, address: Address) -> Codes:
+        """The rows of a shard (at least those committed), each as raw bytes."""
         try:
-            length = min(file_bytes, os.fstat(descriptor).st_size)
-            fixed = mmap.MAP_SHARED | MAP_FIXED
-            if c_mmap(address, length, mmap.PROT_READ, fixed, descriptor, 0) != address:
-                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(path))
-        finally:
-            os.close(descriptor)
-    return array
+            return self._open(address, self._find(address))
+        except FileNotFoundError:  # published between _find and _open
+            return self._open(address, self._find(address))
+
+    def _open(self, address: Address, path: Path) -> Codes:
+        grid, track, task = address
+        num_rows, rows_per_task = self._shards[grid, task][0], self._attributes.rows_per_task
+        form = self.form(grid, track)
+        if not self._attributes.compress:
+            total = shard_rows(num_rows, rows_per_task)  # padding included
+            return np.asarray(np.memmap(path, _raw(form), "r", shape=total))
+        try:
+            codes = decode_shard(path.read_bytes(), num_rows, rows_per_task, *form)
+        except StoreError as error:
+            raise StoreError(f"{path}: {error}. Run verify.") from error
+        return codes.reshape(-1).view(_raw(form))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_tracks": {}}  # another process maps the files itself
+
+
+def _raw(form: RowForm) -> np.dtype[Any]:
+    """The type of one row as raw bytes."""
+    return np.dtype((np.void, int(np.prod(form.shape)) * form.dtype.itemsize))
+
+
+class _Maps(dict[int, Codes]):
+    """Memory maps by task number, each opened when it is first used."""
+
+    def __init__(self, load: Callable[[int], Codes]) -> None:
+        super().__init__()
+        self._load = load
+
+    def __missing__(self, task: int) -> Codes:
+        self[task] = self._load(task)
+        return self[task]
+
+
+class _Track(NamedTuple):
+    """One grid and track as it is read."""
+
+    form: RowForm
+    row_type: np.dtype[Any]  # of one row as raw bytes
+    committed: IntArray  # by task, how many rows the index has; ends in a 0
+    maps: _Maps
+
+
+class RecentlyUsed:
+    """The last used arrays, by address, up to a number of bytes; the newest is always kept."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._arrays: OrderedDict[Address, Codes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self._arrays.values())
+
+    def get(self, address: Address) -> Codes | None:
+        with self._lock:
+            if address in self._arrays:
+                self._arrays.move_to_end(address)
+            return self._arrays.get(address)
+
+    def put(self, address: Address, array: Codes) -> None:
+        with self._lock:
+            self._arrays[address] = array
+            self._arrays.move_to_end(address)
+            while len(self._arrays) > 1 and self.nbytes > self._most_bytes:
+                self._arrays.popitem(last=False)
+
+    def __reduce__(self) -> tuple[type[RecentlyUsed], tuple[int]]:
+        return RecentlyUsed, (self._most_bytes,)  # another process decompresses for itself

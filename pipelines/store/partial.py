@@ -1,14 +1,14 @@
-"""Pieces of an unfinished task that outlast whoever made them.
+"""Partial shards: rows of an unfinished task, kept so that a killed worker loses little.
 
-A task long enough to be interrupted leaves the rows it has done in the staging folder. Each piece
-is one file that carries its own hash: a torn or damaged one is as good as none.
+A long task writes the rows it has done to the staging folder now and then. Each partial shard is
+one file that carries its own hash: a torn or corrupt one is ignored and its rows are made again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,41 +17,41 @@ import pyarrow as pa
 
 from ops import disk
 from ops.files import fsync_path, write_aside
-from pipelines.store.layout import METADATA_KEY, StoreError, staging_path
+from pipelines.store.layout import StoreError, staging_path
+from pipelines.store.parquet import METADATA_KEY
 
 HASH_BYTES = 32  # sha256, before everything else in the file
+NAME = re.compile(r"(\d+x\d+)-(\d+)-\d+-\d+\.partial-shard")
+CODES = "codes"  # the column of the rows' raw codes
+
+Codes = np.ndarray[Any, Any]
 
 
 class PartialShard(NamedTuple):
-    """Rows `first` to `first + len(index) - 1` of a task."""
+    """Rows `first` to before `first + len(lines)` of a task."""
 
     first: int
-    codes: dict[str, np.ndarray[Any, Any]]  # track -> (n, h, w)
-    index: pa.Table
+    codes: Codes  # (n, h, w)
+    lines: pa.Table  # n lines, in columns of the writer's own
 
 
 def write_partial_shard(
-    root: Path,
-    grid: str,
-    task: int,
-    first: int,
-    codes: Mapping[str, np.ndarray[Any, Any]],
-    index: pa.Table,
+    root: Path, grid: str, task: int, first: int, codes: Codes, lines: pa.Table
 ) -> None:
-    """Keep codes (n, h, w) of each track and their n index lines, whole or not at all."""
+    """Keep codes (n, h, w) and their n lines; the file appears whole.
+
+    Raises StoreError where another run has emptied the staging folder.
+    """
     staging = staging_path(root)
-    forms = {track: (rows.dtype.str, rows.shape[1:]) for track, rows in codes.items()}
-    table = index.replace_schema_metadata(
-        {METADATA_KEY: json.dumps({"first": first, "forms": forms})}
-    )
-    for track, rows in codes.items():
-        table = table.append_column(_column(track), _as_binary(rows))
+    description = {"first": first, "dtype": codes.dtype.str, "shape": codes.shape[1:]}
+    table = lines.replace_schema_metadata({METADATA_KEY: json.dumps(description)})
+    table = table.append_column(CODES, _as_binary(codes))
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     payload = sink.getvalue().to_pybytes()
-    # The end is part of the name, so that a shorter piece never takes a longer one's place.
-    name = f"{grid}-{task}-{first}-{first + len(index)}.partial-shard"
+    # The name has the last row too, so that a shorter file never replaces a longer one.
+    name = f"{grid}-{task}-{first}-{first + len(lines)}.partial-shard"
     try:
         aside = write_aside(staging / name, hashlib.sha256(payload).digest() + payload)
         disk.disk.replace(aside, staging / name)
@@ -61,15 +61,21 @@ def write_partial_shard(
 
 
 def read_partial_shards(root: Path, grid: str, task: int) -> list[PartialShard]:
-    """The whole pieces of one task, by their first row; pieces may overlap."""
-    pieces = [_read(path) for path in _files(root, grid, task)]
-    return sorted((p for p in pieces if p is not None), key=lambda p: (p.first, len(p.index)))
+    """The intact partial shards of one task, by first row, then length; they may overlap."""
+    found = [_read(path) for path in _files(root, grid, task)]
+    return sorted((p for p in found if p is not None), key=lambda p: (p.first, len(p.lines)))
 
 
 def remove_partial_shards(root: Path, grid: str, task: int) -> None:
-    """Remove the pieces of one task: it is committed."""
+    """Remove the partial shards of a task that is committed."""
     for path in _files(root, grid, task):
         disk.disk.unlink(path)
+
+
+def task_of_partial_shard(path: Path) -> tuple[str, int] | None:
+    """(grid, task) of a partial shard's file, by its name; None for other files."""
+    match = NAME.fullmatch(path.name)
+    return (match[1], int(match[2])) if match else None
 
 
 def _files(root: Path, grid: str, task: int) -> list[Path]:
@@ -87,29 +93,14 @@ def _read(path: Path) -> PartialShard | None:
     with pa.ipc.open_stream(payload) as reader:
         table = reader.read_all()
     description = json.loads(table.schema.metadata[METADATA_KEY])
-    if "forms" not in description:  # by an older version: its rows are made anew
-        return None
-    codes = {
-        track: _from_binary(table[_column(track)], np.dtype(dtype), shape)
-        for track, (dtype, shape) in description["forms"].items()
-    }
-    index = table.drop_columns([_column(track) for track in codes]).replace_schema_metadata(None)
-    return PartialShard(description["first"], codes, index)
+    rows = b"".join(table[CODES].to_pylist())
+    codes = np.frombuffer(rows, description["dtype"]).reshape(-1, *description["shape"])
+    lines = table.drop_columns([CODES]).replace_schema_metadata(None)
+    return PartialShard(description["first"], codes, lines)
 
 
-def _column(track: str) -> str:
-    return f"codes of {track}"
-
-
-def _as_binary(rows: np.ndarray[Any, Any]) -> pa.Array:
+def _as_binary(rows: Codes) -> pa.Array:
     """One value of fixed size for each row of (n, h, w)."""
     row_bytes = rows.dtype.itemsize * int(np.prod(rows.shape[1:]))
     buffer = pa.py_buffer(np.ascontiguousarray(rows).tobytes())
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(row_bytes), len(rows), [None, buffer])
-
-
-def _from_binary(
-    column: pa.ChunkedArray, dtype: np.dtype[Any], shape: list[int]
-) -> np.ndarray[Any, np.dtype[Any]]:
-    rows = b"".join(column.to_pylist())
-    return np.frombuffer(rows, dtype).reshape(-1, *shape)

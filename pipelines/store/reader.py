@@ -1,4 +1,4 @@
-"""The reading side of a code store: the index says what there is, memory maps give the codes."""
+"""CodeStore: reads a code store, rows listed by the index, codes from memory-mapped shards."""
 
 from __future__ import annotations
 
@@ -15,40 +15,39 @@ import torch
 from pipelines.store.commit import INDEX_SCHEMA, committed_tasks, read_part
 from pipelines.store.layout import (
     CLASS,
-    StoreAttributes,
     StoreError,
     grid_shape,
     plan_path,
-    read_attributes,
     store_root,
     tokenizer_folder,
     track_name,
     track_path,
 )
-from pipelines.store.shard_files import ShardFiles
+from pipelines.store.mapping import ShardFiles
 from pipelines.store.tombstones import read_tombstones
+from pipelines.store.zarr_metadata import StoreAttributes, read_attributes
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 DECODED_BYTES = 512 << 20
 
 
 class CodeStore:
-    """A code store opened for reading; rows count when the index says `ok`, none replaced them,
-    and their images are not pruned.
+    """A code store opened for reading.
 
-    Rows are addressed by (grid, row), for instance ("32x32", 17), or by position in index order.
-    Of a compressed store the shards used last stay decoded, up to `decoded_bytes`. `track(name)`
-    is the same of a further track: its rows lie under the numbers of the image's, but which of
-    them count is its own matter.
+    Its current rows are those whose status is `ok`, that no newer row replaces, and whose image
+    has no tombstone. A row is addressed by (grid, row), for instance ("32x32", 17), or by its
+    position among the current rows in index order. Of a compressed store, the shards used last
+    stay decompressed, up to `decoded_bytes`. `track(name)` opens a further track: its rows have
+    the numbers of the image's, but statuses of their own.
     """
 
     def __init__(self, path: Path, attributes: StoreAttributes, decoded_bytes: int) -> None:
         self.path = path
-        #: The track that is read: `image`, or the name that track() was asked for.
+        #: The track that is read: `image`, or the name given to track().
         self.name = track_name(path)
         self._attributes = attributes
         self._decoded_bytes = decoded_bytes
-        #: Bytes of shards that stay decoded; None where shards are mapped, however many.
+        #: Bytes of shards that stay decompressed; None where shards are memory-mapped.
         self.decoded_bytes = decoded_bytes if attributes.compress else None
         self._shards = ShardFiles(path, attributes, decoded_bytes)
         parts = []
@@ -56,22 +55,22 @@ class CodeStore:
             table, shards = read_part(path, grid, task)
             self._shards.add(grid, task, len(table), shards)
             parts.append(table)
-        #: One line for each row that was tried, `ok` or not.
+        #: INDEX_SCHEMA, one line for each committed row, `ok` or not.
         self.index: pa.Table = pa.concat_tables(parts) if parts else INDEX_SCHEMA.empty_table()
 
     @classmethod
     def open(cls, path: Path | str, decoded_bytes: int = DECODED_BYTES) -> CodeStore:
-        """Open the store at `path`; raises StoreError where it is missing, foreign or damaged."""
+        """Open the store at `path`; raises StoreError where it is missing, foreign or corrupt."""
         path = Path(path)
         return cls(path, read_attributes(path), decoded_bytes)
 
     @property
     def track_names(self) -> tuple[str, ...]:
-        """The further tracks, beside that of the image."""
+        """The names of the further tracks, without `image`."""
         return tuple(sorted(self._attributes.tracks.keys() - {"image"}))
 
     def track(self, name: str) -> CodeStore:
-        """A further track; raises StoreError where the store has none of this name."""
+        """The track of this name; raises StoreError where the store has none."""
         root = store_root(self.path)
         if name == "image":
             return CodeStore(root, self._attributes, self._decoded_bytes)
@@ -86,13 +85,13 @@ class CodeStore:
     @property
     def provenance(self) -> dict[str, dict[str, Any]]:
         """By track: the tokenizer's name, fingerprint, codebook_size and downsample_factor, the
-        transform, dtype, threads and batch_size that made its codes; of one without a tokenizer
-        what its numbers mean."""
+        transform, dtype, threads and batch_size that made its codes; for a track without a
+        tokenizer the meaning of its numbers."""
         return self._attributes.tracks
 
     @property
     def label_names(self) -> list[str]:
-        """The class folders, or those of track `class`; a label is a position in this list."""
+        """The class folders, or classes of track `class`; a label is a position in this list."""
         classes = self._attributes.tracks.get(CLASS)
         if classes is not None:
             return list(classes["classes"])
@@ -104,32 +103,29 @@ class CodeStore:
 
     @property
     def tokenizer_folder(self) -> Path:
-        """A copy of the tokenizer that made these codes, kept inside the store.
-
-        Of a track that the image's tokenizer made, the image's.
-        """
+        """The copy, inside the store, of the tokenizer that made these codes."""
         return tokenizer_folder(self.path)
 
     @cached_property
     def _current(self) -> pa.Table:
-        """The index lines that count, in index order; only a row that is ok replaces another."""
+        """The index lines of the current rows, in order; only a row that is ok replaces another."""
         ok = self.index.filter(pc.equal(self.index["status"], "ok"))
         replaced = self._with_older(ok["replaces"].drop_null())
         return _without(_without(ok, replaced), self._gone).combine_chunks()
 
     @cached_property
     def failed(self) -> pa.Table:
-        """The index lines of images that could not be encoded, unless tried again since."""
+        """The index lines of rows that failed and that no later attempt replaces."""
         failed = self.index.filter(pc.not_equal(self.index["status"], "ok"))
         return _without(_without(failed, self.index["replaces"]), self._gone)
 
     @cached_property
     def _gone(self) -> pa.ChunkedArray:
-        """Addresses of the pruned rows and of all older content of their images."""
+        """Addresses of the rows with a tombstone and of all that they replace."""
         return self._with_older(_addresses(read_tombstones(store_root(self.path))))
 
     def _with_older(self, addresses: pa.ChunkedArray) -> pa.ChunkedArray:
-        """These rows' addresses and those of all that they replace, rows that failed between."""
+        """These addresses and those of all rows that they replace, across failed rows too."""
         found = addresses
         newer = self.index.filter(pc.is_valid(self.index["replaces"]))
         while len(addresses) and len(newer):
@@ -162,24 +158,24 @@ class CodeStore:
 
     @property
     def grids(self) -> dict[str, int]:
-        """Rows that count, by grid shape."""
+        """Numbers of current rows, by grid shape."""
         return {grid: len(rows) for grid, rows in self._rows_of_grids.items()}
 
     def ok_rows(self, grid: str) -> IntArray:
-        """The row numbers of `grid` that count, ascending."""
+        """The numbers of the current rows of `grid`, ascending; StoreError where it has none."""
         if grid not in self._rows_of_grids:
             raise StoreError(f"{self.path} has no codes of grid {grid}; it has {self.grids}.")
         return self._rows_of_grids[grid]
 
     def labels(self, grid: str, rows: IntArray) -> np.ndarray[Any, np.dtype[np.int32]]:
-        """The labels of rows of one grid; -1 where an image has none."""
+        """The labels (n,) of rows of one grid; -1 where an image has none."""
         return self._labels_of_grids[grid][rows]
 
     def __len__(self) -> int:
         return len(self._current)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        """One row by its position: its index line and its codes (h, w)."""
+        """The current row at a position: its index line and its codes (h, w)."""
         if not -len(self) <= position < len(self):
             raise IndexError(f"row {position} of a store of {len(self)} rows")
         line: dict[str, Any] = self._current.slice(position % len(self), 1).to_pylist()[0]
@@ -190,45 +186,12 @@ class CodeStore:
         """Codes (n, h, w) of the given row numbers, in their order, as stored (unsigned); of a
         track without a tokenizer float32 (n, *row_shape).
 
-        One indexing call, or one a shard that the rows touch where the shards are no single map.
-        Raises StoreError for rows never committed.
+        Raises StoreError for rows that are not committed.
         """
-        rows = np.asarray(rows, np.int64)
-        joined = self._shards.joined(grid, self.name)
-        # As unsigned numbers the negative ones are the largest.
-        if joined and np.maximum.reduce(rows.view(np.uint64), initial=0) < joined.gapless:
-            return joined.codes.take(rows, axis=0, mode="clip")  # twice as fast as codes[rows]
-        return self._read_by_shard(grid, rows)
-
-    def _read_by_shard(self, grid: str, rows: IntArray) -> np.ndarray[Any, Any]:
-        tasks = rows // self.rows_per_task
-        shape, dtype = self._shards.form(grid, self.name)
-        codes = np.empty((len(rows), *shape), dtype)
-        if (tasks[1:] < tasks[:-1]).any():
-            order = np.argsort(tasks, kind="stable")
-            codes[order] = self._read_by_shard(grid, rows[order])
-            return codes
-        starts = np.flatnonzero(np.diff(tasks, prepend=-(2**62)))
-        touched = tasks[starts].tolist()
-        self._check_rows(grid, rows, touched, starts)
-        ends = [*starts.tolist(), len(rows)][1:]
-        for task, start, end in zip(touched, starts.tolist(), ends, strict=True):
-            shard = self._shards.rows(grid, self.name, task)
-            within = rows[start:end] - task * self.rows_per_task
-            # Nothing is out of range, so nothing is clipped: the mode only spares numpy a copy of
-            # its own. Rows come two to three times as fast as by shard[within].
-            shard.take(within, axis=0, out=codes[start:end], mode="clip")
-        return codes
-
-    def _check_rows(self, grid: str, rows: IntArray, tasks: list[int], starts: IntArray) -> None:
-        """Raise StoreError unless the index has all rows; each task's begin at one of `starts`."""
-        held = [self._shards.num_rows(grid, task) for task in tasks]
-        highest = np.maximum.reduceat(rows, starts) if len(rows) else rows
-        if (highest - np.array(tasks, np.int64) * self.rows_per_task >= held).any():
-            raise StoreError(f"{self.path}: rows {rows} of grid {grid} are not all in the index.")
+        return self._shards.read(grid, self.name, np.asarray(rows, np.int64))
 
     def batches(self, batch_size: int) -> Iterator[dict[str, Any]]:
-        """Every row that counts, in index order, grid by grid; the last batch of a grid is short.
+        """Every current row, in index order, grid by grid; the last batch of a grid may be short.
 
         Yields {"codes": (B, h, w) int64, "label": (B,) int64 with -1 for none, "key": B strings}.
         """
@@ -255,6 +218,6 @@ def _addresses(lines: pa.Table) -> pa.ChunkedArray:
 def _without(lines: pa.Table, addresses: pa.ChunkedArray) -> pa.Table:
     """The index lines whose address is not among `addresses`."""
     addresses = addresses.drop_null()
-    if not len(addresses):  # the usual case: spare a million lines their addresses
+    if not len(addresses):  # the usual case; making the addresses of a million lines takes time
         return lines
     return lines.filter(pc.invert(pc.is_in(_addresses(lines), value_set=addresses)))

@@ -1,40 +1,39 @@
-"""What a driver does for a store before and after it encodes; the lock says that it is alone."""
+"""What a driver does to a store before and after its tasks, while it holds the lock."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from ops import disk
-from ops.files import atomic_path, file_hash, json_hash
+from ops.files import atomic_path, file_hash, holds_json, json_hash, write_json_if_changed
 from pipelines.store.commit import committed_tasks, publish_task
 from pipelines.store.layout import (
     StoreError,
     checksums_path,
-    says,
+    lock_path,
     staging_path,
     tokenizer_path,
     track_name,
-    write_if_changed,
 )
+from pipelines.store.partial import task_of_partial_shard
 
-LOCK = "driver.lock"
-#: The checksums' own checksum stands under this name among them.
-OWN = "_checksums.json"
+#: Folders of a store in which files are written under temporary names.
+WRITTEN_FOLDERS = ("", "_plan/", "_tombstones/", "_staging/", "_tokenizer/", "g*/", "g*/*/")
+OWN = "_checksums.json"  # the key of the checksum file's own checksum
 
 
-def remove_partials(root: Path) -> None:
-    """Remove what a killed driver, or its workers, left half written."""
-    folders = ("", "_plan/", "_tombstones/", "_staging/", "_tokenizer/", "g*/", "g*/*/")
-    for pattern in (f"{folder}*" for folder in folders):
-        for path in root.glob(f"{pattern}.partial"):
+def remove_partials(root: Path, folders: Iterable[str] = WRITTEN_FOLDERS) -> None:
+    """Remove files that a killed driver or worker left half written."""
+    for pattern in (f"{folder}*.partial" for folder in folders):
+        for path in root.glob(pattern):
             shutil.rmtree(path) if path.is_dir() else disk.disk.unlink(path)
 
 
 def keep_tokenizer(root: Path, folder: Path) -> None:
-    """Keep what decodes the store beside its codes: config.json and the weights that are used."""
+    """Copy the tokenizer that decodes the codes into the store: config.json and its weights."""
     copy = tokenizer_path(root, track_name(root))
     if copy.exists():
         return
@@ -47,7 +46,7 @@ def keep_tokenizer(root: Path, folder: Path) -> None:
 
 
 def publish_committed(root: Path) -> None:
-    """Publish shards of tasks that were committed just before a kill."""
+    """Publish shards of tasks whose worker was killed between commit and publication."""
     committed = committed_tasks(root)
     for path in staging_path(root).glob("*.shard"):
         grid, number = path.name.split("-")[:2]
@@ -55,17 +54,20 @@ def publish_committed(root: Path) -> None:
             publish_task(root, grid, int(number))
 
 
-def empty_staging(root: Path) -> None:
-    """Remove what dead attempts left; only once all tasks are committed and published."""
+def empty_staging(root: Path, unfinished: Collection[tuple[str, int]] = ()) -> None:
+    """Remove staged files, once all tasks that ran are committed and published.
+
+    The partial shards of `unfinished` tasks, as (grid, task), are kept.
+    """
     for path in staging_path(root).iterdir():
-        if path.name != LOCK:
+        if path != lock_path(root) and task_of_partial_shard(path) not in unfinished:
             disk.disk.unlink(path)
 
 
 def forget_missing(root: Path) -> None:
-    """Drop the checksums of files that were taken away to be made anew, before a run makes them.
+    """Drop the checksums of files that were removed to be made again, before a run makes them.
 
-    Raises StoreError for what no run can make anew: a part of the plan, or of the pruned rows.
+    Raises StoreError for files that no run can make again: parts of the plan and tombstones.
     """
     checksums = read_checksums(root)
     if checksums is None:
@@ -78,7 +80,7 @@ def forget_missing(root: Path) -> None:
 
 
 def forget(root: Path, paths: Iterable[Path]) -> None:
-    """Drop the checksums of files that are about to be removed or written anew."""
+    """Drop the checksums of files that are about to be removed or written again."""
     checksums = read_checksums(root)
     if checksums is not None:
         names = {path.relative_to(root).as_posix() for path in paths}
@@ -86,9 +88,9 @@ def forget(root: Path, paths: Iterable[Path]) -> None:
 
 
 def write_checksums(root: Path) -> None:
-    """List the sha256 of every file that can only be checked by one; those listed already stay.
+    """Add the sha256 of every file that has no other checksum; recorded ones are not changed.
 
-    What a file was when it was new counts, so that damage is never taken for its right content.
+    A file is hashed once, when it is new, so that later corruption never becomes its checksum.
     """
     known = read_checksums(root) or {}
     names = [path.relative_to(root).as_posix() for path in listed_files(root)]
@@ -96,7 +98,7 @@ def write_checksums(root: Path) -> None:
 
 
 def read_checksums(root: Path) -> dict[str, str] | None:
-    """sha256 by path below the store; None where no run has ended yet, StoreError if damaged."""
+    """sha256 by path below the store; None where no run has ended yet, StoreError if corrupt."""
     path = checksums_path(root)
     checksums: dict[str, str] = {}
     try:
@@ -106,18 +108,18 @@ def read_checksums(root: Path) -> dict[str, str] | None:
         return None
     except (ValueError, KeyError, TypeError, AttributeError):
         own = None
-    if own != json_hash(checksums) or not says(path, {**checksums, OWN: own}):
-        raise StoreError(f"{path}: damaged. Remove it and run encode again to make it anew.")
+    if own != json_hash(checksums) or not holds_json(path, {**checksums, OWN: own}):
+        raise StoreError(f"{path}: corrupt. Remove it and run encode again to make a new one.")
     return checksums
 
 
 def _write(root: Path, checksums: dict[str, str]) -> None:
     ordered = dict(sorted(checksums.items()))
-    write_if_changed(checksums_path(root), {**ordered, OWN: json_hash(ordered)})
+    write_json_if_changed(checksums_path(root), {**ordered, OWN: json_hash(ordered)})
 
 
 def listed_files(root: Path) -> Iterator[Path]:
-    """Every file that has its checksum in the list once a run has ended."""
+    """Every file that has a checksum once a run has ended."""
     for pattern in ("_plan/*.parquet", "_tombstones/*.parquet", "_index/*/*.parquet"):
         yield from root.glob(pattern)
     yield from (path for path in root.glob("_tokenizer/**/*") if path.is_file())

@@ -1,8 +1,8 @@
 """The bytes of one shard file: a task's rows as Zarr's sharding codec lays them out.
 
-Raw shards hold their rows contiguous from byte 0, to be mapped into memory; compressed ones hold
-chunks of rows coded by Blosc (bitshuffle and zstd), to be read whole. Both end in Zarr's index:
-where each chunk lies.
+Raw shards hold their rows contiguous from byte 0, to be memory-mapped; compressed ones hold chunks
+of rows compressed by Blosc (bitshuffle and zstd), to be read whole. Both end in Zarr's shard index,
+the offset and length of each chunk.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import google_crc32c
 import numpy as np
 from numcodecs import blosc
 
-from pipelines.store.layout import StoreError, fill_value, inner_rows
+from pipelines.store.layout import StoreError
+from pipelines.store.zarr_metadata import fill_value, inner_rows
 
 Codes = np.ndarray[Any, Any]
 
-MISSING_CHUNK = 2**64 - 1  # Zarr's mark for an inner chunk that a shard does not hold
+MISSING_CHUNK = 2**64 - 1  # Zarr's offset and length of an inner chunk that a shard lacks
 LEVEL = 5
 
 
@@ -28,34 +29,34 @@ def row_checksums(codes: Codes) -> list[int]:
 
 
 def shard_rows(num_rows: int, rows_per_task: int, compress: bool = False) -> int:
-    """Rows a shard's file holds for a task of `num_rows`: whole inner chunks."""
+    """Rows in the shard file of a task of `num_rows`, rounded up to whole inner chunks."""
     step = inner_rows(rows_per_task, compress)
     return -(-num_rows // step) * step
 
 
 def shard_size(num_rows: int, rows_per_task: int, row_bytes: int) -> int:
-    """Bytes of a raw shard's file: its rows, and Zarr's index of its chunks."""
+    """Bytes of a raw shard's file: its rows and its shard index."""
     return shard_rows(num_rows, rows_per_task) * row_bytes + _index_size(rows_per_task, False)
 
 
 def shard_bytes(codes: Codes, rows_per_task: int, compress: bool = False) -> bytes:
-    """The file of one shard: rows (n, h, w), filled up to whole inner chunks, then Zarr's index.
+    """The file of one shard: rows (n, h, w), padded to whole inner chunks, then the shard index.
 
-    Chunks past the last row are marked missing, so a short task makes a short file.
+    Chunks past the last row are marked missing, so a task of few rows makes a small file.
     """
     step = inner_rows(rows_per_task, compress)
     total = shard_rows(len(codes), rows_per_task, compress)
     rows = np.full((total, *codes.shape[1:]), fill_value(codes.dtype), codes.dtype)
     rows[: len(codes)] = codes
     chunks = [rows[first : first + step] for first in range(0, total, step)]
-    coded = [_coded(chunk) if compress else chunk.tobytes() for chunk in chunks]
-    places = np.full((rows_per_task // step, 2), MISSING_CHUNK, "<u8")  # (offset, bytes)
-    lengths = np.array([len(chunk) for chunk in coded], "<u8")
-    places[: len(coded), 1] = lengths
-    places[: len(coded), 0] = np.cumsum(lengths) - lengths
+    encoded = [_compressed(chunk) if compress else chunk.tobytes() for chunk in chunks]
+    places = np.full((rows_per_task // step, 2), MISSING_CHUNK, "<u8")  # (offset, length)
+    lengths = np.array([len(chunk) for chunk in encoded], "<u8")
+    places[: len(encoded), 1] = lengths
+    places[: len(encoded), 0] = np.cumsum(lengths) - lengths
     index = places.tobytes()
     checksum: int = google_crc32c.value(index)
-    return b"".join(coded) + index + checksum.to_bytes(4, "little")
+    return b"".join(encoded) + index + checksum.to_bytes(4, "little")
 
 
 def shard_chunks(
@@ -63,7 +64,7 @@ def shard_chunks(
 ) -> Iterator[tuple[int, int, Codes | None]]:
     """(first row, end, codes (end - first, h, w)) of each chunk of a compressed shard's file.
 
-    Codes are None where they cannot be decoded. Rows past `num_rows` are left out.
+    Codes are None where they cannot be decompressed. Rows past `num_rows` are left out.
     """
     step = inner_rows(rows_per_task, True)
     places = _places(data, rows_per_task)
@@ -72,14 +73,14 @@ def shard_chunks(
         rows = None
         if places is not None:
             offset, length = (int(n) for n in places[number])
-            rows = _decoded(data[offset : offset + length], (step, *row_shape), dtype)
+            rows = _decompressed(data[offset : offset + length], (step, *row_shape), dtype)
         yield first, end, None if rows is None else rows[: end - first]
 
 
 def decode_shard(
     data: bytes, num_rows: int, rows_per_task: int, row_shape: tuple[int, int], dtype: np.dtype[Any]
 ) -> Codes:
-    """The rows (num_rows, h, w) of a compressed shard's file; StoreError where it is damaged."""
+    """The rows (num_rows, h, w) of a compressed shard's file; StoreError where it is corrupt."""
     codes = np.empty((num_rows, *row_shape), dtype)
     for first, end, rows in shard_chunks(data, num_rows, rows_per_task, row_shape, dtype):
         if rows is None:
@@ -89,12 +90,12 @@ def decode_shard(
 
 
 def _index_size(rows_per_task: int, compress: bool) -> int:
-    """16 bytes for each inner chunk's place, 4 for their checksum."""
+    """Bytes of a shard index: 16 for each inner chunk, 4 for their checksum."""
     return 16 * (rows_per_task // inner_rows(rows_per_task, compress)) + 4
 
 
 def _places(data: bytes, rows_per_task: int) -> np.ndarray[Any, Any] | None:
-    """(offset, bytes) of each chunk of a compressed shard; None where its index is damaged."""
+    """(offset, length) of each chunk of a compressed shard; None where its index is corrupt."""
     index = data[-_index_size(rows_per_task, True) :]
     if len(index) < _index_size(rows_per_task, True):
         return None
@@ -104,21 +105,21 @@ def _places(data: bytes, rows_per_task: int) -> np.ndarray[Any, Any] | None:
     return np.frombuffer(places, "<u8").reshape(-1, 2)
 
 
-def _coded(chunk: Codes) -> bytes:
-    # One Blosc block. Of several, its threads would write whichever is done first, and whether it
-    # has threads depends on who calls it: the same rows must always give the same bytes.
-    coded: bytes = blosc.compress(chunk, b"zstd", LEVEL, blosc.BITSHUFFLE, chunk.nbytes)
-    return coded
+def _compressed(chunk: Codes) -> bytes:
+    # One Blosc block: with several, Blosc's threads write them in the order they are done, and the
+    # same rows must always give the same bytes.
+    compressed: bytes = blosc.compress(chunk, b"zstd", LEVEL, blosc.BITSHUFFLE, chunk.nbytes)
+    return compressed
 
 
-def _decoded(coded: bytes, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Codes | None:
+def _decompressed(data: bytes, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Codes | None:
     rows = np.empty(shape, dtype)
-    # Blosc's header says at 4 how much it decodes to and at 12 how long it is: it believes both.
-    header = np.frombuffer(coded[:16], "<u4")
-    if len(header) < 4 or header[1] != rows.nbytes or header[3] != len(coded):
+    # Blosc trusts its header: the decompressed size at byte 4, the compressed one at byte 12.
+    header = np.frombuffer(data[:16], "<u4")
+    if len(header) < 4 or header[1] != rows.nbytes or header[3] != len(data):
         return None
     try:
-        blosc.decompress(coded, rows)
+        blosc.decompress(data, rows)
     except (RuntimeError, ValueError):
         return None
     return rows

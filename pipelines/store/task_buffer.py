@@ -1,22 +1,120 @@
-"""The rows of one task while they come to be: codes and index lines, out of batches or pieces."""
+"""TaskBuffer: the rows of one task while they are made, and what of them outlasts a kill."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from pipelines.store.commit import INDEX_SCHEMA
-from pipelines.store.layout import RowForm, fill_value
-from pipelines.store.partial import PartialShard
+from pipelines.store.partial import read_partial_shards, write_partial_shard
 from pipelines.store.shards import row_checksums
+from pipelines.store.zarr_metadata import RowForm, fill_value
 
+OK, CRASHED = "ok", "crashed"  # statuses; any other names the reason of a failure
 PLANNED = ("key", "grid", "row", "view", "label", "replaces")  # in the index as in the plan
 
+Codes = np.ndarray[Any, Any]
 
-class Line(NamedTuple):
-    """What the index says of a row beyond the plan and its codes."""
+
+class RowLine(Protocol):
+    """A NamedTuple that describes a row apart from its codes."""
+
+    @property
+    def status(self) -> str: ...
+
+    def _asdict(self) -> dict[str, Any]: ...
+
+
+L = TypeVar("L", bound=RowLine)
+
+
+class TaskBuffer(Generic[L]):
+    """Codes and lines of a task's rows, by place in the task; rows not put are fill and None.
+
+    `keep` writes some rows to a partial shard below `root`; `read_kept` reads them all back. Lines
+    are `line_type`, a NamedTuple with the fields of `line_schema`, every one nullable.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        grid: str,
+        task: int,
+        *,
+        num_rows: int,
+        form: RowForm,
+        line_type: type[L],
+        line_schema: pa.Schema,
+    ) -> None:
+        self.root, self.grid, self.task = root, grid, task
+        self.fill = fill_value(form.dtype)
+        self.codes = np.full((num_rows, *form.shape), self.fill, form.dtype)
+        self.lines: list[L | None] = [None] * num_rows
+        #: Codes (h, w) of rows that are not whole: the first rows of the grid, then fill.
+        self.begun: dict[int, Codes] = {}
+        self.num_put = 0
+        self.num_failed = 0
+        self._line_type, self._line_schema = line_type, line_schema
+
+    def put(self, place: int, line: L, codes: Codes | None = None) -> None:
+        """Set a row's line and, where its status is ok, its codes (h, w)."""
+        assert codes is None or line.status == OK
+        older = self.lines[place]
+        self.num_put += older is None
+        self.num_failed += (line.status != OK) - (older is not None and older.status != OK)
+        self.lines[place] = line
+        if codes is not None:
+            self.codes[place] = codes
+
+    def missing(self, first: int, end: int) -> list[int]:
+        """The places from `first` to before `end` that have not been put."""
+        return [place for place in range(first, end) if self.lines[place] is None]
+
+    def count(self, first: int, end: int) -> tuple[int, int]:
+        """(rows put, rows of these that failed) among the places from `first` to before `end`."""
+        statuses = [line.status for line in self.lines[first:end] if line is not None]
+        return len(statuses), len(statuses) - statuses.count(OK)
+
+    def keep(self, first: int, end: int) -> None:
+        """Write the rows from `first` to before `end` to a partial shard; None stays None."""
+        rows = [{} if line is None else line._asdict() for line in self.lines[first:end]]
+        self._write(first, self.codes[first:end], rows)
+
+    def keep_begun(self, place: int, codes: Codes) -> None:
+        """Write the first rows of the codes (h, w) of one row, then fill, to a partial shard."""
+        # Under the name of a partial shard of this one row: the whole row will replace it.
+        self._write(place, codes[None], [{}])
+
+    def _write(self, first: int, codes: Codes, lines: list[dict[str, Any]]) -> None:
+        table = pa.Table.from_pylist(lines, schema=self._line_schema)
+        write_partial_shard(self.root, self.grid, self.task, first, codes, table)
+
+    def read_kept(self) -> None:
+        """Put every row that earlier attempts have kept."""
+        for shard in read_partial_shards(self.root, self.grid, self.task):
+            for place, values in enumerate(shard.lines.to_pylist(), shard.first):
+                if place < len(self.lines):
+                    self._put_kept(place, values, shard.codes[place - shard.first])
+
+    def _put_kept(self, place: int, values: dict[str, Any], codes: Codes) -> None:
+        if values["status"] is not None:
+            line = self._line_type(**values)
+            self.put(place, line, codes if line.status == OK else None)
+        elif codes[0, 0] != self.fill:
+            self.begun[place] = codes
+
+    def quarantine(self, place: int, line: L) -> None:
+        """Record the remaining row as `crashed`, so that the next attempt skips it."""
+        self.put(place, line)
+        self.keep(place, place + 1)
+
+
+class IndexLine(NamedTuple):
+    """A row's entries in the index that follow neither from the plan nor from its codes."""
 
     width: int | None
     height: int | None
@@ -25,46 +123,33 @@ class Line(NamedTuple):
     content: str | None  # hash of the image file's bytes, where they could be read
 
 
-class TaskBuffer:
-    """Codes and lines of a task's rows, by their place in the task; rows not put are fill."""
+INDEX_LINE_SCHEMA = pa.schema(
+    [INDEX_SCHEMA.field(name).with_nullable(True) for name in IndexLine._fields]
+)
 
-    def __init__(self, planned: pa.Table, track: str, form: RowForm) -> None:
-        self.planned = planned
-        self.track = track
-        self.codes = np.full((len(planned), *form.shape), fill_value(form.dtype), form.dtype)
-        self.lines: list[Line | None] = [None] * len(planned)
-        self.num_put = 0
-        self.num_failed = 0
 
-    def put(self, place: int, line: Line, codes: np.ndarray[Any, Any] | None) -> None:
-        """One row: its codes (h, w) where its line says ok, none otherwise."""
-        assert (codes is not None) == (line.status == "ok")
-        older = self.lines[place]
-        self.num_put += older is None
-        self.num_failed += (codes is None) - (older is not None and older.status != "ok")
-        self.lines[place] = line
-        if codes is not None:
-            self.codes[place] = codes
+def index_buffer(
+    root: Path, grid: str, task: int, num_rows: int, form: RowForm
+) -> TaskBuffer[IndexLine]:
+    """An empty buffer of rows whose lines go into the index of the store at `root`."""
+    return TaskBuffer(
+        root,
+        grid,
+        task,
+        num_rows=num_rows,
+        form=form,
+        line_type=IndexLine,
+        line_schema=INDEX_LINE_SCHEMA,
+    )
 
-    def put_partial_shard(self, partial_shard: PartialShard) -> None:
-        """All rows of a piece that somebody has done before."""
-        columns = [partial_shard.index[name].to_pylist() for name in Line._fields]
-        for place, values in enumerate(zip(*columns, strict=True)):
-            line = Line(*values)
-            codes = partial_shard.codes[self.track][place] if line.status == "ok" else None
-            self.put(partial_shard.first + place, line, codes)
 
-    def missing(self, first: int, end: int) -> list[int]:
-        """The places from `first` to before `end` that have not been put."""
-        return [place for place in range(first, end) if self.lines[place] is None]
-
-    def index(self, first: int, end: int) -> pa.Table:
-        """INDEX_SCHEMA for the rows from `first` to before `end`, which have all been put."""
-        planned = self.planned.slice(first, end - first)
-        lines = [line for line in self.lines[first:end] if line is not None]
-        columns = {name: planned[name] for name in PLANNED}
-        columns["source"] = planned["uri"]
-        columns["checksum"] = pa.array(row_checksums(self.codes[first:end]), pa.uint32())
-        for name, values in zip(Line._fields, zip(*lines, strict=True), strict=True):
-            columns[name] = pa.array(values, INDEX_SCHEMA.field(name).type)
-        return pa.table({name: columns[name] for name in INDEX_SCHEMA.names}).cast(INDEX_SCHEMA)
+def index_table(planned: pa.Table, lines: Sequence[IndexLine | None], codes: Codes) -> pa.Table:
+    """INDEX_SCHEMA of rows by their plan (PLAN_SCHEMA), their lines and their codes (n, h, w)."""
+    put = [line for line in lines if line is not None]
+    assert len(put) == len(planned), "a row is missing"
+    columns = {name: planned[name] for name in PLANNED}
+    columns["source"] = planned["uri"]
+    columns["checksum"] = pa.array(row_checksums(codes), pa.uint32())
+    for name, values in zip(IndexLine._fields, zip(*put, strict=True), strict=True):
+        columns[name] = pa.array(values, INDEX_SCHEMA.field(name).type)
+    return pa.table({name: columns[name] for name in INDEX_SCHEMA.names}).cast(INDEX_SCHEMA)

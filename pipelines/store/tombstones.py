@@ -1,6 +1,6 @@
-"""Rows whose images are gone from the input: marked, never removed.
+"""Tombstones: rows whose images are gone from the input are marked, never removed.
 
-Like the plan, the list grows by parts and none is ever rewritten.
+Like the plan, the list grows by parts and no part is ever rewritten.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ops.files import fsync_path, link_once, make_folders, write_aside
-from pipelines.store.commit import parquet_bytes
 from pipelines.store.layout import StoreError, tombstones_path
+from pipelines.store.parquet import parquet_bytes
 
 TOMBSTONE_SCHEMA = pa.schema(
     [
@@ -24,20 +24,20 @@ TOMBSTONE_SCHEMA = pa.schema(
 
 
 def write_tombstones(root: Path, table: pa.Table) -> None:
-    """Mark the rows of `table` (key, grid, row) in a part of their own.
+    """Mark the rows of `table` (key, grid, row) in a new part.
 
-    Raises StoreError where another process has written that part.
+    Raises StoreError where another process has just written that part.
     """
     path = tombstones_path(root, _num_parts(root))
     make_folders(path.parent)
     data = parquet_bytes(table.select(TOMBSTONE_SCHEMA.names).cast(TOMBSTONE_SCHEMA))
     if not link_once(write_aside(path, data), path):
         raise StoreError(f"{path} was written by another process. Run the command again.")
-    fsync_path(root)  # an earlier run may have made the folder and been killed before it did this
+    fsync_path(root)  # an earlier run may have been killed between making the folder and this
 
 
 def read_tombstones(root: Path) -> pa.Table:
-    """Every marked row, in the order of marking; StoreError where a part is damaged."""
+    """Every marked row, TOMBSTONE_SCHEMA, oldest first; StoreError where a part is corrupt."""
     parts = [_read(tombstones_path(root, part)) for part in range(_num_parts(root))]
     return pa.concat_tables([TOMBSTONE_SCHEMA.empty_table(), *parts])
 
@@ -53,4 +53,4 @@ def _read(path: Path) -> pa.Table:
     try:
         return pq.ParquetFile(path, page_checksum_verification=True).read().cast(TOMBSTONE_SCHEMA)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise StoreError(f"{path}: damaged ({error}). Restore it from a copy.") from error
+        raise StoreError(f"{path}: corrupt ({error}). Restore it from a copy.") from error

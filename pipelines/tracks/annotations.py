@@ -29,7 +29,15 @@ from pipelines.encoding import (
 from pipelines.inputs import FileNames, Lines
 from pipelines.jobs import check_absolute
 from pipelines.planning import Plan, Task, planned_rows, task_table
-from pipelines.store import Line, TaskBuffer, commit_task, grid_shape, read_part, row_form
+from pipelines.store import (
+    IndexLine,
+    commit_task,
+    grid_shape,
+    index_buffer,
+    index_table,
+    read_part,
+    row_form,
+)
 from pipelines.tracks.plan import PARTNER_SCHEMA, FindPartners
 from pipelines.tracks.track import Track, TrackInput
 
@@ -105,7 +113,8 @@ class AnnotationTrack(Track):
         image = read_part(self.root, task.grid, task.number)[0]
         for name, asked_as in IMAGE_COLUMNS.items():
             joined = joined.append_column(asked_as, image[name])
-        buffer = TaskBuffer(planned, self.name, row_form(task.grid, settings.track))
+        form = row_form(task.grid, settings.track)
+        buffer = index_buffer(self.track_dir, task.grid, task.number, task.num_rows, form)
         for place, row in enumerate(joined.to_pylist()):
             buffer.put(place, *self._made(row, transform))
         commit_task(
@@ -114,11 +123,11 @@ class AnnotationTrack(Track):
             task.number,
             settings.rows_per_task,
             {self.name: buffer.codes},
-            buffer.index(0, task.num_rows),
+            index_table(planned, buffer.lines, buffer.codes),
             compress=settings.compress,
         )
 
-    def _made(self, row: Row, transform: Transform) -> tuple[Line, Numbers | None]:
+    def _made(self, row: Row, transform: Transform) -> tuple[IndexLine, Numbers | None]:
         """A row's index line and numbers."""
         try:
             check_image(row)
@@ -127,12 +136,12 @@ class AnnotationTrack(Track):
             if name is None or self._etags[name] != row["etag"]:
                 raise ImageError("missing", "the file no longer has lines for it")
         except ImageError as error:
-            return Line(None, None, error.reason, str(error), None), None
+            return IndexLine(None, None, error.reason, str(error), None), None
         rows, columns = (side * transform.multiple_of for side in grid_shape(row["grid"]))
         size = (row["image_width"], row["image_height"])
         view = transform.view_of(*size, (rows, columns), row["view"], row["key"])
         numbers = self.row(self.lines.found[name], size, view)
-        return Line(*size, "ok", None, row["etag"]), numbers
+        return IndexLine(*size, "ok", None, row["etag"]), numbers
 
 
 def points_in_view(points: Numbers, size: Size, view: View) -> Numbers:

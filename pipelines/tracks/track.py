@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from ops.files import fsync_path, make_folders
+from ops.files import fsync_path, make_folders, write_json_if_changed
 from pipelines.planning import Plan, Task, read_plan
 from pipelines.store import (
     TRACKS,
@@ -25,7 +25,6 @@ from pipelines.store import (
     source_path,
     staging_path,
     track_path,
-    write_if_changed,
 )
 from pipelines.tracks.plan import FindPartners, align_plan, failed_tasks
 from tokenizer import VQGAN
@@ -89,7 +88,7 @@ class Track(ABC):
             fsync_path(folder)  # an earlier run may have been killed before it did this
         remove_partials(self.track_dir)
         forget_missing(self.track_dir)
-        write_if_changed(source_path(self.track_dir), {"source": self.value})
+        write_json_if_changed(source_path(self.track_dir), {"source": self.value})
         if self.tokenizer is not None:
             assert self.tokenizer.folder is not None  # it was loaded from one
             keep_tokenizer(self.track_dir, self.tokenizer.folder)

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ops.files import file_hash
+from ops.files import file_hash, holds_json
 from pipelines.console import progress_bar
 from pipelines.planning import Plan, Task, read_plan, task_table
 from pipelines.store import (
@@ -29,7 +29,6 @@ from pipelines.store import (
     read_attributes,
     read_checksums,
     read_part,
-    says,
     shard_path,
     staging_path,
     tokenizer_folder,
@@ -152,7 +151,7 @@ def _problems_of_metadata(root: Path, plan: Plan) -> list[str]:
     return [
         f"{root / name}: not what the plan says. Run encode again to restore it."
         for name, data in metadata_files(attributes).items()
-        if not says(root / name, data)
+        if not holds_json(root / name, data)
     ]
 
 

@@ -33,8 +33,9 @@ from pipelines import encode
 from pipelines.encoding.worker import EncodeWorker
 from pipelines.inputs.listing import list_input
 from pipelines.jobs.actors import ray_running
+from pipelines.jobs.queue import Piece
 from pipelines.jobs.run import run_tasks
-from pipelines.planning.plan import read_plan
+from pipelines.planning.plan import Plan, Task, read_plan
 from pipelines.store import CodeStore
 from tokenizer import VQGAN, load_tokenizer
 
@@ -75,6 +76,11 @@ def rate_in_parallel(tokenizer: VQGAN, pixels: torch.Tensor, threads: int) -> fl
     return len(pixels) / seconds
 
 
+def pieces_of(plan: Plan) -> list[Piece[Task]]:
+    """Every task as a whole."""
+    return [Piece(task=task, first=0, end=task.num_rows) for task in plan.tasks]
+
+
 def rate_of_command(flags: list[str], out: Path) -> tuple[float, float]:
     """Images a second of the whole command, and of its tasks alone after loading."""
     shutil.rmtree(out, ignore_errors=True)
@@ -85,7 +91,7 @@ def rate_of_command(flags: list[str], out: Path) -> tuple[float, float]:
     plan = read_plan(out)
     worker = EncodeWorker(out, torch.get_num_threads())
     started = time.perf_counter()
-    run_tasks(plan.tasks, lambda: worker, on_result=lambda task, done: None, overlap=2)
+    run_tasks(pieces_of(plan), lambda: worker, on_result=lambda piece, done: None, overlap=2)
     return plan.num_rows / whole, plan.num_rows / (time.perf_counter() - started)
 
 
@@ -94,9 +100,9 @@ def rate_of_workers(out: Path, workers: int) -> float:
     shutil.rmtree(out / "_index")
     finished: list[tuple[float, int]] = []
     run_tasks(
-        read_plan(out).tasks,
+        pieces_of(read_plan(out)),
         partial(EncodeWorker, out),
-        on_result=lambda task, done: finished.append((time.perf_counter(), done.rows)),
+        on_result=lambda piece, done: finished.append((time.perf_counter(), done.rows)),
         workers=workers,
         overlap=2,
     )

@@ -1,4 +1,4 @@
-"""The inputs and finished stores that the crash tests compare with."""
+"""The inputs of the crash tests and the finished stores that they compare with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.conftest import photograph
 from tests.crashes.null_encode import NullScenario, null_scenarios
-from tests.crashes.scenarios import Scenario, run_undisturbed
+from tests.crashes.scenarios import Scenario, run_uninterrupted
 from tests.crashes.zombies import ZombieTrial, prepare_trial
 from tests.track_run import make_tokenizer, write_labels
 
@@ -23,7 +23,7 @@ def picture(path: Path, seed: int) -> None:
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four files in three tasks' worth of rows: three pictures and one that is none."""
+    """Four files, rows for two tasks: three images and one that is none."""
     folder = tmp_path_factory.mktemp("pictures")
     for seed, name in enumerate(("b.png", "lake/a.png", "lake/c.png")):
         picture(folder / name, seed)
@@ -33,9 +33,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def later_pictures(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same folder some days later: one new, one changed, one gone."""
+    """The same folder with one image new, one changed and one removed."""
     folder = tmp_path_factory.mktemp("later") / "pictures"
-    shutil.copytree(pictures, folder)  # with the times of change, by which a picture is known
+    shutil.copytree(pictures, folder)  # with modification times, which identify an image's content
     picture(folder / "a first.png", 10)
     picture(folder / "lake/a.png", 11)
     (folder / "lake/c.png").unlink()
@@ -48,7 +48,7 @@ def fresh(
 ) -> Scenario:
     """A store made from nothing."""
     scenario = Scenario(pictures, tiny_tokenizer)
-    return run_undisturbed(scenario, tmp_path_factory.mktemp("fresh") / "codes.zarr")
+    return run_uninterrupted(scenario, tmp_path_factory.mktemp("fresh") / "codes.zarr")
 
 
 @pytest.fixture(scope="session")
@@ -58,11 +58,11 @@ def extended(
     tiny_tokenizer: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Scenario:
-    """A finished store that takes in a new and a changed picture and marks one as gone."""
+    """A finished store extended by a new and a changed image, with one marked as removed."""
     scenario = Scenario(
         later_pictures, tiny_tokenizer, base=fresh.finished, changed={"prune": True}
     )
-    return run_undisturbed(scenario, tmp_path_factory.mktemp("extended") / "codes.zarr")
+    return run_uninterrupted(scenario, tmp_path_factory.mktemp("extended") / "codes.zarr")
 
 
 @pytest.fixture(scope="session")
@@ -78,8 +78,8 @@ def tracked(
     label_tokenizer: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Scenario:
-    """A finished store with tracks that takes in new pictures, a partner that came later, one that
-    changed, other boxes, and a track more."""
+    """A finished store with tracks, extended by new images, a partner file added later, one that
+    changed, other boxes, and another track."""
     folder = tmp_path_factory.mktemp("partners")
     labels = write_labels(pictures, folder / "labels")
     (labels / "b.png").rename(folder / "b.png")
@@ -90,17 +90,17 @@ def tracked(
         "track_tokenizer": f"segmentation={label_tokenizer}",
     }
     before = replace(fresh, base=fresh.finished, changed=tracks)
-    base = run_undisturbed(before, folder / "before" / "codes.zarr").finished
+    base = run_uninterrupted(before, folder / "before" / "codes.zarr").finished
     (folder / "b.png").rename(labels / "b.png")
     picture(labels / "lake" / "c.png", 3)  # in colour, so no label map
     boxes.write_text('{"file": "lake/a.png", "category": "also", "bbox": [9, 9, 20, 20]}\n')
     scenario = Scenario(later_pictures, fresh.tokenizer, base=base, changed={"track": "low_res=2"})
-    return run_undisturbed(scenario, folder / "tracked" / "codes.zarr")
+    return run_uninterrupted(scenario, folder / "tracked" / "codes.zarr")
 
 
 @pytest.fixture
 def scenario(request: pytest.FixtureRequest) -> Scenario:
-    """The scene that a test names by indirect parameters."""
+    """The scenario that a test names by indirect parameters."""
     found: Scenario = request.getfixturevalue(request.param)
     return found
 
@@ -113,4 +113,4 @@ def zombie_trial(fresh: Scenario, tmp_path_factory: pytest.TempPathFactory) -> Z
 @pytest.fixture(scope="session")
 def null_commands(tmp_path_factory: pytest.TempPathFactory) -> tuple[NullScenario, NullScenario]:
     """Like `fresh` and `extended`, with a tokenizer that takes no time."""
-    return null_scenarios(tmp_path_factory.mktemp("null") / "scenes")
+    return null_scenarios(tmp_path_factory.mktemp("null") / "scenarios")

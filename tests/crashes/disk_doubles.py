@@ -1,8 +1,8 @@
-"""Disks that kill, stop, fail or lie at one named step; put one in the place of `ops.disk.disk`.
+"""Disks that kill, stop, fail or misreport at one named step, in the place of `ops.disk.disk`.
 
 A step's name is the operation and the kind of file it touches, "link part" or "fsync staging
-folder"; links and renames are named for their target. Steps are told apart by name and occurrence,
-not by a running number, so that threads which take turns differently do not move a failpoint.
+folder"; links and renames are named for their target. Steps are identified by name and occurrence,
+not by a running number, so that the order of threads does not move a failpoint.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ FORMS = [
     (r"_plan/\d+\.parquet", "plan part"),
     (r"_plan/\d+\.parquet\..*", "plan part aside"),
     (r"_plan", "plan folder"),
-    (r"_tombstones/\d+\.parquet", "pruned part"),
-    (r"_tombstones/\d+\.parquet\..*", "pruned part aside"),
-    (r"_tombstones", "pruned folder"),
+    (r"_tombstones/\d+\.parquet", "tombstone part"),
+    (r"_tombstones/\d+\.parquet\..*", "tombstone part aside"),
+    (r"_tombstones", "tombstone folder"),
     (r"_index/\d+x\d+/\d+\.parquet", "part"),
     (r"_index/\d+x\d+", "index folder"),
     (r"_index", "folder of index folders"),
@@ -56,18 +56,18 @@ KINDS = [(re.compile(form), kind) for form, kind in FORMS]
 
 
 def kind_of(root: Path, path: Path) -> str:
-    """What sort of file of the store at `root` a path is, for naming steps."""
+    """The kind of file of the store at `root` that a path is, for naming steps."""
     if not path.is_relative_to(root):
         return "outside"
     name = path.relative_to(root).as_posix()
-    further = TRACK.match(name)  # the books of a further track are those of a store again
+    further = TRACK.match(name)  # a track directory has the layout of a store
     if further:
         return f"track's {kind_of(root / further[0], path)}"
     return next((kind for form, kind in KINDS if form.fullmatch(name)), HEX.sub("*", name))
 
 
 class Step(NamedTuple):
-    """The `occurrence`-th operation (from 0) of one name in a process's life."""
+    """The `occurrence`-th operation (from 0) of one name in a process."""
 
     name: str
     occurrence: int = 0
@@ -77,10 +77,10 @@ class Step(NamedTuple):
 
 
 class WatchedDisk(Disk):
-    """Performs every operation and tells `before` and `after` which step it is.
+    """Performs every operation and calls `before` and `after` with its step.
 
-    But for fsync, which is told of and not waited for: what a process wrote outlasts the process,
-    so here it would only cost time. Power cuts have a disk of their own.
+    Except fsync, which is announced but not performed: files outlast a killed process without it,
+    and it costs time. Power cuts have another disk.
     """
 
     counting = threading.Lock()  # the class's, so that a disk can be sent to another process
@@ -96,7 +96,7 @@ class WatchedDisk(Disk):
         pass
 
     def opened(self, step: Step, file: BinaryIO) -> BinaryIO:
-        """What the caller of `create` is to write to."""
+        """The file that the caller of `create` gets."""
         return file
 
     @contextlib.contextmanager
@@ -116,7 +116,7 @@ class WatchedDisk(Disk):
 
     def fsync(self, path: Path) -> None:
         with self._watched("fsync", path):
-            path.stat()  # which fails for what is not there, as fsync does
+            path.stat()  # fails for a missing file, as fsync does
 
     def link(self, source: Path, target: Path) -> None:
         with self._watched("link", target):
@@ -136,7 +136,7 @@ class WatchedDisk(Disk):
 
 
 class ListingDisk(WatchedDisk):
-    """Lists the steps of an undisturbed run, into a file too: a child process's list comes back."""
+    """Lists the steps of an uninterrupted run, also in a file, for child processes."""
 
     def __init__(self, root: Path, file: Path | None = None) -> None:
         super().__init__(root)
@@ -151,13 +151,13 @@ class ListingDisk(WatchedDisk):
 
 
 def read_steps(file: Path) -> list[Step]:
-    """The steps that a ListingDisk wrote down."""
+    """The steps in the file of a ListingDisk."""
     lines = (line.rsplit("\t", 1) for line in file.read_text().splitlines())
     return [Step(name, int(occurrence)) for name, occurrence in lines]
 
 
 class SignallingDisk(WatchedDisk):
-    """Sends its own process a signal before or after one step, or in the midst of a write."""
+    """Sends its own process a signal before or after one step, or in the middle of a write."""
 
     signal = signal.SIGKILL
 
@@ -169,7 +169,7 @@ class SignallingDisk(WatchedDisk):
 
     def send(self) -> None:
         os.kill(os.getpid(), self.signal)
-        time.sleep(0.05)  # another thread may be the one that takes it: do not run on meanwhile
+        time.sleep(0.05)  # another thread may receive it: do not go on meanwhile
 
     def before(self, step: Step) -> None:
         if (step, self.when) == (self.step, "before"):
@@ -186,11 +186,11 @@ class SignallingDisk(WatchedDisk):
 
 
 class KillingDisk(SignallingDisk):
-    """Dies by SIGKILL there: no handler runs, nothing is cleaned up."""
+    """Kills the process at the step (SIGKILL): no handler runs, nothing is cleaned up."""
 
 
 class StoppingDisk(SignallingDisk):
-    """Is stopped there (SIGSTOP) until somebody sends SIGCONT: a zombie that will wake."""
+    """Stops the process at the step (SIGSTOP) until it is sent SIGCONT: a zombie."""
 
     signal = signal.SIGSTOP
 
@@ -219,9 +219,9 @@ class _HalfWritten:
 
 
 class FailingDisk(WatchedDisk):
-    """Raises an OSError instead of one step, and with `lasting` instead of all from there on.
+    """Raises an OSError instead of one step, and with `lasting` instead of all later ones too.
 
-    Names can be removed all the same, but for a read-only disk.
+    Files can still be removed, except on a read-only disk.
     """
 
     def __init__(self, root: Path, step: Step, error: int, lasting: bool = False) -> None:
@@ -237,26 +237,26 @@ class FailingDisk(WatchedDisk):
             raise OSError(self.error, os.strerror(self.error), str(self.root / step.name))
 
 
-class LyingDisk(WatchedDisk):
-    """Does one step and then reports that it failed, as network file systems may for a link."""
+class MisreportingDisk(WatchedDisk):
+    """Performs a step and then reports failure, as network file systems may for a link."""
 
     def __init__(self, root: Path, name: str, error: type[OSError] = FileExistsError) -> None:
         super().__init__(root)
         self.name, self.error = name, error
-        self.lies = 0
+        self.misreports = 0
 
     def after(self, step: Step) -> None:
         if step.name == self.name:
-            self.lies += 1
-            raise self.error(f"a lie: {step} was done")
+            self.misreports += 1
+            raise self.error(f"reported as failed: {step}")
 
 
 @contextlib.contextmanager
 def installed(disk: Disk) -> Iterator[Disk]:
-    """Everything durable goes through `disk` inside the context."""
-    former = ops.disk.disk
+    """Make all durable operations go through `disk` inside the context."""
+    before = ops.disk.disk
     ops.disk.disk = disk
     try:
         yield disk
     finally:
-        ops.disk.disk = former
+        ops.disk.disk = before

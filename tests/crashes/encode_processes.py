@@ -1,5 +1,5 @@
-"""The encode command in processes of their own: started from one that has imported all, so that
-a round of kill and resume takes a fraction of a second."""
+"""The encode command in child processes, forked from one that has imported everything, so that a
+kill and a resume take a fraction of a second."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ import ops.disk
 from ops.disk import Disk
 from pipelines import encode
 
-# A server that forks: its children inherit the imports, but no threads, no Ray, no locks.
+# Children of the server inherit its imports, but no threads, Ray or locks.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.crashes.preloaded"])
-PATIENCE = 600  # seconds; far more than anything here takes
+TIMEOUT = 600  # seconds; far more than anything here takes
 
 
 def flags(images: Path, out: Path, tokenizer: Path, **changed: object) -> list[str]:
-    """The command's words: small pictures, small batches, few rows a task."""
+    """The command's arguments: small images, small batches, few rows a task."""
     asked = {
         "in": images,
         "out": out,
@@ -49,7 +49,7 @@ def flags(images: Path, out: Path, tokenizer: Path, **changed: object) -> list[s
 def start(run: Callable[..., Any], *arguments: Any, disk: Disk | None = None) -> BaseProcess:
     """Start `run(*arguments)` in a child process with `disk` installed.
 
-    Its exit code is what `run` returns; what it prints goes to `last-words.txt` beside the cwd.
+    Its exit code is what `run` returns; its output is discarded.
     """
     process = CONTEXT.Process(target=_run, args=(run, arguments, disk), daemon=True)
     process.start()
@@ -61,7 +61,7 @@ def _run(run: Callable[..., Any], arguments: tuple[Any, ...], disk: Disk | None)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
     torch.set_num_threads(1)
-    gc.freeze()  # a collection would touch all that is inherited, and so copy every page of it
+    gc.freeze()  # a collection would write to inherited pages and so copy them
     if disk is not None:
         ops.disk.disk = disk
     sys.exit(run(*arguments))
@@ -72,12 +72,12 @@ def start_encode(words: list[str], disk: Disk | None = None) -> BaseProcess:
 
 
 def exit_code(process: BaseProcess) -> int:
-    """Wait for a child and give its exit code, -9 for one that was killed."""
-    process.join(PATIENCE)
+    """Wait for a child; its exit code, -9 if it was killed."""
+    process.join(TIMEOUT)
     code = process.exitcode
     if code is None:
         process.kill()
-        raise TimeoutError(f"{process} did not end in {PATIENCE} s")
+        raise TimeoutError(f"{process} did not end in {TIMEOUT} s")
     process.close()
     return code
 
@@ -88,7 +88,7 @@ def run_encode(words: list[str], disk: Disk | None = None) -> int:
 
 def wait_until_stopped(process: BaseProcess) -> bool:
     """Wait until a child stops (SIGSTOP) or ends; whether it stopped."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while process.is_alive():
         if process_state(process.pid) == "T":
             return True
@@ -99,7 +99,7 @@ def wait_until_stopped(process: BaseProcess) -> bool:
 
 
 def process_state(pid: int | None) -> str:
-    """The kernel's letter for what a process is doing; empty when there is none."""
+    """The kernel's letter for a process's state; "" when there is no such process."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     return ""

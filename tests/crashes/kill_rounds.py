@@ -1,10 +1,10 @@
-"""kill -9 at random moments, round after round, of the driver, of a worker or of a whole raylet.
+"""SIGKILL at random moments, again and again, of the driver, of a worker or of a whole raylet.
 
     python -m tests.crashes.kill_rounds --kind driver --rounds 1000 --seed 1
 
-A round is one kill. Every store is run to its end afterwards and compared with an undisturbed one,
-byte by byte. Prints a table of what the kills met and what came of the stores; exit code 1 when a
-store was not the same.
+A round is one kill. Every store is finished afterwards and compared, byte by byte, with that of an
+uninterrupted run. Prints a table of the states in which stores were killed and of the results; the
+exit code is 1 when a store differs.
 """
 
 from __future__ import annotations
@@ -30,47 +30,47 @@ from pipelines.store.commit import committed_tasks
 from tests.conftest import photograph
 from tests.crashes.encode_processes import exit_code, start_encode
 from tests.crashes.ray_victims import OwnCluster
-from tests.crashes.scenarios import Scenario, run_undisturbed
+from tests.crashes.scenarios import Scenario, run_uninterrupted
 from tokenizer import build_tokenizer, save_tokenizer
 
-KILLS_A_RUN = 2  # a third death of one task could make it look like a killer
+KILLS_A_RUN = 2  # three deaths of one task would be blamed on it
 
 
 @dataclass(frozen=True, kw_only=True)
 class RoundFlags:
-    """Kill something at random moments and compare what comes of the stores."""
+    """Kill something at random moments and compare the resulting stores."""
 
     kind: Literal["driver", "worker", "raylet"] = "driver"
     """What is killed."""
     rounds: int = 50
-    """Kills in all."""
+    """Number of kills."""
     seed: int = 0
-    """The moments are drawn from it; what they meet is up to the machine."""
+    """Seed of the moments; the state at each depends on the machine too."""
 
 
 @dataclass
 class Outcomes:
-    """What the kills met, and what came of the stores."""
+    """The states in which stores were killed, and how they compare afterwards."""
 
     met: Counter[str] = field(default_factory=Counter)
     stores: Counter[str] = field(default_factory=Counter)
 
     @property
     def kills(self) -> int:
-        return self.met.total() - self.met["nothing: it had ended"]
+        return self.met.total() - self.met["nothing: the run had ended"]
 
     @property
     def good(self) -> bool:
         return set(self.stores) <= {"identical"}
 
     def table(self) -> str:
-        parts = (("kills that met", self.met), ("stores", self.stores))
+        parts = (("killed with", self.met), ("stores", self.stores))
         lines = [f"{n:6}  {title} {what}" for title, c in parts for what, n in sorted(c.items())]
         return "\n".join([f"{self.kills:6}  kills", *lines])
 
 
 def make_scenario(folder: Path, images: int, rows_per_task: int) -> Scenario:
-    """A folder of small pictures, one of them broken, and what encoding it gives undisturbed."""
+    """A folder of small images, one of them broken, and the store of an uninterrupted run."""
     (folder / "images").mkdir()
     for seed in range(images - 1):
         Image.fromarray(photograph(seed, 24, 32)).save(folder / f"images/{seed:03}.png")
@@ -79,14 +79,14 @@ def make_scenario(folder: Path, images: int, rows_per_task: int) -> Scenario:
     scenario = Scenario(
         folder / "images", folder / "tokenizer", changed={"rows_per_task": rows_per_task}
     )
-    return run_undisturbed(scenario, folder / "undisturbed.zarr")
+    return run_uninterrupted(scenario, folder / "uninterrupted.zarr")
 
 
-def state_of(store: Path, undisturbed: Path) -> str:
-    """How far a store had come when a kill met it."""
+def state_of(store: Path, uninterrupted: Path) -> str:
+    """How far a store is."""
     if not (store / "_plan/0.parquet").exists():
         return "no plan yet"
-    done, all_ = len(committed_tasks(store)), len(committed_tasks(undisturbed))
+    done, all_ = len(committed_tasks(store)), len(committed_tasks(uninterrupted))
     if done == all_:
         return "every task committed"
     return "some tasks committed" if done else "a plan and no task"
@@ -101,7 +101,7 @@ def wait_for_plan(store: Path, driver: BaseProcess) -> None:
         time.sleep(0.001)
 
 
-def judge(scenario: Scenario, store: Path, code: int) -> str:
+def compare(scenario: Scenario, store: Path, code: int) -> str:
     if code:
         return f"exit code {code}"
     names = scenario.differing(store)
@@ -111,7 +111,7 @@ def judge(scenario: Scenario, store: Path, code: int) -> str:
 def kill_drivers(
     scenario: Scenario, store: Path, draw: random.Random
 ) -> Generator[Outcomes, None, None]:
-    """The outcome of one kill after another; a store meets one to three of them."""
+    """The outcome of one kill after another, one to three of them to a store."""
     started = time.monotonic()
     scenario.run(scenario.prepare(store))
     span = time.monotonic() - started
@@ -121,7 +121,7 @@ def kill_drivers(
             outcome = Outcomes()
             driver = start_encode(scenario.words(store))
             delay = draw.uniform(0, span)
-            if draw.random() < 0.8:  # most of the time is spent before there is anything to lose
+            if draw.random() < 0.8:  # most of the time passes before there is a plan
                 wait_for_plan(store, driver)
                 delay /= 3
             driver.join(delay)
@@ -129,13 +129,15 @@ def kill_drivers(
                 driver.kill()
                 note_state(outcome, scenario, store)
             else:
-                outcome.met["nothing: it had ended"] += 1
+                outcome.met["nothing: the run had ended"] += 1
             exit_code(driver)
             yield outcome
         outcome = Outcomes()
         started = time.monotonic()
-        outcome.stores[judge(scenario, store, exit_code(start_encode(scenario.words(store))))] += 1
-        span = 0.8 * span + 0.2 * (time.monotonic() - started)  # of runs with less to do, too
+        outcome.stores[
+            compare(scenario, store, exit_code(start_encode(scenario.words(store))))
+        ] += 1
+        span = 0.8 * span + 0.2 * (time.monotonic() - started)  # also of runs that resume
         yield outcome
 
 
@@ -151,13 +153,13 @@ def kill_on_ray(
             words = scenario.words(scenario.prepare(store), workers=2, address=cluster.address)
             driver = start_encode(words)
             for _ in range(KILLS_A_RUN if kind == "worker" else 1):
-                begun = draw.random() < 0.8  # else while actors start
-                if wait_for_actors(cluster, driver, begun and store, draw.uniform(0, 1.5)):
+                committed = draw.random() < 0.8  # else while actors start
+                if wait_for_actors(cluster, driver, committed and store, draw.uniform(0, 1.5)):
                     note_state(outcome, scenario, store)
                     kill(draw)
                 else:
-                    outcome.met["nothing: it had ended"] += 1
-            outcome.stores[judge(scenario, store, exit_code(driver))] += 1
+                    outcome.met["nothing: the run had ended"] += 1
+            outcome.stores[compare(scenario, store, exit_code(driver))] += 1
             yield outcome
     finally:
         cluster.end()
@@ -166,9 +168,9 @@ def kill_on_ray(
 def wait_for_actors(
     cluster: OwnCluster, driver: BaseProcess, store: Path | Literal[False], delay: float
 ) -> bool:
-    """Wait until there are actors, and with `store` something committed in it, and then `delay`.
+    """Wait until there are actors, and with `store` a committed task in it, and then `delay`.
 
-    Whether there is still something to kill then.
+    Returns whether there is still something to kill.
     """
     while driver.is_alive() and not (cluster.actors() and (not store or committed_tasks(store))):
         time.sleep(0.05)
@@ -176,8 +178,8 @@ def wait_for_actors(
     return bool(driver.is_alive() and cluster.actors())
 
 
-def kill_rounds(flags: RoundFlags, folder: Path, tell: Callable[[str], None]) -> Outcomes:
-    """Kill until there were `rounds` kills and the last store is finished."""
+def kill_rounds(flags: RoundFlags, folder: Path, report: Callable[[str], None]) -> Outcomes:
+    """Kill `rounds` times and finish the last store."""
     torch.set_num_threads(1)
     draw, total = random.Random(flags.seed), Outcomes()
     store = folder / "codes.zarr"
@@ -186,15 +188,15 @@ def kill_rounds(flags: RoundFlags, folder: Path, tell: Callable[[str], None]) ->
     else:
         scenario = make_scenario(folder, images=480, rows_per_task=4)
         outcomes = kill_on_ray(scenario, store, draw, flags.kind)
-    condition_inputs = time.monotonic()
+    last_report = time.monotonic()
     for outcome in outcomes:
         total.met += outcome.met
         total.stores += outcome.stores
         if total.kills >= flags.rounds and outcome.stores:
             break
-        if time.monotonic() - condition_inputs > 60:
-            condition_inputs = time.monotonic()
-            tell(f"{total.kills} kills, stores: {dict(total.stores)}")
+        if time.monotonic() - last_report > 60:
+            last_report = time.monotonic()
+            report(f"{total.kills} kills, stores: {dict(total.stores)}")
     outcomes.close()
     return total
 
@@ -203,15 +205,15 @@ def main(argv: list[str] | None = None) -> int:
     flags = tyro.cli(RoundFlags, args=argv, prog="python -m tests.crashes.kill_rounds")
     out = sys.stdout
 
-    def tell(line: str) -> None:
+    def report(line: str) -> None:
         out.write(line + "\n")
         out.flush()
 
     with tempfile.TemporaryDirectory(prefix="kill-rounds-") as folder:
         silence = StringIO()
         with redirect_stdout(silence), redirect_stderr(silence), suppress(KeyboardInterrupt):
-            outcomes = kill_rounds(flags, Path(folder), tell)
-    tell(f"--kind {flags.kind} --rounds {flags.rounds} --seed {flags.seed}\n{outcomes.table()}")
+            outcomes = kill_rounds(flags, Path(folder), report)
+    report(f"--kind {flags.kind} --rounds {flags.rounds} --seed {flags.seed}\n{outcomes.table()}")
     return 0 if outcomes.good else 1
 
 

@@ -1,4 +1,4 @@
-"""Disks and workers with one safeguard taken away, to show that the proofs can fail."""
+"""Disks and workers with one safeguard removed, to show that the crash tests can fail."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.crashes.scenarios import run_task
 
 
 def never_flushing(kind: str) -> type[RecordingDisk]:
-    """A disk that is never asked to flush one kind of file or folder."""
+    """A disk that does not flush one kind of file or folder."""
 
     class NeverFlushing(RecordingDisk):
         def fsync(self, path: Path) -> None:
@@ -27,27 +27,27 @@ def never_flushing(kind: str) -> type[RecordingDisk]:
 
 
 class LinkingFirst(RecordingDisk):
-    """The part gets its name before the shard that it names has its own."""
+    """Links the index part before the shard that it names has its name."""
 
     def __init__(self, top: Path, root: Path) -> None:
         super().__init__(top, root)
-        self._put_off: list[tuple[Path, Path]] = []
+        self._postponed: list[tuple[Path, Path]] = []
 
     def replace(self, source: Path, target: Path) -> None:
         if kind_of(self.root, target) == "staged shard":
-            self._put_off.append((source, target))
+            self._postponed.append((source, target))
         else:
             super().replace(source, target)
 
     def link(self, source: Path, target: Path) -> None:
         super().link(source, target)
         if kind_of(self.root, target) == "part":
-            while self._put_off:
-                super().replace(*self._put_off.pop())
+            while self._postponed:
+                super().replace(*self._postponed.pop())
 
 
 class OverwritingDisk(StoppingDisk):
-    """Links are not exclusive: who comes last wins."""
+    """Links are not exclusive: the last one wins."""
 
     def link(self, source: Path, target: Path) -> None:
         with self._watched("link", target):
@@ -56,7 +56,7 @@ class OverwritingDisk(StoppingDisk):
 
 
 def run_task_with_one_name(root: Path, number: int, shift: int = 0) -> int:
-    """An attempt at a task whose shard has the same name whatever it holds."""
+    """An attempt at a task whose shard's name does not depend on its content."""
     one = SimpleNamespace(hexdigest=lambda: "0" * 64)
     namespace = SimpleNamespace(**{**vars(hashlib), "sha256": lambda _: one})
     with mock.patch.object(commit, "hashlib", namespace):
@@ -64,6 +64,6 @@ def run_task_with_one_name(root: Path, number: int, shift: int = 0) -> int:
 
 
 def encode_without_lock(words: list[str]) -> int:
-    """The command where nobody heeds the lock."""
+    """The command without its lock."""
     with mock.patch.object(fcntl, "flock"):
         return encode.main(words)

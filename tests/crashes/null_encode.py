@@ -1,6 +1,6 @@
-"""The encode command with a tokenizer that is none: codes are noise keyed by image and content.
+"""The encode command without a tokenizer: codes are noise keyed by image and content.
 
-Planning, committing and recovering are the real ones, and a round takes milliseconds.
+Planning, committing and recovering are the real ones, so that a run takes milliseconds.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from ops.config import UserError
 from ops.disk import Disk
 from ops.images import ImageError
 from pipelines import encode
-from pipelines.encoding.settings import EncodeFlags
+from pipelines.encoding.flags import EncodeFlags
 from pipelines.inputs.listing import Listing, ListingBuilder
 from pipelines.inputs.reading import Entry, content_hash, read_bytes
+from pipelines.jobs.queue import Done, Piece
 from pipelines.jobs.run import run_tasks
 from pipelines.planning.diff import DUPLICATE
 from pipelines.planning.plan import Task, read_plan, task_rows
@@ -55,14 +56,15 @@ def grid_of(key: str) -> str:
 
 
 class NullWorker:
-    """Does a task as EncodeWorker does, the image apart."""
+    """Runs a task as EncodeWorker does, but without decoding the image."""
 
     def __init__(self, root: Path, *_: Any, **__: Any) -> None:
         plan = read_plan(root)
         assert plan is not None
         self.root, self.rows_per_task = root, plan.settings.rows_per_task
 
-    def run(self, task: Task) -> Any:
+    def run(self, piece: Piece[Task]) -> Any:
+        task = piece.task
         planned = task_rows(self.root, task)
         codes = np.full((len(planned), *grid_shape(task.grid)), fill_value(np.dtype("<u2")), "<u2")
         lines = [self._line(row, codes[place]) for place, row in enumerate(planned)]
@@ -71,10 +73,10 @@ class NullWorker:
         index = pa.Table.from_pylist(lines, INDEX_SCHEMA)
         commit_task(self.root, task.grid, task.number, self.rows_per_task, {"image": codes}, index)
         failed = sum(line["status"] != "ok" for line in lines)
-        return SimpleNamespace(rows=len(lines), failed=failed)
+        return Done(len(lines), failed)
 
     def _line(self, row: dict[str, Any], codes: np.ndarray) -> dict[str, Any]:
-        """The index line of a planned row; its codes (h, w) are put into `codes`."""
+        """The index line of a planned row; writes its codes (h, w) into `codes`."""
         names = ("key", "grid", "row", "view", "label", "replaces")
         line = {"status": "ok", "source": row["uri"], **{name: row[name] for name in names}}
         try:
@@ -82,7 +84,7 @@ class NullWorker:
                 raise ImageError("duplicate key", "another image has it")
             content = read_bytes(row["uri"], row["offset"], row["size"])
             if content == BROKEN:
-                raise ImageError("broken", "this is no picture")
+                raise ImageError("broken", "this is no image")
         except ImageError as error:
             return {**line, "status": error.reason, "error": str(error)}
         codes[:] = noise(row["key"], content, row["view"], row["grid"])
@@ -93,7 +95,7 @@ class NullWorker:
 
 
 def make_tokenizer(folder: Path) -> SimpleNamespace:
-    """What the driver asks a tokenizer for, with two small files to copy."""
+    """A stand-in tokenizer with the attributes that the driver uses and two small files."""
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(b"weights")
@@ -104,7 +106,7 @@ def make_tokenizer(folder: Path) -> SimpleNamespace:
 
 
 def list_files(files: dict[str, list[Path]]) -> Listing:
-    """The listing of keys and their files, in which a key may stand for several."""
+    """The listing of keys and their files, in which several files may have the same key."""
     builder = ListingBuilder()
     for key, paths in files.items():
         for path in paths:
@@ -116,10 +118,10 @@ def list_files(files: dict[str, list[Path]]) -> Listing:
 
 @contextmanager
 def null_parts(tokenizer: SimpleNamespace, files: dict[str, list[Path]]) -> Iterator[None]:
-    """The command finds a null tokenizer, and `files` as its input.
+    """Make the command use `tokenizer`, NullWorker and `files` as its input.
 
-    It does one task after another and counts its attempts, so that it always asks the same of the
-    disk in the same order.
+    Tasks run one after another and names are numbered, so that the same operations reach the disk
+    in the same order.
     """
 
     def grids_of(_: Any, entries: pa.Table) -> pa.Array:
@@ -178,16 +180,16 @@ class NullScenario:
     files: dict[str, list[Path]]
     base: Path | None = None
     flags: dict[str, Any] = field(default_factory=dict)
-    undisturbed: dict[str, bytes] = field(default_factory=dict)
+    uninterrupted: dict[str, bytes] = field(default_factory=dict)
 
     def prepare(self, out: Path) -> Path:
-        """Make `out` what it is before the command; `out` again."""
+        """Make `out` what it is before the command; returns `out`."""
         if self.base is not None:
             shutil.copytree(self.base, out)
         return out
 
     def run(self, out: Path) -> int:
-        """Run the command, and let no error be one of the disk's; its exit code, 2 for errors."""
+        """Run the command on a working disk; its exit code, 2 for errors."""
         with installed(Disk()):
             return self.run_here(out)
 
@@ -198,11 +200,11 @@ class NullScenario:
             return 2
 
     def differing(self, out: Path) -> list[str]:
-        return differing(out, self.undisturbed)
+        return differing(out, self.uninterrupted)
 
 
 def null_scenarios(folder: Path) -> tuple[NullScenario, NullScenario]:
-    """Two runs: of four images, then with one more, one changed and one gone."""
+    """Two runs: of four images, then with one added, one changed and one removed."""
     folder.mkdir()
     tokenizer = make_tokenizer(folder / "tokenizer")
     files = {}
@@ -213,7 +215,7 @@ def null_scenarios(folder: Path) -> tuple[NullScenario, NullScenario]:
     then = {"a": files["a"], "bb": files["bb"], "c": files["c later"], "e": files["e"]}
     fresh = NullScenario(tokenizer, first)
     assert fresh.run(folder / "fresh.zarr") == 0
-    fresh = replace(fresh, undisturbed=everything(folder / "fresh.zarr"))
+    fresh = replace(fresh, uninterrupted=everything(folder / "fresh.zarr"))
     extended = NullScenario(tokenizer, then, folder / "fresh.zarr", {"prune": True})
     assert extended.run(extended.prepare(folder / "extended.zarr")) == 0
-    return fresh, replace(extended, undisturbed=everything(folder / "extended.zarr"))
+    return fresh, replace(extended, uninterrupted=everything(folder / "extended.zarr"))

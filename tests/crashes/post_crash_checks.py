@@ -1,4 +1,4 @@
-"""What a power cut did to a store: before anybody recovers it, and once the command ran again."""
+"""Checks of a store after a power cut: before recovery, and once the command has run again."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Tracks = dict[tuple[str, str, int], bytes]  # by name, key and view
 
 
 def shown_tracks(store: Path) -> Tracks:
-    """What a reader shows of further tracks: the rows of images that it shows.
+    """The rows of further tracks whose images are current, as a reader shows them.
 
-    Between two tasks a track may still hold the row of a picture that has been replaced since; it
-    was made of that picture, and nobody takes it for the newer one's.
+    Between two tasks a track may still have the row of an image that has been replaced since; it
+    belongs to that older image, and the reader does not show it for the newer one.
     """
     opened = CodeStore.open(store)
     images = {(row["grid"], row["row"]) for row in opened}
@@ -37,7 +37,7 @@ def shown_tracks(store: Path) -> Tracks:
 
 
 class Command(Protocol):
-    """A run of encode that can be done again and again; Scene and NullScene are."""
+    """A repeatable run of encode: Scenario or NullScenario."""
 
     @property
     def base(self) -> Path | None: ...
@@ -48,19 +48,19 @@ class Command(Protocol):
 
 
 def shown(store: Path) -> Codes:
-    """What a reader shows: the codes of every image."""
+    """The codes of every image, as a reader shows them."""
     return {(row["key"], row["view"]): row["codes"].tobytes() for row in CodeStore.open(store)}
 
 
-# Of what was not flushed nothing survives, or the names do, not the content, or the other way.
+# Of what was not flushed: nothing survives, or only the names, or only the contents.
 EXTREMES = [(0, "lost"), (-1, "lost"), (-1, "zeros"), (-1, "short"), (0, "whole")]
 
 
 def extremes(pending: int) -> Iterator[tuple[int, str]]:
-    """Which of `pending` changes of names a cut keeps, bit by bit, and how it tears contents.
+    """Which of `pending` changes of names a cut keeps, as bits, and how it tears contents.
 
-    Beside EXTREMES, one name alone survives, or all but one: a name and what it speaks of may lie
-    in two folders.
+    Apart from EXTREMES, only one name survives, or all but one: a name and the file that it refers
+    to may be in different folders.
     """
     yield from EXTREMES
     for change in range(pending):
@@ -68,11 +68,11 @@ def extremes(pending: int) -> Iterator[tuple[int, str]]:
 
 
 class Recorded(NamedTuple):
-    """A run of a command with every moment of it; the last one is after its end."""
+    """A run of a command with all its moments; the last one is after its end."""
 
     command: Command
     moments: list[Moment]
-    before: Codes  # what the reader showed before the run
+    before: Codes  # that the reader showed before the run
     after: Codes
     tracks_before: Tracks
     tracks_after: Tracks
@@ -84,7 +84,7 @@ class Recorded(NamedTuple):
         return folder / "codes.zarr"
 
     def harm(self, store: Path) -> str:
-        """What a cut did to a store for good; "" when nothing. It is run to its end here."""
+        """The lasting damage of a cut to a store, once the command has run again; "" when none."""
         tracks: Tracks = {}
         try:
             found = shown(store)
@@ -97,7 +97,7 @@ class Recorded(NamedTuple):
         wrong = [
             key for key in found if found[key] not in (self.before.get(key), self.after.get(key))
         ]
-        # A further track hides the rows that it makes anew, but shows no others in their place.
+        # A further track hides rows that it makes again, but shows no others in their place.
         wrong += [
             key
             for key in tracks
@@ -111,7 +111,7 @@ class Recorded(NamedTuple):
         return f"recovered, but differs in {names}" if names else ""
 
     def loss(self, store: Path) -> str:
-        """What is missing, before anybody recovers it, from a store that was reported as done."""
+        """What a store that was reported as done lacks before recovery; "" if nothing."""
         try:
             found = shown(store)
         except StoreError as error:
@@ -121,8 +121,8 @@ class Recorded(NamedTuple):
         return "" if plain_zarr_agrees(store) else "plain zarr reads other codes"
 
     def harms(self, folder: Path, at: str | None = None) -> Iterator[str]:
-        """Every harm that the extremes of a cut do, right before steps named `at`, or any, or at
-        the end."""
+        """The harm of every extreme cut right before steps named `at` (None: all), and at the
+        end."""
         for number, moment in reversed(list(enumerate(self.moments))):
             for kept, tear in extremes(len(moment.pending)):
                 store = self.cut(folder, moment, kept, [tear])
@@ -133,7 +133,7 @@ class Recorded(NamedTuple):
 
 
 def plain_zarr_agrees(root: Path) -> bool:
-    """Whether zarr, which takes what is missing for fill, reads the codes that the index means."""
+    """Whether zarr, which reads missing chunks as fill, reads the codes that the index lists."""
     store, group = CodeStore.open(root), zarr.open(str(root), mode="r")
     return all(
         np.array_equal(

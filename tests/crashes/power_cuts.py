@@ -1,13 +1,13 @@
-"""Power cuts: what a disk may hold afterwards, given what was flushed before.
+"""Power cuts: the states of a disk that are possible after one, given what was flushed before.
 
-`RecordingDisk` performs every operation and remembers, at each, what a cut just then could leave.
-The model is stricter than any journalled file system, so that what survives it survives those:
+`RecordingDisk` performs every operation and records what a power cut just before it could leave.
+The model is stricter than journalled file systems, so that whatever survives it survives on those:
 
-- a file's content is sure as of its last fsync; what was written since may be there, be missing,
-  be cut short or be zeros of the right length;
-- a name in a folder is sure as of that folder's last fsync; every link, unlink or new file since
-  is kept or lost by itself, in any combination; flushing a file does not flush its name;
-- a rename happens as a whole or not at all, and flushing either of its folders makes it sure.
+- a file's content is durable as of its last fsync; later writes may be whole, missing, cut short,
+  or zeros of the right length;
+- a name in a folder is durable as of that folder's last fsync; each later link, unlink or new file
+  is kept or lost independently; flushing a file does not flush its name;
+- a rename happens as a whole or not at all, and flushing either of its folders makes it durable.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ TEARS = ("lost", "short", "zeros", "whole")
 
 @dataclass
 class Names:
-    """What the names of a tree stand for: as of the last flush, and what was done since."""
+    """The inodes of all names in a tree: as of the last flush, and the changes since."""
 
-    sure: dict[Name, int] = field(default_factory=dict)
+    durable: dict[Name, int] = field(default_factory=dict)
     pending: list[Change] = field(default_factory=list)
 
     def now(self) -> dict[Name, int]:
-        return apply_changes(self.sure, self.pending)
+        return apply_changes(self.durable, self.pending)
 
     def flush(self, folder: int) -> None:
-        """Make sure of every pending change that touches a folder, and of what it undid."""
+        """Make every pending change that touches a folder durable, and those that it undid."""
         left: list[Change] = []
         settled: Change = {}
         for change in reversed(self.pending):
@@ -47,7 +47,7 @@ class Names:
                 settled = {**change, **settled}
             elif remaining := {name: to for name, to in change.items() if name not in settled}:
                 left.append(remaining)
-        self.sure = apply_changes(self.sure, [settled])
+        self.durable = apply_changes(self.durable, [settled])
         self.pending = left[::-1]
 
 
@@ -64,12 +64,12 @@ def apply_changes(names: dict[Name, int], changes: list[Change]) -> dict[Name, i
 
 @dataclass(frozen=True)
 class Moment:
-    """Everything known just before one operation."""
+    """The state just before one operation."""
 
     about_to: str  # the operation, "link part"
     top: int  # the inode of the recorded folder
     folders: frozenset[int]
-    sure: dict[Name, int]
+    durable: dict[Name, int]
     pending: tuple[Change, ...]
     flushed: dict[int, bytes]  # by inode: content as of its last flush
     written: dict[int, bytes]  # by inode: content now, where it differs from what was flushed
@@ -79,11 +79,11 @@ class Moment:
     ) -> None:
         """Make `folder` what a power cut at this moment leaves.
 
-        `keep(i)` tells whether the i-th pending change of names survives, `tear(i)` which of
-        TEARS became of the i-th unflushed content.
+        `keep(i)` is whether the i-th pending change of names survives, `tear(i)` the element of
+        TEARS for the i-th unflushed content.
         """
         kept = [change for i, change in enumerate(self.pending) if keep(i)]
-        names = apply_changes(self.sure, kept)
+        names = apply_changes(self.durable, kept)
         torn = {
             inode: _tear(self.flushed.get(inode, b""), data, tear(i))
             for i, (inode, data) in enumerate(self.written.items())
@@ -114,8 +114,8 @@ def _tear(flushed: bytes, written: bytes, how: str) -> bytes:
 class RecordingDisk(Disk):
     """Performs operations below `top` and records a Moment before each.
 
-    What is changed by other means than this disk (a file written in the ordinary way, a tree
-    removed) is noticed at the next operation, each name by itself.
+    Changes made by other means than this disk (a file written directly, a tree removed) are found
+    at the next operation, each name as a change of its own.
     """
 
     def __init__(self, top: Path, root: Path) -> None:
@@ -128,8 +128,8 @@ class RecordingDisk(Disk):
         self._stamps: dict[int, tuple[int, int]] = {}
         self._written: dict[int, bytes] = {}
         self._flushed: dict[int, bytes] = {}
-        self._look()
-        self._names = Names(self._names.now())  # what is there at the start is sure
+        self._scan()
+        self._names = Names(self._names.now())  # existing files are durable
         self._flushed, self._written = self._written, {}
 
     def close(self) -> None:
@@ -137,12 +137,12 @@ class RecordingDisk(Disk):
             os.close(descriptor)
         self._held.clear()
 
-    # --- noticing
+    # --- scanning
 
-    def _look(self) -> None:
-        """Notice new names, lost names and new content of everything below the top."""
+    def _scan(self) -> None:
+        """Find new names, removed names and new content of everything below the top."""
         found: dict[Name, int] = {}
-        self._look_into(self.top, found)
+        self._scan_folder(self.top, found)
         known = self._names.now()
         for name in [name for name in known if name not in found]:
             self._names.pending.append({name: None})
@@ -150,20 +150,20 @@ class RecordingDisk(Disk):
             if known.get(name) != inode:
                 self._names.pending.append({name: inode})
 
-    def _look_into(self, folder: Path, found: dict[Name, int]) -> None:
+    def _scan_folder(self, folder: Path, found: dict[Name, int]) -> None:
         parent = self._hold(folder)
         self._folders.add(parent)
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
             path = Path(entry.path)
             if entry.is_dir(follow_symlinks=False):
-                self._look_into(path, found)
+                self._scan_folder(path, found)
                 found[parent, entry.name] = entry.inode()
                 continue
             with contextlib.suppress(FileNotFoundError):  # removed by another thread just now
                 found[parent, entry.name] = self._hold(path)
-                self._look_at(path)
+                self._scan_file(path)
 
-    def _look_at(self, path: Path) -> None:
+    def _scan_file(self, path: Path) -> None:
         status = os.stat(path)
         stamp = (status.st_mtime_ns, status.st_size)
         if self._stamps.get(status.st_ino) != stamp:
@@ -181,20 +181,20 @@ class RecordingDisk(Disk):
     @contextlib.contextmanager
     def _recorded(self, operation: str, path: Path) -> Iterator[None]:
         with self._lock:
-            self._look()
+            self._scan()
             self.record(f"{operation} {kind_of(self.root, path)}")
             yield
 
     def record(self, about_to: str) -> None:
-        """Add the present moment; done by hand once at the end of a run."""
+        """Add the present moment; called once by hand at the end of a run."""
         with self._lock:
-            self._look()
+            self._scan()
             self.moments.append(
                 Moment(
                     about_to,
                     os.stat(self.top).st_ino,
                     frozenset(self._folders),
-                    dict(self._names.sure),
+                    dict(self._names.durable),
                     tuple(self._names.pending),
                     dict(self._flushed),
                     {
@@ -222,7 +222,7 @@ class RecordingDisk(Disk):
 
     def fsync(self, path: Path) -> None:
         with self._recorded("fsync", path):
-            inode = os.stat(path).st_ino  # the flush itself is only noted: no power is cut here
+            inode = os.stat(path).st_ino  # only recorded: no power is cut here
             if path.is_dir():
                 self._names.flush(inode)
             elif inode in self._written:
@@ -248,11 +248,11 @@ class RecordingDisk(Disk):
 
 
 class PowerCut(BaseException):
-    """Not an Exception: nothing that handles errors handles this."""
+    """A simulated power cut; not an Exception, so that no handler catches it."""
 
 
 class CutDisk(RecordingDisk):
-    """Performs so many operations and then, at whatever it is asked for, raises PowerCut.
+    """Performs so many operations and raises PowerCut at every later one.
 
     The last moment is that of the cut.
     """

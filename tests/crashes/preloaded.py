@@ -1,6 +1,6 @@
-"""Imported once by the server that child processes are forked from, and by nobody else.
+"""Imported only by the server that child processes are forked from.
 
-What every child would otherwise do first is done here: imports, and the command line's parser.
+Imports and parses the command lines once, so that each child need not.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import tyro
 from PIL import Image
 
 import pipelines.encode
-import pipelines.encoding.settings
+import pipelines.encoding.flags
 import pipelines.generate
 import pipelines.generation.flags
 import tests.crashes.scenarios
@@ -18,5 +18,5 @@ import tests.crashes.scenarios
 __all__ = ["numpy", "pipelines", "tests"]
 
 Image.init()  # imports every format
-tyro.cli(pipelines.encoding.settings.EncodeFlags, args=["--in", ".", "--out", "."])
+tyro.cli(pipelines.encoding.flags.EncodeFlags, args=["--in", ".", "--out", "."])
 tyro.cli(pipelines.generation.flags.GenerateFlags, args=["--prior", ".", "--out", "."])

@@ -1,4 +1,4 @@
-"""A Ray cluster of one's own on this machine, whose processes are killed."""
+"""A Ray cluster on this machine whose processes are killed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from ray.cluster_utils import Cluster
 
 QUIET: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 128 << 20}
-# A node that is gone is noticed within seconds, not half a minute.
+# A dead node is noticed within seconds, not half a minute.
 SOON = {
     "health_check_initial_delay_ms": 1000,
     "health_check_period_ms": 500,
@@ -22,7 +22,7 @@ SOON = {
 
 
 def title(pid: int) -> str:
-    """A process's command line; "" when it is gone."""
+    """A process's command line; "" when it has ended."""
     with suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
     return ""
@@ -44,7 +44,7 @@ def descendants(ancestor: int) -> list[int]:
 
 
 class OwnCluster:
-    """A head without CPUs and a second node with two: there all actors are."""
+    """A head without CPUs and a second node with two, on which all actors run."""
 
     def __init__(self) -> None:
         self._cluster = Cluster(
@@ -62,16 +62,16 @@ class OwnCluster:
         return self._second.all_processes["raylet"][0].process.pid
 
     def actors(self) -> list[int]:
-        """The processes of all actors that are there."""
+        """The process ids of all actors."""
         return [pid for pid in descendants(self._raylet) if title(pid).startswith("ray::_Actor")]
 
     def kill_worker(self, draw: random.Random) -> None:
-        """kill -9 of one actor's process."""
+        """SIGKILL to one actor's process."""
         with suppress(ProcessLookupError, IndexError):
             os.kill(draw.choice(self.actors()), signal.SIGKILL)
 
     def kill_raylet(self, _: random.Random) -> None:
-        """kill -9 of the second node's raylet, which its actors notice; another node comes."""
+        """SIGKILL to the second node's raylet, which ends its actors; then add another node."""
         os.kill(self._raylet, signal.SIGKILL)
         self._cluster.remove_node(self._second, allow_graceful=False)
         self._second = self._add_node()

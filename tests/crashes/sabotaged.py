@@ -1,4 +1,4 @@
-"""Workers whose own process has a bad disk; on Ray, where a test cannot reach into it."""
+"""Workers that install a failing disk in their own process, for tests on Ray."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.crashes.disk_doubles import FailingDisk, KillingDisk, Step
 
 
 class WorkerOnAFullDisk(EncodeWorker):
-    """Every worker's disk refuses the step named."""
+    """A worker whose disk fails at a step."""
 
     def __init__(
         self, root: Path, concurrent_batches: int, decoders: int, *, step: Step, error: int
@@ -21,9 +21,9 @@ class WorkerOnAFullDisk(EncodeWorker):
 
 
 class WorkerThatDies(EncodeWorker):
-    """Each worker process takes the next of the steps and dies there; when none is left it lives.
+    """Each worker process takes the next of the steps and dies there; later processes do not die.
 
-    `taken` is a folder where they note which steps are.
+    `taken` is a folder in which they mark the steps taken.
     """
 
     def __init__(

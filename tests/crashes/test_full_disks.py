@@ -1,4 +1,4 @@
-"""A disk that is full, read-only or forbidden: one line, exit code 2, and the next run goes on."""
+"""A disk that is full, read-only or failing: one line, exit code 2, and the next run resumes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import encode
-from tests.crashes.disk_doubles import FailingDisk, LyingDisk, Step, installed
+from tests.crashes.disk_doubles import FailingDisk, MisreportingDisk, Step, installed
 from tests.crashes.sabotaged import WorkerOnAFullDisk
 from tests.crashes.scenarios import Scenario
 
@@ -18,14 +18,14 @@ ERRORS = ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EIO")
 
 
 def why_not_one_line(code: int, capsys: pytest.CaptureFixture[str]) -> str:
-    """What is wrong with how the command ended on an error; "" for one line and exit code 2."""
+    """Why the command did not end with one line and exit code 2; "" if it did."""
     lines = capsys.readouterr().err.splitlines()
-    condition_inputs = [line for line in lines if "rror" in line]
+    errors = [line for line in lines if "rror" in line]
     good = (
         code == 2
-        and len(condition_inputs) == 1
-        and condition_inputs[0].startswith("error: ")
-        and lines[-1] == condition_inputs[0]
+        and len(errors) == 1
+        and errors[0].startswith("error: ")
+        and lines[-1] == errors[0]
     )
     return "" if good else f"exit code {code}: {lines}"
 
@@ -33,14 +33,14 @@ def why_not_one_line(code: int, capsys: pytest.CaptureFixture[str]) -> str:
 def ending(
     scenario: Scenario, out: Path, step: Step, error: int, capsys: pytest.CaptureFixture[str]
 ) -> str:
-    """What is wrong with how the command ends on an error at `step` and then goes on; or ""."""
+    """What is wrong after an error at `step` and another run; "" if nothing."""
     scenario.prepare(out)
     with installed(FailingDisk(out, step, error, lasting=True)):
         code = encode.main(scenario.words(out))
     if why := why_not_one_line(code, capsys):
         return why
     if code := scenario.run_here(out):
-        return f"exit code {code} with room made"
+        return f"exit code {code} once the disk works"
     names = scenario.differing(out)
     return f"differs in {names}" if names else ""
 
@@ -52,9 +52,9 @@ def endings(
     name: str,
     capsys: pytest.CaptureFixture[str],
 ) -> dict[str, str]:
-    """The bad ones among the endings on error `name` at some steps."""
+    """The problems after error `name` at each of some steps, where there are any."""
     error = getattr(errno, name)
-    # A name can be removed where there is no room; what cannot be removed is left for later.
+    # A full disk can still remove files; a file that cannot be removed is left for later.
     steps = [step for step in steps if not step.name.startswith("unlink")]
     assert steps
     all_ = {str(step): ending(scenario, out, step, error, capsys) for step in steps}
@@ -62,18 +62,20 @@ def endings(
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_a_failing_disk_ends_the_run_in_one_line_and_room_lets_it_go_on(
+def test_disk_error_ends_the_run_in_one_line_and_the_next_run_resumes(
     fresh: Scenario, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = [step for step in fresh.steps if not step.occurrence]
-    chosen = first[ERRORS.index(name) :: 2 * len(ERRORS)]  # many kinds of steps, each with one
+    chosen = first[
+        ERRORS.index(name) :: 2 * len(ERRORS)
+    ]  # each kind of step with one of the errors
     assert not endings(fresh, tmp_path / "codes.zarr", chosen, name, capsys)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ERRORS)
 @pytest.mark.parametrize("scenario", ["fresh", "extended"], indirect=True)
-def test_a_disk_that_fails_at_any_step_does_too(
+def test_disk_error_at_any_step_does_too(
     scenario: Scenario, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert not endings(scenario, tmp_path / "codes.zarr", scenario.steps, name, capsys)
@@ -81,7 +83,7 @@ def test_a_disk_that_fails_at_any_step_does_too(
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_local")
-def test_a_worker_on_a_full_disk_ends_the_run_in_one_line_too(
+def test_a_worker_on_a_full_disk_ends_the_run_in_one_line(
     fresh: Scenario,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -98,12 +100,12 @@ def test_a_worker_on_a_full_disk_ends_the_run_in_one_line_too(
 
 @pytest.mark.parametrize("error", [FileExistsError, OSError, TimeoutError])
 @pytest.mark.parametrize("name", ["link part", "link plan part"])
-def test_a_link_that_was_made_and_reported_as_failed_counts_as_made(
+def test_a_link_reported_as_failed_counts_as_made(
     fresh: Scenario, name: str, error: type[OSError], tmp_path: Path
 ) -> None:
     out = fresh.prepare(tmp_path / "codes.zarr")
-    with installed(LyingDisk(out, name, error)) as disk:
+    with installed(MisreportingDisk(out, name, error)) as disk:
         assert fresh.run_here(out) == 0
-    assert isinstance(disk, LyingDisk)
-    assert disk.lies
+    assert isinstance(disk, MisreportingDisk)
+    assert disk.misreports
     assert not fresh.differing(out)

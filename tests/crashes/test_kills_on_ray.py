@@ -1,4 +1,4 @@
-"""kill -9 of drivers, workers and raylets: at every step of a commit, and at random moments."""
+"""SIGKILL of drivers, workers and raylets: at every step of a commit, and at random moments."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DECISIVE = ("staged shard", "staging folder", "part", "index folder", "shard", "
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_local")
-def test_workers_that_die_at_the_steps_of_a_commit_leave_no_trace(
+def test_workers_that_die_during_a_commit_leave_no_difference(
     fresh: Scenario, zombie_trial: ZombieTrial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = [
@@ -41,7 +41,7 @@ def test_workers_that_die_at_the_steps_of_a_commit_leave_no_trace(
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.parametrize(("kind", "rounds"), [("driver", 30), ("worker", 14), ("raylet", 8)])
-def test_kills_at_random_moments_leave_no_trace(kind: str, rounds: int) -> None:
+def test_kills_at_random_moments_leave_no_difference(kind: str, rounds: int) -> None:
     command = [sys.executable, "-m", "tests.crashes.kill_rounds", "--kind", kind]
     done = subprocess.run(
         [*command, "--rounds", str(rounds)], cwd=ROOT, capture_output=True, text=True, check=False

@@ -1,4 +1,4 @@
-"""A power cut at any moment: what was flushed is there, what was not may be lost or torn."""
+"""A power cut at any moment, in which whatever was not flushed may be lost or torn."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def recorded(
     null_commands: tuple[NullScenario, NullScenario],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Recorded]:
-    """Every moment of the scenes."""
+    """Every moment of each scenario."""
     folder = tmp_path_factory.mktemp("recorded")
     commands = {"fresh": fresh, "extended": extended, "tracked": tracked}
     commands |= {"null fresh": null_commands[0], "null extended": null_commands[1]}
@@ -66,7 +66,7 @@ def check_drawn_cuts(recorded: Recorded, folder: Path, examples: int) -> None:
         pytest.param("null extended", 3000, marks=pytest.mark.slow),
     ],
 )
-def test_after_a_power_cut_the_same_command_gives_the_same_bytes(
+def test_rerun_after_a_power_cut_gives_the_same_bytes(
     recorded: dict[str, Recorded], name: str, examples: int, tmp_path: Path
 ) -> None:
     check_drawn_cuts(recorded[name], tmp_path / "cut", examples)
@@ -74,7 +74,7 @@ def test_after_a_power_cut_the_same_command_gives_the_same_bytes(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["fresh", "extended", "tracked", "null fresh", "null extended"])
-def test_no_moment_is_a_bad_one_for_a_power_cut(
+def test_a_power_cut_at_any_moment_does_no_harm(
     recorded: dict[str, Recorded], name: str, tmp_path: Path
 ) -> None:
     assert not list(recorded[name].harms(tmp_path / "cut"))
@@ -82,7 +82,7 @@ def test_no_moment_is_a_bad_one_for_a_power_cut(
 
 @pytest.mark.parametrize("name", SCENARIOS)
 @pytest.mark.parametrize(("kept", "tear"), EXTREMES)
-def test_what_encode_reported_as_done_needs_no_recovery(
+def test_finished_store_needs_no_recovery_after_a_power_cut(
     recorded: dict[str, Recorded], name: str, kept: int, tear: str, tmp_path: Path
 ) -> None:
     one = recorded[name]

@@ -1,4 +1,4 @@
-"""Each safeguard taken away is found out: the proofs of this folder can fail."""
+"""Without each safeguard a crash test fails, so the crash tests can fail."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from pipelines import encode, verify
 from pipelines.encoding.batches import BatchEncoder, Reading
 from pipelines.store import CodeStore, StoreError, integrity, task_buffer
-from pipelines.store.shard_files import ShardFiles
+from pipelines.store.mapping import ShardFiles
 from tests.crashes.disk_doubles import Step, StoppingDisk
 from tests.crashes.encode_processes import exit_code, start, start_encode, wait_until_stopped
 from tests.crashes.mutants import (
@@ -37,7 +37,7 @@ slow = pytest.mark.slow
 @pytest.mark.parametrize(
     ("scenario", "kind", "before"),
     [
-        # Where a cut harms that cannot be seen at the end; the end is always looked at.
+        # `before`: a step at which a cut harms, where it does not at the end, always tested.
         ("fresh", "staged shard aside", None),
         ("fresh", "staging folder", "fsync index folder"),
         ("fresh", "index folder", None),
@@ -51,12 +51,12 @@ slow = pytest.mark.slow
         pytest.param("fresh", "tokenizer", None, marks=slow),
         pytest.param("fresh", "store folder", None, marks=slow),
         pytest.param("fresh", "outside", None, marks=slow),
-        pytest.param("extended", "pruned part aside", None, marks=slow),
-        pytest.param("extended", "pruned folder", None, marks=slow),
+        pytest.param("extended", "tombstone part aside", None, marks=slow),
+        pytest.param("extended", "tombstone folder", None, marks=slow),
         pytest.param("extended", "checksums aside", None, marks=slow),
     ],
 )
-def test_what_is_not_flushed_is_missed_after_a_power_cut(
+def test_without_a_flush_a_power_cut_does_harm(
     null_commands: tuple[NullScenario, NullScenario],
     scenario: str,
     kind: str,
@@ -68,7 +68,7 @@ def test_what_is_not_flushed_is_missed_after_a_power_cut(
     assert next(recorded.harms(tmp_path / "cut", before or "end"), None)
 
 
-def test_a_part_named_before_its_shard_is_missed_after_a_power_cut(
+def test_linking_a_part_before_its_shard_makes_a_power_cut_do_harm(
     null_commands: tuple[NullScenario, NullScenario], tmp_path: Path
 ) -> None:
     recorded = record(null_commands[0], tmp_path / "recorded", LinkingFirst)
@@ -82,7 +82,7 @@ def test_a_part_named_before_its_shard_is_missed_after_a_power_cut(
         ("publish_committed", "replace shard"),
     ],
 )
-def test_a_step_of_recovery_left_out_is_missed(
+def test_without_a_step_of_recovery_a_power_cut_does_harm(
     null_commands: tuple[NullScenario, NullScenario],
     step: str,
     before: str,
@@ -95,7 +95,7 @@ def test_a_step_of_recovery_left_out_is_missed(
 
 
 @slow
-def test_with_every_safeguard_nothing_is_missed_at_those_moments(
+def test_with_every_safeguard_a_power_cut_at_those_moments_does_no_harm(
     null_commands: tuple[NullScenario, NullScenario], tmp_path: Path
 ) -> None:
     recorded = record(null_commands[0], tmp_path / "recorded")
@@ -106,7 +106,7 @@ def test_with_every_safeguard_nothing_is_missed_at_those_moments(
 # --- against zombies
 
 
-def test_a_link_over_another_lets_a_zombie_change_the_store(
+def test_overwriting_links_let_a_zombie_change_the_store(
     zombie_trial: ZombieTrial, tmp_path: Path
 ) -> None:
     assert zombie_trial.trouble(
@@ -118,7 +118,7 @@ def test_a_link_over_another_lets_a_zombie_change_the_store(
     )
 
 
-def test_one_name_for_all_shards_of_a_task_lets_a_zombie_change_the_store(
+def test_shard_names_without_a_hash_let_a_zombie_change_the_store(
     zombie_trial: ZombieTrial, tmp_path: Path
 ) -> None:
     assert zombie_trial.trouble(
@@ -130,9 +130,7 @@ def test_one_name_for_all_shards_of_a_task_lets_a_zombie_change_the_store(
     )
 
 
-def test_without_the_lock_a_second_driver_runs_beside_the_first(
-    fresh: Scenario, tmp_path: Path
-) -> None:
+def test_without_the_lock_two_drivers_run_at_once(fresh: Scenario, tmp_path: Path) -> None:
     out = fresh.prepare(tmp_path / "codes.zarr")
     driver = start_encode(fresh.words(out), StoppingDisk(out, Step("link part")))
     assert wait_until_stopped(driver)
@@ -141,10 +139,10 @@ def test_without_the_lock_a_second_driver_runs_beside_the_first(
     assert (second, exit_code(driver)) != (2, 0)
 
 
-# --- in what is read and computed
+# --- in reading and encoding
 
 
-def test_a_short_shard_is_refused_only_because_its_size_is_looked_at(
+def test_a_short_shard_is_refused_only_because_its_size_is_checked(
     fresh: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "codes.zarr"
@@ -158,13 +156,13 @@ def test_a_short_shard_is_refused_only_because_its_size_is_looked_at(
     CodeStore.open(out)
 
 
-def test_rows_are_named_by_verify_only_because_each_has_its_checksum(
+def test_verify_names_rows_only_because_each_has_a_checksum(
     fresh: Scenario,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def words_about_a_flipped_bit(out: Path) -> str:
+    def report_of_a_flipped_bit(out: Path) -> str:
         assert fresh.run_here(fresh.prepare(out)) == 0
         shard = next(out.glob("g*/image/c/0/0/0"))
         data = bytearray(shard.read_bytes())
@@ -174,13 +172,13 @@ def test_rows_are_named_by_verify_only_because_each_has_its_checksum(
         assert verify.main([str(out)]) == 1
         return capsys.readouterr().out
 
-    assert "row 0" in words_about_a_flipped_bit(tmp_path / "codes.zarr")
+    assert "row 0" in report_of_a_flipped_bit(tmp_path / "codes.zarr")
     for module in (task_buffer, integrity):
         monkeypatch.setattr(module, "row_checksums", lambda codes: [0] * len(codes))
-    assert "row 0" not in words_about_a_flipped_bit(tmp_path / "unchecked.zarr")
+    assert "row 0" not in report_of_a_flipped_bit(tmp_path / "unchecked.zarr")
 
 
-def test_codes_do_not_depend_on_neighbours_only_because_batches_are_filled_up(
+def test_codes_do_not_depend_on_neighbours_only_because_batches_are_padded(
     fresh: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right, read = VQGAN.encode, BatchEncoder.read
@@ -188,14 +186,14 @@ def test_codes_do_not_depend_on_neighbours_only_because_batches_are_filled_up(
     def size_dependent(self: VQGAN, pixels: torch.Tensor) -> torch.Tensor:
         return (right(self, pixels) + len(pixels)) % self.config.codebook_size
 
-    def read_without_filler(self: BatchEncoder, *arguments: object) -> Reading:
+    def read_without_padding(self: BatchEncoder, *arguments: object) -> Reading:
         images, lines = read(self, *arguments)
         for line in lines.values():
             line.result()
         return Reading(images[list(lines)] if lines else images, lines)
 
     def differ(folder: Path) -> bool:
-        """Whether the first picture's codes differ between alone and beside others."""
+        """Whether the first image's codes differ when it is encoded alone."""
         folder.mkdir()
         alone = replace(fresh, images=next(fresh.images.glob("*.png")))
         assert alone.run_here(folder / "alone.zarr") == fresh.run_here(folder / "all.zarr") == 0
@@ -203,6 +201,6 @@ def test_codes_do_not_depend_on_neighbours_only_because_batches_are_filled_up(
         return any(shown(folder / "all.zarr")[image] != codes[image] for image in codes)
 
     monkeypatch.setattr(VQGAN, "encode", size_dependent)
-    assert not differ(tmp_path / "filled")
-    monkeypatch.setattr(BatchEncoder, "read", read_without_filler)
-    assert differ(tmp_path / "not filled")
+    assert not differ(tmp_path / "padded")
+    monkeypatch.setattr(BatchEncoder, "read", read_without_padding)
+    assert differ(tmp_path / "not padded")

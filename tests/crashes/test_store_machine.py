@@ -1,4 +1,4 @@
-"""Whatever is planned, committed, cut short, resumed, replaced and pruned: the store is a dict."""
+"""After any sequence of runs, kills, power cuts, changes and prunings a store equals a dict."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ KEYS = st.sampled_from(["a", "bb", "c", "dd"])
 MODALITIES = st.sampled_from([b"one", b"two", b"three", BROKEN])
 CHANGES = st.dictionaries(KEYS, MODALITIES, min_size=1)
 VIEWS = 2
-# By an image's key and the number of a view of it: the codes of each row that is shown.
+# By an image's key and view: the codes of each row that is shown.
 Codes = dict[tuple[str, int], list[list[list[int]]]]
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """`input` is what lies in the folder, `model` what a finished store must show.
+    """`input` is the content of the folder, `model` what a finished store must show.
 
-    A broken image leaves what was shown of it before.
+    Of a broken image, the codes of its last intact content are still shown.
     """
 
     def __init__(self) -> None:
@@ -50,14 +50,14 @@ class StoreMachine(RuleBasedStateMachine):
         self.top.mkdir()
         self.clock = 10**18
         self.input: dict[str, bytes] = {}
-        self.twins: set[str] = set()  # keys that a second file has as well
+        self.twins: set[str] = set()  # keys that a second file has too
         self.model: Codes = {}
         self.ever: dict[str, set[bytes]] = {}
         self.maybe_tombstones: set[str] = set()
-        self.maybe_newer: set[str] = set()  # keys whose newest content may be shown, or not
+        self.maybe_newer: set[str] = set()  # keys whose newest content may or may not be shown
         self.lines: dict[tuple[str, int], dict] = {}  # the index lines of finished runs
-        self.settled = True  # nothing is planned that is not committed,
-        self.still = False  # and nothing has been touched since
+        self.settled = True  # every planned task is committed
+        self.still = False  # and no file has changed since
 
     def teardown(self) -> None:
         shutil.rmtree(self.folder)
@@ -70,7 +70,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(key=KEYS)
     def add_twin(self, key: str) -> None:
-        """A second file under a key; sorted behind the first, it never counts."""
+        """A second file with the same key; sorted after the first, it is never used."""
         self._write(self.images / f"{key} twin", b"twin")
         self.twins.add(key)
 
@@ -80,7 +80,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.input.pop(sorted(self.input)[which % len(self.input)])
 
     def _put(self, contents: dict[str, bytes]) -> None:
-        """New images, another content in an image's place, or the same content written again."""
+        """Write new images, new contents of images, or the same contents again."""
         for key, content in contents.items():
             self._write(self.images / key, content)
             self.input[key] = content
@@ -120,7 +120,7 @@ class StoreMachine(RuleBasedStateMachine):
         kept: int,
         tears: list[str],
     ) -> None:
-        """Killed the store stays as it is; in a power cut it loses what was not flushed."""
+        """A kill leaves the store as it is; a power cut loses what was not flushed."""
         self._put(contents)
         disk = CutDisk(self.top, self.root, operations)
         with installed(disk), contextlib.suppress(PowerCut):
@@ -176,28 +176,28 @@ class StoreMachine(RuleBasedStateMachine):
         assert checksums_agree(self.root)
 
     def _check_unfinished(self) -> None:
-        """Nothing that a finished run showed is lost, hidden, doubled or wrong."""
+        """Check that no row of a finished run is lost, hidden, repeated or wrong."""
         try:
             shown = self._shown()
         except StoreError:
-            assert not self.model, "there was a store, and now it cannot be read"
+            assert not self.model, "a store existed and cannot be read any more"
             return
         assert {view for view in self.model if view[0] not in self.maybe_tombstones} <= shown.keys()
         self._check_codes(shown)
         self._check_lines()
 
     def _check_codes(self, shown: Codes) -> None:
-        """Whatever is shown of an image are the codes of a content it once had.
+        """Check that all codes shown of an image are those of a content it has had.
 
-        In a store that is not finished these may be of a new image some views, of a changed one
-        newer views, or two: of one that changed twice while the row between is planned, not done.
+        An unfinished store may show some views of a new image, newer views of a changed one, or two
+        rows of one that changed twice while the row between them is only planned.
         """
         for (key, view), found in shown.items():
             contents = [views_of(key, content)[key, view] for content in self.ever[key]]
             assert all([codes] in contents for codes in found)
 
     def _check_lines(self) -> None:
-        """Rows never move: every line that a run left in the index is there, word for word."""
+        """Check that every index line of earlier finished runs is unchanged: rows never move."""
         lines = CodeStore.open(self.root).index.to_pylist()
         found = {(line["grid"], line["row"]): line for line in lines}
         assert len(found) == len(lines)
@@ -206,7 +206,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.lines = found
 
     def _shown(self) -> Codes:
-        """The codes of every row that a reader shows: of a finished store one a view."""
+        """The codes of every row that a reader shows; one for each view in a finished store."""
         shown: Codes = {}
         for row in CodeStore.open(self.root):
             shown.setdefault((row["key"], row["view"]), []).append(row["codes"].tolist())
@@ -214,12 +214,12 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 def views_of(key: str, content: bytes) -> Codes:
-    """What a reader shows of an image."""
+    """The codes that a reader must show of an image."""
     return {(key, v): [noise(key, content, v, grid_of(key)).tolist()] for v in range(VIEWS)}
 
 
 def checksums_agree(root: Path) -> bool:
-    """Whether every file that has no other checksum is as the list of checksums says."""
+    """Whether the list of checksums has every listed file with its right hash."""
     names = {path.relative_to(root).as_posix() for path in listed_files(root)}
     return read_checksums(root) == {name: file_hash(root / name) for name in names}
 
@@ -232,16 +232,16 @@ def check(examples: int, steps: int) -> None:
             deadline=None,
             stateful_step_count=steps,
             suppress_health_check=list(HealthCheck),
-            # To find a smaller example takes minutes; a dozen steps can be read as they are.
+            # Shrinking takes minutes, and a dozen steps are short enough to read.
             phases=[Phase.generate],
         ),
     )
 
 
-def test_a_store_shows_what_a_dictionary_would() -> None:
+def test_store_equals_a_dictionary_after_any_runs() -> None:
     check(examples=40, steps=9)
 
 
 @pytest.mark.slow
-def test_a_store_shows_what_a_dictionary_would_for_long() -> None:
+def test_store_equals_a_dictionary_after_many_runs() -> None:
     check(examples=1000, steps=30)

@@ -1,4 +1,4 @@
-"""A worker stopped at any step of its commit wakes after another attempt: it changes nothing."""
+"""A worker stopped at any step of its commit changes nothing when it resumes later."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def check_steps(trial: ZombieTrial, out: Path, steps: list[Step], shift: int, wh
 
 
 @pytest.mark.parametrize(("shift", "whole"), [(0, True), (1, False)])
-def test_a_zombie_of_any_kind_of_step_changes_nothing_when_it_wakes(
+def test_a_zombie_stopped_at_any_kind_of_step_changes_nothing(
     zombie_trial: ZombieTrial, tmp_path: Path, shift: int, whole: bool
 ) -> None:
     first = [step for step in zombie_trial.steps if not step.occurrence]
@@ -32,13 +32,13 @@ def test_a_zombie_of_any_kind_of_step_changes_nothing_when_it_wakes(
 @pytest.mark.slow
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("shift", [0, 1])
-def test_a_zombie_of_any_step_changes_nothing_when_it_wakes(
+def test_a_zombie_stopped_at_any_step_changes_nothing(
     zombie_trial: ZombieTrial, tmp_path: Path, shift: int, whole: bool
 ) -> None:
     check_steps(zombie_trial, tmp_path / "codes.zarr", zombie_trial.steps, shift, whole)
 
 
-def test_a_stopped_driver_keeps_its_store_and_finishes_when_it_wakes(
+def test_a_stopped_driver_keeps_the_lock_and_finishes_later(
     fresh: Scenario, tmp_path: Path
 ) -> None:
     out = fresh.prepare(tmp_path / "codes.zarr")

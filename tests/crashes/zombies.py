@@ -1,4 +1,4 @@
-"""Attempts at a task that are stopped in the midst of their commit and wake after another's."""
+"""Zombies: attempts at a task that are stopped during the commit and resume after another's."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.encode_run import everything
 
 
 def outside_staging(root: Path) -> dict[str, bytes]:
-    """Every file of a store that counts."""
+    """Every file of a store except the staged ones."""
     return {name: data for name, data in everything(root).items() if "_staging" not in name}
 
 
 @dataclass(frozen=True)
 class ZombieTrial:
-    """A scene whose store is planned and no more, and the steps of the commit of its first task."""
+    """A scenario with a store that is only planned, and the steps of its first task's commit."""
 
     scenario: Scenario
     store: Path
@@ -39,9 +39,9 @@ class ZombieTrial:
         make_disk: type[StoppingDisk] = StoppingDisk,
         attempt: Callable[[Path, int, int], int] = run_task,
     ) -> str:
-        """What a zombie that slept from `step` on changed; "" when nothing.
+        """What a zombie changed that was stopped at `step`; "" when nothing.
 
-        Meanwhile another attempt makes the same task, or with `whole` another driver everything.
+        Meanwhile another attempt runs the same task, or with `whole` another driver all tasks.
         The zombie's codes differ by `shift`.
         """
         shutil.rmtree(out, ignore_errors=True)
@@ -55,7 +55,7 @@ class ZombieTrial:
             code = exit_code(start(attempt, out, 0, 0, disk=WatchedDisk(out)))
         before = outside_staging(out)
         os.kill(zombie.pid or 0, signal.SIGCONT)
-        exit_code(zombie)  # it may find its staged files gone and say so
+        exit_code(zombie)  # it may find its staged files removed
         after = outside_staging(out)
         changed = {name for name in before | after if before.get(name) != after.get(name)}
         if code or changed:
@@ -68,13 +68,13 @@ class ZombieTrial:
             return f"exit code {code} afterwards"
         if verify.main([str(out)]):
             return "the store does not verify"
-        # A zombie that had committed already stands, whatever its codes.
+        # The zombie may have committed before it was stopped, with its shifted codes.
         names = [] if shift else self.scenario.differing(out)
         return f"differs in {names}" if names else ""
 
 
 def prepare_trial(scenario: Scenario, folder: Path) -> ZombieTrial:
-    """Plan the scene's store below `folder`, and learn what a commit asks of the disk."""
+    """Plan the scenario's store below `folder` and list the disk's steps in a commit."""
     store = plan_only(scenario, folder / "codes.zarr")
     rehearsal = shutil.copytree(store, folder / "rehearsal.zarr")
     disk = ListingDisk(rehearsal, folder / "steps.txt")

@@ -1,4 +1,4 @@
-"""The encode command: whatever the input, the workers and the kills, one and the same store."""
+"""The encode command gives the same store whatever the workers and the kills."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_plain_zarr_reads_what_the_store_reads(run: EncodeRun, photographs: Path
         np.testing.assert_array_equal(array[:], store.read(grid, store.ok_rows(grid)))
 
 
-def test_a_second_run_does_nothing_and_says_so(run: EncodeRun, photographs: Path) -> None:
+def test_a_second_run_does_nothing(run: EncodeRun, photographs: Path) -> None:
     assert run(photographs) == 0
     before = everything(run.out)
     times = {path: path.stat().st_mtime_ns for path in run.out.rglob("*") if path.is_file()}
@@ -64,7 +64,7 @@ def test_a_second_run_does_nothing_and_says_so(run: EncodeRun, photographs: Path
 
 
 @pytest.mark.parametrize("changed", [{"batch_size": 4}, {"batch_size": 8, "rows_per_task": 8}])
-def test_side_by_side_passes_change_no_byte(
+def test_concurrent_batches_change_no_byte(
     run: EncodeRun, photographs: Path, monkeypatch: pytest.MonkeyPatch, changed: dict
 ) -> None:
     stores = []
@@ -96,7 +96,7 @@ def test_a_driver_killed_again_and_again_gives_the_same_bytes(
     undisturbed = everything(run.out)
     shutil.rmtree(run.out)
     command = [sys.executable, "-m", "pipelines.encode", *run.flags(photographs, rows_per_task=1)]
-    for more in (1, 3):  # killed once so many parts are new, at any point of the next
+    for more in (1, 3):  # killed after so many new parts, anywhere in the next task
         parts = len(list(run.out.glob("_index/*/*.parquet"))) + more
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
@@ -123,7 +123,9 @@ def test_a_shard_committed_just_before_a_kill_is_published(
     assert everything(run.out) == undisturbed
 
 
-def test_other_settings_on_a_store_are_refused_by_name(run: EncodeRun, photographs: Path) -> None:
+def test_other_settings_than_the_stores_are_refused_by_name(
+    run: EncodeRun, photographs: Path
+) -> None:
     assert run(photographs) == 0
     before = everything(run.out)
     assert run(photographs, image_size=64, crop="ten", threads=2) == 2
@@ -144,7 +146,7 @@ def test_other_settings_on_a_store_are_refused_by_name(run: EncodeRun, photograp
         ({"device": "cuda:99"}, "cuda:99"),
     ],
 )
-def test_mistakes_end_in_one_line_and_leave_no_store(
+def test_user_errors_end_in_one_line_and_leave_no_store(
     run: EncodeRun, photographs: Path, changed: dict, message: str
 ) -> None:
     assert run(photographs, **changed) == 2
@@ -155,7 +157,7 @@ def test_mistakes_end_in_one_line_and_leave_no_store(
 
 def test_foreign_folders_are_left_alone(run: EncodeRun, photographs: Path, tmp_path: Path) -> None:
     assert run(photographs, out=photographs) == 2
-    assert "holds other things" in run.errors
+    assert "has other files in it" in run.errors
     (tmp_path / "file").touch()
     assert run(photographs, out=tmp_path / "file") == 2
 
@@ -178,7 +180,7 @@ def test_the_store_keeps_its_tokenizer(run: EncodeRun, photographs: Path, tmp_pa
     assert tokenizer.decode(codes).shape == (2, 3, 32, 32)
 
 
-def test_the_script_form_helps(tmp_path: Path) -> None:
+def test_the_script_prints_help(tmp_path: Path) -> None:
     script = Path(encode.__file__)
     done = subprocess.run(
         [sys.executable, script, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True

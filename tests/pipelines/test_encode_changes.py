@@ -1,4 +1,4 @@
-"""A store that grows: new, changed and removed images; views, labels and archives."""
+"""Extending a store: new, changed and removed images; views, labels and archives."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.encode_run import EncodeRun, everything
 
 @pytest.fixture
 def folder(photographs: Path, tmp_path: Path) -> Path:
-    """Five photographs of the test's own, 01.jpg to 09.png, that it may change."""
+    """A copy of five photographs, 01.jpg to 09.png, that a test may change."""
     return Path(shutil.copytree(photographs / "lake", tmp_path / "images"))
 
 
@@ -60,7 +60,9 @@ def test_a_later_listing_moves_no_row_and_no_byte(run: EncodeRun, folder: Path) 
         assert after[name] == before[name], name
 
 
-def test_an_image_that_can_be_read_at_last_leaves_the_ledger(run: EncodeRun, folder: Path) -> None:
+def test_an_image_that_becomes_readable_leaves_the_failed_ones(
+    run: EncodeRun, folder: Path
+) -> None:
     good = (folder / "03.jpg").read_bytes()
     (folder / "03.jpg").write_bytes(good[:300])
     assert run(folder) == 0
@@ -70,11 +72,11 @@ def test_an_image_that_can_be_read_at_last_leaves_the_ledger(run: EncodeRun, fol
     assert "5 encoded, 0 failed" in run.printed
 
 
-def test_an_image_that_was_broken_for_a_while_is_there_once(run: EncodeRun, folder: Path) -> None:
+def test_an_image_that_was_broken_for_a_while_has_one_row(run: EncodeRun, folder: Path) -> None:
     assert run(folder) == 0
     (folder / "01.jpg").write_bytes(b"broken")
     assert run(folder) == 0
-    assert len(run.store()) == len(codes_by_key(run)) == 5  # the older content, still
+    assert len(run.store()) == len(codes_by_key(run)) == 5  # still the older content
     put(folder / "01.jpg", 51)
     assert run(folder) == 0
     assert len(run.store()) == len(codes_by_key(run)) == 5
@@ -93,7 +95,7 @@ def test_a_touched_file_is_the_same_by_content(run: EncodeRun, folder: Path) -> 
     assert "nothing to do" not in run.printed
 
 
-def test_a_file_changed_behind_its_size_and_time_is_found_by_content(
+def test_a_file_changed_without_size_and_time_is_found_by_content(
     run: EncodeRun, folder: Path
 ) -> None:
     for name in ("10.bmp", "11.bmp"):
@@ -150,7 +152,7 @@ def test_nothing_is_pruned_while_a_folder_cannot_be_read(
     assert "6 encoded" in run.printed
 
 
-def test_what_failed_for_a_while_is_tried_again_on_request(
+def test_failed_images_are_tried_again_on_request(
     run: EncodeRun, folder: Path, tmp_path: Path
 ) -> None:
     put(folder / "late.png", 8)
@@ -175,7 +177,7 @@ def test_ten_crops_make_ten_rows_an_image(run: EncodeRun, photographs: Path) -> 
     assert store.index["view"].to_pylist() == list(range(10)) * 10
 
 
-def test_flipped_views_are_the_codes_of_flipped_pictures(
+def test_flipped_views_are_the_codes_of_flipped_images(
     run: EncodeRun, folder: Path, tmp_path: Path
 ) -> None:
     shutil.rmtree(folder)
@@ -209,7 +211,7 @@ def test_random_crops_follow_the_seed(run: EncodeRun, photographs: Path) -> None
     assert (codes[0] != codes[2]).any()
 
 
-def test_random_crops_do_not_hang_on_the_neighbours(
+def test_random_crops_do_not_depend_on_other_images(
     run: EncodeRun, photographs: Path, folder: Path, tmp_path: Path
 ) -> None:
     assert run(photographs / "lake", crop="random") == 0
@@ -243,7 +245,7 @@ def test_folders_are_labels_on_request(
     assert found == expected
 
 
-def test_later_labels_join_behind_the_first(run: EncodeRun, tmp_path: Path) -> None:
+def test_later_labels_follow_the_first(run: EncodeRun, tmp_path: Path) -> None:
     images = tmp_path / "images"
     for name in ("m/1.png", "a/2.png"):
         (images / name).parent.mkdir(parents=True)
@@ -254,7 +256,7 @@ def test_later_labels_join_behind_the_first(run: EncodeRun, tmp_path: Path) -> N
     assert [(row["key"], row["label"]) for row in store] == [("m/1.png", 0), ("a/2.png", 1)]
 
 
-def test_an_archive_holds_the_same_codes_in_fewer_bytes(
+def test_a_compressed_store_has_the_same_codes_in_fewer_bytes(
     run: EncodeRun, photographs: Path, tmp_path: Path
 ) -> None:
     flags = {"rows_per_task": 512, "crop": "ten", "image_size": 64}
@@ -272,7 +274,7 @@ def test_an_archive_holds_the_same_codes_in_fewer_bytes(
     assert sizes[1] < sizes[0]
 
 
-def test_what_a_store_was_begun_with_is_held_to_by_name(run: EncodeRun, folder: Path) -> None:
+def test_differing_settings_of_a_store_are_named(run: EncodeRun, folder: Path) -> None:
     assert run(folder) == 0
     before = everything(run.out)
     assert run(folder, compress=True, labels="last", flip="both") == 2

@@ -18,7 +18,7 @@ from tokenizer import build_tokenizer, load_tokenizer, save_tokenizer
 
 @pytest.fixture(scope="module")
 def five(prior_run, tmp_path_factory):
-    """Five samples, painted two at once; leave the folder as it is."""
+    """Five samples in batches of two; tests must not change the folder."""
     out = tmp_path_factory.mktemp("five")
     assert generate(prior_run, out, "--count", 5, "--batch-size", 2) == 0
     return out
@@ -26,7 +26,7 @@ def five(prior_run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def all_saves(prior_run, tmp_path_factory):
-    """The same five, saved in every way, two a task; leave the folder as it is."""
+    """The same five, saved in every way, two a task; tests must not change the folder."""
     out = tmp_path_factory.mktemp("all")
     saves = ["--save", "images,codes", "tars", "--samples-per-task", 2]
     assert generate(prior_run, out, "--count", 5, "--batch-size", 2, *saves) == 0
@@ -37,7 +37,7 @@ def index_of(out):
     return pq.read_table(out / "index").sort_by("sample").to_pylist()
 
 
-def test_every_sample_has_a_picture_and_a_line(five):
+def test_every_sample_has_an_image_and_a_line(five):
     assert everything(five).keys() == {
         *LASTING, "generation.json", "grid.png", *(f"sample-0000{k}.png" for k in range(5)),
         *(f"index/0000{task}.parquet" for task in range(3)),
@@ -46,7 +46,7 @@ def test_every_sample_has_a_picture_and_a_line(five):
     assert len(set(contents(five).values())) == 5
 
 
-def test_pictures_are_what_prior_and_tokenizer_make_one_by_one(five, prior_run):
+def test_images_are_those_of_prior_and_tokenizer_one_by_one(five, prior_run):
     prior, tokenizer = load_prior(prior_run), load_tokenizer(prior_run / "tokenizer")
     factor = tokenizer.config.downsample_factor
     codes = prior.sample(-(-16 // factor), -(-24 // factor), count=5, batch_size=2)
@@ -57,7 +57,7 @@ def test_pictures_are_what_prior_and_tokenizer_make_one_by_one(five, prior_run):
         assert line["codes_hash"] == hashlib.sha256(stored).hexdigest()
 
 
-def test_the_index_tells_of_every_sample(five):
+def test_the_index_describes_every_sample(five):
     for k, line in enumerate(index_of(five)):
         data = (five / line["file"]).read_bytes()
         assert line.pop("codes_hash")
@@ -67,7 +67,7 @@ def test_the_index_tells_of_every_sample(five):
         }  # fmt: skip
 
 
-def test_generation_json_holds_what_decides_a_picture(five, prior_run):
+def test_generation_json_has_the_deciding_settings(five, prior_run):
     settings = json.loads((five / "generation.json").read_text())
     tokenizer = load_tokenizer(prior_run / "tokenizer")
     assert settings["tokenizer_fingerprint"] == tokenizer.fingerprint
@@ -79,7 +79,7 @@ def test_generation_json_holds_what_decides_a_picture(five, prior_run):
     assert {name: settings[name] for name in expected} == expected
 
 
-def test_running_again_does_nothing_and_says_so(all_saves, prior_run, capsys):
+def test_running_again_does_nothing(all_saves, prior_run, capsys):
     before = {path: path.stat().st_mtime_ns for path in all_saves.rglob("*") if path.is_file()}
     again = ["--count", 5, "--batch-size", 2, "--save", "tars,images,codes"]
     assert generate(prior_run, all_saves, *again) == 0
@@ -97,7 +97,7 @@ def test_running_again_does_nothing_and_says_so(all_saves, prior_run, capsys):
         "codes.zarr/_index/2x3/0.parquet",
     ],
 )
-def test_what_is_gone_is_made_again_alike(gone, all_saves, prior_run, tmp_path):
+def test_removed_files_are_made_again(gone, all_saves, prior_run, tmp_path):
     out = shutil.copytree(all_saves, tmp_path / "out")
     assert (out / gone).is_file()
     (out / gone).unlink()
@@ -112,14 +112,14 @@ def test_one_sample_alone_is_the_same(five, all_saves, prior_run, tmp_path):
     assert contents(tmp_path).keys() == {"sample-00003.png"}
     assert contents(tmp_path).items() <= contents(five).items()
     store = CodeStore.open(tmp_path / "codes.zarr")
-    assert [row["status"] for row in index_of(tmp_path)] == ["not painted", "ok"]
+    assert [row["status"] for row in index_of(tmp_path)] == ["not sampled", "ok"]
     (sampled,) = [store[place] for place in range(len(store))]
     np.testing.assert_array_equal(
         sampled["codes"], CodeStore.open(all_saves / "codes.zarr")[3]["codes"]
     )
 
 
-def test_the_rest_joins_a_sample_painted_alone(all_saves, prior_run, tmp_path):
+def test_the_others_are_added_to_a_sample_made_alone(all_saves, prior_run, tmp_path):
     flags = ["--count", 5, "--batch-size", 2, "--save", "images,codes,tars"]
     assert generate(prior_run, tmp_path, *flags, "--only", 3) == 0
     assert generate(prior_run, tmp_path, *flags) == 0
@@ -127,7 +127,7 @@ def test_the_rest_joins_a_sample_painted_alone(all_saves, prior_run, tmp_path):
 
 
 @pytest.mark.parametrize("save", ["images", "codes", "tars", "images,codes,tars"])
-def test_count_may_grow_and_gives_what_it_would_have_given(save, prior_run, tmp_path):
+def test_a_larger_count_later_gives_the_same_samples(save, prior_run, tmp_path):
     flags = ["--save", save, "--samples-per-task", 4]
     assert generate(prior_run, tmp_path / "grown", "--count", 2, *flags) == 0
     assert generate(prior_run, tmp_path / "grown", "--count", 5, "--save", save) == 0
@@ -153,7 +153,19 @@ def test_other_settings_in_the_same_folder_are_refused(five, prior_run, capsys):
     assert everything(five) == before
 
 
-def test_settings_without_pictures_bind_nobody(prior_run, tmp_path):
+def test_a_folder_of_an_older_version_is_refused(five, prior_run, tmp_path, capsys):
+    out = shutil.copytree(five, tmp_path / "out")
+    record = json.loads((out / "generation.json").read_text())
+    del record["format"]
+    (out / "generation.json").write_text(json.dumps(record))
+    assert generate(prior_run, out, "--count", 5, "--batch-size", 2) == 2
+    assert "generation.json was written by an older version of smalti" in capsys.readouterr().err
+    (out / "generation.json").unlink()
+    assert generate(prior_run, out, "--count", 5, "--batch-size", 2) == 2
+    assert contents(out) == contents(five)
+
+
+def test_settings_without_samples_are_not_binding(prior_run, tmp_path):
     assert generate(prior_run, tmp_path, "--stride", 3) == 2
     assert generate(prior_run, tmp_path, "--count", 1) == 0
 
@@ -166,20 +178,20 @@ def test_a_second_driver_is_refused(prior_run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("size", ["5x3", "8x8", "75x41"])
-def test_any_size_is_met_to_the_pixel(size, prior_run, tmp_path):
+def test_images_have_the_requested_size(size, prior_run, tmp_path):
     assert generate(prior_run, tmp_path, "--count", 1, "--size", size) == 0
     height, width, _ = picture(tmp_path / "sample-00000.png").shape
     assert f"{width}x{height}" == size
     assert not (tmp_path / "grid.png").exists()
 
 
-def test_large_pictures_are_shrunk_for_the_grid(prior_run, tmp_path):
+def test_large_images_are_shrunk_for_the_grid(prior_run, tmp_path):
     assert generate(prior_run, tmp_path, "--count", 2, "--size", "512x64") == 0
     assert picture(tmp_path / "grid.png").shape == (32, 256 + 2 + 256, 3)
 
 
 @pytest.mark.parametrize("words", [["wood", "0"], ["wood,lake"], ["2,0"], ["2,", "lake"]])
-def test_labels_are_dealt_out_in_turn(words, labelled_run, tmp_path):
+def test_labels_are_assigned_in_turn(words, labelled_run, tmp_path):
     flags = ["--count", 3, "--save", "codes", "--labels", *words]
     assert generate(labelled_run, tmp_path, *flags) == 0
     codes = load_prior(labelled_run).sample(2, 3, count=3, labels=[2, 0, 2])
@@ -190,7 +202,7 @@ def test_labels_are_dealt_out_in_turn(words, labelled_run, tmp_path):
     assert [line["label"] for line in index_of(tmp_path)] == [2, 0, 2]
 
 
-def test_every_way_of_drawing_reaches_the_prior(labelled_run, tmp_path):
+def test_every_sampling_setting_reaches_the_prior(labelled_run, tmp_path):
     options = {
         "top_k": 200, "top_p": 0.9, "min_p": 0.01, "temperature": 1.5, "guidance_scale": 2.0,
         "guidance_schedule": "power-cosine", "guidance_power": 2.0,
@@ -206,18 +218,16 @@ def test_every_way_of_drawing_reaches_the_prior(labelled_run, tmp_path):
     assert {name: settings[name] for name in options} == options
 
 
-def test_a_preview_is_there_while_it_paints_only(five, prior_run, tmp_path):
+def test_preview_exists_only_while_sampling(five, prior_run, tmp_path):
     assert generate(prior_run, tmp_path, "--count", 5, "--batch-size", 2, "--preview") == 0
     assert everything(tmp_path) == everything(five)
 
 
-def test_large_canvases_rest_and_say_so(prior_run, tmp_path):
+def test_flushes_of_large_canvases_are_recorded(prior_run, tmp_path):
     assert default_flush_every_rows(127, 128, 16) is None
     assert default_flush_every_rows(128, 128, 16) == 64
     assert default_flush_every_rows(1250, 1250, 16) == 320
-    assert (
-        default_flush_every_rows(64, 2000, 16) is None
-    )  # a band that is over before it could be kept
+    assert default_flush_every_rows(64, 2000, 16) is None  # finished before the first flush
     flags = ["--count", 1, "--size", "48x80", "--keep-rows", 4]
     assert generate(prior_run, tmp_path, *flags) == 0
     assert json.loads((tmp_path / "generation.json").read_text())["flush_every_rows"] == 4
@@ -246,7 +256,7 @@ def test_large_canvases_rest_and_say_so(prior_run, tmp_path):
         (["--prior", "nowhere"], "nowhere"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_code_2(flags, message, labelled_run, tmp_path, capsys):
+def test_user_errors_are_one_line_and_exit_code_2(flags, message, labelled_run, tmp_path, capsys):
     assert generate(labelled_run, tmp_path / "out", *flags) == 2
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert len(error) == 1
@@ -269,7 +279,7 @@ def test_a_missing_tokenizer_is_refused(prior_run, tmp_path, capsys):
 
 
 @pytest.mark.ray
-def test_workers_paint_the_same_pictures(all_saves, prior_run, tmp_path, ray_local):
+def test_workers_make_the_same_images(all_saves, prior_run, tmp_path, ray_local):
     flags = ["--count", 5, "--batch-size", 2, "--save", "images,codes,tars", "--workers", 2]
     assert generate(prior_run, tmp_path, *flags) == 0
     assert everything(tmp_path) == everything(all_saves)

@@ -1,4 +1,4 @@
-"""Painting as a Ray job on a head and a second node, which is lost while it paints."""
+"""Generation as a Ray job on a head and a second node, which is killed meanwhile."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.ray]
 FLAGS = ["--count", 240, "--batch-size", 2, "--samples-per-task", 2, "--save", "images,codes,tars"]
 
 
-def test_a_node_that_is_lost_costs_time_and_no_sample(prior_run: Path, tmp_path: Path) -> None:
+def test_losing_a_node_loses_no_sample(prior_run: Path, tmp_path: Path) -> None:
     alone, out = tmp_path / "alone", tmp_path / "out"
     assert generate(prior_run, alone, *FLAGS, "--size", "64x48") == 0
     with running_head(cpus=1) as head:
@@ -34,6 +34,6 @@ def test_a_node_that_is_lost_costs_time_and_no_sample(prior_run: Path, tmp_path:
         printed, _ = job.communicate(timeout=400)
     assert job.returncode == 0, printed
     assert lost_at < 120
-    assert "240 painted" in printed
+    assert "240 generated" in printed
     assert "codes/s" in printed
     assert everything(out) == everything(alone)

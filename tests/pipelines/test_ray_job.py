@@ -1,4 +1,4 @@
-"""The commands as Ray jobs, on a real head of this test's own, with token authentication."""
+"""The commands as Ray jobs, on a real head with token authentication."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def test_the_bare_script_is_a_job(head, rule_store, tmp_path):
     assert newest_step(run).name == "step-00000002"
 
 
-def test_a_job_with_a_killed_worker_goes_on_from_the_newest_checkpoint(head, rule_store, tmp_path):
+def test_a_job_with_a_killed_worker_resumes_from_the_last_checkpoint(head, rule_store, tmp_path):
     run, alone = tmp_path / "run", tmp_path / "alone"
     head.run("pipelines/train_prior.py", *train_prior(rule_store, alone, 60))
     arguments = train_prior(rule_store, run, 60, "--workers", 2)
@@ -76,7 +76,7 @@ def test_a_job_with_a_killed_worker_goes_on_from_the_newest_checkpoint(head, rul
 
 
 @pytest.mark.parametrize("form", [["python", "pipelines/encode.py"], ["pipelines/encode.py"]])
-def test_encode_is_a_job_and_its_store_that_of_one_process(head, photographs, run, form):
+def test_encode_as_a_job_gives_the_store_of_one_process(head, photographs, run, form):
     assert run(photographs, convolution="direct") == 0
     alone, run.out = run.out, run.out.with_name("job.zarr")
     arguments = run.flags(photographs, convolution="direct", workers=2)
@@ -87,11 +87,11 @@ def test_encode_is_a_job_and_its_store_that_of_one_process(head, photographs, ru
 
 
 @pytest.mark.parametrize("form", [["python", "pipelines/generate.py"], ["pipelines/generate.py"]])
-def test_generate_is_a_job_and_its_pictures_those_of_one_process(head, prior_run, tmp_path, form):
+def test_generate_as_a_job_gives_the_images_of_one_process(head, prior_run, tmp_path, form):
     flags = ["--count", 6, "--batch-size", 2, "--samples-per-task", 2]
     assert generate_run.generate(prior_run, tmp_path / "alone", *flags) == 0
     arguments = generate_run.words(prior_run, tmp_path / "job", *flags, "--workers", 2)
     code, printed = head.run(*form, *arguments)
     assert code == 0, printed
-    assert "6 painted" in printed
+    assert "6 generated" in printed
     assert everything(tmp_path / "job") == everything(tmp_path / "alone")

@@ -266,7 +266,7 @@ def test_name_that_two_images_share_is_no_partner(run: EncodeRun, tmp_path: Path
     lines: Lines = [{"file": name} for name in ("same.png", "other", "y/same")]
     boxes = write_lines(tmp_path / "boxes.jsonl", lines)
     assert run(images, track=f"boxes={boxes}") == 0
-    assert "'x/same.png': several partners: unclear which is its own: same.png" in run.printed
+    assert "'x/same.png': several partners: ambiguous: same.png" in run.printed
     assert run.store().track("boxes").index["status"].to_pylist() == [
         "several partners",
         "ok",

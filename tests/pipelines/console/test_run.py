@@ -33,7 +33,11 @@ def test_exit_code_is_what_the_command_returns():
         (ConfigError("no such size"), 2, "error: no such size"),
         (FileNotFoundError(errno.ENOENT, "No such file", "a.png"), 2, "a.png"),
         (PermissionError(errno.EACCES, "Permission denied", "b"), 2, "Permission denied"),
-        (OSError(errno.ENOSPC, "No space left on device", "c"), 2, "make room and run the same"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "c"),
+            2,
+            "No space left on device. Make room",
+        ),
         (KeyboardInterrupt(), 130, "run the same command again"),
     ],
 )

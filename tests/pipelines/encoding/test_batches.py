@@ -1,4 +1,4 @@
-"""Batches to codes: a row knows nothing of its neighbours, and no image stops the others."""
+"""BatchEncoder: a row's codes do not depend on its neighbours, and no image stops the others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipelines.encoding.sources import Photographs
 from pipelines.inputs.listing import list_input
 from pipelines.inputs.reading import content_hash
 from pipelines.planning.diff import DUPLICATE
-from pipelines.store.task_buffer import Line
+from pipelines.store.task_buffer import IndexLine
 from tokenizer import load_tokenizer
 
 SIZE = (32, 32)
@@ -51,13 +51,13 @@ def codes_of(encoder: BatchEncoder, rows: list[dict[str, Any]], places: set[int]
     return encoder.encode(reading).result().numpy()
 
 
-def lines_of(encoder: BatchEncoder, rows: list[dict[str, Any]]) -> list[Line]:
+def lines_of(encoder: BatchEncoder, rows: list[dict[str, Any]]) -> list[IndexLine]:
     lines = encoder.read(dict(enumerate(rows)), SIZE).lines
     return [lines[place].result() for place in range(len(rows))]
 
 
 @hypothesis.given(present=st.sets(st.integers(0, 4), min_size=1))
-def test_the_codes_of_a_row_do_not_depend_on_who_is_beside_it(
+def test_codes_of_a_row_do_not_depend_on_its_neighbours(
     encoder: BatchEncoder, rows: list[dict[str, Any]], present: set[int]
 ) -> None:
     full = codes_of(encoder, rows, set(range(5)))
@@ -66,11 +66,11 @@ def test_the_codes_of_a_row_do_not_depend_on_who_is_beside_it(
     np.testing.assert_array_equal(codes_of(encoder, rows, present)[places], full[places])
 
 
-def test_lines_tell_size_and_hash_of_what_was_read(
+def test_lines_have_size_and_hash_of_the_file(
     encoder: BatchEncoder, rows: list[dict[str, Any]]
 ) -> None:
     hashes = [content_hash(Path(row["uri"]).read_bytes()) for row in rows]
-    assert lines_of(encoder, rows) == [Line(64, 48, "ok", None, digest) for digest in hashes]
+    assert lines_of(encoder, rows) == [IndexLine(64, 48, "ok", None, digest) for digest in hashes]
 
 
 def test_one_of_two_images_with_the_same_key_is_not_read(
@@ -78,7 +78,7 @@ def test_one_of_two_images_with_the_same_key_is_not_read(
 ) -> None:
     first, second = lines_of(encoder, [rows[0], {**rows[0], "etag": DUPLICATE}])
     assert first.status == "ok"
-    assert second == Line(None, None, "duplicate key", "another image has the same key", None)
+    assert second == IndexLine(None, None, "duplicate key", "another image has the same key", None)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_one_of_two_images_with_the_same_key_is_not_read(
         (ZeroDivisionError("codec"), "broken", "ZeroDivisionError: codec"),
     ],
 )
-def test_whatever_a_codec_raises_is_that_images_line(
+def test_an_exception_of_a_codec_becomes_the_status_of_its_image(
     encoder: BatchEncoder,
     rows: list[dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
@@ -107,11 +107,11 @@ def test_whatever_a_codec_raises_is_that_images_line(
     monkeypatch.setattr(Transform, "read", failing)
     lines = lines_of(encoder, rows)
     digest = content_hash(Path(rows[3]["uri"]).read_bytes())
-    assert lines[3] == Line(None, None, status, text, digest)
+    assert lines[3] == IndexLine(None, None, status, text, digest)
     assert [line.status for line in lines].count("ok") == 4
 
 
-def test_a_file_that_is_gone_has_no_hash(encoder: BatchEncoder, rows: list[dict[str, Any]]) -> None:
+def test_a_missing_file_has_no_hash(encoder: BatchEncoder, rows: list[dict[str, Any]]) -> None:
     (line,) = lines_of(encoder, [{**rows[0], "uri": "/nowhere/at all.jpg"}])
     assert (line.status, line.content) == ("missing", None)
 

@@ -1,4 +1,4 @@
-"""What a store is begun with: choices that `auto` makes, and what is held to ever after."""
+"""The settings of a new store: the choices of `auto`, and what later runs must match."""
 
 import dataclasses
 from pathlib import Path
@@ -9,7 +9,8 @@ from ops.config import ConfigError
 from ops.cpu import Convolution, nnpack_works
 from ops.images import Transform
 from pipelines.encoding import settings as encode_settings
-from pipelines.encoding.settings import EncodeFlags, check_same, plan_settings
+from pipelines.encoding.flags import EncodeFlags
+from pipelines.encoding.settings import check_same, plan_settings
 from pipelines.encoding.worker import EncodeWorker
 from pipelines.store import StoreError
 from tokenizer import load_tokenizer
@@ -22,7 +23,7 @@ def tokenizer(tiny_tokenizer):
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Says whether torch has NNPACK on the machine that we are on from now."""
+    """Sets whether torch has NNPACK on this machine."""
 
     def become(has_nnpack):
         monkeypatch.setattr(encode_settings, "nnpack_works", lambda: has_nnpack)
@@ -35,14 +36,14 @@ def settings(tokenizer, older=None, image_size=256, **asked):
     return plan_settings(flags, tokenizer, Transform(image_size=image_size), 100, older)
 
 
-def test_on_cpus_one_picture_is_a_batch_and_small_ones_share_one(tokenizer):
+def test_on_cpus_a_batch_is_one_image_or_several_small_ones(tokenizer):
     sizes = {side: settings(tokenizer, image_size=side) for side in (1024, 256, 64, 8)}
     assert {side: found.track["batch_size"] for side, found in sizes.items()} == {
         1024: 1, 256: 1, 64: 16, 8: 256,
     }  # fmt: skip
 
 
-def test_auto_takes_nnpack_where_it_is_and_gains(tokenizer, machine):
+def test_auto_takes_nnpack_where_it_exists_and_is_faster(tokenizer, machine):
     machine(has_nnpack=True)
     assert settings(tokenizer).track["convolution"] == "nnpack"
     assert settings(tokenizer, threads=2).track["convolution"] == "direct"
@@ -51,7 +52,7 @@ def test_auto_takes_nnpack_where_it_is_and_gains(tokenizer, machine):
     assert settings(tokenizer).track["convolution"] == "direct"
 
 
-def test_a_store_goes_on_as_it_was_begun(tokenizer, machine):
+def test_auto_keeps_the_settings_of_an_older_store(tokenizer, machine):
     machine(has_nnpack=False)
     begun = settings(tokenizer)
     machine(has_nnpack=True)
@@ -60,7 +61,7 @@ def test_a_store_goes_on_as_it_was_begun(tokenizer, machine):
     check_same(Path("store"), begun, again)
 
 
-def test_the_other_way_of_convolving_is_refused(tokenizer, machine):
+def test_another_convolution_than_the_stores_is_refused(tokenizer, machine):
     machine(has_nnpack=True)
     begun = settings(tokenizer)
     other = settings(tokenizer, begun, convolution="direct")
@@ -68,15 +69,15 @@ def test_the_other_way_of_convolving_is_refused(tokenizer, machine):
         check_same(Path("store"), begun, other)
 
 
-def test_a_machine_without_nnpack_says_so_before_anything_is_planned(tokenizer, machine):
+def test_missing_nnpack_is_reported_before_planning(tokenizer, machine):
     machine(has_nnpack=True)
     begun = settings(tokenizer)
     machine(has_nnpack=False)
-    with pytest.raises(ConfigError, match="begun with --convolution nnpack"):
+    with pytest.raises(ConfigError, match="store was made with it, but torch has no NNPACK"):
         settings(tokenizer, begun)
     with pytest.raises(ConfigError, match="--convolution direct"):
         settings(tokenizer, convolution="nnpack")
-    # Actors encode on machines of their own, and each looks for itself.
+    # Actors run on other machines, and each checks its own.
     assert settings(tokenizer, begun, workers=2).track == begun.track
 
 
@@ -90,7 +91,7 @@ def test_nnpack_is_for_cpus(tokenizer, machine, monkeypatch):
 
 
 @pytest.mark.parametrize("convolution", ["direct", "nnpack"])
-def test_workers_convolve_as_the_store_was_begun(run, photographs, convolution):
+def test_workers_use_the_convolution_of_the_store(run, photographs, convolution):
     if convolution == "nnpack" and not nnpack_works():
         pytest.skip("this torch has no NNPACK for this processor")
     assert run(photographs, convolution=convolution) == 0

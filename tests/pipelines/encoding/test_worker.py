@@ -1,4 +1,4 @@
-"""A worker's tasks: rows that know nothing of each other, pieces that outlast it, its turns."""
+"""EncodeWorker: rows independent of each other, pieces that outlast it, two tasks at once."""
 
 from __future__ import annotations
 
@@ -14,34 +14,32 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import hypothesis
 import numpy as np
 import pytest
-from hypothesis import strategies as st
 from torch import Tensor
 
 import ops.disk
+from ops.disk_errors import DiskError
 from pipelines.encoding import batches as image_batches
 from pipelines.encoding import worker as encode_task
-from pipelines.encoding.worker import Done, EncodeWorker, Piece, quarantine, split_work
+from pipelines.encoding.worker import EncodeWorker, quarantine
 from pipelines.inputs.reading import read_bytes
+from pipelines.jobs.queue import Done, Piece
 from pipelines.planning.plan import Plan, Task, read_plan
-from pipelines.store import StoreError
 from pipelines.store.commit import read_part
 from pipelines.store.layout import index_path
 from pipelines.store.partial import read_partial_shards
 from tests.encode_run import EncodeRun, everything
 
-TASK = Task(grid="2x2", number=3, num_rows=10, part=0, group=0)
 TIMEOUT = 60  # seconds; far more than anything here takes
 
 
 class Planned:
-    """A store of ten images in tasks of six and four rows, batches of four, none of them done."""
+    """A store of ten images in uncommitted tasks of six and four rows, batches of four."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.undisturbed = everything(root)
+        self.expected = everything(root)
         shutil.rmtree(root / "_index")
         for folder in root.glob("g*/image/c"):
             shutil.rmtree(folder)
@@ -72,12 +70,12 @@ def worker(planned: Planned) -> Iterator[EncodeWorker]:
 
 @pytest.fixture
 def keep_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encode_task, "PARTIAL_SHARD_SECONDS", 0)
+    monkeypatch.setattr(encode_task, "KEEP_SECONDS", 0)
 
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the image files that are read from here on."""
+    """The names of the image files that are read."""
     names: list[str] = []
 
     def read(uri: str, offset: int | None, size: int, etag: str | None = None) -> bytes:
@@ -102,86 +100,71 @@ def watch_encode(worker: EncodeWorker, before: Callable[[int], None]) -> None:
 # --- pieces
 
 
-@hypothesis.given(st.integers(0, 50), st.integers(1, 50), st.integers(1, 9))
-def test_halving_comes_down_to_every_row_alone(first: int, rows: int, batch_size: int) -> None:
-    waiting, single = [Piece(task=TASK, first=first, end=first + rows)], []
-    while waiting:
-        piece = waiting.pop()
-        halves = split_work(piece, batch_size)
-        waiting += halves
-        if not halves:
-            single.append(piece)
-            continue
-        left, right = halves
-        assert (left.first, left.end, right.end) == (piece.first, right.first, piece.end)
-        same_batch = piece.first // batch_size == (piece.end - 1) // batch_size
-        assert same_batch or left.end % batch_size == 0
-    assert sorted(piece.first for piece in single) == list(range(first, first + rows))
-    assert all(piece.end == piece.first + 1 for piece in single)
+def piece_of(task: Task, first: int, end: int) -> Piece[Task]:
+    return Piece(task=task, first=first, end=end, commits=False)
 
 
-def test_a_task_is_halved_between_its_batches() -> None:
-    assert [(p.first, p.end) for p in split_work(TASK, 4)] == [(0, 8), (8, 10)]
-    assert split_work(Task(grid="2x2", number=0, num_rows=1, part=0, group=0), 4) == []
+def whole(task: Task) -> Piece[Task]:
+    return Piece(task=task, first=0, end=task.num_rows)
 
 
-def test_a_task_whose_pieces_are_done_is_only_committed(
+def test_task_whose_pieces_are_done_is_only_committed(
     planned: Planned, worker: EncodeWorker, reads: list[str]
 ) -> None:
     task = planned.tasks[0]
     for first, end in ((3, 6), (0, 1), (1, 3)):
-        assert worker.run(Piece(task=task, first=first, end=end)) == Done(end - first, 0)
+        assert worker.run(piece_of(task, first, end)) == Done(end - first, 0)
     assert not index_path(planned.root, task.grid, task.number).exists()
     assert len(reads) == len(set(reads)) == 6
     del reads[:]
-    assert worker.run(task) == Done(6, 0)
+    assert worker.run(whole(task)) == Done(6, 0)
     assert reads == []
-    worker.run(planned.tasks[1])
-    assert everything(planned.root) == planned.undisturbed
+    worker.run(whole(planned.tasks[1]))
+    assert everything(planned.root) == planned.expected
 
 
 @pytest.mark.usefixtures("keep_every_batch")
-def test_what_was_kept_before_a_worker_died_is_not_done_again(
+def test_kept_rows_are_not_encoded_again(
     planned: Planned, worker: EncodeWorker, reads: list[str]
 ) -> None:
     def fail_later(number: int) -> None:
         if number == 1:
-            raise RuntimeError("here it dies")
+            raise RuntimeError("it dies here")
 
     watch_encode(worker, fail_later)
-    with pytest.raises(RuntimeError, match="here it dies"):
-        worker.run(planned.tasks[0])
+    with pytest.raises(RuntimeError, match="it dies here"):
+        worker.run(whole(planned.tasks[0]))
     (piece,) = read_partial_shards(planned.root, planned.grid, 0)
-    assert (piece.first, len(piece.index)) == (0, 4)
+    assert (piece.first, len(piece.lines)) == (0, 4)
     del reads[:]
     other = EncodeWorker(planned.root)
-    assert other.run(planned.tasks[0]) == Done(6, 0)
+    assert other.run(whole(planned.tasks[0])) == Done(6, 0)
     assert len(reads) == 2
-    other.run(planned.tasks[1])
-    assert everything(planned.root) == planned.undisturbed
+    other.run(whole(planned.tasks[1]))
+    assert everything(planned.root) == planned.expected
 
 
-def test_a_task_that_was_committed_is_not_done_again(
+def test_committed_task_is_not_encoded_again(
     planned: Planned, worker: EncodeWorker, reads: list[str]
 ) -> None:
-    assert worker.run(planned.tasks[0]) == worker.run(planned.tasks[0]) == Done(6, 0)
+    assert worker.run(whole(planned.tasks[0])) == worker.run(whole(planned.tasks[0])) == Done(6, 0)
     assert len(reads) == 6
 
 
-def test_a_condemned_row_is_the_only_one_without_codes(
+def test_quarantined_row_is_the_only_one_without_codes(
     planned: Planned, worker: EncodeWorker, reads: list[str]
 ) -> None:
     task = planned.tasks[0]
-    assert quarantine(planned.root, planned.plan, Piece(task=task, first=2, end=3)) == Done(1, 1)
-    assert worker.run(task) == Done(6, 1)
+    assert quarantine(planned.root, planned.plan, piece_of(task, 2, 3)) == Done(1, 1)
+    assert worker.run(whole(task)) == Done(6, 1)
     assert len(reads) == 5
     part = planned.part(0)
     assert part["status"] == ["ok", "ok", "crashed", "ok", "ok", "ok"]
-    assert part["error"][2] == "the process that worked on it died, every time"
+    assert part["error"][2] == "the process that encoded it died every time"
     assert (part["content"][2], part["width"][2], part["height"][2]) == (None, None, None)
     shard = f"{planned.grid.join(('g', '/image/c/0/0/0'))}"
     codes = np.frombuffer((planned.root / shard).read_bytes(), "<u2")
-    expected = np.frombuffer(planned.undisturbed[shard], "<u2")
+    expected = np.frombuffer(planned.expected[shard], "<u2")
     per_row = np.prod([int(side) for side in planned.grid.split("x")])
     differs = (codes != expected).nonzero()[0]
     assert set(differs[: 6 * per_row] // per_row) >= {2}
@@ -192,7 +175,7 @@ def test_a_condemned_row_is_the_only_one_without_codes(
 
 
 class Poisoned(EncodeWorker):
-    """Dies of a file called poison, as of a picture that crashes its decoder."""
+    """Dies when it reads a file called poison, as by an image that crashes its decoder."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -207,7 +190,7 @@ class Poisoned(EncodeWorker):
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_local")
-def test_an_image_that_kills_its_workers_ends_in_the_ledger_alone(
+def test_only_the_image_that_kills_its_workers_is_given_up(
     run: EncodeRun, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cloudpickle = pytest.importorskip("ray.cloudpickle")
@@ -238,7 +221,7 @@ def test_an_image_that_kills_its_workers_ends_in_the_ledger_alone(
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_workers_killed_for_memory_end_the_run_in_words_that_say_so(
+def test_workers_killed_for_memory_end_the_run_with_a_message(
     run: EncodeRun, photographs: Path
 ) -> None:
     command = [sys.executable, "-m", "pipelines.encode", *run.flags(photographs, workers=1)]
@@ -251,12 +234,14 @@ def test_workers_killed_for_memory_end_the_run_in_words_that_say_so(
     assert len(run.store()) == 10
 
 
-# --- turns
+# --- two tasks at once
 
 
 def together(worker: EncodeWorker, planned: Planned) -> list[Done]:
     with ThreadPoolExecutor(2) as threads:
-        return [f.result(TIMEOUT) for f in [threads.submit(worker.run, t) for t in planned.tasks]]
+        return [
+            f.result(TIMEOUT) for f in [threads.submit(worker.run, whole(t)) for t in planned.tasks]
+        ]
 
 
 def test_one_task_commits_while_the_next_is_encoded(
@@ -274,10 +259,10 @@ def test_one_task_commits_while_the_next_is_encoded(
     monkeypatch.setattr(encode_task, "commit_task", commit_late)
     assert sorted(together(worker, planned)) == [Done(4, 0), Done(6, 0)]
     assert waited == [True, True]
-    assert everything(planned.root) == planned.undisturbed
+    assert everything(planned.root) == planned.expected
 
 
-def test_one_task_at_a_time_has_its_turn(planned: Planned, worker: EncodeWorker) -> None:
+def test_one_task_at_a_time_submits_its_batches(planned: Planned, worker: EncodeWorker) -> None:
     begun: list[int] = []
     begin = worker._batches.encode
 
@@ -291,18 +276,18 @@ def test_one_task_at_a_time_has_its_turn(planned: Planned, worker: EncodeWorker)
     assert begun[0] == begun[1] or begun[1] == begun[2]
 
 
-def test_progress_counts_what_is_not_committed(
+def test_progress_counts_rows_of_uncommitted_tasks(
     planned: Planned, worker: EncodeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
     watch_encode(worker, lambda number: seen.append(worker.progress()))
-    quarantine(planned.root, planned.plan, Piece(task=planned.tasks[0], first=0, end=1))
-    worker.run(planned.tasks[0])
+    quarantine(planned.root, planned.plan, piece_of(planned.tasks[0], 0, 1))
+    worker.run(whole(planned.tasks[0]))
     assert seen[0] == Done(1, 1)
     assert worker.progress() == Done(0, 0)
 
 
-def test_stop_lets_no_other_batch_begin(planned: Planned, worker: EncodeWorker) -> None:
+def test_no_batch_begins_after_stop(planned: Planned, worker: EncodeWorker) -> None:
     begun, may_go_on = threading.Event(), threading.Event()
     numbers = []
 
@@ -313,9 +298,9 @@ def test_stop_lets_no_other_batch_begin(planned: Planned, worker: EncodeWorker) 
 
     watch_encode(worker, wait)
     with ThreadPoolExecutor(2) as threads:
-        running = [threads.submit(worker.run, planned.tasks[0])]  # two batches
+        running = [threads.submit(worker.run, whole(planned.tasks[0]))]  # two batches
         assert begun.wait(TIMEOUT)
-        running.append(threads.submit(worker.run, planned.tasks[1]))
+        running.append(threads.submit(worker.run, whole(planned.tasks[1])))
         worker.stop()
         may_go_on.set()
     assert all(future.exception() is not None for future in running)
@@ -323,7 +308,7 @@ def test_stop_lets_no_other_batch_begin(planned: Planned, worker: EncodeWorker) 
     assert not (planned.root / "_index").exists()
 
 
-# --- what the disk refuses
+# --- disk errors
 
 
 @pytest.mark.parametrize(
@@ -333,20 +318,22 @@ def test_stop_lets_no_other_batch_begin(planned: Planned, worker: EncodeWorker) 
         (errno.EDQUOT, "Make room"),
         (errno.EROFS, "Allow writing there"),
         (errno.EACCES, "Allow writing there"),
-        (errno.EIO, "See to the disk"),
+        (errno.EIO, "Check the disk"),
     ],
 )
 @pytest.mark.parametrize("work", ["task", "piece"])
-def test_a_refusing_disk_is_told_with_its_remedy(
+def test_disk_error_is_reported_with_its_remedy(
     planned: Planned, worker: EncodeWorker, monkeypatch: pytest.MonkeyPatch,
     number: int, remedy: str, work: str,
 ) -> None:  # fmt: skip
     class Refusing(ops.disk.Disk):
         def create(self, path: Path) -> BinaryIO:
-            raise OSError(number, "the system's words", str(path))
+            raise OSError(number, "the system's message", str(path))
 
     monkeypatch.setattr(ops.disk, "disk", Refusing())
     task = planned.tasks[0]
-    with pytest.raises(StoreError, match=rf"codes\.zarr/_staging/.*: the system's words. {remedy}"):
-        worker.run(task if work == "task" else Piece(task=task, first=0, end=1))
+    with pytest.raises(
+        DiskError, match=rf"codes\.zarr/_staging/.*: the system's message. {remedy}"
+    ):
+        worker.run(whole(task) if work == "task" else piece_of(task, 0, 1))
     assert worker.progress() == Done(0, 0)

@@ -1,4 +1,4 @@
-"""The codes of samples are a code store like any other: opened, verified, trained on, reported."""
+"""The code store of samples, like any other: opened, verified, trained on, reported."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_row_k_is_sample_k(samples: Path, labelled_run: Path) -> None:
         )  # fmt: skip
 
 
-def test_the_store_decodes_to_the_pictures(samples: Path) -> None:
+def test_the_store_decodes_to_the_images(samples: Path) -> None:
     store = CodeStore.open(samples / "codes.zarr")
     tokenizer = load_tokenizer(store.tokenizer_folder)
     for row in (store[place] for place in range(COUNT)):
@@ -56,7 +56,7 @@ def test_the_store_decodes_to_the_pictures(samples: Path) -> None:
         np.testing.assert_array_equal(image, picture(samples / f"{row['key']}.png"))
 
 
-def test_the_store_is_verified_and_damage_is_found(
+def test_the_store_is_verified_and_corruption_is_found(
     samples: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = shutil.copytree(samples / "codes.zarr", tmp_path / "codes.zarr")
@@ -71,7 +71,7 @@ def test_the_store_is_verified_and_damage_is_found(
     assert f"Remove {store}/_index/4x6/1.parquet and run generate again" in condition_inputs
 
 
-def test_what_verify_advises_mends_the_store(
+def test_following_the_advice_of_verify_repairs_the_store(
     samples: Path, labelled_run: Path, tmp_path: Path
 ) -> None:
     out = shutil.copytree(samples, tmp_path / "out")
@@ -84,13 +84,13 @@ def test_what_verify_advises_mends_the_store(
     assert everything(out) == everything(samples)
 
 
-def test_a_prior_trains_on_painted_codes(samples: Path, tmp_path: Path) -> None:
+def test_a_prior_trains_on_generated_codes(samples: Path, tmp_path: Path) -> None:
     flags = ["--window", "4", "--steps", "1", "--batch-size", "2", "--conditions", "class"]
     store = str(samples / "codes.zarr")
     assert train_prior.main(["tiny", "--codes", store, "--out", str(tmp_path / "run"), *flags]) == 0
 
 
-def test_a_report_shows_what_painted_codes_give(samples: Path, tmp_path: Path) -> None:
+def test_a_report_shows_decoded_generated_codes(samples: Path, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
     assert report.main([str(samples / "codes.zarr"), "--out", str(out)]) == 0
     page = out.read_text()
@@ -98,9 +98,9 @@ def test_a_report_shows_what_painted_codes_give(samples: Path, tmp_path: Path) -
     assert "original" not in page
 
 
-def test_encoding_into_painted_codes_is_refused(
+def test_encoding_into_generated_codes_is_refused(
     samples: Path, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = shutil.copytree(samples / "codes.zarr", tmp_path / "codes.zarr")
     assert encode.main(["--in", str(photographs), "--out", str(store)]) == 2
-    assert "codes that generate painted" in capsys.readouterr().err
+    assert "codes that generate made" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Tars of samples: read by WebDataset, the same bytes however often they are written."""
+"""Tars of samples: readable by WebDataset, the same bytes whenever they are written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.generate_run import everything, generate
 
 @pytest.fixture(scope="module")
 def both(prior_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five samples as pictures and as tars of two; leave the folder as it is."""
+    """Five samples as PNGs and as tars of two; tests must not change the folder."""
     out = tmp_path_factory.mktemp("both")
     assert generate(prior_run, out, *flags_of("images,tars")) == 0
     return out
@@ -34,7 +34,7 @@ def test_webdataset_reads_every_sample_whole(both: Path) -> None:
     shards = sorted(map(str, (both / "tars").iterdir()))
     assert [Path(shard).name for shard in shards] == ["00000.tar", "00001.tar", "00002.tar"]
     samples = []
-    for shard in shards:  # by WebDataset's parts: as a whole it leaves the files open
+    for shard in shards:  # by WebDataset's parts, as its pipeline leaves the files open
         with open(shard, "rb") as file:
             parts = ({**part, "__url__": shard} for part in tar_file_iterator(file))
             samples += list(group_by_keys(parts))
@@ -49,7 +49,7 @@ def test_webdataset_reads_every_sample_whole(both: Path) -> None:
         assert line["file"] == f"sample-{k:05d}.png"
 
 
-def test_tars_alone_hold_the_same_and_nothing_else_is_left(
+def test_tars_alone_have_the_same_members_and_no_png_is_left(
     both: Path, prior_run: Path, tmp_path: Path
 ) -> None:
     assert generate(prior_run, tmp_path, *flags_of("tars")) == 0
@@ -64,7 +64,7 @@ def test_tars_alone_hold_the_same_and_nothing_else_is_left(
         assert our == their
 
 
-def test_a_report_shows_the_pictures_in_tars(prior_run: Path, tmp_path: Path) -> None:
+def test_a_report_shows_the_images_in_tars(prior_run: Path, tmp_path: Path) -> None:
     assert generate(prior_run, tmp_path, *flags_of("tars")) == 0
     assert report.main([str(tmp_path)]) == 0
     assert (tmp_path / "report.html").read_text().count("data:image/png") == 5
@@ -81,7 +81,7 @@ def test_a_tar_is_a_function_of_its_members(tmp_path: Path) -> None:
     assert contents == {"a.txt": b"of bytes", "b.txt": b"of a file"}
 
 
-def test_codes_are_read_from_a_tar_as_far_as_it_is_whole(both: Path, tmp_path: Path) -> None:
+def test_codes_are_read_from_the_intact_part_of_a_tar(both: Path, tmp_path: Path) -> None:
     data = (both / "tars/00000.tar").read_bytes()
     assert codes_in_tar(both / "tars/00000.tar").keys() == {"sample-00000", "sample-00001"}
     (tmp_path / "cut.tar").write_bytes(data[: len(data) // 2])

@@ -1,4 +1,4 @@
-"""A preview shows what is drawn and grey elsewhere; it is rewritten whole, and not too often."""
+"""Preview: drawn codes decoded, grey elsewhere; rewritten as a whole, and not too often."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def codes_so_far(rows: int, columns: int, drawn: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("drawn", [0, 1, 9, 10, 24])
-def test_what_is_drawn_is_seen_and_the_rest_is_grey(tokenizer: VQGAN, drawn: int) -> None:
+def test_drawn_codes_are_decoded_and_the_rest_is_grey(tokenizer: VQGAN, drawn: int) -> None:
     codes = codes_so_far(4, 6, drawn)
     image = np.concatenate(list(preview_strips(tokenizer, codes, width=45, height=30)))
     assert image.shape == (30, 45, 3)
@@ -42,14 +42,14 @@ def test_what_is_drawn_is_seen_and_the_rest_is_grey(tokenizer: VQGAN, drawn: int
         np.testing.assert_array_equal(image[:rows][seen[:rows]], whole[seen[:rows]])
 
 
-def test_large_canvases_are_previewed_strip_by_strip(tokenizer: VQGAN) -> None:
+def test_large_canvases_are_previewed_in_strips(tokenizer: VQGAN) -> None:
     codes = codes_so_far(400, 2, 260)
     heights = [len(strip) for strip in preview_strips(tokenizer, codes, 16, 3200)]
     assert sum(heights) == 3200
     assert max(heights) <= 512
 
 
-def test_it_is_rewritten_when_it_is_due(
+def test_preview_is_rewritten_when_it_is_due(
     tokenizer: VQGAN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]

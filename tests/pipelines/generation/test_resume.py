@@ -1,4 +1,4 @@
-"""What is missing is found by names, and what is there is never painted twice."""
+"""Missing samples are found by file names, and no sample is made twice."""
 
 from __future__ import annotations
 
@@ -11,25 +11,28 @@ import pytest
 
 from pipelines.generation.index import read_parts
 from pipelines.generation.resume import Folder, kept_samples
-from pipelines.generation.worker import GenerationTask, GenerationWorker
+from pipelines.generation.settings import deciding_settings, write_record
+from pipelines.generation.worker import GenerationWorker
+from pipelines.jobs.queue import Piece
 from pipelines.store.layout import staging_path
+from prior import load_prior
 from tests.generate_run import everything, generate, request_of
 
 
 def test_unfinished_tasks_are_those_that_lack_something(prior_run: Path, tmp_path: Path) -> None:
     request = request_of(prior_run, tmp_path, samples_per_task=2)
-    GenerationWorker(request).run(GenerationTask(number=1, first=2, end=4))
+    GenerationWorker(request).run(Piece(task=1, first=0, end=2))
     folder = Folder(request, read_parts(tmp_path), retry_failed=False)
-    assert [task.number for task in folder.unfinished(range(6))] == [0, 2]
+    assert [piece.task for piece in folder.unfinished(range(6))] == [0, 2]
     assert folder.unfinished(range(3, 4)) == []
-    assert folder.unfinished(range(5, 6)) == [GenerationTask(number=2, first=5, end=6)]
+    assert folder.unfinished(range(5, 6)) == [Piece(task=2, first=1, end=2)]
     (tmp_path / "sample-00003.png").unlink()
     folder = Folder(request, read_parts(tmp_path), retry_failed=False)
-    assert folder.unfinished(range(3)) == [GenerationTask(number=0, first=0, end=2)]
-    assert folder.unfinished(range(3, 4)) == [GenerationTask(number=1, first=3, end=4)]
+    assert folder.unfinished(range(3)) == [Piece(task=0, first=0, end=2)]
+    assert folder.unfinished(range(3, 4)) == [Piece(task=1, first=1, end=2)]
 
 
-def test_finding_what_is_missing_looks_at_no_sample(
+def test_finding_missing_samples_calls_no_stat_on_them(
     prior_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request = request_of(
@@ -37,21 +40,21 @@ def test_finding_what_is_missing_looks_at_no_sample(
     )
     worker = GenerationWorker(request)
     for number in range(2):
-        worker.run(GenerationTask(number=number, first=20 * number, end=20 * number + 20))
-    looked_at: list[str] = []
+        worker.run(Piece(task=number, first=0, end=20))
+    stat_paths: list[str] = []
     stat = os.stat
 
-    def noting(path: Any, *arguments: Any, **options: Any) -> os.stat_result:
-        looked_at.append(str(path))
+    def recording(path: Any, *arguments: Any, **options: Any) -> os.stat_result:
+        stat_paths.append(str(path))
         return stat(path, *arguments, **options)
 
-    monkeypatch.setattr(os, "stat", noting)
+    monkeypatch.setattr(os, "stat", recording)
     assert Folder(request, read_parts(tmp_path), False).unfinished(range(40)) == []
-    assert not [path for path in looked_at if "sample-" in path]
-    assert len(looked_at) < 10
+    assert not [path for path in stat_paths if "sample-" in path]
+    assert len(stat_paths) < 10
 
 
-def test_what_is_whole_in_a_task_that_is_opened_again_is_not_painted(
+def test_intact_samples_of_a_reopened_task_are_not_sampled_again(
     prior_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = ["--samples-per-task", 6, "--batch-size", 2]
@@ -59,11 +62,11 @@ def test_what_is_whole_in_a_task_that_is_opened_again_is_not_painted(
     sampled: list[int] = []
     sample = GenerationWorker._sample
 
-    def noting(worker: GenerationWorker, buffer: Any, samples: list[int]) -> None:
-        sampled.extend(samples)
-        sample(worker, buffer, samples)
+    def recording(worker: GenerationWorker, buffer: Any, places: list[int]) -> None:
+        sampled.extend(buffer.samples[place] for place in places)
+        sample(worker, buffer, places)
 
-    monkeypatch.setattr(GenerationWorker, "_sample", noting)
+    monkeypatch.setattr(GenerationWorker, "_sample", recording)
     assert generate(prior_run, tmp_path / "out", "--count", 6, *flags) == 0
     assert sampled == [4, 5]
     (tmp_path / "out/sample-00001.png").unlink()
@@ -71,7 +74,7 @@ def test_what_is_whole_in_a_task_that_is_opened_again_is_not_painted(
     assert sampled == [4, 5, 1]
 
 
-def test_codes_that_are_there_are_drawn_again_not_painted(
+def test_missing_png_is_decoded_from_codes_and_not_sampled_again(
     prior_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = ["--samples-per-task", 4, "--batch-size", 2, "--save", "images,codes,tars"]
@@ -84,14 +87,17 @@ def test_codes_that_are_there_are_drawn_again_not_painted(
     assert everything(out) == everything(tmp_path / "whole")
 
 
-def test_samples_kept_of_other_tasks_outlast_a_run_of_one(prior_run: Path, tmp_path: Path) -> None:
+def test_partial_shards_of_other_tasks_are_left_by_a_run_of_one(
+    prior_run: Path, tmp_path: Path
+) -> None:
     out, whole = tmp_path / "out", tmp_path / "whole"
     request = request_of(prior_run, out, samples_per_task=2)
-    GenerationWorker(request).run(GenerationTask(number=2, first=4, end=6, whole=False))
+    write_record(out, deciding_settings(request, load_prior(prior_run)), 6)
+    GenerationWorker(request).run(Piece(task=2, first=0, end=2, commits=False))
     kept = sorted(staging_path(out).glob("*.partial-shard"))
     assert kept
-    tasks = [GenerationTask(number=n, first=2 * n, end=2 * n + 2) for n in range(3)]
-    assert kept_samples(request, tasks) == 2
+    pieces = [Piece(task=n, first=0, end=2) for n in range(3)]
+    assert kept_samples(request, pieces) == 2
     flags = ["--count", 6, "--batch-size", 2, "--samples-per-task", 2]
     assert generate(prior_run, out, *flags, "--only", 0) == 0
     assert sorted(staging_path(out).glob("*.partial-shard")) == kept

@@ -1,4 +1,4 @@
-"""The queue's bookkeeping under random deaths: every result once, the guilty alone given up."""
+"""TaskQueue under random deaths: every result once, and only rows that kill are given up."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from pipelines.jobs.queue import JobError, TaskQueue, Unit
+from pipelines.jobs.queue import JobError, Piece, TaskQueue, Unit, split_work
 
 Span = tuple[int, int]  # rows first to end, as work
 
@@ -22,12 +22,12 @@ def halves(span: Span) -> list[Span]:
 
 @dataclass
 class Simulation:
-    """Workers that die of poison rows, and now and then of nothing; chance decides what is next."""
+    """Workers that die of poison rows and at random; hypothesis draws what happens next."""
 
     poison: frozenset[int]
     data: st.DataObject
     workers: int
-    accidents: int  # deaths that no row is to blame for
+    accidents: int  # deaths that no row causes
     depth: int = 2
     held: list[list[Unit[Span]]] = field(default_factory=list)
     results: Counter[Span] = field(default_factory=Counter)
@@ -40,10 +40,10 @@ class Simulation:
                 return
             self._hand_out(queue)
             busy = [held for held in self.held if held]
-            assert busy, "work is left, and nobody was given any"
+            assert busy, "work is left, but no worker has any"
             held = self.data.draw(st.sampled_from(busy), "worker")
             self._step(queue, held)
-        raise AssertionError("the queue goes round and round")
+        raise AssertionError("the queue does not end")
 
     def _hand_out(self, queue: TaskQueue[Span]) -> None:
         for depth in range(self.depth):
@@ -59,11 +59,11 @@ class Simulation:
         if accident or self._kills(unit.work):
             self.accidents -= accident
             dead, held[:] = list(held), []
-            guilty = queue.died(dead, "it died")
-            if guilty is not None:
-                assert dead == [guilty]
-                self.given_up.append(guilty.work)
-                queue.settled(guilty)
+            unit_given_up = queue.died(dead, "it died")
+            if unit_given_up is not None:
+                assert dead == [unit_given_up]
+                self.given_up.append(unit_given_up.work)
+                queue.settled(unit_given_up)
             return
         held.remove(unit)
         if queue.succeeded(unit):
@@ -79,23 +79,23 @@ class Simulation:
     st.lists(st.integers(1, 9), min_size=1, max_size=6),
     st.sets(st.integers(0, 40), max_size=4),
     st.integers(1, 3),
-    st.integers(0, 2),  # fewer than attempts, so that no row can be struck so often by chance
+    st.integers(0, 2),  # fewer than attempts: no row dies so often at random
 )
 def test_every_result_comes_once_and_only_poison_is_given_up(
     data: st.DataObject, sizes: list[int], poison: set[int], workers: int, accidents: int
 ) -> None:
     ends = [sum(sizes[: n + 1]) for n in range(len(sizes))]
     spans = [(end - size, end) for end, size in zip(ends, sizes, strict=True)]
-    there = frozenset(row for row in poison if row < ends[-1])
-    hypothesis.assume(len(there) < ends[-1])  # some row shows that workers are well
-    simulation = Simulation(there, data, workers, accidents)
+    present = frozenset(row for row in poison if row < ends[-1])
+    hypothesis.assume(len(present) < ends[-1])  # some row succeeds
+    simulation = Simulation(present, data, workers, accidents)
     simulation.run(TaskQueue(spans, attempts=3, split=halves, workers=workers))
     assert simulation.results == Counter(spans)
-    assert sorted(simulation.given_up) == [(row, row + 1) for row in sorted(there)]
+    assert sorted(simulation.given_up) == [(row, row + 1) for row in sorted(present)]
 
 
 def die_alone(queue: TaskQueue[Span], times: int) -> list[Span]:
-    """Let whatever comes next kill its worker, so many times; what was begun."""
+    """Take the next unit and let it kill its worker, so many times; the work taken."""
     begun = []
     for _ in range(times):
         unit = queue.take([])
@@ -105,13 +105,13 @@ def die_alone(queue: TaskQueue[Span], times: int) -> list[Span]:
     return begun
 
 
-def test_workers_that_die_on_anything_cost_no_row() -> None:
+def test_workers_that_die_on_every_task_give_up_no_row() -> None:
     queue: TaskQueue[Span] = TaskQueue([(0, 1), (1, 2)], split=halves)
     with pytest.raises(JobError, match=r"die on every task.* the last time: it died"):
         die_alone(queue, 100)
 
 
-def test_a_machine_in_trouble_ends_the_run_before_rows_are_given_up() -> None:
+def test_many_deaths_in_a_row_end_the_run_before_rows_are_given_up() -> None:
     tasks = [(n * 1024, (n + 1) * 1024) for n in range(10)]
     queue: TaskQueue[Span] = TaskQueue(tasks, split=halves)
     first = queue.take([])
@@ -121,7 +121,7 @@ def test_a_machine_in_trouble_ends_the_run_before_rows_are_given_up() -> None:
         die_alone(queue, 100)
 
 
-def test_poison_that_is_all_that_is_left_is_given_up_if_others_did_well_before() -> None:
+def test_last_task_that_kills_is_given_up_if_others_succeeded_before() -> None:
     queue: TaskQueue[Span] = TaskQueue([(0, 1)], split=halves, proven=True)
     for attempt in range(3):
         unit = take(queue)
@@ -137,30 +137,30 @@ def take(queue: TaskQueue[Span], *held: Unit[Span]) -> Unit[Span]:
     return unit
 
 
-def test_what_killed_is_tried_again_after_something_else_did_well() -> None:
+def test_a_suspect_is_tried_again_after_another_task_succeeded() -> None:
     queue: TaskQueue[Span] = TaskQueue([(n, n + 1) for n in range(4)], split=halves)
     killer = take(queue)
     queue.died([killer], "it died")
     other = take(queue)
     assert other.work == (1, 2)
-    another = take(queue, other)  # nothing is due, so a worker may hold two
+    another = take(queue, other)  # no suspect is due, so a worker may run two
     queue.succeeded(other)
-    assert queue.take([another]) is None, "a suspect is due: workers run empty"
+    assert queue.take([another]) is None, "a suspect is due: no worker begins a second task"
     assert take(queue) is killer
 
 
-def test_a_death_counts_only_while_others_do_well() -> None:
+def test_a_death_counts_only_while_others_succeed() -> None:
     queue: TaskQueue[Span] = TaskQueue([(n, n + 1) for n in range(3)], attempts=2, split=halves)
     queue.succeeded(take(queue))
     killer, other = take(queue), take(queue)
-    for _ in range(5):  # not one of them with a success after the death before
+    for _ in range(5):  # without a success since the death before
         assert queue.died([killer], "it died") is None
         assert take(queue) is killer
     queue.succeeded(other)
     assert queue.died([killer], "it died") is killer
 
 
-def test_a_task_whose_poison_is_given_up_runs_alone() -> None:
+def test_a_task_whose_row_is_given_up_runs_alone() -> None:
     queue: TaskQueue[Span] = TaskQueue([(n, n + 1) for n in range(4)], attempts=1, split=halves)
     queue.succeeded(take(queue))
     killer, other = take(queue), take(queue)
@@ -171,13 +171,13 @@ def test_a_task_whose_poison_is_given_up_runs_alone() -> None:
     assert queue.take([killer]) is None
 
 
-def test_without_a_way_to_split_a_killer_ends_the_run() -> None:
+def test_without_split_a_task_that_kills_ends_the_run() -> None:
     queue: TaskQueue[Span] = TaskQueue([(0, 9)], attempts=2)
     with pytest.raises(JobError, match=r"Task \(0, 9\) failed 2 times; the last time: it died"):
         die_alone(queue, 2)
 
 
-def test_a_task_that_kills_without_its_poison_too_ends_the_run() -> None:
+def test_a_task_that_still_kills_without_its_row_ends_the_run() -> None:
     queue: TaskQueue[Span] = TaskQueue([(0, 2), (2, 3)], attempts=1, split=halves)
     assert die_alone(queue, 2) == [(0, 2), (0, 1)]
     while (unit := queue.take([])) is not None and unit.whole is not None:
@@ -192,7 +192,7 @@ def test_a_task_that_kills_without_its_poison_too_ends_the_run() -> None:
         queue.died([unit], "it died")
 
 
-def test_exceptions_are_counted_apart_from_deaths() -> None:
+def test_exceptions_and_deaths_are_counted_separately() -> None:
     queue: TaskQueue[Span] = TaskQueue([(0, 9)], split=halves)
     for _ in range(2):
         unit = queue.take([])
@@ -203,3 +203,32 @@ def test_exceptions_are_counted_apart_from_deaths() -> None:
     assert unit is not None
     with pytest.raises(JobError, match="failed 3 times; the last time: trouble"):
         queue.raised(unit, "trouble")
+
+
+# --- splitting
+
+
+@hypothesis.given(st.integers(0, 50), st.integers(1, 50), st.integers(1, 9))
+def test_splitting_ends_at_single_rows(first: int, rows: int, batch_size: int) -> None:
+    waiting, single = [Piece(task=3, first=first, end=first + rows)], []
+    while waiting:
+        piece = waiting.pop()
+        pieces = split_work(piece, batch_size)
+        assert not any(each.commits for each in pieces)
+        waiting += pieces
+        if not pieces:
+            single.append(piece)
+            continue
+        left, right = pieces
+        assert left.task == right.task == 3
+        assert (left.first, left.end, right.end) == (piece.first, right.first, piece.end)
+        same_batch = piece.first // batch_size == (piece.end - 1) // batch_size
+        assert same_batch or left.end % batch_size == 0
+    assert sorted(piece.first for piece in single) == list(range(first, first + rows))
+    assert all(piece.end == piece.first + 1 for piece in single)
+
+
+def test_a_task_is_split_between_its_batches() -> None:
+    pieces = split_work(Piece(task="a", first=0, end=10), 4)
+    assert [(piece.first, piece.end) for piece in pieces] == [(0, 8), (8, 10)]
+    assert split_work(Piece(task="a", first=0, end=1), 4) == []

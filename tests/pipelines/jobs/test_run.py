@@ -1,4 +1,4 @@
-"""Every task runs to its end exactly once for the caller, whatever happens to workers."""
+"""run_tasks: every task gives exactly one result, whatever happens to workers."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from typing import Any
 import pytest
 
 from ops.config import ConfigError
-from pipelines.jobs import actors as ray_workers
+from pipelines.jobs import actors
 from pipelines.jobs.run import JobError, run_tasks
 
 
 class Doubler:
-    """A worker that leaves a mark for each task it begins and obeys tasks that name a mishap."""
+    """A worker that leaves a mark for each task it begins and fails as the task says."""
 
     def __init__(self, marks: Path) -> None:
         self.marks = marks
 
     def run(self, task: tuple[int, str]) -> int:
-        number, mishap = task
+        number, failure = task
         mark = self.marks / f"{number}"
         first_time = not mark.exists()
         with open(mark, "a") as file:
             file.write("x")
-        if mishap == "always dies" or (mishap == "dies once" and first_time):
+        if failure == "always dies" or (failure == "dies once" and first_time):
             os.kill(os.getpid(), signal.SIGKILL)
-        if mishap == "raises" or (mishap == "raises once" and first_time):
+        if failure == "raises" or (failure == "raises once" and first_time):
             raise RuntimeError("worker trouble")
-        if mishap == "user":
+        if failure == "user":
             raise ConfigError("the user's mistake")
         return 2 * number
 
@@ -52,7 +52,7 @@ def wait_for(path: Path) -> None:
     deadline = time.monotonic() + 60
     while not path.exists():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"nobody made {path}")
+            raise TimeoutError(f"{path} does not appear")
         time.sleep(0.01)
 
 
@@ -68,7 +68,7 @@ def run(marks: Path, tasks: list[tuple[int, str]], workers: int) -> dict[int, in
 
 
 class Meeting:
-    """A worker whose tasks end only when another one is inside of the same worker."""
+    """A worker whose tasks end only while another one runs in the same worker."""
 
     def __init__(self) -> None:
         self.others = threading.Barrier(2, timeout=60)
@@ -83,15 +83,15 @@ class Meeting:
 
 
 class Reporter:
-    """A worker whose task ends only when the driver has heard how far it is."""
+    """A worker whose task ends only when the driver has had its progress."""
 
-    def __init__(self, context: Path) -> None:
-        self.context = context
+    def __init__(self, reported: Path) -> None:
+        self.reported = reported
         self.at = 0
 
     def run(self, task: int) -> int:
         self.at = task
-        wait_for(self.context)
+        wait_for(self.reported)
         return task
 
     def progress(self) -> int:
@@ -107,12 +107,12 @@ def test_tasks_run_in_this_process(tmp_path: Path, count: int) -> None:
     assert run(tmp_path, tasks, 0) == {number: 2 * number for number in range(count)}
 
 
-def test_errors_in_this_process_come_through(tmp_path: Path) -> None:
+def test_errors_in_this_process_are_raised(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="worker trouble"):
         run(tmp_path, [(0, "raises")], 0)
 
 
-def test_a_worker_is_inside_of_two_tasks_at_once() -> None:
+def test_a_worker_runs_two_tasks_at_once() -> None:
     worker = Meeting()
     results: list[int] = []
     run_tasks(range(6), lambda: worker, on_result=lambda _, pid: results.append(pid), overlap=2)
@@ -143,7 +143,7 @@ def test_ctrl_c_stops_the_threads_of_this_process() -> None:
             self.stopped = threading.Event()
 
         def run(self, task: int) -> None:
-            signal.raise_signal(signal.SIGINT)  # the main thread waits, and is to be woken
+            signal.raise_signal(signal.SIGINT)  # wakes the main thread, which waits
             assert self.stopped.wait(60)
 
         def stop(self) -> None:
@@ -154,26 +154,26 @@ def test_ctrl_c_stops_the_threads_of_this_process() -> None:
 
 
 def report(tmp_path: Path, workers: int) -> list[list[int]]:
-    """What on_progress was told of two workers, or one, that wait until it was told enough."""
-    condition_inputs: list[list[int]] = []
+    """The calls of on_progress with two workers, or one, that wait until all have reported."""
+    calls: list[list[int]] = []
 
     def on_progress(states: list[int]) -> None:
-        condition_inputs.append(states)
+        calls.append(states)
         if sorted(states) == sorted(range(7, 7 + max(1, workers))):
-            (tmp_path / "heard").touch()
+            (tmp_path / "reported").touch()
 
     run_tasks(
         list(range(7, 7 + max(1, workers))),
-        sendable(partial(Reporter, tmp_path / "heard")),
+        sendable(partial(Reporter, tmp_path / "reported")),
         on_result=lambda task, result: None,
         workers=workers,
         overlap=2 if workers == 0 else 1,
         on_progress=on_progress,
     )
-    return condition_inputs
+    return calls
 
 
-def test_progress_of_this_process_is_told(tmp_path: Path) -> None:
+def test_progress_of_this_process_is_reported(tmp_path: Path) -> None:
     assert [7] in report(tmp_path, 0)
 
 
@@ -183,15 +183,13 @@ def halves(rows: range) -> list[range]:
 
 
 class Eater:
-    """A worker that dies of rows called poison until they are told to it."""
+    """A worker that dies of the rows in `poison` until each has a file in `given_up`."""
 
-    def __init__(self, condition_inputs: Path, poison: tuple[int, ...]) -> None:
-        self.condition_inputs, self.poison = condition_inputs, poison
+    def __init__(self, given_up: Path, poison: tuple[int, ...]) -> None:
+        self.given_up, self.poison = given_up, poison
 
     def run(self, rows: range) -> int:
-        if any(
-            row in rows and not (self.condition_inputs / str(row)).exists() for row in self.poison
-        ):
+        if any(row in rows and not (self.given_up / str(row)).exists() for row in self.poison):
             os.kill(os.getpid(), signal.SIGKILL)
         return len(rows)
 
@@ -199,7 +197,7 @@ class Eater:
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_local")
 class TestOnRay:
-    def test_actors_give_what_this_process_gives(self, tmp_path: Path) -> None:
+    def test_actors_give_the_results_of_this_process(self, tmp_path: Path) -> None:
         tasks = [(number, "") for number in range(9)]
         assert run(tmp_path, tasks, 2) == {number: 2 * number for number in range(9)}
         assert {path.read_text() for path in tmp_path.iterdir()} == {"x"}
@@ -209,14 +207,14 @@ class TestOnRay:
         assert run(tmp_path, tasks, 2) == {number: 2 * number for number in range(6)}
         assert (tmp_path / "1").read_text() == "xx"
 
-    @pytest.mark.parametrize(("mishap", "marks"), [("always dies", "xxxx"), ("raises", "xxx")])
-    def test_a_task_has_three_attempts(self, tmp_path: Path, mishap: str, marks: str) -> None:
+    @pytest.mark.parametrize(("failure", "marks"), [("always dies", "xxxx"), ("raises", "xxx")])
+    def test_a_task_has_three_attempts(self, tmp_path: Path, failure: str, marks: str) -> None:
         with pytest.raises(JobError, match=r"Task \(1, .* failed 3 times"):
-            run(tmp_path, [(0, ""), (1, mishap), (2, "")], 1)
-        # A death beside another task counts for neither; an exception says whose it is.
+            run(tmp_path, [(0, ""), (1, failure), (2, "")], 1)
+        # A death while two tasks run counts for neither; an exception belongs to one task.
         assert (tmp_path / "1").read_text() == marks
 
-    def test_a_users_mistake_ends_the_run_at_once(self, tmp_path: Path) -> None:
+    def test_user_error_ends_the_run_at_once(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="the user's mistake"):
             run(tmp_path, [(0, "user")], 1)
         assert (tmp_path / "0").read_text() == "x"
@@ -228,7 +226,7 @@ class TestOnRay:
         with pytest.raises(JobError, match="no weights here"):
             run_tasks([1], broken, on_result=print, workers=1)
 
-    def test_workers_that_die_at_their_start_are_reported(
+    def test_workers_that_die_at_the_start_are_reported(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def dying() -> Doubler:
@@ -237,14 +235,12 @@ class TestOnRay:
             os.kill(os.getpid(), signal.SIGKILL)
             return Doubler(tmp_path)
 
-        monkeypatch.setattr(ray_workers, "LOST_STARTS", 4)
+        monkeypatch.setattr(actors, "LOST_STARTS", 4)
         with pytest.raises(JobError, match="do not start: the worker's process died: it was kill"):
             run_tasks([1], sendable(dying), on_result=print, workers=1)
         assert (tmp_path / "starts").read_text() == "xxxx"
 
-    def test_a_users_mistake_at_the_start_of_a_worker_ends_the_run_at_once(
-        self, tmp_path: Path
-    ) -> None:
+    def test_user_error_at_the_start_of_a_worker_ends_the_run_at_once(self, tmp_path: Path) -> None:
         def mistaken() -> Doubler:
             with open(tmp_path / "starts", "a") as file:
                 file.write("x")
@@ -254,7 +250,7 @@ class TestOnRay:
             run_tasks([1], sendable(mistaken), on_result=print, workers=1)
         assert (tmp_path / "starts").read_text() == "x"
 
-    def test_what_kills_is_halved_until_it_is_alone_and_given_up(self, tmp_path: Path) -> None:
+    def test_task_that_kills_is_halved_until_one_row_is_given_up(self, tmp_path: Path) -> None:
         results: list[tuple[range, int]] = []
         given_up: list[range] = []
 
@@ -275,7 +271,7 @@ class TestOnRay:
         expected = [(range(3), 3), (range(3, 7), 4), (range(7, 9), 2)]
         assert sorted(results, key=lambda result: result[0][0]) == expected
 
-    def test_an_actor_is_inside_of_two_tasks_at_once(self) -> None:
+    def test_an_actor_runs_two_tasks_at_once(self) -> None:
         pids: list[int] = []
         run_tasks(
             range(4),
@@ -287,5 +283,5 @@ class TestOnRay:
         assert len(pids) == 4
         assert len(set(pids)) == 1
 
-    def test_progress_of_every_actor_is_told(self, tmp_path: Path) -> None:
+    def test_progress_of_every_actor_is_reported(self, tmp_path: Path) -> None:
         assert [7, 8] in [sorted(states) for states in report(tmp_path, 2)]

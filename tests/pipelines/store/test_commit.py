@@ -1,4 +1,4 @@
-"""Committing a task: the first attempt stands, and no later one changes anything outside staging,
+"""Committing a task: the first attempt wins, and no later one changes anything outside staging,
 whatever the file system reports."""
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def outside_staging(path: Path) -> dict[str, bytes]:
 
 
 class DisturbedDisk(Disk):
-    """Does something else where a link is asked for."""
+    """Calls a function instead of linking."""
 
     def __init__(self, linking: Callable[[Path, Path], None]) -> None:
         self.linking = linking
@@ -63,7 +63,7 @@ class DisturbedDisk(Disk):
 
 
 @pytest.mark.parametrize("reported", [errno.EEXIST, *UNLINKED])
-def test_a_link_that_succeeds_and_reports_failure_has_won(
+def test_a_link_reported_as_failed_commits(
     unfinished, monkeypatch: pytest.MonkeyPatch, reported: int
 ) -> None:
     path, index = unfinished
@@ -81,7 +81,7 @@ def test_a_link_that_succeeds_and_reports_failure_has_won(
 
 
 @pytest.mark.parametrize("reported", UNLINKED)
-def test_a_link_that_fails_commits_nothing_and_can_be_tried_again(
+def test_a_failed_link_commits_nothing_and_can_be_retried(
     unfinished, monkeypatch: pytest.MonkeyPatch, reported: int
 ) -> None:
     path, index = unfinished
@@ -100,7 +100,7 @@ def test_a_link_that_fails_commits_nothing_and_can_be_tried_again(
 
 
 @pytest.mark.parametrize("reported", [None, errno.EIO])
-def test_whoever_is_overtaken_changes_nothing(
+def test_an_attempt_overtaken_by_another_changes_nothing(
     unfinished, monkeypatch: pytest.MonkeyPatch, reported: int | None
 ) -> None:
     path, index = unfinished
@@ -132,7 +132,7 @@ def test_a_late_attempt_changes_nothing(path: Path, shift: int) -> None:
     assert everything(path) == before
 
 
-def test_other_words_about_the_same_codes_change_nothing(path: Path) -> None:
+def test_other_index_lines_of_the_same_codes_change_nothing(path: Path) -> None:
     before = everything(path)
     index, _ = read_part(path, GRID, 1)
     place = index.schema.get_field_index("width")
@@ -144,14 +144,14 @@ def test_other_words_about_the_same_codes_change_nothing(path: Path) -> None:
 
 @pytest.mark.parametrize("operation", ["create", "fsync", "link", "replace"])
 @pytest.mark.parametrize("shift", [0, 1])
-def test_a_zombie_that_wakes_when_staging_is_empty_fails_cleanly(
+def test_a_zombie_that_finds_staging_empty_fails_cleanly(
     unfinished, monkeypatch: pytest.MonkeyPatch, operation: str, shift: int
 ) -> None:
     path, index = unfinished
     after: list[dict[str, bytes]] = []
 
     class SleepingDisk(Disk):
-        """Sleeps at the first operation of its kind, while another attempt finishes the store."""
+        """Lets another attempt finish the store at the first operation of a kind."""
 
     def sleep(self: Disk, *paths: Path) -> object:
         if not after:
@@ -174,7 +174,7 @@ def test_a_zombie_that_wakes_when_staging_is_empty_fails_cleanly(
     assert len(CodeStore.open(path)) == 21
 
 
-def test_a_store_that_was_removed_is_not_made_again(unfinished) -> None:
+def test_a_removed_store_is_not_made_again(unfinished) -> None:
     path, index = unfinished
     shutil.rmtree(path)
     with pytest.raises(StoreError, match="emptied by another run"):
@@ -199,7 +199,7 @@ def test_a_full_disk_leaves_nothing_half_written(
     assert everything(path) == before
 
 
-def test_everything_is_flushed_before_what_depends_on_it(
+def test_files_are_flushed_before_those_that_depend_on_them(
     unfinished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, index = unfinished
@@ -237,7 +237,7 @@ def test_everything_is_flushed_before_what_depends_on_it(
     assert at_last == ["0", "1", "c", "image", f"g{GRID}", "codes"]
 
 
-def test_a_shard_in_neither_place_is_an_error_that_says_what_to_do(path: Path) -> None:
+def test_a_shard_under_neither_path_is_an_error_with_a_remedy(path: Path) -> None:
     shard_path(path, GRID, "image", 1).unlink()
     part = index_path(path, GRID, 1)
     with pytest.raises(StoreError, match=f"Remove {part} and run encode again"):

@@ -1,4 +1,4 @@
-"""Compressed stores: small, read by plain zarr, the same bytes every time, decoded once."""
+"""Compressed stores: small, readable by plain zarr, deterministic, decompressed once."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from numcodecs import blosc
 
 from pipelines.store import CodeStore, StoreError, code_dtype
-from pipelines.store.layout import inner_rows, shard_path
+from pipelines.store.layout import shard_path
 from pipelines.store.shards import decode_shard, shard_bytes
+from pipelines.store.zarr_metadata import inner_rows
 from tests.conftest import make_store
 
 
@@ -27,7 +28,7 @@ def uniform_codes(codebook_size: int, rows: int, side: int, seed: int = 0) -> np
 
 @pytest.mark.parametrize("side", [8, 16, 32])
 @pytest.mark.parametrize("codebook_size", [256, 257, 1000, 1024, 8192, 15_360, 16_384, 65_535])
-def test_uniform_codes_take_hardly_more_than_their_bits(codebook_size: int, side: int) -> None:
+def test_uniform_codes_take_about_the_bits_they_need(codebook_size: int, side: int) -> None:
     for rows, rows_per_task in ((256, 256), (300, 300), (700, 4096), (300, 65_536)):
         codes = uniform_codes(codebook_size, rows, side)
         bits = 8 * len(shard_bytes(codes, rows_per_task, compress=True)) / codes.size
@@ -60,7 +61,7 @@ def test_plain_zarr_reads_a_compressed_store(tmp_path: Path, codebook_size: int)
     shape=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     codebook_size=st.sampled_from([2, 3000, 70_000]),
 )
-def test_what_is_compressed_comes_back(
+def test_compressed_rows_are_read_back(
     rows_per_task: int, share: float, shape: tuple[int, int], codebook_size: int
 ) -> None:
     rows = max(1, round(share * rows_per_task))
@@ -71,7 +72,7 @@ def test_what_is_compressed_comes_back(
     assert rows_per_task % inner_rows(rows_per_task, True) == 0
 
 
-def test_no_thread_changes_a_byte() -> None:
+def test_threads_change_no_byte() -> None:
     codes = uniform_codes(15_360, 4096, 16)
     before = blosc.get_nthreads()
     try:
@@ -83,21 +84,21 @@ def test_no_thread_changes_a_byte() -> None:
         assert all(shard_bytes(codes, 65_536, compress=True) == expected for _ in range(5))
     finally:
         blosc.set_nthreads(before)
-    # Its threads write the blocks of a buffer in any order: there must be one alone.
+    # Blosc's threads write the blocks of a buffer in any order, so there must be only one.
     _, decoded, block = np.frombuffer(expected[:12], "<u4")
     assert block == decoded == codes.nbytes
 
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    """Four shards of 16 KiB each, decoded."""
+    """Four shards of 16 KiB each when decompressed."""
     codes = uniform_codes(1000, 512, 8)
     return make_store(
         tmp_path / "codes.zarr", codes, codebook_size=1000, rows_per_task=128, compress=True
     )
 
 
-def test_decoded_shards_keep_to_their_bytes(archive: Path, monkeypatch) -> None:
+def test_decompressed_shards_are_kept_up_to_a_limit(archive: Path, monkeypatch) -> None:
     read: list[Path] = []
     whole = Path.read_bytes
 
@@ -110,10 +111,10 @@ def test_decoded_shards_keep_to_their_bytes(archive: Path, monkeypatch) -> None:
     for row in (0, 1, 130, 2, 131, 260, 3, 132):
         store.read("8x8", np.array([row]))
     shards = [shard_path(archive, "8x8", "image", task) for task in (0, 1, 2, 0, 1)]
-    assert read == shards  # 0 and 1 stay until 2 comes; then 0 is the oldest, then 1
+    assert read == shards  # 2 evicts 0, the oldest; then 1 is the oldest
 
 
-def test_a_shard_larger_than_the_bound_is_read_all_the_same(archive: Path) -> None:
+def test_a_shard_larger_than_the_limit_is_read(archive: Path) -> None:
     store = CodeStore.open(archive, decoded_bytes=1)
     codes = uniform_codes(1000, 512, 8)
     np.testing.assert_array_equal(store.read("8x8", np.arange(512)), codes)
@@ -132,7 +133,7 @@ def test_a_compressed_shard_that_does_not_decode_is_an_error(archive: Path) -> N
             store.read("8x8", np.arange(128, 256))
         except StoreError as error:
             refusals.append(str(error))
-    # Blosc carries no checksum: a flipped bit of the codes alone is for verify to find.
+    # Blosc has no checksum: a flipped bit in the codes is found by verify only.
     assert len(refusals) > 20
     assert set(refusals) == {f"{path}: rows 0 to 127 of this shard cannot be decoded. Run verify."}
 

@@ -1,4 +1,4 @@
-"""Durable pieces of unfinished tasks: whole or as good as none."""
+"""Partial shards of unfinished tasks: intact or ignored."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.store import INDEX_SCHEMA, StoreError, fill_value
+from pipelines.store import StoreError
 from pipelines.store.layout import staging_path
-from pipelines.store.partial import read_partial_shards, remove_partial_shards, write_partial_shard
-from pipelines.store.shards import row_checksums
+from pipelines.store.partial import (
+    read_partial_shards,
+    remove_partial_shards,
+    task_of_partial_shard,
+    write_partial_shard,
+)
 
 
 @pytest.fixture
@@ -20,55 +24,38 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def piece(first: int, rows: int, seed: int = 0) -> tuple[dict[str, np.ndarray], pa.Table]:
-    """Codes of two tracks and index lines for rows `first` on; the last row holds none."""
-    random = np.random.default_rng(seed)
-    codes = {
-        "depth": random.integers(0, 9, (rows, 2, 3)).astype("<u4"),
-        "image": random.integers(0, 9, (rows, 2, 3)).astype("<u2"),
-    }
-    for track in codes.values():
-        track[-1] = fill_value(track.dtype)
-    lines = [
-        {
-            "key": f"{row}.jpg",
-            "source": f"/{row}.jpg",
-            "grid": "2x3",
-            "row": row,
-            "view": 0,
-            "status": "ok" if row < first + rows - 1 else "broken",
-            "checksum": checksum,
-        }
-        for row, checksum in enumerate(row_checksums(codes["image"]), first)
-    ]
-    return codes, pa.Table.from_pylist(lines, INDEX_SCHEMA)
+def some_rows(rows: int, seed: int = 0, dtype: str = "<u2") -> tuple[np.ndarray, pa.Table]:
+    """Codes and lines of some rows; the last has none."""
+    codes = np.random.default_rng(seed).integers(0, 9, (rows, 2, 3)).astype(dtype)
+    codes[-1] = 255
+    statuses = ["ok"] * (rows - 1) + [None]
+    return codes, pa.table({"status": statuses, "width": pa.array(range(rows), pa.int32())})
 
 
-def test_pieces_come_back_in_order(root: Path) -> None:
+@pytest.mark.parametrize("dtype", ["<u2", "<u4", "<f4"])
+def test_partial_shards_are_read_in_order(root: Path, dtype: str) -> None:
     for first in (8, 0, 4):
-        write_partial_shard(root, "2x3", 1, first, *piece(first, 4, seed=first))
-    write_partial_shard(root, "2x3", 11, 0, *piece(0, 4))
-    write_partial_shard(root, "2x30", 1, 0, *piece(0, 4))
+        write_partial_shard(root, "2x3", 1, first, *some_rows(4, first, dtype))
+    write_partial_shard(root, "2x3", 11, 0, *some_rows(4))
+    write_partial_shard(root, "2x30", 1, 0, *some_rows(4))
     found = read_partial_shards(root, "2x3", 1)
     assert [part.first for part in found] == [0, 4, 8]
     for part in found:
-        codes, index = piece(part.first, 4, seed=part.first)
-        assert part.index.equals(index)
-        assert list(part.codes) == list(codes)
-        for track, rows in codes.items():
-            assert part.codes[track].dtype == rows.dtype
-            np.testing.assert_array_equal(part.codes[track], rows)
+        codes, lines = some_rows(4, part.first, dtype)
+        assert part.lines.equals(lines)
+        assert part.codes.dtype == codes.dtype
+        np.testing.assert_array_equal(part.codes, codes)
 
 
-def test_a_shorter_piece_takes_no_place_of_a_longer_one(root: Path) -> None:
-    write_partial_shard(root, "2x3", 1, 4, *piece(4, 6))
-    write_partial_shard(root, "2x3", 1, 4, *piece(4, 2))
-    assert [len(part.index) for part in read_partial_shards(root, "2x3", 1)] == [2, 6]
+def test_a_shorter_one_replaces_no_longer_one(root: Path) -> None:
+    write_partial_shard(root, "2x3", 1, 4, *some_rows(6))
+    write_partial_shard(root, "2x3", 1, 4, *some_rows(2))
+    assert [len(part.lines) for part in read_partial_shards(root, "2x3", 1)] == [2, 6]
 
 
-def test_torn_and_damaged_pieces_are_as_good_as_none(root: Path) -> None:
-    write_partial_shard(root, "2x3", 1, 0, *piece(0, 4))
-    write_partial_shard(root, "2x3", 1, 4, *piece(4, 4))
+def test_torn_and_corrupt_ones_are_ignored(root: Path) -> None:
+    write_partial_shard(root, "2x3", 1, 0, *some_rows(4))
+    write_partial_shard(root, "2x3", 1, 4, *some_rows(4))
     path = next(staging_path(root).glob("2x3-1-0-4.partial-shard"))
     whole = path.read_bytes()
     for length in range(0, len(whole), 13):
@@ -81,18 +68,26 @@ def test_torn_and_damaged_pieces_are_as_good_as_none(root: Path) -> None:
     assert len(read_partial_shards(root, "2x3", 1)) == 2
 
 
-def test_a_committed_task_keeps_no_pieces(root: Path) -> None:
-    write_partial_shard(root, "2x3", 1, 0, *piece(0, 4))
-    write_partial_shard(root, "2x3", 11, 0, *piece(0, 4))
+def test_those_of_one_task_are_removed_alone(root: Path) -> None:
+    write_partial_shard(root, "2x3", 1, 0, *some_rows(4))
+    write_partial_shard(root, "2x3", 11, 0, *some_rows(4))
     remove_partial_shards(root, "2x3", 1)
     remove_partial_shards(root, "2x3", 1)
     assert read_partial_shards(root, "2x3", 1) == []
     assert len(read_partial_shards(root, "2x3", 11)) == 1
 
 
-def test_a_store_that_is_gone_is_not_made_again(root: Path) -> None:
+def test_a_file_name_gives_its_task(root: Path) -> None:
+    write_partial_shard(root, "2x30", 11, 4, *some_rows(3))
+    (path,) = staging_path(root).iterdir()
+    assert task_of_partial_shard(path) == ("2x30", 11)
+    for name in ("driver.lock", "2x30-11-image-0123.shard", f"{path.name}.0a.partial"):
+        assert task_of_partial_shard(path.with_name(name)) is None
+
+
+def test_an_emptied_staging_folder_is_not_made_again(root: Path) -> None:
     staging_path(root).rmdir()
     assert read_partial_shards(root, "2x3", 1) == []
     with pytest.raises(StoreError, match="emptied by another run"):
-        write_partial_shard(root, "2x3", 1, 0, *piece(0, 4))
+        write_partial_shard(root, "2x3", 1, 0, *some_rows(4))
     assert list(root.iterdir()) == []

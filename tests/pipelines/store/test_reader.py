@@ -1,4 +1,4 @@
-"""The store's promises: plain tools read it, the first commit stands, damage is never silent."""
+"""CodeStore: plain tools read the same, rows are current ones, corruption is an error."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from pipelines.store import CodeStore, StoreError, code_dtype, commit_task, fill_value
 from pipelines.store.commit import publish_task, read_part
-from pipelines.store.layout import index_path, inner_rows, shard_path, staging_path
+from pipelines.store.layout import index_path, shard_path, staging_path
 from pipelines.store.shards import shard_bytes, shard_rows, shard_size
+from pipelines.store.zarr_metadata import inner_rows
 from tests.conftest import make_store
 
 
@@ -58,7 +59,7 @@ def test_plain_parquet_reads_the_index(store: CodeStore) -> None:
     assert table["status"].to_pylist().count("ok") == len(store) == 19
 
 
-def test_rows_come_back_one_by_one_in_index_order(store: CodeStore) -> None:
+def test_rows_are_read_one_by_one_in_index_order(store: CodeStore) -> None:
     assert store[2]["key"] == "0003.jpg"
     assert store[-1]["key"] == "0020.jpg"
     assert [row["row"] for row in store] == store.ok_rows("4x6").tolist()
@@ -67,7 +68,7 @@ def test_rows_come_back_one_by_one_in_index_order(store: CodeStore) -> None:
         store[19]
 
 
-def test_batches_hold_every_row_that_counts_once(store: CodeStore) -> None:
+def test_batches_hold_every_current_row_once(store: CodeStore) -> None:
     batches = list(store.batches(8))
     assert [len(batch["codes"]) for batch in batches] == [8, 8, 3]
     codes = np.concatenate([batch["codes"].numpy() for batch in batches])
@@ -96,7 +97,7 @@ def test_rows_outside_the_index_are_refused(store: CodeStore) -> None:
         store.track("depth")
 
 
-def test_a_store_travels_to_another_process(store: CodeStore) -> None:
+def test_a_store_can_be_pickled(store: CodeStore) -> None:
     copy = pickle.loads(pickle.dumps(store))
     np.testing.assert_array_equal(copy[3]["codes"], store[3]["codes"])
 
@@ -124,7 +125,7 @@ def test_a_staged_shard_is_read_until_it_is_published(store: CodeStore) -> None:
     CodeStore.open(store.path)
 
 
-def test_replaced_rows_are_hidden_by_newer_ones_that_worked(store: CodeStore) -> None:
+def test_replaced_rows_are_hidden_by_newer_ones_that_are_ok(store: CodeStore) -> None:
     index, _ = read_part(store.path, "4x6", 2)
     lines = index.to_pylist()
     lines[0]["replaces"] = "4x6/3"
@@ -138,11 +139,19 @@ def test_replaced_rows_are_hidden_by_newer_ones_that_worked(store: CodeStore) ->
     assert 17 not in rows
 
 
+@pytest.mark.parametrize(("number", "age"), [(2, "an older"), (4, "a newer")])
+def test_a_store_of_another_format_is_refused(store: CodeStore, number: int, age: str) -> None:
+    path = store.path / "zarr.json"
+    path.write_text(path.read_text().replace('"format": 3', f'"format": {number}'))
+    with pytest.raises(StoreError, match=rf"written by {age} version of smalti \(format {number}"):
+        CodeStore.open(store.path)
+
+
 def test_a_part_of_another_format_is_refused_by_name(store: CodeStore) -> None:
     path = index_path(store.path, "4x6", 1)
     table = pq.read_table(path).replace_schema_metadata({b"smalti": b'{"format": 1}'})
     pq.write_table(table, path)
-    with pytest.raises(StoreError, match=r"1\.parquet has store format 1; this version reads 2"):
+    with pytest.raises(StoreError, match=r"1\.parquet was written by an older version of smalti"):
         CodeStore.open(store.path)
 
 
@@ -155,7 +164,7 @@ def test_foreign_folders_are_refused(tmp_path: Path) -> None:
 
 
 @given(rows_per_task=st.integers(1, 300), share=st.floats(0, 1))
-def test_shards_have_the_size_they_should(rows_per_task: int, share: float) -> None:
+def test_shards_have_the_expected_size(rows_per_task: int, share: float) -> None:
     rows = max(1, round(share * rows_per_task))
     codes = np.zeros((rows, 2, 3), "<u2")
     data = shard_bytes(codes, rows_per_task)
@@ -170,7 +179,7 @@ def test_codes_and_the_fill_fit_their_type() -> None:
     assert fill_value(code_dtype(65535)) >= 65535
 
 
-def test_no_rows_are_read_as_none_whatever_the_shards(tmp_path: Path) -> None:
+def test_reading_no_rows_gives_an_empty_array(tmp_path: Path) -> None:
     codes = np.arange(12).reshape(3, 2, 2)
     for compress in (False, True):
         store = CodeStore.open(make_store(tmp_path / f"{compress}.zarr", codes, compress=compress))

@@ -1,5 +1,5 @@
-"""Before and after a run: what kills left is removed or published, and every file's checksum is
-taken once, when it is new."""
+"""Before and after a run: leftovers of kills are removed or published, and each file is hashed
+once, when it is new."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def path(tmp_path: Path) -> Path:
     return root
 
 
-def test_what_was_half_written_is_removed_and_nothing_else(path: Path) -> None:
+def test_only_half_written_files_are_removed(path: Path) -> None:
     before = everything(path)
     for name in (
         "zarr.json.1.partial",
@@ -109,29 +109,29 @@ def test_checksums_are_written_only_when_something_is_new(path: Path) -> None:
     assert "_plan/1.parquet" in (read_checksums(path) or {})
 
 
-def test_damage_is_never_taken_for_right(path: Path) -> None:
+def test_checksums_of_corrupt_files_are_not_replaced(path: Path) -> None:
     write_checksums(path)
     before = read_checksums(path)
     for name in before or {}:
-        (path / name).write_bytes(b"damaged")
+        (path / name).write_bytes(b"corrupt")
     forget_missing(path)
     write_checksums(path)
     assert read_checksums(path) == before
 
 
-def test_what_is_made_anew_gets_a_checksum_of_its_own_even_after_a_kill(path: Path) -> None:
+def test_a_file_made_again_gets_a_new_checksum_even_after_a_kill(path: Path) -> None:
     write_checksums(path)
     part = index_path(path, GRID, 1)
     part.unlink()
     forget_missing(path)
-    part.write_bytes(b"made anew; then the driver was killed")
+    part.write_bytes(b"made again; then the driver was killed")
     forget_missing(path)
     write_checksums(path)
     assert (read_checksums(path) or {})[f"_index/{GRID}/1.parquet"] == file_hash(part)
 
 
 @pytest.mark.parametrize("name", ["_plan/0.parquet", "_tombstones/0.parquet"])
-def test_what_nobody_can_make_anew_is_not_forgotten(path: Path, name: str) -> None:
+def test_checksums_of_plan_and_tombstones_are_not_dropped(path: Path, name: str) -> None:
     write_tombstones(path, pa.table({"key": ["0003.jpg"], "grid": [GRID], "row": [3]}))
     write_checksums(path)
     before = checksums_path(path).read_bytes()
@@ -141,7 +141,7 @@ def test_what_nobody_can_make_anew_is_not_forgotten(path: Path, name: str) -> No
     assert checksums_path(path).read_bytes() == before
 
 
-def test_damaged_checksums_are_refused_whatever_the_damage(path: Path) -> None:
+def test_corrupt_checksums_are_refused(path: Path) -> None:
     write_checksums(path)
     file = checksums_path(path)
     whole = file.read_bytes()

@@ -1,4 +1,4 @@
-"""Pruned rows: marked in parts that are only ever added to, and hidden from readers."""
+"""Tombstones: parts are only added, and the rows in them are hidden from readers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def prune(path: Path, *rows: int) -> None:
 
 
 def say(path: Path, task: int, changes: dict[int, dict]) -> None:
-    """Commit a task anew with other words in some of its index lines."""
+    """Commit a task again with other values in some of its index lines."""
     index, _ = read_part(path, GRID, task)
     codes = CodeStore.open(path).read(GRID, index["row"].to_numpy())
     lines = [line | changes.get(line["row"], {}) for line in index.to_pylist()]
@@ -45,7 +45,7 @@ def failed_of(path: Path) -> set[int]:
     return set(CodeStore.open(path).failed["row"].to_pylist())
 
 
-def test_pruned_rows_are_hidden_and_nothing_else_is(path: Path) -> None:
+def test_only_rows_with_a_tombstone_are_hidden(path: Path) -> None:
     before = rows_of(path)
     prune(path, 0, 9, 20)
     assert rows_of(path) == before - {0, 20}
@@ -57,7 +57,7 @@ def test_pruned_rows_are_hidden_and_nothing_else_is(path: Path) -> None:
     assert len(store.index) == 21
 
 
-def test_marks_add_up(path: Path) -> None:
+def test_later_parts_add_tombstones(path: Path) -> None:
     assert len(read_tombstones(path)) == 0
     prune(path, 5)
     first = tombstones_path(path, 0).read_bytes()
@@ -68,14 +68,14 @@ def test_marks_add_up(path: Path) -> None:
     assert not {5, 6, 7} & rows_of(path)
 
 
-def test_a_pruned_row_still_hides_what_it_replaced(path: Path) -> None:
+def test_a_pruned_row_still_hides_the_row_it_replaced(path: Path) -> None:
     say(path, 2, {16: {"replaces": f"{GRID}/3"}})
     assert {3, 16} & rows_of(path) == {16}
     prune(path, 16)
     assert not {3, 16} & rows_of(path)
 
 
-def test_content_older_than_a_failed_try_is_pruned_with_it(path: Path) -> None:
+def test_pruning_a_failed_row_hides_the_older_rows_of_its_image(path: Path) -> None:
     broken = {"status": "broken", "error": "torn"}
     say(path, 1, {10: {"replaces": f"{GRID}/3", **broken}})
     say(path, 2, {16: {"replaces": f"{GRID}/10", **broken}})
@@ -84,14 +84,14 @@ def test_content_older_than_a_failed_try_is_pruned_with_it(path: Path) -> None:
     assert not {3, 10, 16} & (rows_of(path) | failed_of(path))
 
 
-def test_an_image_that_comes_back_is_seen_again(path: Path) -> None:
+def test_an_image_planned_again_is_shown(path: Path) -> None:
     prune(path, 3)
     say(path, 2, {16: {"key": "0003.jpg"}})
     store = CodeStore.open(path)
     assert [row["row"] for row in store if row["key"] == "0003.jpg"] == [16]
 
 
-def test_a_part_is_never_written_over(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_is_never_overwritten(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prune(path, 5)
     before = tombstones_path(path, 0).read_bytes()
     monkeypatch.setattr("pipelines.store.tombstones._num_parts", lambda root: 0)
@@ -101,7 +101,7 @@ def test_a_part_is_never_written_over(path: Path, monkeypatch: pytest.MonkeyPatc
     assert [p.name for p in tombstones_path(path, 0).parent.iterdir()] == ["0.parquet"]
 
 
-def test_a_damaged_part_is_an_error_that_says_what_to_do(path: Path) -> None:
+def test_a_corrupt_part_is_an_error_with_a_remedy(path: Path) -> None:
     prune(path, 5)
     tombstones_path(path, 0).write_bytes(tombstones_path(path, 0).read_bytes()[:-9])
     with pytest.raises(StoreError, match="Restore it from a copy"):

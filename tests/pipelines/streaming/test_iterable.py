@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from pipelines.store import CodeStore
-from pipelines.store.layout import read_attributes
+from pipelines.store.zarr_metadata import read_attributes
 from pipelines.streaming.dataset import CodeDataset
 from pipelines.streaming.iterable import CodeStream
 from pipelines.streaming.sources import DatasetError

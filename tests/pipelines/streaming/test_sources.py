@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ops.config import UserError
 from pipelines.inputs.holdout import held_out
 from pipelines.store import CodeStore, write_metadata
-from pipelines.store.layout import read_attributes
+from pipelines.store.zarr_metadata import read_attributes
 from pipelines.streaming.dataset import CodeDataset
 from pipelines.streaming.sources import CodeSource, DatasetError, cut_windows
 from tests.conftest import make_store

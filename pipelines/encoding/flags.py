@@ -1,0 +1,97 @@
+"""The flags of the encode command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from ops.config import ConfigError
+from pipelines.store import CLASS
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeFlags:
+    """Encode images into a code store that zarr.open and pyarrow.parquet read.
+
+    Run it again to resume, or with more images in the folder to add them. Images that cannot be
+    read are listed with the reason, here and in the store's index. EXIF orientation is applied,
+    alpha is composited on white, and of an animation the first frame is taken.
+    """
+
+    in_: Annotated[Path, tyro.conf.arg(name="in")]
+    """Folder of images, tar files (WebDataset) or Parquet tables, searched recursively; or one
+    such file."""
+    out: Path
+    """The code store to make or to resume, for instance codes.zarr."""
+    tokenizer: str = "photo-f8"
+    """Name of a bundled tokenizer, or a model or run folder."""
+    image_size: int = 256
+    """Side of the encoded image in pixels; with --crop native its short side."""
+    crop: Literal["center", "random", "ten", "native"] = "center"
+    """center: the middle square. random: one square placed by --seed and the image's name. ten:
+    four corners, the middle, and their mirrors. native: the whole image, aspect kept (at most
+    4:1), one array for each grid shape."""
+    flip: Literal["none", "both"] = "none"
+    """both: each view a second time, mirrored; --crop ten has its mirrors already."""
+    seed: int = 0
+    """For --crop random: the crop depends on this and the image's name alone."""
+    labels: Literal["none", "first", "last"] = "none"
+    """first: the first folder below --in is an image's class. last: the folder it lies in."""
+    track: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """NAME=VALUE, once for each further track of rows aligned with the images'. segmentation=DIR,
+    depth=DIR or any other name: files of the images' names. low_res=RATIO: the images shrunk and
+    enlarged again. boxes=FILE: JSONL, a line a box, {"file", "category", "bbox": [x, y, width,
+    height]} in pixels. keypoints=FILE: JSONL, a line a person, {"file", "keypoints": [[x, y,
+    visible], ...]}. class=FILE: JSONL or CSV of {"file", "class"}. Tracks that a store has are
+    updated in every run."""
+    track_tokenizer: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """NAME=DIR: the model or run folder that encodes a track; needed once."""
+    batch_size: int | Literal["auto"] = "auto"
+    """Images a forward pass; fixed when the store is made."""
+    rows_per_task: int | Literal["auto"] = "auto"
+    """Rows of a shard file; fixed when the store is made."""
+    compress: bool = False
+    """For archives: a code takes about as many bits as it needs, but reading is slower."""
+    by_content: bool = False
+    """Detect changed images by reading all their bytes instead of by size and time."""
+    retry_failed: bool = False
+    """Try images that failed again, though they have not changed."""
+    prune: bool = False
+    """Hide the rows of images that --in no longer holds; without this they stay visible."""
+    threads: int | Literal["auto"] = "auto"
+    """CPU threads a forward pass; fixed when the store is made. With auto, 1: several passes run in
+    parallel instead."""
+    convolution: Literal["auto", "direct", "nnpack"] = "auto"
+    """nnpack: half the time on most CPUs, other last bits; fixed when the store is made. auto takes
+    it where this machine has it and a forward pass has one thread."""
+    workers: int = 0
+    """Ray actors that encode; 0 encodes in this process. Both give the same bytes."""
+    cpus_per_worker: int = 1
+    """CPU cores each actor may use."""
+    gpus_per_worker: float | Literal["auto"] = "auto"
+    """Share of a GPU each actor gets; with auto 1 on a GPU, else 0."""
+    address: str | None = None
+    """Address of a running Ray cluster, whose nodes must see --in and --out under the same paths;
+    without it --workers starts a local Ray."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N; fixed when the store is made."""
+    max_bad: float = 0.5
+    """Exit code 1 when a larger share of the images than this failed."""
+
+
+def check_flags(flags: EncodeFlags) -> None:
+    """Raise ConfigError for flags that contradict each other or are out of range."""
+    if flags.address and not flags.workers:
+        raise ConfigError("--address needs --workers: the number of actors to start there.")
+    if flags.labels != "none" and any(track.startswith(f"{CLASS}=") for track in flags.track):
+        raise ConfigError(
+            f"--labels {flags.labels} gives classes, and so does --track class. Ask for one of "
+            "them."
+        )
+    for name in ("batch_size", "rows_per_task", "threads", "cpus_per_worker"):
+        value = getattr(flags, name)
+        if value != "auto" and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, found {value}.")

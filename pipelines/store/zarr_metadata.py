@@ -1,0 +1,164 @@
+"""The Zarr v3 metadata of a code store, and the attributes in it that describe the store.
+
+The metadata is written by hand rather than through zarr: the same plan then gives the same bytes
+whatever the version of zarr, and a worker need not import it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ops.config import ConfigError, from_json, to_json
+from ops.files import write_json_if_changed
+from pipelines.store.layout import FORMAT, StoreError, check_format, grid_shape
+
+ATTRIBUTE = "smalti"  # the group attribute that holds StoreAttributes
+MAX_INNER_ROWS = 64  # plain zarr reads at least one inner chunk: 128 KiB of 32x32 codes
+# Of a compressed shard: few and long chunks, so that their headers and offsets take little space.
+MIN_COMPRESSED_ROWS = 256
+MAX_COMPRESSED_CHUNKS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreAttributes:
+    """A store's description in its group's attributes."""
+
+    format: int = FORMAT
+    rows_per_task: int
+    grids: dict[str, int]  # rows of each grid shape, "32x32": 4096, gaps included
+    label_names: tuple[str, ...] = ()
+    compress: bool = False  # shards compressed, to be read whole; else raw, to be memory-mapped
+    tracks: dict[str, dict[str, Any]] = field(default_factory=dict)  # provenance of each track
+
+
+def code_dtype(codebook_size: int) -> np.dtype[Any]:
+    """The little-endian type that holds codes 0..codebook_size-1 and one fill value above them."""
+    return np.dtype("<u2" if codebook_size <= 65535 else "<u4")
+
+
+def fill_value(dtype: np.dtype[Any]) -> int | float:
+    """The value of rows without codes: the largest integer, never a code; NaN for floats."""
+    return float("nan") if dtype.kind == "f" else int(np.iinfo(dtype).max)
+
+
+class RowForm(NamedTuple):
+    """Shape and type of one row of a track's array."""
+
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
+
+
+def row_form(grid: str, provenance: dict[str, Any]) -> RowForm:
+    """The form of a track's rows in `grid`: a code for each cell, or numbers of `row_shape`."""
+    if "row_shape" in provenance:
+        height, width = provenance["row_shape"]
+        return RowForm((height, width), np.dtype(provenance["dtype"]).newbyteorder("<"))
+    return RowForm(grid_shape(grid), code_dtype(provenance["codebook_size"]))
+
+
+@cache
+def inner_rows(rows_per_task: int, compress: bool = False) -> int:
+    """Rows of one inner chunk, a divisor of `rows_per_task`.
+
+    Raw shards: the largest divisor up to MAX_INNER_ROWS. Compressed ones: the smallest of at least
+    MIN_COMPRESSED_ROWS rows that gives at most MAX_COMPRESSED_CHUNKS chunks.
+    """
+    divisors = [n for n in range(1, rows_per_task + 1) if rows_per_task % n == 0]
+    if not compress:
+        return max(n for n in divisors if n <= MAX_INNER_ROWS)
+    least = max(MIN_COMPRESSED_ROWS, -(-rows_per_task // MAX_COMPRESSED_CHUNKS))
+    return min(n for n in divisors if n >= min(least, rows_per_task))
+
+
+def array_metadata(
+    shape: tuple[int, int, int], rows_per_task: int, dtype: np.dtype[Any], compress: bool
+) -> Any:
+    """The `zarr.json` of one array: the sharding codec around raw or compressed chunks."""
+    rows, height, width = shape
+    raw = {"name": "bytes", "configuration": {"endian": "little"}}
+    blosc = {"cname": "zstd", "clevel": 5, "shuffle": "bitshuffle", "typesize": dtype.itemsize}
+    compressed = {"name": "blosc", "configuration": {**blosc, "blocksize": 0}}
+    sharding = {
+        "chunk_shape": [inner_rows(rows_per_task, compress), height, width],
+        "codecs": [raw, compressed] if compress else [raw],
+        "index_codecs": [raw, {"name": "crc32c"}],
+        "index_location": "end",
+    }
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [rows, height, width],
+        "data_type": dtype.name,
+        "chunk_grid": {
+            "name": "regular",
+            "configuration": {"chunk_shape": [rows_per_task, height, width]},
+        },
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": "NaN" if dtype.kind == "f" else fill_value(dtype),
+        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+        "attributes": {},
+        "dimension_names": ["row", "item", "value"] if dtype.kind == "f" else ["row", "y", "x"],
+    }
+
+
+def group_metadata(attributes: dict[str, Any], members: dict[str, Any]) -> dict[str, Any]:
+    """The `zarr.json` of a group with consolidated metadata of its `members`, by path.
+
+    Consolidated, so that zarr lists the members from it and does not warn about our own folders.
+    """
+    consolidated = {"kind": "inline", "must_understand": False, "metadata": members}
+    return {
+        "zarr_format": 3,
+        "node_type": "group",
+        "attributes": attributes,
+        "consolidated_metadata": consolidated,
+    }
+
+
+def metadata_files(attributes: StoreAttributes) -> dict[str, Any]:
+    """The content of every `zarr.json` of a store, by path below it, the store's own last."""
+    files: dict[str, Any] = {}
+    members: dict[str, Any] = {}
+    for grid, rows in sorted(attributes.grids.items()):
+        arrays = {}
+        for track, provenance in sorted(attributes.tracks.items()):
+            form = row_form(grid, provenance)
+            arrays[track] = array_metadata(
+                (rows, *form.shape), attributes.rows_per_task, form.dtype, attributes.compress
+            )
+            files[f"g{grid}/{track}/zarr.json"] = arrays[track]
+        files[f"g{grid}/zarr.json"] = group_metadata({}, arrays)
+        members[f"g{grid}"] = group_metadata({}, {})
+        members |= {f"g{grid}/{track}": array for track, array in arrays.items()}
+    files["zarr.json"] = group_metadata({ATTRIBUTE: to_json(attributes)}, members)
+    return files
+
+
+def write_metadata(root: Path, attributes: StoreAttributes) -> None:
+    """Write every `zarr.json` of the store; files that are right already are not touched."""
+    for name, data in metadata_files(attributes).items():
+        write_json_if_changed(root / name, data)
+
+
+def read_attributes(root: Path) -> StoreAttributes:
+    """The attributes of the store at `root`; raises StoreError where there is none."""
+    path = root / "zarr.json"
+    if not path.is_file():
+        raise StoreError(f"{root} is not a code store: it has no zarr.json. Make one with encode.")
+    try:
+        data = dict(json.loads(path.read_text())["attributes"][ATTRIBUTE])
+    except (ValueError, KeyError, TypeError):
+        raise StoreError(
+            f"{root} is not a code store: its zarr.json has no {ATTRIBUTE!r} attribute."
+        ) from None
+    check_format(root, data.get("format"))
+    try:
+        return from_json(StoreAttributes, data)
+    except ConfigError as error:
+        raise StoreError(f"{path}: {error}") from error
