@@ -34,7 +34,7 @@ MAKE_TARGETS = re.search(r"\.PHONY: (.*)", (ROOT / "Makefile").read_text())[1].s
 SMALLER = {"256x256": "64x64", "1024x1024": "160x144", "2048x512": "160x80", "40": "3"}
 ADDED = {
     "train_prior": ["--steps", "2", "--batch-size", "1"],
-    "train_tokenizer": ["--steps", "2", "--batch-size", "1"],
+    "train_tokenizer": ["--steps", "2", "--batch-size", "1", "--num-workers", "0"],
 }
 
 
