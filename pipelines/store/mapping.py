@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ops.cache import ArrayCache
 from pipelines.store.layout import StoreError, shard_path, staging_path
 from pipelines.store.shards import decode_shard, shard_rows, shard_size
 from pipelines.store.zarr_metadata import RowForm, StoreAttributes, row_form
@@ -30,7 +29,7 @@ class ShardFiles:
         self._attributes = attributes
         self._shards: dict[tuple[str, int], tuple[int, Mapping[str, Any]]] = {}
         self._tracks: dict[tuple[str, str], _Track] = {}
-        self._decompressed = RecentlyUsed(decoded_bytes)
+        self._decompressed = ArrayCache[Address](decoded_bytes)
 
     def add(self, grid: str, task: int, num_rows: int, shards: Mapping[str, Any]) -> None:
         """Add the shards of an index part: {track: {"file", "sha256", "bytes"}}.
@@ -55,18 +54,15 @@ class ShardFiles:
         committed = opened.committed.take(tasks, mode="clip")
         if len(rows) and (rows.min() < 0 or (within >= committed).any()):
             raise StoreError(f"{self._root}: rows {rows} of grid {grid} are not all in the index.")
-        found = np.empty(len(rows), opened.row_type)
         if self._attributes.compress:
+            found = np.empty(len(rows), opened.row_type)
             for task in np.unique(tasks).tolist():  # so that each is decompressed once
                 chosen = np.flatnonzero(tasks == task)
                 found[chosen] = self._decompress((grid, track, task)).take(within[chosen])
         elif len(rows) > 1 and tasks.min() == tasks.max():
-            opened.maps[int(tasks[0])].take(within, out=found, mode="clip")  # nothing is clipped
-        else:  # row by row: an indexing call for each of many shards takes longer
-            maps = opened.maps
-            places = zip(tasks.tolist(), within.tolist(), strict=True)
-            for number, (task, place) in enumerate(places):
-                found[number] = maps[task][place]
+            found = opened.maps[int(tasks[0])].take(within, mode="clip")  # nothing is clipped
+        else:
+            found = opened.scattered(tasks, within)
         return found.view(opened.form.dtype).reshape(-1, *opened.form.shape)
 
     def _open_track(self, grid: str, track: str) -> _Track:
@@ -141,14 +137,25 @@ def _raw(form: RowForm) -> np.dtype[Any]:
 
 
 class _Maps(dict[int, Codes]):
-    """Memory maps by task number, each opened when it is first used."""
+    """Memory maps by task number, each opened when it is first used; `views` are their bytes."""
 
     def __init__(self, load: Callable[[int], Codes]) -> None:
         super().__init__()
         self._load = load
+        self.views = _Views(self)
 
     def __missing__(self, task: int) -> Codes:
         self[task] = self._load(task)
+        return self[task]
+
+
+class _Views(dict[int, memoryview]):
+    def __init__(self, maps: _Maps) -> None:
+        super().__init__()
+        self._maps = maps
+
+    def __missing__(self, task: int) -> memoryview:
+        self[task] = memoryview(self._maps[task].view(np.uint8))
         return self[task]
 
 
@@ -160,31 +167,16 @@ class _Track(NamedTuple):
     committed: IntArray  # by task, how many rows the index has; ends in a 0
     maps: _Maps
 
+    def scattered(self, tasks: IntArray, within: IntArray) -> Codes:
+        """The rows at places `within` of the shards of `tasks`, each as raw bytes.
 
-class RecentlyUsed:
-    """The last used arrays, by address, up to a number of bytes; the newest is always kept."""
-
-    def __init__(self, most_bytes: int) -> None:
-        self._most_bytes = most_bytes
-        self._arrays: OrderedDict[Address, Codes] = OrderedDict()
-        self._lock = threading.Lock()
-
-    @property
-    def nbytes(self) -> int:
-        return sum(array.nbytes for array in self._arrays.values())
-
-    def get(self, address: Address) -> Codes | None:
-        with self._lock:
-            if address in self._arrays:
-                self._arrays.move_to_end(address)
-            return self._arrays.get(address)
-
-    def put(self, address: Address, array: Codes) -> None:
-        with self._lock:
-            self._arrays[address] = array
-            self._arrays.move_to_end(address)
-            while len(self._arrays) > 1 and self.nbytes > self._most_bytes:
-                self._arrays.popitem(last=False)
-
-    def __reduce__(self) -> tuple[type[RecentlyUsed], tuple[int]]:
-        return RecentlyUsed, (self._most_bytes,)  # another process decompresses for itself
+        Bytes are joined row by row: rows of a shuffled batch lie in nearly as many shards, and an
+        indexing call of numpy for each shard takes several times as long.
+        """
+        size, views = self.row_type.itemsize, self.maps.views
+        starts = (within * size).tolist()
+        parts = [
+            views[task][start : start + size]
+            for task, start in zip(tasks.tolist(), starts, strict=True)
+        ]
+        return np.frombuffer(bytearray().join(parts), self.row_type)
