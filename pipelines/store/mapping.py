@@ -155,7 +155,7 @@ class _Views(dict[int, memoryview]):
         self._maps = maps
 
     def __missing__(self, task: int) -> memoryview:
-        self[task] = memoryview(self._maps[task].view(np.uint8))
+        self[task] = self._maps[task].view(np.uint8).data
         return self[task]
 
 
