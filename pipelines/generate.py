@@ -15,7 +15,7 @@ import torch
 from ops.config import ConfigError
 from ops.files import exclusive_lock
 from ops.runtime import threads_restored
-from pipelines.conditioning import ConditionEncoder, make_condition_encoder
+from pipelines.conditioning import ConditionEncoder, find_tokenizer, make_condition_encoder
 from pipelines.console import progress_bar, run_command
 from pipelines.generation import (
     Folder,
@@ -44,7 +44,6 @@ from pipelines.generation import (
 )
 from pipelines.jobs import Done, JobProgress, Piece, check_absolute, run_tasks, split_work
 from pipelines.store import lock_path
-from pipelines.training import find_tokenizer
 from prior import Prior, load_prior
 
 LISTED = 20  # failed samples named at the end; the index names all

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from pipelines.conditioning.tokenizers import find_tokenizer
 from pipelines.generate import main
 from pipelines.generation.flags import GenerateFlags, make_request
 from pipelines.generation.settings import GenerationRequest
 from pipelines.store.layout import staging_path
-from pipelines.training.run_folder import find_tokenizer
 from prior import (
     GPT,
     Conditions,

@@ -5,6 +5,7 @@ their preview and names the kind of track that encode makes for it. Code stores 
 a prior's Conditions and entries of batches go out. Read contract.py first, then a condition such as
 code_grids.py or boxes.py, then encoder.py. A condition is two modules, one here and one in
 prior/conditions: a module here that registers a class in CONDITIONINGS needs no other mention.
+tokenizers.py keeps the tokenizers that a prior and its conditions need in its run folder.
 """
 
 import importlib
@@ -14,6 +15,7 @@ from pipelines.conditioning.build import make_conditions, own_tokenizers, track_
 from pipelines.conditioning.encoder import ConditionEncoder, make_condition_encoder
 from pipelines.conditioning.files import ConditionFiles
 from pipelines.conditioning.flags import parse_conditions
+from pipelines.conditioning.tokenizers import find_tokenizer, keep_tokenizers, tokenizer_info
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
@@ -21,10 +23,13 @@ for _module in pkgutil.iter_modules(__path__):
 __all__ = [
     "ConditionEncoder",
     "ConditionFiles",
+    "find_tokenizer",
+    "keep_tokenizers",
     "make_condition_encoder",
     "make_conditions",
     "own_tokenizers",
     "parse_conditions",
+    "tokenizer_info",
     "track_kinds",
     "tracks_of",
 ]

@@ -16,7 +16,7 @@ from pipelines.conditioning.build import own_tokenizers
 from pipelines.conditioning.contract import FileConditioning, Size
 from pipelines.conditioning.files import ConditionFiles
 from pipelines.conditioning.flags import file_conditioning
-from pipelines.training import track_tokenizers
+from pipelines.conditioning.tokenizers import track_tokenizers
 from prior import Conditions, Prior
 from tokenizer import VQGAN
 

@@ -21,7 +21,7 @@ from ops.config import UserError, to_json
 from ops.disk_errors import disk_errors_explained
 from ops.files import LockedError, exclusive_lock, file_hash
 from ops.runtime import keep_freed_memory, resolve_device
-from pipelines.conditioning import make_condition_encoder
+from pipelines.conditioning import find_tokenizer, make_condition_encoder
 from pipelines.generation.code_store import commit_codes
 from pipelines.generation.index import (
     SAMPLE_SCHEMA,
@@ -43,7 +43,6 @@ from pipelines.generation.sample_buffer import SampleBuffer, SampleLine, codes_h
 from pipelines.generation.settings import GenerationRequest
 from pipelines.jobs import Done, Piece
 from pipelines.store import CRASHED, OK, grid_name, remove_partial_shards, staging_path
-from pipelines.training import find_tokenizer
 from prior import load_prior
 
 CRASHED_LINE = SampleLine(CRASHED, "the process that sampled it died every time")

@@ -10,10 +10,8 @@ from typing import Any
 from ops.config import UserError
 from pipelines import encode, evaluate, train_prior, train_tokenizer
 from pipelines.encoding import EncodeFlags
-from pipelines.evaluate import EvaluateFlags
 from pipelines.recipes import PRIOR_RECIPES, TOKENIZER_RECIPES
-from pipelines.train_prior import TrainPriorFlags
-from pipelines.train_tokenizer import TrainTokenizerFlags
+from pipelines.training import EvaluateFlags, TrainPriorFlags, TrainTokenizerFlags
 
 HELD_OUT = 0.15  # share of the photographs, by key: the same for tokenizers and priors
 TOKENIZER = "study-f8"  # the recipe of studies that compare priors only
@@ -54,7 +52,7 @@ class StudyContext:
         """evaluate's metrics of a trained tokenizer on the held-out photographs, measured once."""
         path = tokenizer / METRICS
         if not path.is_file():
-            evaluate.evaluate(
+            evaluate.run(
                 EvaluateFlags(
                     kind="tokenizer", model=str(tokenizer), data=self.data, held_out=HELD_OUT,
                     image_size=IMAGE_SIZE, out=path,
@@ -99,7 +97,7 @@ class StudyContext:
         """evaluate's nats a code of a trained prior on the held-out photographs, measured once."""
         path = prior / METRICS
         if not path.is_file():
-            evaluate.evaluate(
+            evaluate.run(
                 EvaluateFlags(
                     kind="prior", model=str(prior), data=codes, held_out=HELD_OUT, out=path
                 )

@@ -1,4 +1,4 @@
-"""The flags that train_tokenizer and train_prior share, and the configs made of them."""
+"""The flags of train_tokenizer and train_prior, and the configs made of those that they share."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
+import tyro
 
 from ops.config import ConfigError
 from ops.ranks import Ranks
@@ -61,6 +62,78 @@ class TrainingFlags:
     """CPUs, and threads, of each worker"""
     restarts: int = 10
     """how often the workers may be restarted after one of them died"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTokenizerFlags(TrainingFlags):
+    """Train a VQGAN on photographs, label maps or depth maps; run again, it resumes."""
+
+    recipe: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE")]]
+    """tiny, tiny-segmentation, tiny-depth, photo-f8 or another of pipelines/recipes.py"""
+    data: Path
+    """a folder of images, tar files (WebDataset) or Parquet tables, searched with all its
+    sub-folders; or one such file"""
+    targets: Path | None = None
+    """a folder of label maps or depth maps with the names of --data's images, to train on instead
+    of these; the same names are held out"""
+    num_classes: int | None = None
+    """of label maps: labels are below this number (default: the highest label in the data + 1)"""
+    void_label: int | None = None
+    """of label maps: the label of unlabelled pixels (default 255); -1: there is no such label"""
+    crop_size: int | None = None
+    """side, in pixels, of a training crop"""
+    perceptual: str | None = None
+    """lpips (downloads torchvision's VGG16 on first use), none, or the path of that file"""
+    adversarial: Literal["hinge", "vanilla", "none"] | None = None
+    """the discriminator's loss; none trains without one"""
+    adversarial_start: int | None = None
+    """the step from which the discriminator is trained and its loss is used"""
+    adversarial_ramp: int | None = None
+    """steps over which the weight of its loss rises to its full value"""
+    adversarial_weight: float | None = None
+    """weight of its loss; with --adaptive yes, times the adaptive weight"""
+    adaptive: Literal["yes", "no"] | None = None
+    """weigh it by the ratio of gradients at the last layer, as in the paper; no, with a weight of
+    0.1 to 0.5, is more stable"""
+    lecam_weight: float | None = None
+    """LeCAM regularisation of the discriminator, against overfitting small data: 0.001 to 0.1"""
+    r1_weight: float | None = None
+    """R1 penalty on the discriminator's gradient at real images"""
+    held_out: float = 0.1
+    """share of the images, by key, held out for evaluation"""
+    num_workers: int | None = None
+    """processes that decode images for each training process; 0: a thread of it does (default: on
+    a GPU one less than its CPU cores, else a quarter of them; at most 4)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPriorFlags(TrainingFlags):
+    """Train a prior on code stores; run again, it resumes from the newest checkpoint."""
+
+    recipe: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE")]]
+    """tiny, tiny-local, base, large, ...: see pipelines/recipes.py"""
+    codes: tuple[Path, ...]
+    """stores written by pipelines.encode, all with one tokenizer"""
+    weights: tuple[float, ...] | None = None
+    """relative weights of the stores in batches (default: their numbers of images)"""
+    conditions: tuple[str, ...] = ("sos",)
+    """what the prior is conditioned on, one or several: sos (nothing), class (the sub-folder an
+    image is in), segmentation, depth, low_res, boxes, keypoints (the stores' tracks of these names,
+    see encode's --track), inpaint (the codes around holes), coordinates (where in the image a
+    window lies)"""
+    window: int | None = None
+    """side, in codes, of the square window that the prior is trained on"""
+    ordering: str | None = None
+    """order in which a window's codes are predicted: row-major, alternate, spiral-in, spiral-out,
+    z-curve, subsample or random"""
+    every_view: bool = False
+    """train on each view of an image once an epoch, instead of on one of them at random"""
+    cache_memory: float | None = None
+    """GiB of memory for codes on slow storage: shuffle within as many shards as fit in it"""
+    held_out: float = 0.05
+    """share of the images, by key, held out for evaluation"""
+    shard: bool = False
+    """also shard the weights over the workers (FSDP), for models beyond one GPU"""
 
 
 def override_recipe(

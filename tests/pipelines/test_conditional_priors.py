@@ -10,9 +10,11 @@ import torch
 
 from pipelines import evaluate, train_prior
 from pipelines.conditioning import make_condition_encoder
+from pipelines.recipes import PRIOR_RECIPES
 from pipelines.reports.samples import sample_images
 from pipelines.store import CodeStore
-from pipelines.train_prior import TrainPriorFlags, open_data
+from pipelines.training.flags import TrainPriorFlags, override_recipe
+from pipelines.training.prior_run import open_data
 from prior import load_prior
 from tests.condition_run import FACTOR, GRID, SIDE, TRAINING, WINDOW, condition_flag, train
 from tests.generate_run import contents, generate, picture, request_of
@@ -29,7 +31,8 @@ def test_tracks_come_with_their_codes_cut_at_the_same_place(scene_store):
         window=WINDOW,
         batch_size=4,
     )
-    dataset = open_data(flags).dataset
+    recipe = override_recipe(PRIOR_RECIPES, flags.recipe, flags, "window", "ordering")
+    dataset = open_data(flags, recipe).dataset
     opened = CodeStore.open(scene_store)
     row_of = dict(
         zip(opened.index["key"].to_pylist(), opened.index["row"].to_pylist(), strict=True)

@@ -111,7 +111,7 @@ def test_unusable_files_are_in_the_ledger_with_their_reasons(folders, tmp_path):
     assert found["0.jpg"] == "no partner of the same name"
     assert "no bytes" in found["2.jpg"]
     assert "RGB pixels" in found["4.jpg"]
-    assert "label 20, where the highest of 9 classes is 8" in found["6.jpg"]
+    assert "found label 20, but the highest of 9 classes is 8" in found["6.jpg"]
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def test_another_ordering_is_trained_and_generates_only_its_window(store, tmp_pa
     assert (out / "sample-00000.png").is_file()
     capsys.readouterr()
     assert generate.main([*words, str(tmp_path / "o"), "--size", "64x32"]) == 2
-    assert "no canvas beyond its window of 4x4 codes; found 4x8" in capsys.readouterr().err
+    assert "its canvas is at most its window of 4x4 codes; found 4x8" in capsys.readouterr().err
 
 
 def test_codes_of_another_tokenizer_are_refused_naming_both(store, tmp_path, capsys):

@@ -127,20 +127,6 @@ def test_evaluate_gives_the_metrics_of_the_images(tiny_tokenizer, tmp_path, caps
     assert "unreadable: 'empty.png': the file has no bytes" in printed
 
 
-def test_loader_workers_default_to_a_part_of_the_cores(monkeypatch, tmp_path):
-    def default(device, **given):
-        flags = train_tokenizer.TrainTokenizerFlags(
-            recipe="tiny", data=tmp_path, out=tmp_path, **given
-        )
-        return train_tokenizer.loader_workers(flags, torch.device(device))
-
-    monkeypatch.setattr(train_tokenizer, "num_cores", lambda: 3)
-    assert [default("cpu"), default("cuda"), default("cpu", num_workers=3)] == [0, 2, 3]
-    assert default("cuda", workers=2) == 0  # of --cpus-per-worker 1
-    monkeypatch.setattr(train_tokenizer, "num_cores", lambda: 64)
-    assert [default("cpu"), default("cuda"), default("cuda", num_workers=0)] == [4, 4, 0]
-
-
 def test_loader_workers_give_the_losses_of_none(photographs, tmp_path):
     for workers in ("0", "1"):
         assert train(photographs, tmp_path / workers, "--num-workers", workers) == 0

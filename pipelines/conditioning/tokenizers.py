@@ -1,10 +1,11 @@
-"""The tokenizers in a prior's run folder: of the images, and of conditions that have their own."""
+"""The tokenizers that a prior and its conditions need: copied into a run folder, found again."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,6 +18,16 @@ from tokenizer import VQGAN, bundled_tokenizers, load_tokenizer
 
 IMAGE = Path("tokenizer")
 TRACKS = Path("track_tokenizers")
+
+
+def tokenizer_info(tokenizer: VQGAN) -> dict[str, Any]:
+    """What a prior's model folder records of the tokenizer of its codes."""
+    return {
+        "name": tokenizer.name,
+        "fingerprint": tokenizer.fingerprint,
+        "codebook_size": tokenizer.config.codebook_size,
+        "downsample_factor": tokenizer.config.downsample_factor,
+    }
 
 
 def keep_tokenizers(run: Path, store: CodeStore, tracks: Sequence[str]) -> None:
