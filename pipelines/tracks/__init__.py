@@ -2,17 +2,16 @@
 
 A track's input (a folder of label maps, a file of annotations, a ratio) comes in; rows of codes or
 of plain numbers go into the store, planned and committed like the images'. Tracks of codes are
-encoded by the same workers as the images, tracks of numbers by the driver. Read track.py first,
-then flags.py, which makes tracks of the command line; the condition of a name decides its kind of
-track (pipelines/conditioning).
+encoded by the same workers as the images, tracks of numbers by the driver. `encode_tracks` does a
+whole run of encode: the images, then every further track. Read encode_store.py first, then track.py
+and flags.py; the condition of a name decides its kind of track (pipelines/conditioning).
 """
 
 from pipelines.tracks.annotations import AnnotationTrack, Numbers, points_in_view
 from pipelines.tracks.code_grids import FileTrack, LowResTrack, OwnTokenizerTrack
-from pipelines.tracks.flags import open_tracks
-from pipelines.tracks.plan import check_as_planned, store_attributes
+from pipelines.tracks.encode_store import encode_tracks
 from pipelines.tracks.report import lacking
-from pipelines.tracks.track import Track, TrackInput, waiting_tasks
+from pipelines.tracks.track import Track, TrackInput
 from pipelines.tracks.verification import verify_store
 
 __all__ = [
@@ -23,11 +22,8 @@ __all__ = [
     "OwnTokenizerTrack",
     "Track",
     "TrackInput",
-    "check_as_planned",
+    "encode_tracks",
     "lacking",
-    "open_tracks",
     "points_in_view",
-    "store_attributes",
     "verify_store",
-    "waiting_tasks",
 ]

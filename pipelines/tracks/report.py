@@ -1,14 +1,17 @@
-"""Which images have no row in a further track, and why."""
+"""What a run reports line by line; which images have no row in a further track, and why."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import pyarrow.compute as pc
 
 from pipelines.encoding import NO_IMAGE
 from pipelines.store import CodeStore
+
+LISTED = 20  # files named of each kind; the index names all that failed
 
 
 class Lack(NamedTuple):
@@ -29,3 +32,24 @@ def lacking(store: CodeStore, name: str) -> Lack:
     summary = f", {len(reasons)} images lack it: {counts_text}" if reasons else ""
     lines = [(key, f"{status}: {error}") for key, (status, error) in sorted(reasons.items())]
     return Lack(len(track), lines, summary)
+
+
+def lacking_lines(store: CodeStore, name: str) -> list[str]:
+    """The images without a row in a further track, and its number of rows, as lines."""
+    lack = lacking(store, name)
+    listed = first_lines(f"{name} lacks", lack.lines, in_index=True)
+    return [*listed, f"{name}: {lack.rows} rows{lack.summary}"]
+
+
+def first_lines(
+    title: str, reasons: Sequence[tuple[str, str]], *, in_index: bool = False
+) -> list[str]:
+    """A line for each of the first LISTED (key, reason), and one that counts the others.
+
+    `in_index`: the store's index has all of them, and the last line says so.
+    """
+    lines = [f"{title}: {key!r}: {reason}" for key, reason in reasons[:LISTED]]
+    if len(reasons) > LISTED:
+        where = ": see the index" if in_index else ""
+        lines.append(f"{title}: {len(reasons) - LISTED} more{where}")
+    return lines

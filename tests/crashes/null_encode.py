@@ -25,6 +25,7 @@ from ops.config import UserError
 from ops.disk import Disk
 from ops.images import ImageError
 from pipelines import encode
+from pipelines.encoding import job
 from pipelines.encoding.flags import EncodeFlags
 from pipelines.inputs.listing import Listing, ListingBuilder
 from pipelines.inputs.reading import Entry, content_hash, read_bytes
@@ -34,6 +35,7 @@ from pipelines.planning.diff import DUPLICATE
 from pipelines.planning.plan import Task, read_plan, task_rows
 from pipelines.store import INDEX_SCHEMA, commit_task, fill_value, grid_shape
 from pipelines.store.shards import row_checksums
+from pipelines.tracks import encode_store
 from tests.crashes.disk_doubles import installed
 from tests.crashes.scenarios import differing
 from tests.encode_run import everything
@@ -129,13 +131,12 @@ def null_parts(tokenizer: SimpleNamespace, files: dict[str, list[Path]]) -> Iter
 
     with (
         mock.patch.multiple(
-            encode,
+            encode_store,
             load_tokenizer=lambda _: tokenizer,
             list_input=lambda *_: list_files(files),
             grids_of=grids_of,
-            EncodeWorker=NullWorker,
-            run_tasks=one_at_a_time,
         ),
+        mock.patch.multiple(job, EncodeWorker=NullWorker, run_tasks=one_at_a_time),
         mock.patch.object(uuid, "uuid4", numbered_uuid),
     ):
         yield

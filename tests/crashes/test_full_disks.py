@@ -92,7 +92,7 @@ def test_a_worker_on_a_full_disk_ends_the_run_in_one_line(
     out = fresh.prepare(tmp_path / "codes.zarr")
     full = partial(WorkerOnAFullDisk, step=Step("link part"), error=errno.ENOSPC)
     with monkeypatch.context() as patched:
-        patched.setattr(encode, "EncodeWorker", full)
+        patched.setattr("pipelines.encoding.job.EncodeWorker", full)
         assert not why_not_one_line(fresh.run_here(out, workers=1), capsys)
     assert fresh.run(out) == 0
     assert not fresh.differing(out)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import encode
 from tests.crashes.sabotaged import WorkerThatDies
 from tests.crashes.scenarios import Scenario
 from tests.crashes.zombies import ZombieTrial
@@ -31,7 +30,7 @@ def test_workers_that_die_during_a_commit_leave_no_difference(
     ]
     (tmp_path / "taken").mkdir()
     worker = partial(WorkerThatDies, steps=steps, taken=tmp_path / "taken")
-    monkeypatch.setattr(encode, "EncodeWorker", worker)
+    monkeypatch.setattr("pipelines.encoding.job.EncodeWorker", worker)
     out = fresh.prepare(tmp_path / "codes.zarr")
     assert fresh.run_here(out, workers=2) == 0
     assert not fresh.differing(out)

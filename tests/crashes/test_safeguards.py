@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines import encode, verify
+from pipelines import verify
 from pipelines.encoding.batches import BatchEncoder, Reading
 from pipelines.store import CodeStore, StoreError, integrity, task_buffer
 from pipelines.store.mapping import ShardFiles
+from pipelines.tracks import encode_store
 from tests.crashes.disk_doubles import Step, StoppingDisk
 from tests.crashes.encode_processes import exit_code, start, start_encode, wait_until_stopped
 from tests.crashes.mutants import (
@@ -90,7 +91,7 @@ def test_without_a_step_of_recovery_a_power_cut_does_harm(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recorded = record(null_commands[0], tmp_path / "recorded")
-    monkeypatch.setattr(encode, step, lambda root: None)
+    monkeypatch.setattr(encode_store, step, lambda root: None)
     assert next(recorded.harms(tmp_path / "cut", before), None)
 
 

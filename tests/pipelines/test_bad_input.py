@@ -186,9 +186,9 @@ def test_images_removed_or_changed_after_planning_fail(
     for name in ("changed", "gone", "stays"):
         (folder / f"{name}.jpg").write_bytes(jpeg())
 
-    from pipelines import encode
+    from pipelines.encoding import job
 
-    run_tasks = encode.run_tasks
+    run_tasks = job.run_tasks
 
     def change_images(*arguments: object, **named: object) -> None:
         (folder / "gone.jpg").unlink()
@@ -196,7 +196,7 @@ def test_images_removed_or_changed_after_planning_fail(
         run_tasks(*arguments, **named)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
-        patched.setattr(encode, "run_tasks", change_images)
+        patched.setattr(job, "run_tasks", change_images)
         assert run(folder, max_bad=1.0) == 0
     assert statuses(run) == {"changed.jpg": "changed", "gone.jpg": "missing", "stays.jpg": "ok"}
     assert run(folder) == 0  # now the changed file is planned again, as its message says

@@ -203,7 +203,7 @@ def test_only_the_image_that_kills_its_workers_is_given_up(
     assert len(expected) == 9
     shutil.rmtree(run.out)
 
-    monkeypatch.setattr("pipelines.encode.EncodeWorker", Poisoned)
+    monkeypatch.setattr("pipelines.encoding.job.EncodeWorker", Poisoned)
     assert run(folder, workers=2) == 0, run.errors
     store = run.store()
     assert store.failed.select(["key", "status"]).to_pylist() == [

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines import generate as command
+from pipelines.generation import job
 from pipelines.generation import preview as preview
 from pipelines.generation.index import read_lines
 from pipelines.generation.sample_buffer import read_buffer
@@ -170,7 +170,7 @@ def test_only_the_sample_that_kills_its_workers_is_given_up(
     flags += ["--save", "images,codes"]
     assert generate(prior_run, whole, *flags) == 0
     with monkeypatch.context() as patched:
-        patched.setattr(command, "GenerationWorker", Poisoned)
+        patched.setattr(job, "GenerationWorker", Poisoned)
         assert generate(prior_run, out, *flags, "--workers", 1) == 1
     assert "failed: sample-00002: crashed" in capsys.readouterr().out
     assert contents(whole).keys() - contents(out).keys() == {"sample-00002.png"}

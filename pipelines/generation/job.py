@@ -1,0 +1,186 @@
+"""generate_samples: plans what a folder of samples lacks, makes it, and finishes the folder."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+
+from ops.config import ConfigError
+from ops.files import exclusive_lock
+from ops.runtime import threads_restored
+from pipelines.conditioning import ConditionEncoder, find_tokenizer, make_condition_encoder
+from pipelines.console import progress_bar
+from pipelines.generation.code_store import finish_store, prepare_store
+from pipelines.generation.contact_sheet import remove_grids, write_grids
+from pipelines.generation.flags import GenerateFlags, check_flags, make_request
+from pipelines.generation.index import failed_lines, part_path, read_parts, sample_name
+from pipelines.generation.preview import preview_path
+from pipelines.generation.resume import Folder, empty_staging, kept_samples, remove_partials
+from pipelines.generation.settings import (
+    GenerationRequest,
+    check_record,
+    deciding_settings,
+    read_record,
+    write_record,
+)
+from pipelines.generation.worker import GenerationWorker, quarantine
+from pipelines.jobs import Done, JobProgress, Piece, check_absolute, run_tasks, split_work
+from pipelines.store import lock_path
+from prior import Prior, load_prior
+
+LISTED = 20  # failed samples named at the end; the index names all
+
+
+class GenerationOutcome(NamedTuple):
+    """What a run reports."""
+
+    lines: list[str]  # samples that were given up, and a summary
+    num_failed: int  # samples asked for that were given up
+
+
+def generate_samples(flags: GenerateFlags) -> GenerationOutcome:
+    """Generate the samples that the folder lacks.
+
+    Raises UserError for flags that cannot be used with the prior or the folder.
+    """
+    check_absolute({"--prior": flags.prior, "--out": flags.out})
+    check_flags(flags)
+    prior = load_prior(flags.prior)
+    tokenizer = find_tokenizer(flags.prior, prior, torch.device("cpu"))
+    with exclusive_lock(lock_path(flags.out)):
+        record = read_record(flags.out)
+        request = make_request(flags, prior, tokenizer, record)
+        settings = deciding_settings(request, prior)
+        if record is not None:
+            check_record(flags.out, record, settings)
+        remove_partials(request.out)
+        wanted = range(flags.count) if flags.only is None else range(flags.only, flags.only + 1)
+        folder = Folder(request, read_parts(request.out), flags.retry_failed)
+        pieces = folder.unfinished(wanted)
+        condition_encoder = make_condition_encoder(
+            request.condition_inputs, request.prior, prior, tokenizer, request.size
+        )
+        new = 0
+        if pieces:
+            condition_encoder.check()
+            remove_grids(request)
+            write_record(request.out, settings, request.count)
+            if "codes" in request.save:
+                prepare_store(request, tokenizer, _label_names(prior), settings)
+            for piece in pieces:
+                folder.reopen(piece)
+            new = _run(request, pieces, flags, proven=bool(folder.parts))
+        _finish(request, condition_encoder)
+        return _outcome(flags, request, wanted, new)
+
+
+# --- sampling
+
+
+def _label_names(prior: Prior) -> tuple[str, ...]:
+    """The names of the prior's classes, if it has any."""
+    names: tuple[str, ...] = ()
+    for part in prior.conditions.parts:
+        names = getattr(part, "label_names", names)
+    return names
+
+
+def _run(
+    request: GenerationRequest, pieces: list[Piece[int]], flags: GenerateFlags, proven: bool
+) -> int:
+    """Generate the samples of `pieces`; returns how many are new, given up ones included."""
+    codes = request.rows * request.columns
+    wanted = sum(piece.end - piece.first for piece in pieces)
+    kept = kept_samples(request, pieces)
+    with progress_bar("code") as bar, threads_restored():
+        row = bar.add_task("sampling", total=codes * wanted, completed=codes * kept, note="", bad=0)
+
+        def show(done: Done) -> None:
+            note = f"{done.rows:,} of {wanted:,} samples"
+            bar.update(row, completed=done.codes, bad=done.failed, note=note)
+
+        job = JobProgress(show, Done(kept, 0, codes * kept))
+
+        def on_result(piece: Piece[int], result: Done) -> None:
+            _require_whole(request, piece)
+            job.add(result)
+
+        run_tasks(
+            pieces,
+            partial(GenerationWorker, request),
+            on_result=on_result,
+            workers=flags.workers,
+            cpus_per_worker=flags.cpus_per_worker or flags.threads,
+            gpus_per_worker=_gpus_per_worker(flags),
+            address=flags.address,
+            split=partial(split_work, batch_size=request.batch_size),
+            give_up=partial(quarantine, request),
+            proven=proven,
+            on_progress=job.update,
+            reads={
+                "--prior": request.prior,
+                **{
+                    f"--condition {condition_inputs.name}": condition_inputs.path
+                    for condition_inputs in request.condition_inputs
+                },
+            },
+            writes={"--out": request.out},
+        )
+    return wanted - kept
+
+
+def _require_whole(request: GenerationRequest, piece: Piece[int]) -> None:
+    """Raise ConfigError where a finished task's file of the index cannot be seen here."""
+    # A worker on another machine may have written into a folder of the same name there.
+    if not part_path(request.out, piece.task).exists():
+        sample = request.samples_of(piece.task)[piece.first]
+        raise ConfigError(
+            f"A worker made sample {sample}, but it is not in {request.out}. Name an --out that "
+            "every machine of the cluster shares."
+        )
+
+
+def _gpus_per_worker(flags: GenerateFlags) -> float:
+    if flags.gpus_per_worker != "auto":
+        return flags.gpus_per_worker
+    on_gpu = flags.device.startswith("cuda") or (
+        flags.device == "auto" and torch.cuda.is_available()
+    )
+    return float(on_gpu)
+
+
+# --- after
+
+
+def _finish(request: GenerationRequest, condition_encoder: ConditionEncoder) -> None:
+    """Finish the folder when all tasks are done; every run does, as an earlier one may not have."""
+    empty_staging(request.out)
+    preview_path(request.out).unlink(missing_ok=True)  # the samples themselves exist now
+    if "codes" in request.save:
+        finish_store(request.out)
+    if "images" in request.save:
+        write_grids(request, condition_encoder)
+
+
+def _outcome(
+    flags: GenerateFlags, request: GenerationRequest, wanted: range, new: int
+) -> GenerationOutcome:
+    """The report on the samples `wanted`, of which `new` were made by this run."""
+    failed = [
+        line
+        for line in failed_lines(request.out, read_parts(request.out).values())
+        if line["sample"] in wanted
+    ]
+    lines = [
+        f"failed: {sample_name(line['sample'])}: {line['status']}: {line['error']}"
+        for line in failed[:LISTED]
+    ]
+    if len(failed) > LISTED:
+        lines.append(f"failed: {len(failed) - LISTED} more: see the index")
+    done = f"{new} generated" if new else "nothing left to do"
+    existed = f"{len(wanted) - new} were there"
+    counts = ", ".join([done, existed, *([f"{len(failed)} given up"] if failed else [])])
+    lines.append(f"{flags.out}: {counts}; {flags.size} pixels each")
+    return GenerationOutcome(lines, len(failed))

@@ -1,0 +1,205 @@
+"""encode_tracks: plans and encodes what a code store lacks, first its images, then further tracks.
+
+The driver holds the store's lock and alone plans. Each track is finished, its staging folder and
+checksums too, before the next one begins.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from ops.config import ConfigError
+from ops.files import exclusive_lock
+from ops.images import Transform
+from pipelines.encoding import EncodeFlags, check_flags, check_same, encode_tasks, plan_settings
+from pipelines.inputs import InputError, Listing, list_input
+from pipelines.jobs import check_absolute, cluster_address, ray_running
+from pipelines.planning import Plan, extend_plan, grids_of, prune_plan, read_plan
+from pipelines.store import (
+    CodeStore,
+    StoreError,
+    empty_staging,
+    forget_missing,
+    keep_tokenizer,
+    lock_path,
+    publish_committed,
+    remove_partials,
+    write_checksums,
+    write_metadata,
+)
+from pipelines.tracks.annotations import AnnotationTrack
+from pipelines.tracks.flags import open_tracks
+from pipelines.tracks.plan import check_as_planned, store_attributes
+from pipelines.tracks.report import first_lines, lacking_lines
+from pipelines.tracks.track import Track, waiting_tasks
+from tokenizer import VQGAN, load_tokenizer
+
+
+class EncodeOutcome(NamedTuple):
+    """What a run reports."""
+
+    lines: list[str]  # failed and skipped files, rows of further tracks, and a summary
+    error: str | None  # set where more than --max-bad of the images failed
+
+
+def encode_tracks(flags: EncodeFlags, kinds: Mapping[str, type[Track]]) -> EncodeOutcome:
+    """Plan the new images of --in and encode what the store's tracks lack.
+
+    `kinds` are the kinds of further tracks by name. Raises UserError for flags or input that
+    cannot be used.
+    """
+    check_absolute({"--in": flags.in_, "--out": flags.out})
+    root = flags.out.absolute()
+    _check_output(root)
+    check_flags(flags)
+    tokenizer = load_tokenizer(flags.tokenizer)
+    if tokenizer.config.modality.kind != "image":
+        raise ConfigError(
+            f"{flags.tokenizer} is a tokenizer of {tokenizer.modality.noun}, not of photographs. "
+            "Name one of those, for instance photo-f8."
+        )
+    transform = Transform(
+        image_size=flags.image_size,
+        crop=flags.crop,
+        flip=flags.flip,
+        seed=flags.seed,
+        multiple_of=tokenizer.config.downsample_factor,
+    )
+    listing = list_input(flags.in_, flags.labels)
+    if flags.prune and listing.unread:
+        raise InputError(
+            f"--prune: {listing.unread[0]!r} cannot be read now, so its images would count as "
+            "removed. Make it readable, or leave --prune out."
+        )
+    tracks, stale = open_tracks(
+        root, flags.in_, tokenizer, flags.track, flags.track_tokenizer, kinds
+    )
+    with exclusive_lock(lock_path(root)):
+        remove_partials(root)
+        forget_missing(root)
+        plan = _plan(root, flags, tokenizer, transform, listing)
+        publish_committed(root)
+        plans = [track.plan(plan, flags.retry_failed) for track in tracks]
+        write_metadata(root, store_attributes(root, plan))
+        waiting = waiting_tasks(root, plan)
+        with _one_ray(flags, bool(waiting)):
+            started = time.perf_counter()
+            encode_tasks(root, flags, plan, waiting, {"--in": flags.in_})
+            seconds = time.perf_counter() - started
+            _finish(root)
+            track_rows = [_run_track(flags, *each) for each in zip(tracks, plans, strict=True)]
+    store = CodeStore.open(root)
+    lines = [line for track in tracks for line in first_lines(f"{track.name}: bad line", track.bad)]
+    lines += [line for name in store.track_names for line in lacking_lines(store, name)]
+    lines += [f"note: {line}" for line in stale]
+    ran = sum(task.num_rows for task in waiting)
+    lines += _summary(flags, store, ran, sum(track_rows), listing, seconds)
+    return EncodeOutcome(lines, _too_many_failed(flags, store))
+
+
+def _one_ray(flags: EncodeFlags, needed: bool) -> AbstractContextManager[None]:
+    """Ray for the images and all tracks, started once: a local one takes seconds to start."""
+    if not (flags.workers and needed):
+        return nullcontext()
+    cpus = flags.workers * flags.cpus_per_worker
+    return ray_running(cluster_address(flags.address), cpus=cpus)
+
+
+def _finish(root: Path) -> None:
+    empty_staging(root)
+    write_checksums(root)
+
+
+def _run_track(flags: EncodeFlags, track: Track, plan: Plan) -> int:
+    """Encode the tasks that a further track lacks; returns their number of rows."""
+    waiting = waiting_tasks(track.track_dir, plan)
+    if isinstance(track, AnnotationTrack):
+        for task in waiting:
+            track.make(plan, task)
+    else:
+        encode_tasks(track.track_dir, flags, plan, waiting, track.reads)
+    check_as_planned(track.track_dir, waiting)
+    _finish(track.track_dir)
+    return sum(task.num_rows for task in waiting)
+
+
+# --- planning
+
+
+def _check_output(root: Path) -> None:
+    if root.exists() and not root.is_dir():
+        raise StoreError(f"{root} is a file. Name a folder for --out.")
+    ours = (root / "_plan", root / "_staging")
+    if root.is_dir() and any(root.iterdir()) and not any(path.is_dir() for path in ours):
+        raise StoreError(f"{root} has other files in it. Name an empty or a new folder for --out.")
+
+
+def _plan(
+    root: Path, flags: EncodeFlags, tokenizer: VQGAN, transform: Transform, listing: Listing
+) -> Plan:
+    """The store's plan extended by the listing's new images; makes the store if there is none."""
+    older = read_plan(root)
+    if older is not None and "generated" in older.settings.track:
+        raise StoreError(f"{root} has codes that generate made. Name another --out.")
+    num_rows = len(listing.table) * transform.views
+    settings = plan_settings(
+        flags, tokenizer, transform, num_rows, older.settings if older else None
+    )
+    if older is not None:
+        check_same(root, older.settings, settings)
+    assert tokenizer.folder is not None  # it was loaded from one
+    keep_tokenizer(root, tokenizer.folder)
+    grids = partial(grids_of, transform)
+    plan = extend_plan(
+        root,
+        listing.table,
+        settings,
+        transform.views,
+        grids,
+        by_content=flags.by_content,
+        retry_failed=flags.retry_failed,
+    )
+    if flags.prune:
+        prune_plan(root, listing.table)
+    return plan
+
+
+# --- the report
+
+
+def _summary(
+    flags: EncodeFlags,
+    store: CodeStore,
+    ran: int,
+    track_rows: int,
+    listing: Listing,
+    seconds: float,
+) -> list[str]:
+    """The outcome of `ran` rows of images and `track_rows` of further tracks, as lines."""
+    failed = store.failed.to_pylist()
+    reasons = [(line["key"], f"{line['status']}: {line['error']}") for line in failed]
+    counts = f"{len(store)} encoded, {len(failed)} failed, {len(listing.skipped)} skipped"
+    if ran:
+        summary = f"{flags.out}: {counts}, {ran / seconds:.1f} images/s"
+    elif track_rows:
+        summary = f"{flags.out}: {counts}, {track_rows} rows of further tracks"
+    else:
+        summary = f"{flags.out}: nothing to do; {counts}"
+    return [
+        *first_lines("failed", reasons, in_index=True),
+        *first_lines("skipped", listing.skipped),
+        summary,
+    ]
+
+
+def _too_many_failed(flags: EncodeFlags, store: CodeStore) -> str | None:
+    num_failed = len(store.failed)
+    share = num_failed / max(1, num_failed + len(store))
+    if share > flags.max_bad:
+        return f"{share:.0%} failed, more than --max-bad {flags.max_bad}"
+    return None
