@@ -2,8 +2,8 @@
 
 Each class builds the prior's Condition from code stores, encodes a user's files for sampling, draws
 their preview and names the kind of track that encode makes for it. Code stores and files come in;
-a prior's Conditions and entries of batches go out. Read contract.py first, then a condition such as
-code_grids.py or boxes.py, then encoder.py. A condition is two modules, one here and one in
+a prior's Conditions and entries of batches go out. Read conditioning.py first, then a condition
+such as code_grids.py or boxes.py, then encoder.py. A condition is two modules, one here and one in
 prior/conditions: a module here that registers a class in CONDITIONINGS needs no other mention.
 tokenizers.py keeps the tokenizers that a prior and its conditions need in its run folder.
 """

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ops.colours import class_colours
-from pipelines.conditioning.contract import FileConditioning
+from pipelines.conditioning.conditioning import FileConditioning
 from pipelines.conditioning.files import ConditionFiles
 from prior.conditions import Condition
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ops.images import ImageArray
 from ops.views import View
 from pipelines.conditioning.annotations import AnnotationConditioning, colour_of
-from pipelines.conditioning.contract import CONDITIONINGS, track_provenance
+from pipelines.conditioning.conditioning import CONDITIONINGS, track_provenance
 from pipelines.conditioning.files import NAMED, ConditionFiles, annotation_lines
 from pipelines.inputs import Lines, are_numbers, read_lines
 from pipelines.store import CodeStore

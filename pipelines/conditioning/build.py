@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ops.config import ConfigError
-from pipelines.conditioning.contract import CONDITIONINGS
+from pipelines.conditioning.conditioning import CONDITIONINGS
 from pipelines.store import CodeStore
 from pipelines.tracks import Track
 from prior.conditions import CONDITIONS, Conditions

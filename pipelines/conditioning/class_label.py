@@ -9,7 +9,7 @@ import numpy as np
 
 from ops.config import ConfigError
 from ops.views import View
-from pipelines.conditioning.contract import CONDITIONINGS, Conditioning
+from pipelines.conditioning.conditioning import CONDITIONINGS, Conditioning
 from pipelines.inputs import Lines, read_lines
 from pipelines.store import CodeStore
 from pipelines.tracks import AnnotationTrack, Numbers, Track

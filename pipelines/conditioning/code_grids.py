@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from ops.images import ImageArray
-from pipelines.conditioning.contract import CONDITIONINGS, FileConditioning, track_provenance
+from pipelines.conditioning.conditioning import CONDITIONINGS, FileConditioning, track_provenance
 from pipelines.inputs import Entry
 from pipelines.store import CodeStore
 from pipelines.tracks import OwnTokenizerTrack, Track

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from pipelines.conditioning.contract import CONDITIONINGS, Conditioning
+from pipelines.conditioning.conditioning import CONDITIONINGS, Conditioning
 from pipelines.store import CodeStore
 from prior.conditions import Condition, Coordinates
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ops.config import ConfigError
 from ops.images import ImageArray, ImageError
 from pipelines.conditioning.build import own_tokenizers
-from pipelines.conditioning.contract import FileConditioning, Size
+from pipelines.conditioning.conditioning import FileConditioning, Size
 from pipelines.conditioning.files import ConditionFiles
 from pipelines.conditioning.flags import file_conditioning
 from pipelines.conditioning.tokenizers import track_tokenizers

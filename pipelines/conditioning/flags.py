@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ops.config import ConfigError
-from pipelines.conditioning.contract import CONDITIONINGS, FileConditioning
+from pipelines.conditioning.conditioning import CONDITIONINGS, FileConditioning
 from pipelines.conditioning.files import ConditionFiles
 from prior.conditions import CONDITIONS, Conditions
 

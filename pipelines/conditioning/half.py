@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ops.images import ImageArray, ImageError
-from pipelines.conditioning.contract import CONDITIONINGS, FileConditioning
+from pipelines.conditioning.conditioning import CONDITIONINGS, FileConditioning
 from pipelines.inputs import Entry
 
 WHITE = 255

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ops.images import ImageArray, ImageError
 from ops.masked_images import MaskedImage, decode_masked, known_cells, resize_masked
-from pipelines.conditioning.contract import CONDITIONINGS, FileConditioning
+from pipelines.conditioning.conditioning import CONDITIONINGS, FileConditioning
 from pipelines.inputs import Entry, read_entry
 from pipelines.store import CodeStore
 from prior.conditions import Condition, Inpaint

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ops.images import ImageArray, resize_and_crop
 from ops.low_resolution import enlarged, shrunk_size
-from pipelines.conditioning.contract import CONDITIONINGS, FileConditioning, track_provenance
+from pipelines.conditioning.conditioning import CONDITIONINGS, FileConditioning, track_provenance
 from pipelines.inputs import Entry, read_entry
 from pipelines.store import CodeStore
 from pipelines.tracks import LowResTrack, Track

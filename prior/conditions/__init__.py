@@ -2,7 +2,7 @@
 
 One file a condition (or a close family): its tokens, its null token, the entries of a batch that
 it reads, and how a window is cut from them. Batches of entries come in, tokens (B, T) for the
-models go out; nothing here knows of pixels or files. Read contract.py first, then a condition such
+models go out; nothing here reads pixels or files. Read condition.py first, then a condition such
 as class_label.py, then joined.py, which makes one sequence of several. A module here that
 registers a class in CONDITIONS is a condition: nothing else needs to name it.
 """
@@ -13,7 +13,7 @@ import pkgutil
 from prior.conditions.boxes import Boxes
 from prior.conditions.class_label import ClassLabel
 from prior.conditions.code_grids import CodeGrid, Depth, Segmentation
-from prior.conditions.contract import CONDITIONS, Condition, Shape
+from prior.conditions.condition import CONDITIONS, Condition, Shape
 from prior.conditions.coordinates import Coordinates
 from prior.conditions.frames import GRID, Entry
 from prior.conditions.inpaint import Inpaint

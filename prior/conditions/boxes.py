@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ops.config import ConfigError
-from prior.conditions.contract import (
+from prior.conditions.condition import (
     CONDITIONS,
     Condition,
     Shape,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ops.config import ConfigError
-from prior.conditions.contract import CONDITIONS, Condition, Shape, check_names, check_positive
+from prior.conditions.condition import CONDITIONS, Condition, Shape, check_names, check_positive
 from prior.conditions.frames import Entry
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from prior.conditions.contract import (
+from prior.conditions.condition import (
     CONDITIONS,
     Condition,
     Shape,

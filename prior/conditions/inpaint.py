@@ -1,6 +1,6 @@
 """`inpaint`: the known codes of an image of which the rest is to be filled in.
 
-Training draws what is known: masks as people make them.
+Training draws which codes are unknown: rectangles, strokes of a brush, one half, or all.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from prior.conditions.contract import (
+from prior.conditions.condition import (
     CONDITIONS,
     Condition,
     Shape,

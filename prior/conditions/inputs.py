@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ops.config import ConfigError
 from ops.windows import Window
-from prior.conditions.contract import Shape
+from prior.conditions.condition import Shape
 from prior.conditions.frames import in_window
 from prior.conditions.joined import Conditions
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ops.config import ConfigError, from_json, to_json
 from prior.conditions.class_label import ClassLabel
-from prior.conditions.contract import CONDITIONS, Condition, Shape
+from prior.conditions.condition import CONDITIONS, Condition, Shape
 from prior.conditions.frames import Entry
 
 

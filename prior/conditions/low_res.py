@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from prior.conditions.code_grids import CodeGrid
-from prior.conditions.contract import CONDITIONS
+from prior.conditions.condition import CONDITIONS
 from prior.conditions.frames import GRID, Entry
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from prior.conditions.contract import CONDITIONS, Condition, Shape
+from prior.conditions.condition import CONDITIONS, Condition, Shape
 
 
 @CONDITIONS.register("sos")

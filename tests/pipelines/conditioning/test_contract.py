@@ -30,7 +30,7 @@ from pipelines.conditioning import (
 )
 from pipelines.conditioning.annotations import AnnotationConditioning
 from pipelines.conditioning.code_grids import CodeGridConditioning
-from pipelines.conditioning.contract import CONDITIONINGS, track_provenance
+from pipelines.conditioning.conditioning import CONDITIONINGS, track_provenance
 from pipelines.conditioning.files import ConditionFiles, annotation_lines
 from pipelines.conditioning.flags import file_conditioning
 from pipelines.inputs import Lines, are_numbers, read_lines
