@@ -36,36 +36,36 @@ def make_folders(path: Path) -> None:
     fsync_path(path.parent)
 
 
-def write_aside(path: Path, data: bytes) -> Path:
+def write_temporary(path: Path, data: bytes) -> Path:
     """Write and flush `data` under a unique name next to `path`; returns that name."""
-    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
-        with disk.disk.create(aside) as file:
+        with disk.disk.create(temporary) as file:
             file.write(data)
-        fsync_path(aside)
+        fsync_path(temporary)
     except OSError:
         with contextlib.suppress(OSError):  # the first error, a full disk say, is the one to raise
-            disk.disk.unlink(aside)
+            disk.disk.unlink(temporary)
         raise
-    return aside
+    return temporary
 
 
-def link_once(aside: Path, path: Path) -> bool:
-    """Link the flushed file `aside` to `path` unless that name is taken; then remove `aside`.
+def link_once(temporary: Path, path: Path) -> bool:
+    """Link the flushed file `temporary` to `path` unless that name is taken; then remove it.
 
-    True if `path` then has the content of `aside`, even if the link call failed: some network file
-    systems make the link and report failure. The folder's directory entries are flushed either way.
-    Raises OSError if `path` does not exist in the end.
+    True if `path` then has the content of `temporary`, even if the link call failed: some network
+    file systems make the link and report failure. The folder's directory entries are flushed either
+    way. Raises OSError if `path` does not exist in the end.
     """
     try:
         try:
-            disk.disk.link(aside, path)
+            disk.disk.link(temporary, path)
         except OSError:
             if not path.exists():
                 raise
-        same = filecmp.cmp(aside, path, shallow=False)
+        same = filecmp.cmp(temporary, path, shallow=False)
     finally:
-        disk.disk.unlink(aside)
+        disk.disk.unlink(temporary)
     fsync_path(path.parent)
     return same
 
@@ -103,10 +103,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 def _swap_folders(new: Path, old: Path) -> None:
     # rename() cannot replace a folder that is not empty, so the old one is renamed first.
-    aside = old.with_name(f"{old.name}.{uuid.uuid4().hex[:8]}.partial")
-    disk.disk.replace(old, aside)
+    temporary = old.with_name(f"{old.name}.{uuid.uuid4().hex[:8]}.partial")
+    disk.disk.replace(old, temporary)
     disk.disk.replace(new, old)
-    shutil.rmtree(aside)
+    shutil.rmtree(temporary)
 
 
 def _remove(path: Path) -> None:

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ops.config import UserError
-from ops.files import fsync_path, link_once, make_folders, write_aside
+from ops.files import fsync_path, link_once, make_folders, write_temporary
 from pipelines.store import (
     CRASHED,
     OK,
@@ -81,9 +81,9 @@ def commit_part(out: Path, number: int, lines: pa.Table) -> None:
     data = parquet_bytes(table.replace_schema_metadata(description_metadata(counts)))
     path = part_path(out, number)
     try:
-        aside = write_aside(staging_path(out) / path.name, data)
+        temporary = write_temporary(staging_path(out) / path.name, data)
         make_folders(path.parent)
-        link_once(aside, path)
+        link_once(temporary, path)
     except FileNotFoundError as error:
         raise StoreError(f"{staging_path(out)} was emptied by another run ({error}).") from error
     fsync_path(out)

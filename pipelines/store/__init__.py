@@ -2,7 +2,7 @@
 
 Workers put a task's rows into a TaskBuffer, keep unfinished ones in partial shards and commit the
 whole task at once; drivers prepare and finish a store with the functions of recovery.py.
-`CodeStore` reads a store: it believes the index and memory-maps the shards. Plain `zarr.open`
+`CodeStore` reads a store: it trusts the index and memory-maps the shards. Plain `zarr.open`
 reads the arrays too, and plain `pyarrow.parquet` the index. Read layout.py first (where everything
 lies), then commit.py (how rows are written once and never overwritten).
 """

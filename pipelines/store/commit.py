@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ops import disk
-from ops.files import fsync_path, link_once, make_folders, write_aside
+from ops.files import fsync_path, link_once, make_folders, write_temporary
 from pipelines.store.layout import (
     StoreError,
     index_path,
@@ -70,13 +70,13 @@ def commit_task(
             data = shard_bytes(codes, rows_per_task, compress)
             digest = hashlib.sha256(data).hexdigest()
             name = f"{grid}-{task}-{track}-{digest[:32]}.shard"
-            disk.disk.replace(write_aside(staging / name, data), staging / name)
+            disk.disk.replace(write_temporary(staging / name, data), staging / name)
             named[track] = {"file": name, "sha256": digest, "bytes": len(data)}
         part = _part_bytes(index, named)
-        aside = write_aside(staging / final.name, part)
+        temporary = write_temporary(staging / final.name, part)
         fsync_path(staging)  # or a power cut could keep the part and lose its shards
         make_folders(final.parent)
-        won = link_once(aside, final)
+        won = link_once(temporary, final)
     except FileNotFoundError as error:
         raise StoreError(f"{staging} was emptied by another run ({error}).") from error
     _fsync_up(final.parent.parent, store_root(root))

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from ops import disk
-from ops.files import fsync_path, write_aside
+from ops.files import fsync_path, write_temporary
 from pipelines.store.layout import StoreError, staging_path
 from pipelines.store.parquet import METADATA_KEY
 
@@ -53,8 +53,8 @@ def write_partial_shard(
     # The name has the last row too, so that a shorter file never replaces a longer one.
     name = f"{grid}-{task}-{first}-{first + len(lines)}.partial-shard"
     try:
-        aside = write_aside(staging / name, hashlib.sha256(payload).digest() + payload)
-        disk.disk.replace(aside, staging / name)
+        temporary = write_temporary(staging / name, hashlib.sha256(payload).digest() + payload)
+        disk.disk.replace(temporary, staging / name)
         fsync_path(staging)
     except FileNotFoundError as error:
         raise StoreError(f"{staging} was emptied by another run ({error}).") from error

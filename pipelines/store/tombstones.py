@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ops.files import fsync_path, link_once, make_folders, write_aside
+from ops.files import fsync_path, link_once, make_folders, write_temporary
 from pipelines.store.layout import StoreError, tombstones_path
 from pipelines.store.parquet import parquet_bytes
 
@@ -31,7 +31,7 @@ def write_tombstones(root: Path, table: pa.Table) -> None:
     path = tombstones_path(root, _num_parts(root))
     make_folders(path.parent)
     data = parquet_bytes(table.select(TOMBSTONE_SCHEMA.names).cast(TOMBSTONE_SCHEMA))
-    if not link_once(write_aside(path, data), path):
+    if not link_once(write_temporary(path, data), path):
         raise StoreError(f"{path} was written by another process. Run the command again.")
     fsync_path(root)  # an earlier run may have been killed between making the folder and this
 

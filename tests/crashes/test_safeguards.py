@@ -39,22 +39,22 @@ slow = pytest.mark.slow
     ("scenario", "kind", "before"),
     [
         # `before`: a step at which a cut harms, where it does not at the end, always tested.
-        ("fresh", "staged shard aside", None),
+        ("fresh", "temporary staged shard", None),
         ("fresh", "staging folder", "fsync index folder"),
         ("fresh", "index folder", None),
         ("fresh", "staged part", None),
         pytest.param("fresh", "folder of index folders", None, marks=slow),
         pytest.param("fresh", "shard folder", None, marks=slow),
         pytest.param("fresh", "array folder", None, marks=slow),
-        pytest.param("fresh", "plan part aside", None, marks=slow),
+        pytest.param("fresh", "temporary plan part", None, marks=slow),
         pytest.param("fresh", "plan folder", None, marks=slow),
-        pytest.param("fresh", "metadata aside", None, marks=slow),
+        pytest.param("fresh", "temporary metadata", None, marks=slow),
         pytest.param("fresh", "tokenizer", None, marks=slow),
         pytest.param("fresh", "store folder", None, marks=slow),
         pytest.param("fresh", "outside", None, marks=slow),
-        pytest.param("extended", "tombstone part aside", None, marks=slow),
+        pytest.param("extended", "temporary tombstone part", None, marks=slow),
         pytest.param("extended", "tombstone folder", None, marks=slow),
-        pytest.param("extended", "checksums aside", None, marks=slow),
+        pytest.param("extended", "temporary checksums", None, marks=slow),
     ],
 )
 def test_without_a_flush_a_power_cut_does_harm(

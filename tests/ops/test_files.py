@@ -16,8 +16,8 @@ from ops.files import (
     file_hash,
     json_hash,
     link_once,
-    write_aside,
     write_json,
+    write_temporary,
 )
 
 
@@ -103,9 +103,9 @@ def test_a_lock_is_held_by_one_process_and_released_when_it_dies(tmp_path):
 
 def test_a_link_is_made_once_and_later_ones_change_nothing(tmp_path):
     path = tmp_path / "part"
-    assert link_once(write_aside(path, b"first"), path)
-    assert link_once(write_aside(path, b"first"), path)
-    assert not link_once(write_aside(path, b"other"), path)
+    assert link_once(write_temporary(path, b"first"), path)
+    assert link_once(write_temporary(path, b"first"), path)
+    assert not link_once(write_temporary(path, b"other"), path)
     assert path.read_bytes() == b"first"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -113,7 +113,7 @@ def test_a_link_is_made_once_and_later_ones_change_nothing(tmp_path):
 def test_a_link_that_cannot_be_made_is_an_error(tmp_path):
     path = tmp_path / "missing" / "part"
     with pytest.raises(FileNotFoundError):
-        link_once(write_aside(tmp_path / "part", b"data"), path)
+        link_once(write_temporary(tmp_path / "part", b"data"), path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -124,5 +124,5 @@ def test_a_file_cut_short_by_a_full_disk_is_removed(tmp_path, monkeypatch):
 
     monkeypatch.setattr("ops.disk.disk", FullDisk())
     with pytest.raises(OSError, match="No space"):
-        write_aside(tmp_path / "part", b"data")
+        write_temporary(tmp_path / "part", b"data")
     assert list(tmp_path.iterdir()) == []
