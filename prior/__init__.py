@@ -47,7 +47,6 @@ from prior.models import (
 from prior.objective import LossSettings, Objective, perturbed, training_objective
 from prior.orderings import ORDERINGS, ROW_MAJOR
 from prior.prior import MODEL_KIND, Prior, load_prior, save_prior
-from prior.sampling import GenerationConfig
 
 __all__ = [
     "Boxes",
@@ -58,7 +57,6 @@ __all__ = [
     "Depth",
     "GPT",
     "GPTConfig",
-    "GenerationConfig",
     "Inpaint",
     "Keypoints",
     "LocalConfig",

@@ -133,12 +133,6 @@ def _read_description(path: Path) -> dict[str, Any]:
         raise StoreError(f"{path}: corrupt plan ({error}). Restore it from a copy.") from error
 
 
-def task_rows(root: Path, task: Task) -> list[dict[str, Any]]:
-    """The planned rows of one task as dictionaries with the columns of PLAN_SCHEMA."""
-    rows: list[dict[str, Any]] = task_table(root, task).to_pylist()
-    return rows
-
-
 def task_table(root: Path, task: Task) -> pa.Table:
     """The planned rows of one task (PLAN_SCHEMA); raises StoreError if the plan is corrupt."""
     path = plan_path(root, task.part)

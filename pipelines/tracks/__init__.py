@@ -8,7 +8,7 @@ and flags.py; the condition of a name decides its kind of track (pipelines/condi
 """
 
 from pipelines.tracks.annotations import AnnotationTrack, Numbers, points_in_view
-from pipelines.tracks.code_grids import FileTrack, LowResTrack, OwnTokenizerTrack
+from pipelines.tracks.code_grids import LowResTrack, OwnTokenizerTrack
 from pipelines.tracks.encode_store import encode_tracks
 from pipelines.tracks.report import lacking
 from pipelines.tracks.track import Track, TrackInput
@@ -16,7 +16,6 @@ from pipelines.tracks.verification import verify_store
 
 __all__ = [
     "AnnotationTrack",
-    "FileTrack",
     "LowResTrack",
     "Numbers",
     "OwnTokenizerTrack",

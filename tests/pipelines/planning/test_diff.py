@@ -13,7 +13,7 @@ from pipelines.inputs.listing import READERS, Listing, ListingBuilder, list_inpu
 from pipelines.inputs.reading import Entry, content_hash, read_bytes
 from pipelines.planning import diff
 from pipelines.planning.diff import DUPLICATE
-from pipelines.planning.plan import PlanSettings, extend_plan, prune_plan, read_plan, task_rows
+from pipelines.planning.plan import PlanSettings, extend_plan, prune_plan, read_plan, task_table
 from pipelines.store import INDEX_SCHEMA, commit_task
 from pipelines.store.commit import committed_tasks
 from pipelines.store.layout import staging_path
@@ -46,7 +46,8 @@ class Images:
 
     def rows(self) -> list[dict]:
         plan = read_plan(self.root)
-        return [row for task in plan.tasks for row in task_rows(self.root, task)] if plan else []
+        tasks = plan.tasks if plan else ()
+        return [row for task in tasks for row in task_table(self.root, task).to_pylist()]
 
     def encode(self, failing: tuple[str, ...] = ()) -> None:
         """Commit the remaining tasks as a worker would; failed images have no content hash."""
@@ -62,7 +63,7 @@ class Images:
                     "content": content_of(row) if row["key"] not in failing else None,
                     "checksum": 0,
                 }
-                for row in task_rows(self.root, task)
+                for row in task_table(self.root, task).to_pylist()
             ]
             codes = np.zeros((len(lines), 2, 2), "<u2")
             index = pa.Table.from_pylist(lines, INDEX_SCHEMA)

@@ -16,7 +16,7 @@ from ops import disk
 from ops.disk import Disk
 from pipelines.inputs.listing import ENTRY_SCHEMA
 from pipelines.inputs.reading import Entry
-from pipelines.planning.plan import Plan, PlanSettings, extend_plan, read_plan, task_rows
+from pipelines.planning.plan import Plan, PlanSettings, extend_plan, read_plan, task_table
 from pipelines.store import StoreError
 
 SETTINGS = PlanSettings(rows_per_task=4, track={"codebook_size": 16, "transform": {"crop": "ten"}})
@@ -45,7 +45,7 @@ def extend(root: Path, listed: list[Entry], views: int = 1) -> Plan:
 
 def all_rows(root: Path) -> list[dict]:
     plan = read_plan(root)
-    return [row for task in plan.tasks for row in task_rows(root, task)]
+    return [row for task in plan.tasks for row in task_table(root, task).to_pylist()]
 
 
 def test_rows_follow_the_listing_and_tasks_own_fixed_ranges(tmp_path: Path) -> None:
@@ -135,15 +135,15 @@ def test_corrupt_row_group_is_an_error_with_its_path(tmp_path: Path) -> None:
     for place in range(start + 40, start + 60):
         data[place] ^= 255
     path.write_bytes(data)
-    assert [row["key"] for row in task_rows(tmp_path, plan.tasks[0])] == list("abcd")
+    assert [row["key"] for row in task_table(tmp_path, plan.tasks[0]).to_pylist()] == list("abcd")
     with pytest.raises(StoreError, match=r"0\.parquet: corrupt plan"):
-        task_rows(tmp_path, plan.tasks[1])
+        task_table(tmp_path, plan.tasks[1]).to_pylist()
 
 
 def test_replaced_plan_is_not_read_from_the_cache(tmp_path: Path) -> None:
     for keys in ("abcd", "efgh"):
         plan = extend(tmp_path, entries(*keys))
-        assert [row["key"] for row in task_rows(tmp_path, plan.tasks[0])] == list(keys)
+        assert [row["key"] for row in task_table(tmp_path, plan.tasks[0]).to_pylist()] == list(keys)
         shutil.rmtree(tmp_path / "_plan")
 
 
@@ -201,4 +201,4 @@ def test_every_key_has_one_row_and_every_row_one_key(
     assert sorted(row["key"] for row in rows) == sorted(set().union(*rounds))
     assert len({row["row"] for row in rows}) == len(rows)
     for task in read_plan(root).tasks:
-        assert {row["row"] // 4 for row in task_rows(root, task)} == {task.number}
+        assert {row["row"] // 4 for row in task_table(root, task).to_pylist()} == {task.number}
