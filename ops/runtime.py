@@ -92,7 +92,7 @@ def keep_freed_memory() -> None:
 
 
 class MetricsLog:
-    """A run's metrics and pictures: `metrics.jsonl` and TensorBoard events.
+    """A run's metrics and images: `metrics.jsonl` and TensorBoard events.
 
     On resume, lines of steps after `after_step` are dropped, since these steps will be repeated.
     """
@@ -123,7 +123,7 @@ class MetricsLog:
             self._writer.add_scalar(name, value, step)
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
-        """Write a picture, uint8 (H, W, 3), for TensorBoard."""
+        """Write an image, uint8 (H, W, 3), for TensorBoard."""
         self._writer.add_image(name, image, step, dataformats="HWC")
 
     def __enter__(self) -> MetricsLog:

@@ -67,7 +67,7 @@ def generate(run: Path, out: Path, *flags: object) -> int:
     return main(words(run, out, *flags))
 
 
-def picture(path: Path) -> np.ndarray:
+def image_in(path: Path) -> np.ndarray:
     with Image.open(path) as file:
         return np.array(file)
 

@@ -185,8 +185,8 @@ class EncodeWorker:
         encoding: deque[_Batch] = deque()
         with self._encoding:
             while ahead:
-                places, pictures = ahead.popleft()
-                encoding.append(_Batch(places, pictures, self._batches.encode(pictures)))
+                places, batch = ahead.popleft()
+                encoding.append(_Batch(places, batch, self._batches.encode(batch)))
                 ahead.extend(islice(reading, 1))
                 if len(encoding) > self._batches.concurrent_batches:
                     yield self._put(buffer, encoding.popleft())

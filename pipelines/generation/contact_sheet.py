@@ -10,10 +10,10 @@ import numpy as np
 
 from ops.images import MAX_PIXELS, ImageArray, decode_image, image_grid, resize_and_crop, write_png
 from pipelines.conditioning import ConditionEncoder
-from pipelines.generation.outputs import picture_path
+from pipelines.generation.outputs import image_path
 from pipelines.generation.settings import GenerationRequest
 
-GRID_PICTURES = 64
+GRID_IMAGES = 64
 GRID_SIDE = 256  # pixels; larger images are shrunk for the grid
 
 
@@ -38,21 +38,21 @@ def write_grids(request: GenerationRequest, condition_encoder: ConditionEncoder)
     """
     if request.width * request.height > MAX_PIXELS:
         return
-    first = range(min(request.count, GRID_PICTURES))
-    sampled = [sample for sample in first if picture_path(request.out, sample).is_file()]
+    first = range(min(request.count, GRID_IMAGES))
+    sampled = [sample for sample in first if image_path(request.out, sample).is_file()]
     for name in condition_encoder.names:
-        pictures = (condition_encoder.preview(name, sample) for sample in sampled)
-        _write(conditions_path(request.out, name), pictures, request)
+        images = (condition_encoder.preview(name, sample) for sample in sampled)
+        _write(conditions_path(request.out, name), images, request)
     if len(sampled) > 1:
-        paths = (picture_path(request.out, sample) for sample in sampled)
+        paths = (image_path(request.out, sample) for sample in sampled)
         _write(grid_path(request.out), (decode_image(p.read_bytes()) for p in paths), request)
 
 
-def _write(path: Path, pictures: Iterable[ImageArray], request: GenerationRequest) -> None:
+def _write(path: Path, images: Iterable[ImageArray], request: GenerationRequest) -> None:
     if path.exists():
         return
     scale = min(1.0, GRID_SIDE / max(request.width, request.height))
     size = max(1, round(request.height * scale)), max(1, round(request.width * scale))
-    small = [resize_and_crop(picture, size) for picture in pictures]
+    small = [resize_and_crop(image, size) for image in images]
     if small:
         write_png(path, image_grid(np.stack(small), columns=math.ceil(math.sqrt(len(small)))))

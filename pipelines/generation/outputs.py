@@ -21,7 +21,7 @@ from pipelines.generation.settings import GenerationRequest
 from tokenizer import VQGAN, decode_strips
 
 
-def picture_path(out: Path, sample: int) -> Path:
+def image_path(out: Path, sample: int) -> Path:
     return out / f"{sample_name(sample)}.png"
 
 
@@ -29,17 +29,17 @@ def tar_path(out: Path, number: int) -> Path:
     return out / "tars" / f"{number:05d}.tar"
 
 
-def picture_file(request: GenerationRequest, number: int, sample: int) -> str | None:
+def image_file(request: GenerationRequest, number: int, sample: int) -> str | None:
     """The PNG or tar that has a sample's image, below the folder of samples; None without one."""
     if "images" in request.save:
-        return picture_path(Path(), sample).name
+        return image_path(Path(), sample).name
     return str(tar_path(Path(), number)) if "tars" in request.save else None
 
 
-# --- pictures
+# --- images
 
 
-def write_picture(path: Path, tokenizer: VQGAN, codes: Codes, width: int, height: int) -> None:
+def write_image(path: Path, tokenizer: VQGAN, codes: Codes, width: int, height: int) -> None:
     """Decode codes (h, w) and write the PNG, a strip at a time where the tokenizer is local."""
     # One image at a time: its pixels must not depend on others in a batch.
     device = next(tokenizer.parameters()).device
@@ -69,14 +69,14 @@ def write_tar(path: Path, members: Iterator[tuple[str, bytes | Path]]) -> None:
 
 
 def members_of(
-    name: str, picture: Path, codes: Codes, facts: dict[str, Any]
+    name: str, image: Path, codes: Codes, facts: dict[str, Any]
 ) -> Iterator[tuple[str, bytes | Path]]:
     """The (name, content) members of one sample: facts as JSON, codes (h, w) as npy, the PNG."""
     array = io.BytesIO()
     np.save(array, codes)
     yield f"{name}.json", (json.dumps(facts) + "\n").encode()
     yield f"{name}.npy", array.getvalue()
-    yield f"{name}.png", picture
+    yield f"{name}.png", image
 
 
 def codes_in_tar(path: Path) -> dict[str, Codes]:

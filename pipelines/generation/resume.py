@@ -17,7 +17,7 @@ from ops import disk
 from ops.files import fsync_path
 from pipelines.generation.code_store import has_codes, stored_codes, take_codes_out
 from pipelines.generation.index import Part, part_path, read_lines, sample_name
-from pipelines.generation.outputs import codes_in_tar, picture_path, tar_path
+from pipelines.generation.outputs import codes_in_tar, image_path, tar_path
 from pipelines.generation.sample_buffer import (
     Codes,
     SampleBuffer,
@@ -31,7 +31,7 @@ from pipelines.store import CRASHED, OK, staging_path, task_of_partial_shard
 from pipelines.store import empty_staging as empty_staging_except
 from pipelines.store import remove_partials as remove_partials_in
 
-PICTURE = re.compile(r"sample-(\d+)\.png")
+IMAGE_NAME = re.compile(r"sample-(\d+)\.png")
 
 
 def remove_partials(out: Path) -> None:
@@ -60,11 +60,11 @@ class Folder:
         self.request, self.parts, self.retry_failed = request, parts, retry_failed
         # One listing of the folder: a million names take a second, a million stat calls minutes.
         names = os.listdir(request.out)
-        self.pictures = {name for name in names if name.endswith(".png")}
+        self.images = {name for name in names if name.endswith(".png")}
         tars = request.out / "tars"
         self.tars = set(os.listdir(tars)) if tars.is_dir() else set()
-        numbers = (int(found[1]) for name in names if (found := PICTURE.fullmatch(name)))
-        self._pictures_of = Counter(number // request.samples_per_task for number in numbers)
+        numbers = (int(found[1]) for name in names if (found := IMAGE_NAME.fullmatch(name)))
+        self._images_of = Counter(number // request.samples_per_task for number in numbers)
 
     def unfinished(self, wanted: range) -> list[Piece[int]]:
         """The tasks that lack any of the samples `wanted`, and the places of those in them."""
@@ -85,7 +85,7 @@ class Folder:
             return False
         settled = part.ok + part.crashed * (not self.retry_failed)
         if part.rows == len(self.request.samples_of(number)) == settled and (
-            "images" not in save or self._pictures_of[number] >= part.ok
+            "images" not in save or self._images_of[number] >= part.ok
         ):
             return True
         return all(self._is_done(line) for line in self._lines(number, wanted))
@@ -101,7 +101,7 @@ class Folder:
             return not self.retry_failed
         if line["status"] != OK or "images" not in self.request.save:
             return bool(line["status"] == OK)
-        return picture_path(Path(), line["sample"]).name in self.pictures
+        return image_path(Path(), line["sample"]).name in self.images
 
     # --- reopening tasks
 

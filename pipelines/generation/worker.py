@@ -31,11 +31,11 @@ from pipelines.generation.index import (
     sample_name,
 )
 from pipelines.generation.outputs import (
+    image_file,
+    image_path,
     members_of,
-    picture_file,
-    picture_path,
     tar_path,
-    write_picture,
+    write_image,
     write_tar,
 )
 from pipelines.generation.preview import Preview
@@ -224,8 +224,8 @@ class GenerationWorker:
 
     def _draw(self, sample: int, codes: np.ndarray[Any, Any], folder: Path | None = None) -> str:
         """Write a sample's PNG, among the samples or in another folder; returns its hash."""
-        path = picture_path(folder or self.request.out, sample)
-        write_picture(path, self.tokenizer, codes, self.request.width, self.request.height)
+        path = image_path(folder or self.request.out, sample)
+        write_image(path, self.tokenizer, codes, self.request.width, self.request.height)
         return file_hash(path)
 
     # --- the end of a task
@@ -234,7 +234,7 @@ class GenerationWorker:
         request, first = self.request, buffer.samples.start
         if "images" in request.save:
             for place in buffer.sampled():
-                if not picture_path(request.out, first + place).exists():  # removed meanwhile
+                if not image_path(request.out, first + place).exists():  # removed meanwhile
                     self._draw(first + place, buffer.codes[place])
         if "tars" in request.save:
             write_tar(tar_path(request.out, buffer.task), self._members(buffer))
@@ -254,10 +254,10 @@ class GenerationWorker:
                 line = buffer.lines[place]
                 assert line is not None
                 buffer.put(place, line._replace(checksum=checksum))
-            picture = picture_path(folder, sample)
-            yield from members_of(sample_name(sample), picture, codes, self._facts(sample))
+            image = image_path(folder, sample)
+            yield from members_of(sample_name(sample), image, codes, self._facts(sample))
             if "images" not in self.request.save:
-                picture.unlink()
+                image.unlink()
 
     def _facts(self, sample: int) -> dict[str, Any]:
         request = self.request
@@ -274,7 +274,7 @@ class GenerationWorker:
                 "label": request.label_of(sample),
                 "status": line.status,
                 "error": line.error,
-                "file": picture_file(request, buffer.task, sample) if line.status == OK else None,
+                "file": image_file(request, buffer.task, sample) if line.status == OK else None,
                 "checksum": line.checksum,
                 "codes_hash": line.codes_hash,
             }

@@ -20,14 +20,14 @@ from pipelines.store import CodeStore
 from pipelines.streaming import CodeDataset, check_tokenizer
 from pipelines.training.prior_task import held_out_cut, held_out_nll
 from pipelines.training.tokenizer_data import evaluation_samples, list_data
-from pipelines.training.tokenizer_task import reconstruction_metrics, reconstruction_pictures
+from pipelines.training.tokenizer_task import reconstruction_images, reconstruction_metrics
 from prior import load_prior
 from tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateFlags:
-    """Measure a tokenizer's reconstructions of images, or the likelihood of codes under a prior."""
+    """Evaluate the reconstructions of a tokenizer, or the likelihood of codes under a prior."""
 
     kind: tyro.conf.Positional[Annotated[Literal["tokenizer", "prior"], tyro.conf.arg()]]
     """what MODEL is"""
@@ -36,17 +36,17 @@ class EvaluateFlags:
     data: Path
     """images for a tokenizer (or label maps, or depth maps), a code store for a prior"""
     targets: Path | None = None
-    """for a tokenizer of label or depth maps: a folder of these, named as --data's images"""
+    """for a tokenizer of label or depth maps: a folder of these, named like --data's images"""
     out: Path
     """the JSON file to write, for instance metrics.json"""
     held_out: float = 0.1
-    """measure on this share of the images, by key, as the training commands hold out; 1: all"""
+    """evaluate on this share of the images, the same that training holds out; 1: all"""
     image_size: int = 256
-    """side, in pixels, of the centre crops that a tokenizer is measured on"""
+    """side, in pixels, of the centre crops that a tokenizer is evaluated on"""
     most: int = 1000
-    """measure on at most this many samples"""
-    picture: Path | None = None
-    """for a tokenizer: also write originals above their reconstructions as this PNG"""
+    """evaluate on at most this many samples"""
+    reconstructions: Path | None = None
+    """for a tokenizer: also write this PNG of originals above their reconstructions"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""
 
@@ -81,9 +81,9 @@ def evaluate_tokenizer(flags: EvaluateFlags) -> dict[str, Any]:
     for part in torch.split(samples, 4):
         tokenizer.encode(modality.pixels(part.to(device))).cpu()
     rate = len(samples) / (time.perf_counter() - started)
-    if flags.picture is not None:
-        shown = reconstruction_pictures(modality, samples, rebuilt)
-        write_png(flags.picture, shown["reconstructions"])
+    if flags.reconstructions is not None:
+        shown = reconstruction_images(modality, samples, rebuilt)
+        write_png(flags.reconstructions, shown["reconstructions"])
     size = tokenizer.config.codebook_size
     return {
         "images": len(samples),

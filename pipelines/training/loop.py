@@ -1,4 +1,4 @@
-"""The training loop of tokenizers and priors: steps, checkpoints, metrics, pictures, resuming.
+"""The training loop of tokenizers and priors: steps, checkpoints, metrics, images, resuming.
 
 A run is a function of its settings: a step's batch and random numbers are functions of (seed,
 step), so a killed and resumed run takes the same steps as an uninterrupted one. With several
@@ -37,7 +37,7 @@ from ops.images import write_png
 from ops.ranks import ALONE, Ranks
 from ops.runtime import MetricsLog, read_metrics
 from pipelines.console import interrupts_noted, progress_bar
-from pipelines.training.plots import curves_picture
+from pipelines.training.plots import plot_curves
 
 Batch = TypeVar("Batch")
 OnStep = Callable[[int, str], None]  # called with the number of steps done and a short note
@@ -69,7 +69,7 @@ class Evaluation(NamedTuple):
     """Results on held-out samples."""
 
     metrics: dict[str, float]
-    pictures: dict[str, np.ndarray]  # uint8 (H, W, 3) by name
+    images: dict[str, np.ndarray]  # uint8 (H, W, 3) by name
     loss: float = math.inf  # chooses the best checkpoint: lower is better
 
 
@@ -111,7 +111,7 @@ class TrainTask(ABC, Generic[Batch]):
 
     @abstractmethod
     def evaluate(self, step: int) -> Evaluation:
-        """Held-out metrics and pictures after `step` steps; a collective."""
+        """Held-out metrics and images after `step` steps; a collective."""
 
 
 def train(
@@ -262,7 +262,7 @@ class _Loop(Generic[Batch]):
         if evaluation.metrics:
             self._write(done, evaluation.metrics)
         if self.log is not None:
-            for name, image in evaluation.pictures.items():
+            for name, image in evaluation.images.items():
                 folder = self.run / "samples"
                 folder.mkdir(exist_ok=True)
                 write_png(folder / f"{name}-{done:08d}.png", image)
@@ -272,9 +272,9 @@ class _Loop(Generic[Batch]):
         return self.ranks.broadcast(evaluation.loss)
 
     def _draw_curves(self, metrics: Path) -> None:
-        picture = curves_picture(read_metrics(metrics))
-        if picture is not None:
-            write_png(self.run / "curves.png", picture)
+        image = plot_curves(read_metrics(metrics))
+        if image is not None:
+            write_png(self.run / "curves.png", image)
 
     def _save(self, done: int, held_out: float = math.inf) -> None:
         if done == self.saved:

@@ -18,7 +18,7 @@ NO_CURVES = ("step", "learning_rate")
 RATES = "_per_second"  # metrics with this suffix have no curve either
 
 
-def loss_map_picture(nll: np.ndarray) -> ImageArray:
+def plot_loss_map(nll: np.ndarray) -> ImageArray:
     """A heat map, uint8 (H, W, 3), of the mean nats at each cell (h, w), with its scale.
 
     Cells that are nan stay white.
@@ -33,7 +33,7 @@ def loss_map_picture(nll: np.ndarray) -> ImageArray:
     return figure_image(figure)
 
 
-def usage_picture(counts: np.ndarray) -> ImageArray:
+def plot_usage(counts: np.ndarray) -> ImageArray:
     """Plot, uint8 (H, W, 3), of how often each code occurred, by rank, from counts (K,)."""
     figure = Figure(figsize=(4.8, 3.0), dpi=100)
     axes = figure.add_axes((0.15, 0.17, 0.8, 0.7))
@@ -49,7 +49,7 @@ def draw_usage(axes: Axes, counts: np.ndarray, colour: str = "C0") -> None:
     axes.set(xscale="log", yscale="log", xlabel="code, by rank", ylabel="times used")
 
 
-def curves_picture(lines: Sequence[Mapping[str, float]]) -> ImageArray | None:
+def plot_curves(lines: Sequence[Mapping[str, float]]) -> ImageArray | None:
     """The metrics of a metrics.jsonl over the steps, uint8 (H, W, 3); None where there are none.
 
     Values that are not finite are left out.

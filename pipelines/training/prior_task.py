@@ -33,7 +33,7 @@ from pipelines.training.parallel import (
     shard,
     wrap_ddp,
 )
-from pipelines.training.plots import loss_map_picture
+from pipelines.training.plots import plot_loss_map
 from pipelines.training.recipe import PriorRecipe
 from prior import (
     MODEL_KIND,
@@ -186,14 +186,14 @@ class PriorTask(TrainTask[CodeBatch]):
 
     def evaluate(self, step: int) -> Evaluation:
         metrics: dict[str, float] = {}
-        pictures: dict[str, np.ndarray] = {}
+        images: dict[str, np.ndarray] = {}
         with self._averaged() as model:
             if self.held_out:
                 found = held_out_nll(model, self.conditions, self.held_out, self.device)
                 metrics["held_out_loss"] = found.mean
-                pictures["loss_map"] = loss_map_picture(found.places.numpy())
-            pictures["samples"] = self._samples(model)
-        return Evaluation(metrics, pictures, metrics.get("held_out_loss", math.inf))
+                images["loss_map"] = plot_loss_map(found.places.numpy())
+            images["samples"] = self._samples(model)
+        return Evaluation(metrics, images, metrics.get("held_out_loss", math.inf))
 
     @contextmanager
     def _averaged(self) -> Iterator[PriorModel]:

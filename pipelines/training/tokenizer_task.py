@@ -17,11 +17,11 @@ from ops.runtime import autocast, pinned
 from pipelines.training.loop import Evaluation, TrainTask
 from pipelines.training.optimizer import WeightAverage, evaluating, make_optimizer, take_step
 from pipelines.training.parallel import SINGLE_PROCESS, ParallelConfig, no_sync, wrap_ddp
-from pipelines.training.plots import usage_picture
+from pipelines.training.plots import plot_usage
 from pipelines.training.recipe import TokenizerRecipe
 from tokenizer import KIND, VQGAN, Losses, Modality, VQGANObjective, save_tokenizer
 
-PICTURES = 8  # originals shown above their reconstructions
+NUM_SHOWN = 8  # originals shown above their reconstructions
 
 
 class TokenizerTask(TrainTask[Tensor]):
@@ -172,17 +172,17 @@ class TokenizerTask(TrainTask[Tensor]):
         return Evaluation(
             {f"held_out_{name}": value for name, value in metrics.items()},
             {
-                **reconstruction_pictures(self.model.modality, self.held_out, rebuilt),
-                "code_usage": usage_picture(counts.numpy()),
+                **reconstruction_images(self.model.modality, self.held_out, rebuilt),
+                "code_usage": plot_usage(counts.numpy()),
             },
             loss=-metrics[self.model.modality.headline],
         )
 
 
-def reconstruction_pictures(
-    modality: Modality, samples: Tensor, rebuilt: Tensor, most: int = PICTURES
+def reconstruction_images(
+    modality: Modality, samples: Tensor, rebuilt: Tensor, most: int = NUM_SHOWN
 ) -> dict[str, ImageArray]:
-    """Pictures by name: originals above their reconstructions, and the errors of each pixel.
+    """Images by name: originals above their reconstructions, and the errors of each pixel.
 
     The brightest error is a quarter of the value range or more, or another label.
     """

@@ -16,52 +16,51 @@ from tests.crashes.zombies import ZombieTrial, prepare_trial
 from tests.track_run import make_tokenizer, write_labels
 
 
-def picture(path: Path, seed: int) -> None:
+def write_image(path: Path, seed: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(photograph(seed, 24, 32)).save(path)
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def input_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four files, rows for two tasks: three images and one that is none."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("input_images")
     for seed, name in enumerate(("b.png", "lake/a.png", "lake/c.png")):
-        picture(folder / name, seed)
-    (folder / "broken.jpg").write_bytes(b"no picture")
+        write_image(folder / name, seed)
+    (folder / "broken.jpg").write_bytes(b"no image")
     return folder
 
 
 @pytest.fixture(scope="session")
-def later_pictures(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def later_images(input_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same folder with one image new, one changed and one removed."""
-    folder = tmp_path_factory.mktemp("later") / "pictures"
-    shutil.copytree(pictures, folder)  # with modification times, which identify an image's content
-    picture(folder / "a first.png", 10)
-    picture(folder / "lake/a.png", 11)
+    folder = tmp_path_factory.mktemp("later") / "input_images"
+    # with modification times, which identify an image's content
+    shutil.copytree(input_images, folder)
+    write_image(folder / "a first.png", 10)
+    write_image(folder / "lake/a.png", 11)
     (folder / "lake/c.png").unlink()
     return folder
 
 
 @pytest.fixture(scope="session")
 def fresh(
-    pictures: Path, tiny_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory
+    input_images: Path, tiny_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Scenario:
     """A store made from nothing."""
-    scenario = Scenario(pictures, tiny_tokenizer)
+    scenario = Scenario(input_images, tiny_tokenizer)
     return run_uninterrupted(scenario, tmp_path_factory.mktemp("fresh") / "codes.zarr")
 
 
 @pytest.fixture(scope="session")
 def extended(
     fresh: Scenario,
-    later_pictures: Path,
+    later_images: Path,
     tiny_tokenizer: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Scenario:
     """A finished store extended by a new and a changed image, with one marked as removed."""
-    scenario = Scenario(
-        later_pictures, tiny_tokenizer, base=fresh.finished, changed={"prune": True}
-    )
+    scenario = Scenario(later_images, tiny_tokenizer, base=fresh.finished, changed={"prune": True})
     return run_uninterrupted(scenario, tmp_path_factory.mktemp("extended") / "codes.zarr")
 
 
@@ -73,15 +72,15 @@ def label_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tracked(
     fresh: Scenario,
-    pictures: Path,
-    later_pictures: Path,
+    input_images: Path,
+    later_images: Path,
     label_tokenizer: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Scenario:
     """A finished store with tracks, extended by new images, a partner file added later, one that
     changed, other boxes, and another track."""
     folder = tmp_path_factory.mktemp("partners")
-    labels = write_labels(pictures, folder / "labels")
+    labels = write_labels(input_images, folder / "labels")
     (labels / "b.png").rename(folder / "b.png")
     boxes = folder / "boxes.jsonl"
     boxes.write_text('{"file": "b.png", "category": "it", "bbox": [0, 0, 20, 20]}\n')
@@ -92,9 +91,9 @@ def tracked(
     before = replace(fresh, base=fresh.finished, changed=tracks)
     base = run_uninterrupted(before, folder / "before" / "codes.zarr").finished
     (folder / "b.png").rename(labels / "b.png")
-    picture(labels / "lake" / "c.png", 3)  # in colour, so no label map
+    write_image(labels / "lake" / "c.png", 3)  # in colour, so no label map
     boxes.write_text('{"file": "lake/a.png", "category": "also", "bbox": [9, 9, 20, 20]}\n')
-    scenario = Scenario(later_pictures, fresh.tokenizer, base=base, changed={"track": "low_res=2"})
+    scenario = Scenario(later_images, fresh.tokenizer, base=base, changed={"track": "low_res=2"})
     return run_uninterrupted(scenario, folder / "tracked" / "codes.zarr")
 
 

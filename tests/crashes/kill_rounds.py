@@ -74,7 +74,7 @@ def make_scenario(folder: Path, images: int, rows_per_task: int) -> Scenario:
     (folder / "images").mkdir()
     for seed in range(images - 1):
         Image.fromarray(photograph(seed, 24, 32)).save(folder / f"images/{seed:03}.png")
-    (folder / "images/broken.jpg").write_bytes(b"no picture")
+    (folder / "images/broken.jpg").write_bytes(b"no image")
     save_tokenizer(folder / "tokenizer", build_tokenizer("tiny", seed=0))
     scenario = Scenario(
         folder / "images", folder / "tokenizer", changed={"rows_per_task": rows_per_task}

@@ -32,7 +32,7 @@ from pipelines.inputs.reading import Entry, content_hash, read_bytes
 from pipelines.jobs.queue import Done, Piece
 from pipelines.jobs.run import run_tasks
 from pipelines.planning.diff import DUPLICATE
-from pipelines.planning.plan import Task, read_plan, task_rows
+from pipelines.planning.plan import Task, read_plan, task_table
 from pipelines.store import INDEX_SCHEMA, commit_task, fill_value, grid_shape
 from pipelines.store.shards import row_checksums
 from pipelines.tracks import encode_store
@@ -67,7 +67,7 @@ class NullWorker:
 
     def run(self, piece: Piece[Task]) -> Any:
         task = piece.task
-        planned = task_rows(self.root, task)
+        planned = task_table(self.root, task).to_pylist()
         codes = np.full((len(planned), *grid_shape(task.grid)), fill_value(np.dtype("<u2")), "<u2")
         lines = [self._line(row, codes[place]) for place, row in enumerate(planned)]
         for line, checksum in zip(lines, row_checksums(codes), strict=True):
@@ -211,7 +211,7 @@ def null_scenarios(folder: Path) -> tuple[NullScenario, NullScenario]:
     files = {}
     for key in ("a", "bb", "c", "dd", "c later", "e"):
         files[key] = [folder / f"{key}.png"]
-        files[key][0].write_bytes(f"the picture {key}".encode())
+        files[key][0].write_bytes(f"the image {key}".encode())
     first = {key: files[key] for key in ("a", "bb", "c", "dd")}
     then = {"a": files["a"], "bb": files["bb"], "c": files["c later"], "e": files["e"]}
     fresh = NullScenario(tokenizer, first)

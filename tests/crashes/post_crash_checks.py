@@ -84,7 +84,7 @@ class Recorded(NamedTuple):
         return folder / "codes.zarr"
 
     def harm(self, store: Path) -> str:
-        """The lasting damage of a cut to a store, once the command has run again; "" when none."""
+        """What is wrong with a store after a cut and another run of the command; "" if nothing."""
         tracks: Tracks = {}
         try:
             found = shown(store)

@@ -17,10 +17,10 @@ from tests.conftest import photograph
 from tests.encode_run import EncodeRun
 from tokenizer import load_tokenizer
 
-PICTURE = Image.fromarray(photograph(1))  # 64 wide, 48 high
+PHOTOGRAPH = Image.fromarray(photograph(1))  # 64 wide, 48 high
 
 
-def jpeg(image: Image.Image = PICTURE, **options: object) -> bytes:
+def jpeg(image: Image.Image = PHOTOGRAPH, **options: object) -> bytes:
     buffer = BytesIO()
     image.save(buffer, "JPEG", **options)  # type: ignore[arg-type]
     return buffer.getvalue()
@@ -53,21 +53,21 @@ def rotated(orientation: int) -> bytes:
 
 
 SIXTEEN_BITS = Image.fromarray(np.arange(48 * 64, dtype=np.uint16).reshape(48, 64))
-PALETTE = PICTURE.convert("RGBA").quantize()
+PALETTE = PHOTOGRAPH.convert("RGBA").quantize()
 
 #: Name -> (bytes, expected width and height of its row).
 GOOD: dict[str, tuple[Callable[[], bytes], tuple[int, int]]] = {
     "good.jpg": (jpeg, (64, 48)),
     "progressive.jpg": (lambda: jpeg(progressive=True), (64, 48)),
-    "grey.jpg": (lambda: jpeg(PICTURE.convert("L")), (64, 48)),
-    "cmyk.jpg": (lambda: jpeg(PICTURE.convert("CMYK")), (64, 48)),
+    "grey.jpg": (lambda: jpeg(PHOTOGRAPH.convert("L")), (64, 48)),
+    "cmyk.jpg": (lambda: jpeg(PHOTOGRAPH.convert("CMYK")), (64, 48)),
     "16bit.png": (lambda: png(SIXTEEN_BITS), (64, 48)),
     "palette with alpha.png": (lambda: png(PALETTE, transparency=b"\x00\x80"), (64, 48)),
-    "half transparent.png": (lambda: png(PICTURE.convert("LA")), (64, 48)),
+    "half transparent.png": (lambda: png(PHOTOGRAPH.convert("LA")), (64, 48)),
     "animated.gif": (lambda: gif(3), (20, 20)),
-    "one pixel.png": (lambda: png(PICTURE.resize((1, 1))), (1, 1)),
-    "line.png": (lambda: png(PICTURE.resize((30_000, 1))), (30_000, 1)),
-    "column.png": (lambda: png(PICTURE.resize((1, 30_000))), (1, 30_000)),
+    "one pixel.png": (lambda: png(PHOTOGRAPH.resize((1, 1))), (1, 1)),
+    "line.png": (lambda: png(PHOTOGRAPH.resize((30_000, 1))), (30_000, 1)),
+    "column.png": (lambda: png(PHOTOGRAPH.resize((1, 30_000))), (1, 30_000)),
     **{
         f"rotated {n}.jpg": (lambda n=n: rotated(n), (48, 64) if n >= 5 else (64, 48))
         for n in range(1, 9)
@@ -82,7 +82,7 @@ GOOD: dict[str, tuple[Callable[[], bytes], tuple[int, int]]] = {
 #: Name -> (bytes, expected status of its row).
 BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "truncated.jpg": (lambda: jpeg()[: len(jpeg()) // 2], "truncated"),
-    "truncated.png": (lambda: png(PICTURE)[:-2000], "truncated"),
+    "truncated.png": (lambda: png(PHOTOGRAPH)[:-2000], "truncated"),
     "last byte missing.jpg": (lambda: jpeg()[:-1], "truncated"),
     "header only.jpg": (lambda: jpeg()[:20], "not an image"),
     "empty.png": (bytes, "empty"),
@@ -158,7 +158,7 @@ def test_codes_are_those_of_the_upright_image(run: EncodeRun, tmp_path: Path) ->
     for orientation, rotation in orientations.items():
         exif = Image.Exif()
         exif[ORIENTATION_TAG] = orientation
-        stored = PICTURE if rotation is None else PICTURE.transpose(rotation)
+        stored = PHOTOGRAPH if rotation is None else PHOTOGRAPH.transpose(rotation)
         stored.save(folder / f"{orientation}.png", exif=exif)
     assert run(folder, crop="native") == 0
     codes = [row["codes"] for row in run.store()]
@@ -192,7 +192,7 @@ def test_images_removed_or_changed_after_planning_fail(
 
     def change_images(*arguments: object, **named: object) -> None:
         (folder / "gone.jpg").unlink()
-        (folder / "changed.jpg").write_bytes(jpeg(PICTURE.resize((80, 80))))
+        (folder / "changed.jpg").write_bytes(jpeg(PHOTOGRAPH.resize((80, 80))))
         run_tasks(*arguments, **named)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:

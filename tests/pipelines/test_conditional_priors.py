@@ -17,7 +17,7 @@ from pipelines.training.flags import TrainPriorFlags, override_recipe
 from pipelines.training.prior_run import open_data
 from prior import load_prior
 from tests.condition_run import FACTOR, GRID, SIDE, TRAINING, WINDOW, condition_flag, train
-from tests.generate_run import contents, generate, picture, request_of
+from tests.generate_run import contents, generate, image_in, request_of
 from tokenizer import load_tokenizer
 
 
@@ -162,7 +162,7 @@ def test_known_half_stays_as_it_was(scene_store, scenes, tmp_path):
     np.testing.assert_array_equal(
         found[:, :rows], condition_encoder.forced([0, 1])[:, :rows].numpy()
     )
-    lower = [picture(tmp_path / f"out/sample-0000{k}.png")[SIDE // 2 :] for k in range(2)]
+    lower = [image_in(tmp_path / f"out/sample-0000{k}.png")[SIDE // 2 :] for k in range(2)]
     assert (lower[0] != lower[1]).any()
     assert pq.read_table(tmp_path / "out/index")["status"].to_pylist() == ["ok", "ok"]
     assert torch.get_num_threads() == 1

@@ -159,7 +159,7 @@ def test_failed_images_are_tried_again_on_request(
     (folder / "late.png").rename(tmp_path / "late.png")
     (folder / "late.png").symlink_to(tmp_path / "late.png")
     (tmp_path / "late.png").rename(tmp_path / "away.png")
-    (folder / "never.jpg").write_bytes(b"no picture")
+    (folder / "never.jpg").write_bytes(b"no image")
     assert run(folder) == 0
     assert "5 encoded, 2 failed" in run.printed
     before = run.store().index.num_rows

@@ -12,7 +12,7 @@ from ops.images import to_image
 from pipelines.generation.settings import default_flush_every_rows
 from pipelines.store import CodeStore
 from prior import load_prior
-from tests.generate_run import LASTING, contents, everything, generate, picture
+from tests.generate_run import LASTING, contents, everything, generate, image_in
 from tokenizer import build_tokenizer, load_tokenizer, save_tokenizer
 
 
@@ -42,7 +42,7 @@ def test_every_sample_has_an_image_and_a_line(five):
         *LASTING, "generation.json", "grid.png", *(f"sample-0000{k}.png" for k in range(5)),
         *(f"index/0000{task}.parquet" for task in range(3)),
     }  # fmt: skip
-    assert {picture(path).shape for path in five.glob("sample-*.png")} == {(16, 24, 3)}
+    assert {image_in(path).shape for path in five.glob("sample-*.png")} == {(16, 24, 3)}
     assert len(set(contents(five).values())) == 5
 
 
@@ -52,7 +52,7 @@ def test_images_are_those_of_prior_and_tokenizer_one_by_one(five, prior_run):
     codes = prior.sample(-(-16 // factor), -(-24 // factor), count=5, batch_size=2)
     for k, line in enumerate(index_of(five)):
         expected = to_image(tokenizer.decode(codes[k][None], (16, 24)))[0]
-        np.testing.assert_array_equal(picture(five / f"sample-0000{k}.png"), expected)
+        np.testing.assert_array_equal(image_in(five / f"sample-0000{k}.png"), expected)
         stored = codes[k].numpy().astype("<u2").tobytes()
         assert line["codes_hash"] == hashlib.sha256(stored).hexdigest()
 
@@ -180,14 +180,14 @@ def test_a_second_driver_is_refused(prior_run, tmp_path, capsys):
 @pytest.mark.parametrize("size", ["5x3", "8x8", "75x41"])
 def test_images_have_the_requested_size(size, prior_run, tmp_path):
     assert generate(prior_run, tmp_path, "--count", 1, "--size", size) == 0
-    height, width, _ = picture(tmp_path / "sample-00000.png").shape
+    height, width, _ = image_in(tmp_path / "sample-00000.png").shape
     assert f"{width}x{height}" == size
     assert not (tmp_path / "grid.png").exists()
 
 
 def test_large_images_are_shrunk_for_the_grid(prior_run, tmp_path):
     assert generate(prior_run, tmp_path, "--count", 2, "--size", "512x64") == 0
-    assert picture(tmp_path / "grid.png").shape == (32, 256 + 2 + 256, 3)
+    assert image_in(tmp_path / "grid.png").shape == (32, 256 + 2 + 256, 3)
 
 
 @pytest.mark.parametrize("words", [["wood", "0"], ["wood,lake"], ["2,0"], ["2,", "lake"]])
@@ -244,7 +244,7 @@ def test_flushes_of_large_canvases_are_recorded(prior_run, tmp_path):
         (["--labels", "sea"], "No label 'sea'"),
         (["--labels", "3"], "0 to 2"),
         (["--labels", "lake,3"], "0 to 2"),
-        (["--save", "pictures"], "No thing to save 'pictures'; there are images, codes, tars"),
+        (["--save", "photos"], "No thing to save 'photos'; there are images, codes, tars"),
         (["--save", ","], "names nothing"),
         (["--samples-per-task", "3", "--batch-size", "2"], "multiple of the batch size of 2"),
         (["--count", "70000", "--batch-size", "1", "--samples-per-task", "1"], "too many files"),

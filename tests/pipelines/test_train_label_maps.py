@@ -27,13 +27,13 @@ def folders(tmp_path_factory):
     for folder in ("images", "maps", "depth"):
         (root / folder / "lake").mkdir(parents=True)
     for seed in range(10):
-        picture = photograph(seed)
+        image = photograph(seed)
         name = f"lake/{seed}" if seed % 2 else f"{seed}"
-        Image.fromarray(picture).save(root / "images" / f"{name}.jpg")
-        labels = np.where(picture[..., 0] > 210, 255, picture[..., 0] // 25)
+        Image.fromarray(image).save(root / "images" / f"{name}.jpg")
+        labels = np.where(image[..., 0] > 210, 255, image[..., 0] // 25)
         labels[0, 0] = 8
         Image.fromarray(labels.astype(np.uint8)).save(root / "maps" / f"{name}.png")
-        depth = picture[..., 0].astype(np.uint16) * 256 + picture[..., 1]
+        depth = image[..., 0].astype(np.uint16) * 256 + image[..., 1]
         Image.fromarray(depth).save(root / "depth" / f"{name}.png")
     return root
 
@@ -73,7 +73,8 @@ def test_a_tokenizer_is_trained_evaluated_and_loaded(
     for name in ("reconstructions", "errors", "code_usage"):
         assert (run / "samples" / f"{name}-00000004.png").is_file()
     flags = ["--data", str(folders / "images"), "--targets", str(folders / folder)]
-    more = ["--held-out", "0.4", "--image-size", "256", "--picture", str(tmp_path / "p.png")]
+    more = ["--held-out", "0.4", "--image-size", "256"]
+    more += ["--reconstructions", str(tmp_path / "p.png")]
     out = tmp_path / "metrics.json"
     assert evaluate.main(["tokenizer", str(run), *flags, *more, "--out", str(out)]) == 0
     measured = json.loads(out.read_text())["metrics"]

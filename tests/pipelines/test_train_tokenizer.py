@@ -30,7 +30,7 @@ def logged(run, name):
     return [(line["step"], line[name]) for line in lines if name in line]
 
 
-def test_training_writes_a_tokenizer_metrics_and_pictures(photographs, tmp_path, capsys):
+def test_training_writes_a_tokenizer_metrics_and_images(photographs, tmp_path, capsys):
     assert train(photographs, tmp_path / "run", "--held-out", "0.4") == 0
     assert "4 steps taken" in capsys.readouterr().out
     tokenizer = load_tokenizer(tmp_path / "run")
@@ -102,13 +102,13 @@ def test_a_resumed_run_refuses_other_settings(photographs, tmp_path, capsys):
 
 
 def test_evaluate_gives_the_metrics_of_the_images(tiny_tokenizer, tmp_path, capsys):
-    data, picture = tmp_path / "data", tmp_path / "picture.png"
+    data, reconstructions = tmp_path / "data", tmp_path / "reconstructions.png"
     data.mkdir()
     for seed in range(3):
         Image.fromarray(photograph(seed)).save(data / f"{seed}.png")
     (data / "empty.png").write_bytes(b"")
     flags = ["--data", str(data), "--out", str(tmp_path / "m.json"), "--held-out", "1"]
-    more = ["--image-size", "32", "--picture", str(picture)]
+    more = ["--image-size", "32", "--reconstructions", str(reconstructions)]
     assert evaluate.main(["tokenizer", str(tiny_tokenizer), *flags, *more]) == 0
     metrics = json.loads((tmp_path / "m.json").read_text())["metrics"]
     tokenizer = load_tokenizer(tiny_tokenizer)
@@ -121,7 +121,7 @@ def test_evaluate_gives_the_metrics_of_the_images(tiny_tokenizer, tmp_path, caps
     assert metrics["psnr"] == pytest.approx(float(psnr(tokenizer.decode(codes), pixels).mean()))
     assert metrics["codes_used"] == len(codes.unique())
     assert metrics["bits_per_pixel"] == 8 / 64
-    assert decode_image(picture.read_bytes()).shape == (2 * 32 + 2, 3 * 32 + 2 * 2, 3)
+    assert decode_image(reconstructions.read_bytes()).shape == (2 * 32 + 2, 3 * 32 + 2 * 2, 3)
     printed = capsys.readouterr().out
     assert "psnr" in printed
     assert "unreadable: 'empty.png': the file has no bytes" in printed

@@ -14,7 +14,7 @@ from ops.images import to_image
 from pipelines import encode, report, train_prior, verify
 from pipelines.store import CodeStore
 from prior import load_prior
-from tests.generate_run import everything, generate, picture
+from tests.generate_run import everything, generate, image_in
 from tokenizer import load_tokenizer
 
 COUNT = 7
@@ -26,7 +26,7 @@ FLAGS = [
 
 @pytest.fixture(scope="module")
 def samples(labelled_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Seven samples with classes as codes and pictures, four a task; leave them as they are."""
+    """Seven samples with classes, as codes and images, four a task; leave them as they are."""
     out = tmp_path_factory.mktemp("samples")
     assert generate(labelled_run, out, *FLAGS) == 0
     return out
@@ -53,7 +53,7 @@ def test_the_store_decodes_to_the_images(samples: Path) -> None:
         codes = torch.from_numpy(row["codes"].astype(np.int64))[None]
         with torch.inference_mode():
             image = to_image(tokenizer.decode(codes, (32, 48)))[0]
-        np.testing.assert_array_equal(image, picture(samples / f"{row['key']}.png"))
+        np.testing.assert_array_equal(image, image_in(samples / f"{row['key']}.png"))
 
 
 def test_the_store_is_verified_and_corruption_is_found(

@@ -11,7 +11,7 @@ import torch
 from ops.images import to_image
 from pipelines.generation import preview as preview_module
 from pipelines.generation.preview import Preview, preview_strips
-from tests.generate_run import picture
+from tests.generate_run import image_in
 from tokenizer import VQGAN, build_tokenizer
 
 
@@ -59,10 +59,10 @@ def test_preview_is_rewritten_when_it_is_due(
     now[0] += preview_module.SECONDS
     assert not list(tmp_path.iterdir())
     preview(codes_so_far(4, 6, 6))
-    first = picture(tmp_path / "preview.png")
+    first = image_in(tmp_path / "preview.png")
     preview(codes_so_far(4, 6, 12))
-    np.testing.assert_array_equal(picture(tmp_path / "preview.png"), first)
+    np.testing.assert_array_equal(image_in(tmp_path / "preview.png"), first)
     now[0] += preview_module.SECONDS
     preview(codes_so_far(4, 6, 12))
-    assert (picture(tmp_path / "preview.png")[8:16] != first[8:16]).any()
+    assert (image_in(tmp_path / "preview.png")[8:16] != first[8:16]).any()
     assert [path.name for path in tmp_path.iterdir()] == ["preview.png"]

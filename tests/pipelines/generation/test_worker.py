@@ -22,7 +22,7 @@ from pipelines.generation.worker import GenerationWorker, quarantine
 from pipelines.jobs.queue import Done, Piece
 from pipelines.store import CodeStore
 from pipelines.store.layout import staging_path
-from tests.generate_run import contents, everything, generate, picture, request_of
+from tests.generate_run import contents, everything, generate, image_in, request_of
 
 
 def piece_of(task: int, first: int, end: int) -> Piece[int]:
@@ -127,8 +127,8 @@ def test_only_the_first_worker_writes_a_preview(
     second.run(piece_of(0, 4, 6))
     assert not (request.out / "preview.png").exists()
     first.run(piece_of(0, 0, 2))
-    shown = picture(request.out / "preview.png")
-    np.testing.assert_array_equal(shown, picture(request.out / "sample-00000.png"))
+    shown = image_in(request.out / "preview.png")
+    np.testing.assert_array_equal(shown, image_in(request.out / "sample-00000.png"))
     first.stop()
     second.stop()
 

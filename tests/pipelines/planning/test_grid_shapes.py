@@ -19,7 +19,7 @@ from pipelines.planning.grid_shapes import grids_of
 NATIVE = Transform(image_size=32, crop="native", multiple_of=8)
 
 
-def picture(path: Path, width: int, height: int) -> Path:
+def write_image(path: Path, width: int, height: int) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("L", (width, height)).save(path)
     return path
@@ -38,7 +38,7 @@ def test_square_crops_have_one_grid_and_read_no_file(crop: str) -> None:
 
 def test_native_grids_follow_the_headers_in_the_order_of_the_entries(tmp_path: Path) -> None:
     for number in range(40):
-        picture(tmp_path / f"{number:02d}.png", 64, 64 + 16 * (number % 3))
+        write_image(tmp_path / f"{number:02d}.png", 64, 64 + 16 * (number % 3))
     grids = grids_of(NATIVE, list_input(tmp_path).table)
     assert grids.to_pylist() == (["4x4", "5x4", "6x4"] * 14)[:40]
 
@@ -47,7 +47,7 @@ def test_images_without_a_readable_size_get_the_smallest_grid(tmp_path: Path) ->
     (tmp_path / "empty.png").touch()
     (tmp_path / "link.png").symlink_to("nowhere")
     (tmp_path / "text.png").write_text("words")
-    picture(tmp_path / "wide.png", 64, 48)
+    write_image(tmp_path / "wide.png", 64, 48)
     listing = list_input(tmp_path).table
     (tmp_path / "text.png").unlink()
     os.mkfifo(tmp_path / "text.png")  # a pipe without a writer
@@ -55,7 +55,7 @@ def test_images_without_a_readable_size_get_the_smallest_grid(tmp_path: Path) ->
 
 
 def test_an_image_inside_a_larger_file_is_found_by_its_offset(tmp_path: Path) -> None:
-    images = [picture(tmp_path / f"{width}.png", width, 64).read_bytes() for width in (64, 96)]
+    images = [write_image(tmp_path / f"{width}.png", width, 64).read_bytes() for width in (64, 96)]
     together = tmp_path / "both"
     together.write_bytes(b"".join(images))
     entries = [
@@ -73,7 +73,7 @@ def test_reading_many_headers_shows_progress(
     monkeypatch.setattr(module, "BAR_AFTER", 0.0)
     monkeypatch.setattr(module, "BATCH", 2)
     for number in range(5):
-        picture(tmp_path / f"{number}.png", 64, 64)
+        write_image(tmp_path / f"{number}.png", 64, 64)
     assert grids_of(NATIVE, list_input(tmp_path).table).to_pylist() == ["4x4"] * 5
     shown = capsys.readouterr()
     assert "reading headers" in shown.err

@@ -16,8 +16,8 @@ places = st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(0, 9), st
 @given(where=places, window=st.integers(1, 12), x=UNIT, y=UNIT)
 def test_point_in_the_window_is_where_it_is_in_the_view(where, window, x, y):
     """In codes: a window's corner and the point's place in it are the point's place in the view."""
-    top, left, below, beside = where
-    rows, columns = top + window + below, left + window + beside
+    top, left, below, right = where
+    rows, columns = top + window + below, left + window + right
     frames = frames_of(torch.tensor([[top, left, rows, columns]]), window)
     stored = np.array([[[x, y]]], np.float32)
     column, row = (as_entries("keypoints", stored, frames)["keypoints"][0, 0] * window).tolist()

@@ -27,7 +27,7 @@ def encoded(image):
 
 
 def flat(value, height=60, width=80):
-    """A picture of one colour, so that a crop shows which picture it is from."""
+    """An image of one colour, so that a crop shows which image it is from."""
     return encoded(np.full((height, width, 3), value, np.uint8))
 
 

@@ -69,7 +69,7 @@ def lines(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_run_writes_checkpoints_metrics_and_pictures(tmp_path):
+def test_a_run_writes_checkpoints_metrics_and_images(tmp_path):
     adder = Adder()
     assert train(adder, Source(each(float)), tmp_path, SETTINGS) == 10
     assert adder.seen == [(step, float(step)) for step in range(10)]
