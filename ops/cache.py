@@ -16,7 +16,7 @@ Array = np.ndarray[Any, Any]
 class ArrayCache(Generic[Key]):
     """Arrays by key, up to `max_bytes`; the least recently used are dropped first.
 
-    The newest array is always kept, even one larger than `max_bytes`: whoever reads it row by row
+    The newest array is always kept, even one larger than `max_bytes`: reading it row by row
     would otherwise load it again for each row. Thread-safe. A pickled cache arrives empty:
     another process fills its own.
     """

@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
-"""`python -m pipelines.encode`: a folder of images to a code store, resumed or extended when
-run again."""
+"""Encode images into a code store: python -m pipelines.encode --in IMAGES --out codes.zarr.
+
+Run again, the command resumes, or adds what is new.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Metrics of a model on held-out data: python -m pipelines.evaluate KIND MODEL --data --out.
+"""Evaluate a model on held-out data: python -m pipelines.evaluate KIND MODEL --data --out.
 
-Writes them as JSON, with the settings that they were measured with.
+Writes the metrics as JSON, with the settings they were measured with.
 """
 
 from __future__ import annotations

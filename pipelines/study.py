@@ -29,15 +29,15 @@ class StudyFlags:
     name: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="NAME")]]
     """a study of pipelines/studies: downsampling, vqvae_vqgan, ..."""
     data: Path
-    """photographs: a folder, tar files or Parquet tables, as for train_tokenizer; some hundreds"""
+    """photographs: a folder, tar files or Parquet tables, as for train_tokenizer; a few hundred"""
     out: Path
     """the study's folder: runs, codes, results.json, table.md, plot.png, report.md"""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """a run of each variant for each of these"""
+    """random seeds; every variant is run with each"""
     threads: int | None = None
     """CPU threads (default: torch's own choice)"""
     steps: int | None = None
-    """upper limit of every training's steps: 20 only shows that everything works"""
+    """upper limit of the steps of every training run; with 20 it is only a smoke test"""
     perceptual: str = "none"
     """for studies of the VQGAN's losses: lpips (downloads torchvision's VGG16), none, or the path
     of that file"""

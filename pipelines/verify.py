@@ -1,4 +1,4 @@
-"""`python -m pipelines.verify`: check a whole code store against its checksums and plan."""
+"""Check a whole code store against its checksums and plan: python -m pipelines.verify STORE."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 run.py parses flags, turns errors into one line and an exit code; progress.py shows progress as a
 bar or as log lines; interrupts.py lets a loop finish its step on Ctrl-C. smalti.py runs any command
-of pipelines/ by name. Nothing here knows images, codes or Ray. Read run.py first.
+of pipelines/ by name. Nothing here depends on images, codes or Ray. Read run.py first.
 """
 
 from pipelines.console.interrupts import interrupts_noted

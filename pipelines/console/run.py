@@ -44,5 +44,5 @@ def run_command(
         print(f"error: {disk_error_message(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
+        print("interrupted; run the same command again to resume", file=sys.stderr)
         return 130

@@ -25,7 +25,7 @@ class EncodeFlags:
     """Folder of images, tar files (WebDataset) or Parquet tables, searched recursively; or one
     such file."""
     out: Path
-    """The code store to make or to resume, for instance codes.zarr."""
+    """The code store to create or extend, for instance codes.zarr."""
     tokenizer: str = "photo-f8"
     """Name of a bundled tokenizer, or a model or run folder."""
     image_size: int = 256
@@ -35,51 +35,51 @@ class EncodeFlags:
     four corners, the middle, and their mirrors. native: the whole image, aspect kept (at most
     4:1), one array for each grid shape."""
     flip: Literal["none", "both"] = "none"
-    """both: each view a second time, mirrored; --crop ten has its mirrors already."""
+    """both: encode each view mirrored, too; --crop ten includes mirrored views already."""
     seed: int = 0
-    """For --crop random: the crop depends on this and the image's name alone."""
+    """For --crop random: the crop depends only on this and the image's name."""
     labels: Literal["none", "first", "last"] = "none"
     """first: the first folder below --in is an image's class. last: the folder it lies in."""
     track: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """NAME=VALUE, once for each further track of rows aligned with the images'. segmentation=DIR,
-    depth=DIR or any other name: files of the images' names. low_res=RATIO: the images shrunk and
-    enlarged again. boxes=FILE: JSONL, a line a box, {"file", "category", "bbox": [x, y, width,
-    height]} in pixels. keypoints=FILE: JSONL, a line a person, {"file", "keypoints": [[x, y,
-    visible], ...]}. class=FILE: JSONL or CSV of {"file", "class"}. Tracks that a store has are
-    updated in every run."""
+    depth=DIR or any other name: a folder of files named like the images. low_res=RATIO: the images
+    shrunk and enlarged again. boxes=FILE: JSONL, one line per box, {"file", "category", "bbox": [x,
+    y, width, height]} in pixels. keypoints=FILE: JSONL, one line per person, {"file", "keypoints":
+    [[x, y, visible], ...]}. class=FILE: JSONL or CSV of {"file", "class"}. Tracks that the store
+    has already are updated in every run."""
     track_tokenizer: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """NAME=DIR: the model or run folder that encodes a track; needed once."""
+    """NAME=DIR: the model or run folder of a track's tokenizer; needed in its first run only."""
     batch_size: int | Literal["auto"] = "auto"
-    """Images a forward pass; fixed when the store is made."""
+    """Images per forward pass; fixed when the store is made."""
     rows_per_task: int | Literal["auto"] = "auto"
-    """Rows of a shard file; fixed when the store is made."""
+    """Rows per shard file; fixed when the store is made."""
     compress: bool = False
-    """For archives: a code takes about as many bits as it needs, but reading is slower."""
+    """For archives: codes are compressed to about their entropy, but reading is slower."""
     by_content: bool = False
     """Detect changed images by reading all their bytes instead of by size and time."""
     retry_failed: bool = False
-    """Try images that failed again, though they have not changed."""
+    """Retry images that failed, even if they have not changed."""
     prune: bool = False
-    """Hide the rows of images that --in no longer holds; without this they stay visible."""
+    """Hide the rows of images that are no longer in --in; without this they stay visible."""
     threads: int | Literal["auto"] = "auto"
-    """CPU threads a forward pass; fixed when the store is made. With auto, 1: several passes run in
+    """CPU threads per forward pass; fixed when the store is made. auto is 1: several passes run in
     parallel instead."""
     convolution: Literal["auto", "direct", "nnpack"] = "auto"
-    """nnpack: half the time on most CPUs, other last bits; fixed when the store is made. auto takes
-    it where this machine has it and a forward pass has one thread."""
+    """nnpack: about twice as fast on most CPUs, with different rounding; fixed when the store is
+    made. auto uses it where this machine has it and a forward pass has one thread."""
     workers: int = 0
     """Ray actors that encode; 0 encodes in this process. Both give the same bytes."""
     cpus_per_worker: int = 1
-    """CPU cores each actor may use."""
+    """CPU cores per actor."""
     gpus_per_worker: float | Literal["auto"] = "auto"
-    """Share of a GPU each actor gets; with auto 1 on a GPU, else 0."""
+    """GPUs, or a fraction of one, per actor; auto is 1 on a GPU, else 0."""
     address: str | None = None
     """Address of a running Ray cluster, whose nodes must see --in and --out under the same paths;
     without it --workers starts a local Ray."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; fixed when the store is made."""
     max_bad: float = 0.5
-    """Exit code 1 when a larger share of the images than this failed."""
+    """Exit with code 1 if a larger share of the images has failed."""
 
 
 def check_flags(flags: EncodeFlags) -> None:

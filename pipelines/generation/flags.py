@@ -36,13 +36,13 @@ class GenerateFlags:
     prior: Path
     """the run folder that pipelines.train_prior wrote; it has the tokenizer too"""
     out: Path
-    """the folder of samples to make or to resume"""
+    """the folder of samples to create or extend"""
     count: int = 4
     """number of samples in the folder"""
     size: str = "256x256"
     """WIDTHxHEIGHT in pixels, any size; larger ones are sampled with a sliding window"""
     seed: int = 0
-    """seed of the random numbers: another seed gives other images"""
+    """random seed: another seed gives other images"""
     save: tuple[str, ...] = ("images",)
     """what to write, as images,codes: images (sample-00000.png, ... and grid.png), codes (a
     code store, codes.zarr, whose row k is sample k), tars (WebDataset tars)"""
@@ -50,12 +50,12 @@ class GenerateFlags:
     """step of the sliding window in codes; 1 is slowest and most exact (default: half a window);
     not for priors without a window"""
     batch_size: int | None = None
-    """samples of one batch (default: count, at most 8); part of what decides a sample"""
+    """samples per batch (default: count, at most 8); affects rounding, so it is recorded"""
     samples_per_task: int | Literal["auto"] = "auto"
-    """samples of one task, which has one tar, one shard of codes and one file of the index: whole
-    batches; recorded in the folder"""
+    """samples per task, a multiple of the batch size: a task has one tar, one shard of codes and
+    one index file; recorded in the folder"""
     only: int | None = None
-    """make only this sample of the count, 0 for the first"""
+    """generate only the sample with this number, 0 for the first"""
     labels: tuple[str, ...] = ()
     """classes, by name or number, as 3,7 or as lake wood, assigned to the samples in turn"""
     condition: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
@@ -64,7 +64,7 @@ class GenerateFlags:
     any prior, half: the upper half of the image is given. PATH is a file, or a folder of files
     that are assigned to the samples in turn; once for each condition"""
     temperature: float = 1.0
-    """below 1 favours probable codes, above 1 improbable ones; 0 always takes the most probable"""
+    """sampling temperature: below 1 favours probable codes; 0 always takes the most probable"""
     top_k: int | None = None
     """draw from the k most probable codes only"""
     top_p: float | None = None
@@ -78,30 +78,30 @@ class GenerateFlags:
     """power-cosine: guidance rises from none at a window's first code to the full scale at its
     last"""
     guidance_power: float = 1.0
-    """for power-cosine: the higher, the later it rises"""
+    """for power-cosine: the higher, the later guidance rises"""
     cache_memory: float = DEFAULT_CACHE_MEMORY / 2**30
-    """GiB of key-value caches that a worker may keep; with less, more is computed again. Decides a
-    sample's last bits"""
+    """GiB of KV caches per worker; with less, more is recomputed. Affects rounding, so it is
+    recorded"""
     keep_rows: int | Literal["auto"] = "auto"
-    """rows of codes, whole windows best, after which the rows done so far are written to disk to
-    outlast a kill; decides last bits, but not of priors without a window. With auto several
-    windows, on canvases of a megapixel and more"""
+    """rows of codes after which the rows done so far are saved, so that a killed run resumes there;
+    best a multiple of the window. Affects rounding, except for priors without a window. auto:
+    several windows, on canvases of a megapixel and more"""
     preview: bool = False
-    """write preview.png of the sample being made, every few seconds"""
+    """write preview.png of the current sample every few seconds"""
     retry_failed: bool = False
-    """try samples again that were given up because they killed their workers"""
+    """retry samples that are recorded as crashed because they killed their workers"""
     workers: int = 0
     """Ray actors that generate; 0 generates in this process. Both give the same bytes"""
     cpus_per_worker: int | None = None
-    """CPU cores each actor is given (default: --threads)"""
+    """CPU cores per actor (default: --threads)"""
     gpus_per_worker: float | Literal["auto"] = "auto"
-    """share of a GPU each actor is given; with auto 1 on a GPU, else 0"""
+    """GPUs, or a fraction of one, per actor; auto is 1 on a GPU, else 0"""
     address: str | None = None
     """address of a running Ray cluster; --prior and --out must be visible to all its nodes"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""
     threads: int = 1
-    """CPU threads of a worker; decides a sample's last bits"""
+    """CPU threads per worker; affects rounding, so it is recorded"""
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -2,8 +2,8 @@
 
 CodeDataset (dataset.py, read it first) opens stores and makes the batch of any step: rows of codes
 with labels and tracks, cut to windows, in an order (order.py) that is a function of (seed, step).
-sources.py knows which rows of a store train and which are held out, tracks.py what else a batch
-holds. CodeStream (iterable.py) is the same as a torch IterableDataset for training loops of others:
+sources.py decides which rows of a store are trained on, tracks.py what else a batch holds.
+CodeStream (iterable.py) is the same as a torch IterableDataset, for any other training loop:
 resumable, safe under DataLoader workers and ranks.
 """
 

@@ -78,7 +78,7 @@ class CodeDataset:
     `world_size` takes every world_size-th sample of a global batch of `world_size * batch_size`:
     the stream of global batches is the same for any number of ranks.
 
-    `tracks` names the tracks that batches hold beside the codes; rows without them are left out.
+    `tracks` names the tracks that batches hold, too; rows without them are left out.
 
     `cache_memory`, in bytes, restricts neighbouring samples to as many shards as fit in it, for
     stores on slow storage; None shuffles all rows at once.

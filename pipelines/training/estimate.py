@@ -40,7 +40,7 @@ def describe_prior(
 ) -> list[str]:
     """Lines of text on a prior's run that trains on `images` images."""
     codes, size = config.window**2, recipe.batch_size
-    # A local prior reads its condition grids beside the codes: they are not in condition_length.
+    # A local prior adds its condition grids to the codes: they are not in condition_length.
     grids = getattr(config, "condition_grids", 0) * codes
     tokens = torch.zeros(
         division.micro_batch(size), config.condition_length + grids, dtype=torch.int64

@@ -33,40 +33,43 @@ class TrainingFlags:
     save_every: int | None = None
     """steps between checkpoints"""
     sample_every: int | None = None
-    """steps between held-out metrics and pictures"""
+    """steps between held-out metrics and images"""
     log_every: int | None = None
     """steps between lines of metrics.jsonl"""
     batch_size: int | None = None
-    """samples a step, over all workers"""
+    """samples per step, over all workers"""
     learning_rate: float | None = None
-    """the highest learning rate"""
+    """peak learning rate"""
     threads: int | None = None
-    """CPU threads (default: torch's own choice); losses repeat to the bit at equal threads"""
+    """CPU threads (default: torch's choice); at equal numbers losses are bit-identical"""
     seed: int = 0
-    """decides the order of the data, the crops and the initial weights"""
+    """seed of the data order, the crops and the initial weights"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""
     accumulate: int = 1
-    """micro-batches to split each batch into: less memory, the same losses"""
+    """micro-batches per batch (gradient accumulation): less memory, the same losses"""
     compile: Literal["auto", "yes", "no"] = "auto"
     """compile the model with torch.compile; auto does so on GPUs"""
     recompute: bool = False
-    """activation checkpointing: less memory, a third slower"""
+    """activation checkpointing: less memory, about a third slower"""
     dry_run: bool = False
     """print sizes, memory and steps per epoch, and write nothing"""
     workers: int = 0
-    """processes that train together under Ray, each on its part of every batch; 0: this process"""
+    """data-parallel processes under Ray, each with its part of every batch; 0: this process"""
     address: str | None = None
     """the Ray cluster to use (default: in a Ray job its own cluster, else one started here)"""
     cpus_per_worker: int = 1
-    """CPUs, and threads, of each worker"""
+    """CPU cores, and torch threads, of each worker"""
     restarts: int = 10
-    """how often the workers may be restarted after one of them died"""
+    """how often the workers may be restarted after one of them has died"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainTokenizerFlags(TrainingFlags):
-    """Train a VQGAN on photographs, label maps or depth maps; run again, it resumes."""
+    """Train a VQGAN on photographs, label maps or depth maps; run again, it resumes.
+
+    Flags without a default take the recipe's value.
+    """
 
     recipe: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE")]]
     """tiny, tiny-segmentation, tiny-depth, photo-f8 or another of pipelines/recipes.py"""
@@ -74,14 +77,14 @@ class TrainTokenizerFlags(TrainingFlags):
     """a folder of images, tar files (WebDataset) or Parquet tables, searched with all its
     sub-folders; or one such file"""
     targets: Path | None = None
-    """a folder of label maps or depth maps with the names of --data's images, to train on instead
-    of these; the same names are held out"""
+    """a folder of label maps or depth maps named like --data's images, to train on instead of
+    these; the same names are held out"""
     num_classes: int | None = None
-    """of label maps: labels are below this number (default: the highest label in the data + 1)"""
+    """for label maps: number of classes (default: the highest label in the data + 1)"""
     void_label: int | None = None
-    """of label maps: the label of unlabelled pixels (default 255); -1: there is no such label"""
+    """for label maps: the label of unlabelled pixels (default 255); -1: none"""
     crop_size: int | None = None
-    """side, in pixels, of a training crop"""
+    """side of the training crops, in pixels"""
     perceptual: str | None = None
     """lpips (downloads torchvision's VGG16 on first use), none, or the path of that file"""
     adversarial: Literal["hinge", "vanilla", "none"] | None = None
@@ -89,12 +92,12 @@ class TrainTokenizerFlags(TrainingFlags):
     adversarial_start: int | None = None
     """the step from which the discriminator is trained and its loss is used"""
     adversarial_ramp: int | None = None
-    """steps over which the weight of its loss rises to its full value"""
+    """steps over which the weight of the discriminator's loss rises to its full value"""
     adversarial_weight: float | None = None
-    """weight of its loss; with --adaptive yes, times the adaptive weight"""
+    """weight of the discriminator's loss, multiplied by the adaptive weight with --adaptive yes"""
     adaptive: Literal["yes", "no"] | None = None
-    """weigh it by the ratio of gradients at the last layer, as in the paper; no, with a weight of
-    0.1 to 0.5, is more stable"""
+    """weight the discriminator's loss by the ratio of gradients at the last layer, as in the paper;
+    no, with a weight of 0.1 to 0.5, is more stable"""
     lecam_weight: float | None = None
     """LeCAM regularisation of the discriminator, against overfitting small data: 0.001 to 0.1"""
     r1_weight: float | None = None
@@ -102,20 +105,23 @@ class TrainTokenizerFlags(TrainingFlags):
     held_out: float = 0.1
     """share of the images, by key, held out for evaluation"""
     num_workers: int | None = None
-    """processes that decode images for each training process; 0: a thread of it does (default: on
-    a GPU one less than its CPU cores, else a quarter of them; at most 4)"""
+    """DataLoader workers of each training process; 0: decode in a thread of it (default: on a GPU
+    one less than its CPU cores, else a quarter of them; at most 4)"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainPriorFlags(TrainingFlags):
-    """Train a prior on code stores; run again, it resumes from the newest checkpoint."""
+    """Train a prior on code stores; run again, it resumes from the newest checkpoint.
+
+    Flags without a default take the recipe's value.
+    """
 
     recipe: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE")]]
     """tiny, tiny-local, base, large, ...: see pipelines/recipes.py"""
     codes: tuple[Path, ...]
     """stores written by pipelines.encode, all with one tokenizer"""
     weights: tuple[float, ...] | None = None
-    """relative weights of the stores in batches (default: their numbers of images)"""
+    """sampling weights of the stores (default: their numbers of images)"""
     conditions: tuple[str, ...] = ("sos",)
     """what the prior is conditioned on, one or several: sos (nothing), class (the sub-folder an
     image is in), segmentation, depth, low_res, boxes, keypoints (the stores' tracks of these names,

@@ -37,12 +37,13 @@ CONDITION_STAGE = "cond_stage_model."
 
 @dataclass(frozen=True, kw_only=True)
 class ImportTokenizerFlags:
-    """Turn a published VQGAN into a model folder."""
+    """Convert a published VQGAN to a model folder."""
 
     kind: tyro.conf.Positional[
         Annotated[Literal["compvis", "llamagen", "diffusers"], tyro.conf.arg()]
     ]
-    """whose format: taming-transformers and latent diffusion, LlamaGen, or diffusers' VQModel"""
+    """the checkpoint's format: taming-transformers and latent diffusion, LlamaGen, or diffusers'
+    VQModel"""
     file: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="FILE")]]
     """a .safetensors file or a torch checkpoint, of which only the tensors are read"""
     out: Path
@@ -53,16 +54,17 @@ class ImportTokenizerFlags:
 
 @dataclass(frozen=True, kw_only=True)
 class ImportPriorFlags:
-    """Turn a published transformer into a model folder."""
+    """Convert a published transformer to a model folder."""
 
     kind: tyro.conf.Positional[Annotated[Literal["compvis"], tyro.conf.arg()]]
-    """whose format: compvis is the Net2NetTransformer of taming-transformers, or its GPT alone"""
+    """the checkpoint's format: compvis is the Net2NetTransformer of taming-transformers, or only
+    its GPT"""
     file: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="FILE")]]
     """a .safetensors file or a torch checkpoint, of which only the tensors are read"""
     out: Path
     """the model folder to write"""
     num_classes: int | None = None
-    """number of classes it is conditioned on (1000 for ImageNet); default: unconditional"""
+    """number of classes it is conditioned on, 1000 for ImageNet (default: unconditional)"""
     conditions: Literal["coordinates"] | None = None
     """coordinates: it is conditioned on each code's position in the image, as window models are"""
     window: int = 16
