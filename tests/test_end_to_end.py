@@ -1,4 +1,4 @@
-"""The whole road by its commands: images, codes, a prior, painted pictures, one page about it."""
+"""All stages by their commands: images, codes, a prior, generated images, a report of all."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ COUNT = 6
 
 
 @pytest.fixture(scope="module")
-def road(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that the commands have gone through, up to the trained prior."""
-    folder = tmp_path_factory.mktemp("road")
+    folder = tmp_path_factory.mktemp("out")
     (folder / "imgs").mkdir()
     for seed in range(COUNT):
         Image.fromarray(photograph(seed, 140, 180)).save(folder / "imgs" / f"{seed}.png")
@@ -33,24 +33,31 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def encode_words(road: Path) -> list[str]:
-    words = ["--in", str(road / "imgs"), "--out", str(road / "codes.zarr"), "--batch-size", "1"]
+def encode_words(out: Path) -> list[str]:
+    words = [
+        "--in",
+        str(out / "imgs"),
+        "--out",
+        str(out / "codes.zarr"),
+        "--batch-size",
+        "1",
+    ]
     return [*words, "--image-size", str(SIDE)]
 
 
-def train_words(road: Path) -> list[str]:
-    words = ["tiny", "--codes", str(road / "codes.zarr"), "--out", str(road / "prior")]
+def train_words(out: Path) -> list[str]:
+    words = ["tiny", "--codes", str(out / "codes.zarr"), "--out", str(out / "prior")]
     return [*words, "--steps", "2", "--batch-size", "2"]
 
 
-def sample(road: Path, name: str, size: str, count: int, seed: int = 0) -> list[Path]:
-    words = ["--prior", str(road / "prior"), "--out", str(road / name), "--size", size]
+def sample(out: Path, name: str, size: str, count: int, seed: int = 0) -> list[Path]:
+    words = ["--prior", str(out / "prior"), "--out", str(out / name), "--size", size]
     assert generate.main([*words, "--count", str(count), "--seed", str(seed)]) == 0
-    return sorted((road / name).glob("sample-*.png"))
+    return sorted((out / name).glob("sample-*.png"))
 
 
-def size_of(picture: Path) -> tuple[int, int]:
-    with Image.open(picture) as image:
+def size_of(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
         return image.size
 
 
@@ -60,14 +67,14 @@ def files_of(folder: Path) -> dict[str, tuple[int, bytes]]:
     return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
 
 
-def test_store_holds_the_tokenizers_own_codes(road: Path) -> None:
-    tokenizer, store = load_tokenizer("photo-f8"), CodeStore.open(road / "codes.zarr")
-    array = zarr.open(road / "codes.zarr", mode="r")["g16x16/image"]
+def test_store_holds_the_tokenizers_own_codes(out: Path) -> None:
+    tokenizer, store = load_tokenizer("photo-f8"), CodeStore.open(out / "codes.zarr")
+    array = zarr.open(out / "codes.zarr", mode="r")["g16x16/image"]
     transform = Transform(image_size=SIDE, multiple_of=tokenizer.config.downsample_factor)
     assert len(store) == COUNT
     for position in range(COUNT):
         row = store[position]
-        data = (road / "imgs" / row["key"]).read_bytes()
+        data = (out / "imgs" / row["key"]).read_bytes()
         with torch.inference_mode():
             codes = tokenizer.encode(to_pixels(transform.read(data, (SIDE, SIDE)).image))[0]
         np.testing.assert_array_equal(row["codes"], codes.numpy())
@@ -77,38 +84,38 @@ def test_store_holds_the_tokenizers_own_codes(road: Path) -> None:
 
 
 def test_encoding_and_training_again_change_nothing(
-    road: Path, capsys: pytest.CaptureFixture[str]
+    out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = files_of(road / "codes.zarr") | files_of(road / "prior")
-    assert encode.main(encode_words(road)) == 0
-    assert train_prior.main(train_words(road)) == 0
+    before = files_of(out / "codes.zarr") | files_of(out / "prior")
+    assert encode.main(encode_words(out)) == 0
+    assert train_prior.main(train_words(out)) == 0
     assert capsys.readouterr().out.count("nothing") == 2
-    assert files_of(road / "codes.zarr") | files_of(road / "prior") == before
+    assert files_of(out / "codes.zarr") | files_of(out / "prior") == before
 
 
-def test_same_seed_paints_the_same_bytes_and_another_does_not(road: Path) -> None:
-    first, again = sample(road, "samples", "72x64", 2), sample(road, "again", "72x64", 2)
-    other = sample(road, "other", "72x64", 2, seed=1)
+def test_same_seed_gives_the_same_bytes_and_another_does_not(out: Path) -> None:
+    first, again = sample(out, "samples", "72x64", 2), sample(out, "again", "72x64", 2)
+    other = sample(out, "other", "72x64", 2, seed=1)
     assert [size_of(path) for path in first] == [(72, 64)] * 2
-    pictures = [[path.read_bytes() for path in paths] for paths in (first, again, other)]
-    assert pictures[0] == pictures[1]
-    assert len({*pictures[0], *pictures[2]}) == 4
+    images = [[path.read_bytes() for path in paths] for paths in (first, again, other)]
+    assert images[0] == images[1]
+    assert len({*images[0], *images[2]}) == 4
 
 
-def test_canvas_wider_than_the_window_has_the_size_asked_for(road: Path) -> None:
-    (canvas,) = sample(road, "canvas", "171x140", 1)
+def test_canvas_wider_than_the_window_has_the_size_asked_for(out: Path) -> None:
+    (canvas,) = sample(out, "canvas", "171x140", 1)
     image = decode_image(canvas.read_bytes())
     assert image.shape == (140, 171, 3)
-    assert image[:, SIDE:].std() > 0  # painted beyond the first window, too
+    assert image[:, SIDE:].std() > 0  # generated beyond the first window, too
 
 
-def test_report_tells_of_every_part(road: Path) -> None:
-    sample(road, "samples", "72x64", 2)
-    (road / "timings.json").write_text(json.dumps([{"stage": "encode", "seconds": 1.5}]))
-    assert report.main([str(road)]) == 0
-    page = (road / "report.html").read_text()
+def test_report_has_a_section_for_each_stage(out: Path) -> None:
+    sample(out, "samples", "72x64", 2)
+    (out / "timings.json").write_text(json.dumps([{"stage": "encode", "seconds": 1.5}]))
+    assert report.main([str(out)]) == 0
+    page = (out / "report.html").read_text()
     for words in ("Codes: codes.zarr", "Training: prior", "Samples: samples", "1.5 s"):
         assert words in page
-    # An original beside its reconstruction has a quality; each of the images must have been found.
+    # An original next to its reconstruction has a PSNR; each of the images must have been found.
     assert page.count(" dB</figcaption>") == COUNT
     assert "no longer there" not in page

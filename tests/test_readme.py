@@ -128,7 +128,7 @@ def look_at_shell_line(words: list[str]) -> None:
         assert words[0] in ("export", "ray")
 
 
-def test_make_targets_are_told_to_developers() -> None:
+def test_make_targets_are_documented() -> None:
     contributing = (ROOT / "CONTRIBUTING.md").read_text()
     for target in MAKE_TARGETS:
         assert f"make {target}" in README + contributing

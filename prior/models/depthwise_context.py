@@ -1,4 +1,4 @@
-"""Depthwise convolution over grid conditions: mixes what they say at and around each cell.
+"""Depthwise convolution over grid conditions: mixes their embeddings at and around each cell.
 
 A grid condition is known as a whole before the first code is sampled, so the convolution is not
 causal: a code may depend on the grid below it and to its right.
