@@ -68,7 +68,7 @@ class TrainingFlags:
 class TrainTokenizerFlags(TrainingFlags):
     """Train a VQGAN on photographs, label maps or depth maps; run again, it resumes.
 
-    Flags without a default take the recipe's value.
+    Settings whose default is None are the recipe's, unless their text says otherwise.
     """
 
     recipe: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE")]]
@@ -113,7 +113,7 @@ class TrainTokenizerFlags(TrainingFlags):
 class TrainPriorFlags(TrainingFlags):
     """Train a prior on code stores; run again, it resumes from the newest checkpoint.
 
-    Flags without a default take the recipe's value.
+    Settings whose default is None are the recipe's, unless their text says otherwise.
     """
 
     recipe: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE")]]
