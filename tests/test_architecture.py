@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import importlib.metadata
 import os
@@ -88,6 +89,7 @@ def test_imports_point_down(package: str) -> None:
                 assert top in ALLOWED[package] | {package}, f"{name_of(path)} imports {module}"
 
 
+@functools.cache
 def packages() -> dict[str, Path]:
     """Every package by its dotted name, with its `__init__` file."""
     inits = [path for path in sources(*PACKAGES) if path.name == "__init__.py"]
