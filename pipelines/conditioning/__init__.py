@@ -14,7 +14,7 @@ import pkgutil
 from pipelines.conditioning.build import make_conditions, own_tokenizers, track_kinds, tracks_of
 from pipelines.conditioning.encoder import ConditionEncoder, make_condition_encoder
 from pipelines.conditioning.files import ConditionFiles
-from pipelines.conditioning.flags import parse_conditions
+from pipelines.conditioning.flags import parse_conditions, sampling_help, training_help
 from pipelines.conditioning.tokenizers import find_tokenizer, keep_tokenizers, tokenizer_info
 
 for _module in pkgutil.iter_modules(__path__):
@@ -29,7 +29,9 @@ __all__ = [
     "make_conditions",
     "own_tokenizers",
     "parse_conditions",
+    "sampling_help",
     "tokenizer_info",
     "track_kinds",
     "tracks_of",
+    "training_help",
 ]

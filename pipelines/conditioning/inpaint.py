@@ -24,6 +24,8 @@ class InpaintConditioning(FileConditioning[Inpaint, Entry]):
     """The codes around the holes are read by the prior, and stay in the sample."""
 
     name: ClassVar[str] = "inpaint"
+    training_help: ClassVar[str] = "the codes around random masks"
+    sampling_help: ClassVar[str] = "images, transparent where to inpaint"
     known_codes: ClassVar[bool] = True
 
     @classmethod

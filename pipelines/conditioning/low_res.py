@@ -22,6 +22,7 @@ class LowResolutionConditioning(FileConditioning[LowResolution, Entry]):
     """Images of any size, shrunk as those that the prior was trained on, and enlarged again."""
 
     name: ClassVar[str] = "low_res"
+    sampling_help: ClassVar[str] = "small images"
     track: ClassVar[type[Track] | None] = LowResTrack
 
     @classmethod

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from ops.config import ConfigError
-from pipelines.conditioning import parse_conditions
+from pipelines.conditioning import parse_conditions, sampling_help
 from pipelines.generation.settings import (
     MOST_TASKS,
     GenerationRequest,
@@ -58,11 +58,9 @@ class GenerateFlags:
     """generate only the sample with this number, 0 for the first"""
     labels: tuple[str, ...] = ()
     """classes, by name or number, as 3,7 or as lake wood, assigned to the samples in turn"""
-    condition: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """NAME=PATH of a condition that the prior was trained with: segmentation, depth, low_res,
-    inpaint (holes are transparent), boxes, keypoints (JSON lines, in pixels of the image); and, of
-    any prior, half: the upper half of the image is given. PATH is a file, or a folder of files
-    that are assigned to the samples in turn; once for each condition"""
+    condition: Annotated[
+        tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(help=sampling_help())
+    ] = ()
     temperature: float = 1.0
     """sampling temperature: below 1 favours probable codes; 0 always takes the most probable"""
     top_k: int | None = None

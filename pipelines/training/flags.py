@@ -13,6 +13,7 @@ import tyro
 
 from ops.config import ConfigError
 from ops.ranks import Ranks
+from pipelines.conditioning import training_help
 from pipelines.training.estimate import Division
 from pipelines.training.launch import WorkerConfig
 from pipelines.training.loop import LoopSettings
@@ -122,11 +123,7 @@ class TrainPriorFlags(TrainingFlags):
     """stores written by pipelines.encode, all with one tokenizer"""
     weights: tuple[float, ...] | None = None
     """sampling weights of the stores (default: their numbers of images)"""
-    conditions: tuple[str, ...] = ("sos",)
-    """what the prior is conditioned on, one or several: sos (nothing), class (the sub-folder an
-    image is in), segmentation, depth, low_res, boxes, keypoints (the stores' tracks of these names,
-    see encode's --track), inpaint (the codes around holes), coordinates (where in the image a
-    window lies)"""
+    conditions: Annotated[tuple[str, ...], tyro.conf.arg(help=training_help())] = ("sos",)
     window: int | None = None
     """side, in codes, of the square window that the prior is trained on"""
     ordering: str | None = None
