@@ -13,11 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-import pyarrow as pa
-
 from ops.config import UserError
 from ops.images import SUFFIXES, ImageError
-from pipelines.inputs.parquet import NoImageColumnError, image_names, read_row
+from pipelines.inputs.parquet import NoTableImagesError, TableError, image_names, read_row
 
 ADDRESS = re.compile(r"(.+\.(?:tar|parquet))#(\d+)", re.DOTALL | re.IGNORECASE)
 
@@ -143,12 +141,13 @@ def _read_tar(path: str, place: int) -> bytes:
 
 def _parquet_members(path: str) -> Iterator[Member]:
     try:
-        for row, name in enumerate(image_names(path)):
+        names, _ = image_names(path)
+        for row, name in enumerate(names):
             yield Member(name, row, 0)
-    except NoImageColumnError as error:
+    except NoTableImagesError as error:
         raise NoImagesError(str(error)) from None
-    except pa.ArrowInvalid as error:
-        raise ArchiveError(f"not a whole Parquet file ({error})") from None
+    except TableError as error:
+        raise ArchiveError(str(error)) from None
 
 
 class _Format(NamedTuple):
