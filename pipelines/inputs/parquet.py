@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import re
 import threading
@@ -29,6 +30,8 @@ from ops.text import printable
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
 #: Columns that name the images, in any case; without any, rows are numbered.
 NAME_COLUMNS = ("key", "__key__", "file_name", "filename", "path")
+#: Columns that hold the images' classes, in any case; the first that is there.
+LABEL_COLUMNS = ("label", "class", "cls")
 GROUPS_KEPT = 8  # row groups cached in memory; a shuffle should not need more at a time
 GROUP_BYTES = 2 << 30  # the most that the images of one row group may take, decompressed
 KEPT_BYTES = 2 * GROUP_BYTES  # of all cached row groups together
@@ -53,7 +56,7 @@ class _Column(NamedTuple):
     number: int
     path: str  # dotted; a name may contain dots of its own
     holder: str  # the path of the struct that it is in, with a dot at its end; else ""
-    kind: str  # "bytes" or "text", "list" for what is inside of lists, or a type's name
+    kind: str  # "bytes", "text", "integers", "lists" for what is inside of them, or a type's name
     width: int  # bytes of each value, where all have the same; else 0
 
 
@@ -63,6 +66,7 @@ class _Layout(NamedTuple):
     image: _Column
     names: tuple[_Column, ...]  # columns of names, the best first
     unusable: tuple[str, ...]  # why other columns that should name the images do not
+    label: _Column | None  # the column of classes
     starts: np.ndarray  # (groups + 1,) first row of each row group, then the number of rows
 
 
@@ -90,13 +94,34 @@ def image_names(path: str) -> tuple[Iterator[str], str | None]:
         for column in layout.names:
             names = _names_in(path, column)
             if not isinstance(names, str):
-                used = f"named by {printable(column.path)!r}" if problems else None
+                used = f"rows are named by {printable(column.path)!r}" if problems else None
                 return iter(names), used and f"{used}: {'; '.join(problems)}"
             problems.append(names)
     except MemoryError:
         raise TableError("reading it takes more memory than there is") from None
     numbered = (f"{row:08d}" for row in range(layout.starts[-1]))
     return numbered, f"rows are numbered: {'; '.join(problems)}" if problems else None
+
+
+def label_column(path: str) -> str | None:
+    """The name of the column that holds the classes, if there is one; raises as image_names."""
+    label = _layout(path, _stamp(path)).label
+    return None if label is None else label.path
+
+
+def image_labels(path: str) -> Iterator[str | None]:
+    """The class of each row's image: a text that is not empty or an integer; else None."""
+    stamp = _stamp(path)
+    layout = _layout(path, stamp)
+    for group, rows in enumerate(np.diff(layout.starts).tolist()):
+        if layout.label is None:
+            yield from itertools.repeat(None, rows)
+        elif layout.label.kind == "integers":
+            for value in _leaf(path, stamp, group, layout.label).to_pylist():
+                yield None if value is None else str(value)
+        else:
+            for chunk in _values(path, stamp, group, layout.label).chunks:
+                yield from (text or None for text in _texts(chunk, "backslashreplace"))
 
 
 def read_row(path: str, row: int) -> bytes:
@@ -149,7 +174,7 @@ def _layout(path: str, stamp: Stamp) -> _Layout:
     starts = _row_starts(metadata, stamp[0])
     if starts[-1] == 0:
         raise NoTableImagesError("no rows")
-    return _Layout(image, *_name_columns(columns, image), starts)
+    return _Layout(image, *_name_columns(columns, image), _label_column(columns, image), starts)
 
 
 def _column(schema: pq.ParquetSchema, number: int) -> _Column:
@@ -158,13 +183,16 @@ def _column(schema: pq.ParquetSchema, number: int) -> _Column:
     if kind == "FIXED_LEN_BYTE_ARRAY":
         kind, width = "BYTE_ARRAY", leaf.length
     logical = leaf.logical_type.type
+    plain = logical in ("NONE", "UNDEFINED", "UNKNOWN")
     if leaf.max_repetition_level:
-        kind = "list"
-    elif kind == "BYTE_ARRAY" and logical in ("NONE", "UNDEFINED", "UNKNOWN"):
+        kind = "lists"
+    elif kind == "BYTE_ARRAY" and plain:
         kind = "bytes"
     elif kind == "BYTE_ARRAY" and logical in ("STRING", "ENUM"):
         kind = "text"
-    elif logical not in ("NONE", "UNDEFINED", "UNKNOWN"):
+    elif kind in ("INT32", "INT64") and (plain or logical == "INT"):
+        kind = "integers"
+    elif not plain:
         kind = logical
     return _Column(number, leaf.path, leaf.path.removesuffix(leaf.name), kind, width)
 
@@ -226,9 +254,19 @@ def _name_columns(
         elif text:
             usable += text
         elif called or below:
-            column = (called or below)[0]
-            problems.append(f"{printable(column.path)!r} holds {column.kind}, not text")
+            kind = called[0].kind if called else "fields"
+            path = printable((called or below)[0].path[: len(name)])
+            problems.append(f"column {path!r} holds {kind}, not text")
     return tuple(usable), tuple(problems)
+
+
+def _label_column(columns: Sequence[_Column], image: _Column) -> _Column | None:
+    for name in LABEL_COLUMNS:
+        for column in columns:
+            kind = column.kind in ("text", "bytes", "integers")
+            if column.path.lower() == name and kind and column.number != image.number:
+                return column
+    return None
 
 
 def _row_starts(metadata: pq.FileMetaData, size: int) -> np.ndarray:
@@ -269,32 +307,36 @@ def _kept_bytes() -> int:
     return sum(group.values.nbytes for group in _kept.values() if group.values is not None)
 
 
-def _values(path: str, stamp: Stamp, group: int, column: _Column) -> pa.ChunkedArray:
-    """A column of a row group, as binary values or, where the file allows, a dictionary of them."""
+def _leaf(path: str, stamp: Stamp, group: int, column: _Column) -> pa.ChunkedArray:
+    """A column of a row group; text and bytes are a dictionary, where the file allows that."""
     metadata = _metadata(path, stamp)
     # Asking pyarrow for the row group's columns would abort the process where they are corrupt.
     rows, claimed = metadata.row_group(group).num_rows, metadata.row_group(group).total_byte_size
     if column.width * rows > GROUP_BYTES:
         raise TableError(f"its footer claims {rows:,} rows of {column.width:,} bytes each")
     with _parquet_file(path) as file, _pyarrow_reads(max(claimed, column.width * rows)):
-        # As a dictionary, a value that is repeated a million times takes memory once.
         table = pq.ParquetFile(
             file,
             metadata=metadata,
-            read_dictionary=[column.path],
+            read_dictionary=[column.path],  # a value repeated a million times takes memory once
             page_checksum_verification=True,
         )
         values = table.reader.read_row_group(group, column_indices=[column.number])[0]
         while pa.types.is_struct(values.type):
             values = pa.compute.struct_field(values, [0])
-        values = pa.chunked_array([_binary(chunk) for chunk in values.chunks] or [[]])
     if len(values) != rows:
         raise TableError(f"row group {group} has {len(values):,} rows of {rows:,}")
     return values
 
 
+def _values(path: str, stamp: Stamp, group: int, column: _Column) -> pa.ChunkedArray:
+    """A column of text or bytes of a row group as bytes, which need not be UTF-8."""
+    chunks = _leaf(path, stamp, group, column).chunks
+    with _pyarrow_reads(stamp[0]):
+        return pa.chunked_array([_binary(chunk) for chunk in chunks] or [[]])
+
+
 def _binary(chunk: pa.Array) -> pa.Array:
-    """Text as bytes, which need not be UTF-8; every index within its dictionary."""
     if not pa.types.is_dictionary(chunk.type):
         chunk.validate(full=True)
         return chunk.cast(pa.large_binary())
@@ -303,30 +345,34 @@ def _binary(chunk: pa.Array) -> pa.Array:
     return pa.DictionaryArray.from_arrays(chunk.indices, dictionary)  # which checks the indices
 
 
+def _texts(chunk: pa.Array, errors: str) -> list[str | None]:
+    """The values of _values as text; UnicodeDecodeError where they are not, if `errors` so says."""
+    distinct = chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk
+    texts = [
+        None if value is None else value.decode(errors=errors) for value in distinct.to_pylist()
+    ]
+    if distinct is chunk:
+        return texts
+    return [None if place is None else texts[place] for place in chunk.indices.to_pylist()]
+
+
 def _names_in(path: str, column: _Column) -> list[str] | str:
     """The names in a column, or why they cannot be used."""
-    names: list[str] = []
     stamp = _stamp(path)
+    shown = f"column {printable(column.path)!r}"
+    names: list[str] = []
     for group in range(len(_layout(path, stamp).starts) - 1):
         for chunk in _values(path, stamp, group, column).chunks:
-            if chunk.null_count:
-                return f"column {printable(column.path)!r} has rows without a value"
-            if pa.types.is_dictionary(chunk.type):
-                if len(chunk) > len(chunk.dictionary):
-                    return f"column {printable(column.path)!r} repeats values"
-                distinct, places = chunk.dictionary.to_pylist(), chunk.indices.to_pylist()
-            else:
-                distinct, places = chunk.to_pylist(), range(len(chunk))
             try:
-                text = [value.decode() for value in distinct]
+                texts = _texts(chunk, "strict")
             except UnicodeDecodeError:
-                return f"column {printable(column.path)!r} is not all UTF-8"
-            names += [text[place] for place in places]
-    if not all(names):
-        return f"column {printable(column.path)!r} has rows without a value"
+                return f"{shown} is not all UTF-8"
+            named = [text for text in texts if text]
+            if len(named) < len(texts):
+                return f"{shown} has rows without a value"
+            names += named
     if len(set(names)) < len(names):
-        repeated = printable(Counter(names).most_common(1)[0][0], 80)
-        return f"column {printable(column.path)!r} repeats {repeated!r}"
+        return f"{shown} repeats {printable(Counter(names).most_common(1)[0][0], 80)!r}"
     return names
 
 
