@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import threading
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from ops.images import ImageError
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
 #: Columns that name the images; without any, rows are numbered.
 NAME_COLUMNS = ("key", "__key__", "file_name", "filename", "path")
+#: Column names that hold the images' classes; the first that is there.
+LABEL_COLUMNS = ("label", "class", "cls")
 GROUPS_KEPT = 8  # row groups cached in memory; a shuffle should not need more at a time
 
 
@@ -49,6 +52,25 @@ def image_names(path: str) -> Iterator[str]:
         yield from (str(name) for name in found)
     else:
         yield from (f"{row:08d}" for row in range(layout.starts[-1]))
+
+
+def label_column(path: str) -> str | None:
+    """The name of the column that holds the classes, if there is one."""
+    names = pq.read_schema(path).names
+    return next((name for name in LABEL_COLUMNS if name in names), None)
+
+
+def image_labels(path: str) -> Iterator[str | None]:
+    """The class of each row's image, in row order: a text or a whole number; else None."""
+    column = label_column(path)
+    layout = _layout(path, _stamp(path))
+    for group in range(len(layout.starts) - 1):
+        if column is None:
+            yield from itertools.repeat(None, int(np.diff(layout.starts)[group]))
+            continue
+        values = pq.ParquetFile(path).read_row_group(group, columns=[column])[column]
+        for value in values.to_pylist():
+            yield str(value) if isinstance(value, str | int) and value != "" else None
 
 
 def read_row(path: str, row: int) -> bytes:
