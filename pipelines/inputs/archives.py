@@ -12,14 +12,15 @@ from collections.abc import Callable, Iterator
 from itertools import repeat
 from typing import NamedTuple
 
-import pyarrow as pa
-
 from ops.config import UserError
 from ops.files import NotRegularError, open_regular
 from ops.images import ImageError
+from ops.text import printable
+from pipelines.inputs.class_names import class_name
 from pipelines.inputs.member_log import MemberLog
 from pipelines.inputs.parquet import (
-    NoImageColumnError,
+    NoTableImagesError,
+    TableError,
     image_labels,
     image_names,
     label_column,
@@ -132,16 +133,19 @@ def _read_tar(path: str, place: int) -> bytes:
 
 def _parquet_members(path: str, log: MemberLog, with_labels: bool) -> Iterator[Member]:
     try:
+        names, note = image_names(path)
+        if note is not None:
+            log.note(note)
         column = label_column(path)
         if column is not None and not with_labels:
-            log.note(f"the column '{column}' is not read: --labels field takes its classes")
+            log.note(f"column '{printable(column)}' holds classes that --labels field reads")
         labels = image_labels(path) if with_labels else repeat(None)
-        for row, (name, label) in enumerate(zip(image_names(path), labels, strict=False)):
-            yield Member(name, row, 0, label)
-    except NoImageColumnError as error:
+        for row, (name, label) in enumerate(zip(names, labels, strict=False)):
+            yield Member(name, row, 0, label and class_name(label.encode()))
+    except NoTableImagesError as error:
         raise NoImagesError(str(error)) from None
-    except pa.ArrowInvalid as error:
-        raise ArchiveError(f"not a whole Parquet file ({error})") from None
+    except TableError as error:
+        raise ArchiveError(str(error)) from None
 
 
 class _Format(NamedTuple):

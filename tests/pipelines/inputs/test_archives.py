@@ -172,6 +172,32 @@ def test_keys_in_a_table_are_its_name_column_or_row_numbers(tmp_path: Path) -> N
     assert read_all(plain) == dict(zip("abcde", data[::-1], strict=True))
 
 
+@pytest.mark.parametrize(
+    ("name", "values", "classes"),
+    [
+        ("label", pa.array([3, None, 0], pa.int64()), ["3", None, "0"]),
+        ("label", pa.array([3, 4, 0], pa.uint8()), ["3", "4", "0"]),
+        ("Class", pa.array(["cat", "", "two\nlines"]), ["cat", None, None]),
+        ("cls", pa.array(["cat", "dog", "cat"]).dictionary_encode(), ["cat", "dog", "cat"]),
+        ("cls", pa.array([b"cat", b"\xff", b"x" * 201]), ["cat", None, None]),
+        ("label", pa.array([0.5, 1, 2]), [None] * 3),
+        ("label", pa.array([[1], [2], [3]]), [None] * 3),
+    ],
+)
+def test_classes_are_read_from_a_tables_column_on_request(
+    tmp_path: Path, name: str, values: pa.Array, classes: list[str | None]
+) -> None:
+    named: dict[str, list[str] | pa.Array] = {"path": ["1", "2", "3"], name: values}
+    table = write_table(tmp_path / "a.parquet", [b"1", b"2", b"3"], **named)
+    listing = list_input(table, "field")
+    assert [entry.label_name for entry in listing.entries] == classes
+    assert not listing.unused
+    listing = list_input(table, "first")
+    assert [entry.label_name for entry in listing.entries] == [None] * 3
+    note = ("a.parquet", f"column '{name}' holds classes that --labels field reads")
+    assert listing.unused == ([note] if any(classes) else [])
+
+
 def test_row_without_bytes_is_an_empty_image(tmp_path: Path) -> None:
     table = write_table(tmp_path / "a.parquet", [b"one", None, b""])
     entries = list_input(table).entries
