@@ -179,7 +179,7 @@ def test_keys_in_a_table_are_its_name_column_or_row_numbers(tmp_path: Path) -> N
         ("label", pa.array([3, 4, 0], pa.uint8()), ["3", "4", "0"]),
         ("Class", pa.array(["cat", "", "two\nlines"]), ["cat", None, None]),
         ("cls", pa.array(["cat", "dog", "cat"]).dictionary_encode(), ["cat", "dog", "cat"]),
-        ("cls", pa.array([b"cat", b"\xff", b"x" * 201]), ["cat", None, None]),
+        ("cls", pa.array([b"cat", b"", b"x" * 201]), ["cat", None, None]),
         ("label", pa.array([0.5, 1, 2]), [None] * 3),
         ("label", pa.array([[1], [2], [3]]), [None] * 3),
     ],
