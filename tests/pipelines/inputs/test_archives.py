@@ -21,7 +21,7 @@ from pipelines.inputs.reading import read_bytes, read_entry, read_source
 from pipelines.reports.sections import store_section
 from pipelines.store import CodeStore
 from pipelines.training.image_dataset import SHARDS_TOGETHER, ImageCrops
-from pipelines.training.tokenizer_data import in_groups
+from pipelines.training.tokenizer_data import in_groups, list_data
 from tests.encode_run import EncodeRun
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -131,6 +131,16 @@ def test_archive_without_images_as_input_is_an_error_with_the_reason(tmp_path: P
         list_input(write_tar(tmp_path / "b.tar", {"1.txt": b"one"}))
     with pytest.raises(InputError, match="does not exist"):
         list_input(tmp_path / "c.tar")
+
+
+def test_training_names_archives_that_are_not_read_to_their_end(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "a.tar", {f"{number}.png": PNG for number in range(9)})
+    tar.write_bytes(tar.read_bytes()[:5000])
+    data = list_data(tmp_path, None, 0)
+    assert len(data.learned) == 5
+    ((key, reason),) = data.lost
+    assert key == "a.tar"
+    assert "cannot be read to its end" in reason
 
 
 def test_replaced_archive_is_detected_on_reading(tmp_path: Path) -> None:
