@@ -41,6 +41,8 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
         if error.errno in (errno.ENXIO, errno.ENODEV):  # a socket; a device without a driver
             raise _not_regular(path) from None
         raise
+    except ValueError:  # a name with a NUL, or with characters that names of files cannot have
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise _not_regular(path)

@@ -15,6 +15,8 @@ from typing import NamedTuple
 from ops.config import UserError
 from ops.files import NotRegularError, open_regular
 from ops.images import ImageError
+from ops.text import printable
+from pipelines.inputs.class_names import class_name
 from pipelines.inputs.member_log import MemberLog
 from pipelines.inputs.parquet import (
     NoTableImagesError,
@@ -131,15 +133,15 @@ def _read_tar(path: str, place: int) -> bytes:
 
 def _parquet_members(path: str, log: MemberLog, with_labels: bool) -> Iterator[Member]:
     try:
-        column = label_column(path)
-        if column is not None and not with_labels:
-            log.note(f"the column {column!r} is not read: --labels field takes its classes")
         names, note = image_names(path)
         if note is not None:
             log.note(note)
+        column = label_column(path)
+        if column is not None and not with_labels:
+            log.note(f"column '{printable(column)}' holds classes that --labels field reads")
         labels = image_labels(path) if with_labels else repeat(None)
         for row, (name, label) in enumerate(zip(names, labels, strict=False)):
-            yield Member(name, row, 0, label)
+            yield Member(name, row, 0, label and class_name(label.encode()))
     except NoTableImagesError as error:
         raise NoImagesError(str(error)) from None
     except TableError as error:

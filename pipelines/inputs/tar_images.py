@@ -15,15 +15,12 @@ from itertools import groupby
 from typing import BinaryIO, NamedTuple
 
 from ops.images import has_image_suffix, looks_like_image
+from pipelines.inputs.class_names import LABEL_FIELDS, MAX_LABEL, class_name
 from pipelines.inputs.member_log import MemberLog
 from pipelines.inputs.tar_headers import MAX_NAME, TarError, TarMember, tar_members
 from pipelines.inputs.tar_links import TarLinks
 
-#: Fields of a sample that hold its class, the first that is there; columns of a table likewise.
-LABEL_FIELDS = ("cls", "class", "label")
 LABEL_SUFFIXES = frozenset(f".{field}" for field in LABEL_FIELDS)
-MAX_LABEL = 200  # bytes of a class's name
-
 FIELD_WORD = re.compile(r"[A-Za-z_]+")
 PLAIN_SUFFIX = re.compile(r"\.[A-Za-z0-9_-]{1,16}")
 
@@ -147,14 +144,14 @@ def _kind(name: str) -> str:
 def _read_label(member: TarMember, file: BinaryIO, log: MemberLog, labels: dict[str, str]) -> None:
     try:
         text = os.pread(file.fileno(), min(member.size, MAX_LABEL + 1), member.place)
-        label = text.decode().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        log.skip(member.name, f"a class that cannot be read ({error})")
+    except OSError as error:
+        log.skip(member.name, f"a class that cannot be read ({error.strerror})")
         return
-    if label and len(text) <= MAX_LABEL and label.isprintable():
-        labels[member.name] = label
-    else:
+    label = class_name(text)
+    if label is None:
         log.skip(member.name, f"not a class: a class is a line of at most {MAX_LABEL} bytes")
+    else:
+        labels[member.name] = label
 
 
 def _label_of(name: str, labels: dict[str, str]) -> str | None:

@@ -32,7 +32,7 @@ class TarLinks:
             return link._replace(defect="a link that leads to itself, or through too many others")
         content = self._contents.get(path)
         if content is None:
-            shown = printable(link.target, 200)
+            shown = printable(target, 200)
             return link._replace(defect=f"a link to '{shown}', which is no file of the tar file")
         return content._replace(name=link.name)
 
