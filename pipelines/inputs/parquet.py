@@ -33,7 +33,7 @@ NAME_COLUMNS = ("key", "__key__", "file_name", "filename", "path")
 #: Columns that hold the images' classes, in any case; the first that is there.
 LABEL_COLUMNS = ("label", "class", "cls")
 GROUPS_KEPT = 8  # row groups cached in memory; a shuffle should not need more at a time
-GROUP_BYTES = 2 << 30  # the most that the images of one row group may take, decompressed
+GROUP_BYTES = 2 << 30  # the most that the images of one row group may take: pyarrow's own limit
 KEPT_BYTES = 2 * GROUP_BYTES  # of all cached row groups together
 ROWS_OF_NOTHING = 65536  # rows that a table may have beyond one a byte, for rows without images
 SLACK_BYTES = 16 << 20  # memory that reading a column may need beyond what its footer claims
@@ -88,7 +88,7 @@ def image_names(path: str) -> tuple[Iterator[str], str | None]:
     Rows are numbered if names are missing, repeated or not text. Raises TableError for a table that
     cannot be read, NoTableImagesError for one without images.
     """
-    try:
+    with _listing_memory():
         layout = _layout(path, _stamp(path))
         problems = list(layout.unusable)
         for column in layout.names:
@@ -97,8 +97,6 @@ def image_names(path: str) -> tuple[Iterator[str], str | None]:
                 used = f"rows are named by {printable(column.path)!r}" if problems else None
                 return iter(names), used and f"{used}: {'; '.join(problems)}"
             problems.append(names)
-    except MemoryError:
-        raise TableError("reading it takes more memory than there is") from None
     numbered = (f"{row:08d}" for row in range(layout.starts[-1]))
     return numbered, f"rows are numbered: {'; '.join(problems)}" if problems else None
 
@@ -112,16 +110,17 @@ def label_column(path: str) -> str | None:
 def image_labels(path: str) -> Iterator[str | None]:
     """The class of each row's image: a text that is not empty or an integer; else None."""
     stamp = _stamp(path)
-    layout = _layout(path, stamp)
-    groups = range(len(layout.starts) - 1)
-    if layout.label is None:
-        yield from itertools.repeat(None, int(layout.starts[-1]))
-    elif layout.label.kind == "integers":
-        for value in _leaf(path, stamp, groups, layout.label).to_pylist():
-            yield None if value is None else str(value)
-    else:
-        for chunk in _values(path, stamp, groups, layout.label).chunks:
-            yield from (text or None for text in _texts(chunk, "backslashreplace"))
+    with _listing_memory():
+        layout = _layout(path, stamp)
+        groups = range(len(layout.starts) - 1)
+        if layout.label is None:
+            yield from itertools.repeat(None, int(layout.starts[-1]))
+        elif layout.label.kind == "integers":
+            for value in _leaf(path, stamp, groups, layout.label).to_pylist():
+                yield None if value is None else str(value)
+        else:
+            for chunk in _values(path, stamp, groups, layout.label).chunks:
+                yield from (text or None for text in _texts(chunk, "backslashreplace"))
 
 
 def read_row(path: str, row: int) -> bytes:
@@ -393,6 +392,15 @@ def _parquet_file(path: str) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
+def _listing_memory() -> Iterator[None]:
+    """A lack of memory becomes a TableError: a listing goes on with the next file."""
+    try:
+        yield
+    except MemoryError:
+        raise TableError("reading it takes more memory than there is") from None
+
+
+@contextlib.contextmanager
 def _pyarrow_reads(claimed: int) -> Iterator[None]:
     """What pyarrow raises for a user's table becomes a TableError.
 
@@ -406,6 +414,11 @@ def _pyarrow_reads(claimed: int) -> Iterator[None]:
         if asked is None or int(asked[1]) < 8 * (claimed + SLACK_BYTES):
             raise
         raise TableError(f"corrupt: it asks for {int(asked[1]):,} bytes of memory") from None
+    except pa.ArrowCapacityError:
+        raise TableError(
+            f"a column holds more than {GROUP_BYTES >> 30} GiB in one row group. Write the table "
+            "again with fewer rows in each"
+        ) from None
     except OSError as error:
         if error.errno is not None:
             raise

@@ -307,6 +307,18 @@ def test_one_value_in_many_rows_takes_memory_once(tmp_path: Path) -> None:
         assert len(read_row(str(path), 59_999)) == 900_000
 
 
+def test_row_group_beyond_the_limit_is_named() -> None:
+    with pytest.raises(TableError, match="fewer rows"), parquet._pyarrow_reads(0):
+        raise pa.ArrowCapacityError("array cannot contain more than 2147483646 bytes")
+
+
+def test_lack_of_memory_is_not_the_tables_when_it_is_read() -> None:
+    with pytest.raises(MemoryError), parquet._pyarrow_reads(0):
+        raise pa.ArrowMemoryError("malloc of size 4096 failed")
+    with pytest.raises(TableError, match="more memory than there is"), parquet._listing_memory():
+        raise MemoryError
+
+
 def test_errors_of_the_disk_are_not_the_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
