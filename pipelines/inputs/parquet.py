@@ -113,15 +113,15 @@ def image_labels(path: str) -> Iterator[str | None]:
     """The class of each row's image: a text that is not empty or an integer; else None."""
     stamp = _stamp(path)
     layout = _layout(path, stamp)
-    for group, rows in enumerate(np.diff(layout.starts).tolist()):
-        if layout.label is None:
-            yield from itertools.repeat(None, rows)
-        elif layout.label.kind == "integers":
-            for value in _leaf(path, stamp, group, layout.label).to_pylist():
-                yield None if value is None else str(value)
-        else:
-            for chunk in _values(path, stamp, group, layout.label).chunks:
-                yield from (text or None for text in _texts(chunk, "backslashreplace"))
+    groups = range(len(layout.starts) - 1)
+    if layout.label is None:
+        yield from itertools.repeat(None, int(layout.starts[-1]))
+    elif layout.label.kind == "integers":
+        for value in _leaf(path, stamp, groups, layout.label).to_pylist():
+            yield None if value is None else str(value)
+    else:
+        for chunk in _values(path, stamp, groups, layout.label).chunks:
+            yield from (text or None for text in _texts(chunk, "backslashreplace"))
 
 
 def read_row(path: str, row: int) -> bytes:
@@ -295,7 +295,9 @@ def _group(path: str, stamp: Stamp, group: int) -> _Group:
         _kept.move_to_end(key)
         return _kept[key]
     try:
-        _kept[key] = _Group(_values(path, stamp, group, _layout(path, stamp).image), "")
+        _kept[key] = _Group(
+            _values(path, stamp, range(group, group + 1), _layout(path, stamp).image), ""
+        )
     except TableError as error:
         _kept[key] = _Group(None, str(error))
     while len(_kept) > 1 and (len(_kept) > GROUPS_KEPT or _kept_bytes() > KEPT_BYTES):
@@ -307,11 +309,12 @@ def _kept_bytes() -> int:
     return sum(group.values.nbytes for group in _kept.values() if group.values is not None)
 
 
-def _leaf(path: str, stamp: Stamp, group: int, column: _Column) -> pa.ChunkedArray:
-    """A column of a row group; text and bytes are a dictionary, where the file allows that."""
+def _leaf(path: str, stamp: Stamp, groups: range, column: _Column) -> pa.ChunkedArray:
+    """A column of row groups; text and bytes are dictionaries, where the file allows that."""
     metadata = _metadata(path, stamp)
-    # Asking pyarrow for the row group's columns would abort the process where they are corrupt.
-    rows, claimed = metadata.row_group(group).num_rows, metadata.row_group(group).total_byte_size
+    # Asking pyarrow for a row group's columns would abort the process where they are corrupt.
+    abouts = [metadata.row_group(group) for group in groups]
+    rows, claimed = sum(a.num_rows for a in abouts), sum(a.total_byte_size for a in abouts)
     if column.width * rows > GROUP_BYTES:
         raise TableError(f"its footer claims {rows:,} rows of {column.width:,} bytes each")
     with _parquet_file(path) as file, _pyarrow_reads(max(claimed, column.width * rows)):
@@ -321,17 +324,17 @@ def _leaf(path: str, stamp: Stamp, group: int, column: _Column) -> pa.ChunkedArr
             read_dictionary=[column.path],  # a value repeated a million times takes memory once
             page_checksum_verification=True,
         )
-        values = table.reader.read_row_group(group, column_indices=[column.number])[0]
+        values = table.reader.read_row_groups(groups, column_indices=[column.number])[0]
         while pa.types.is_struct(values.type):
             values = pa.compute.struct_field(values, [0])
     if len(values) != rows:
-        raise TableError(f"row group {group} has {len(values):,} rows of {rows:,}")
+        raise TableError(f"column {printable(column.path)!r} has {len(values):,} rows of {rows:,}")
     return values
 
 
-def _values(path: str, stamp: Stamp, group: int, column: _Column) -> pa.ChunkedArray:
-    """A column of text or bytes of a row group as bytes, which need not be UTF-8."""
-    chunks = _leaf(path, stamp, group, column).chunks
+def _values(path: str, stamp: Stamp, groups: range, column: _Column) -> pa.ChunkedArray:
+    """A column of text or bytes of row groups as bytes, which need not be UTF-8."""
+    chunks = _leaf(path, stamp, groups, column).chunks
     with _pyarrow_reads(stamp[0]):
         return pa.chunked_array([_binary(chunk) for chunk in chunks] or [[]])
 
@@ -361,16 +364,16 @@ def _names_in(path: str, column: _Column) -> list[str] | str:
     stamp = _stamp(path)
     shown = f"column {printable(column.path)!r}"
     names: list[str] = []
-    for group in range(len(_layout(path, stamp).starts) - 1):
-        for chunk in _values(path, stamp, group, column).chunks:
-            try:
-                texts = _texts(chunk, "strict")
-            except UnicodeDecodeError:
-                return f"{shown} is not all UTF-8"
-            named = [text for text in texts if text]
-            if len(named) < len(texts):
-                return f"{shown} has rows without a value"
-            names += named
+    groups = range(len(_layout(path, stamp).starts) - 1)
+    for chunk in _values(path, stamp, groups, column).chunks:
+        try:
+            texts = _texts(chunk, "strict")
+        except UnicodeDecodeError:
+            return f"{shown} is not all UTF-8"
+        named = [text for text in texts if text]
+        if len(named) < len(texts):
+            return f"{shown} has rows without a value"
+        names += named
     if len(set(names)) < len(names):
         return f"{shown} repeats {printable(Counter(names).most_common(1)[0][0], 80)!r}"
     return names

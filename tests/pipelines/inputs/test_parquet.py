@@ -190,6 +190,18 @@ def test_classes_of_every_type_are_read(tmp_path: Path) -> None:
     assert list(image_labels(str(path))) == [None] * 3
 
 
+def test_listing_says_which_columns_are_not_used(tmp_path: Path) -> None:
+    table = {"image": BYTES, "key": ["a", "a", "b"], "label": TEXT.cast(pa.large_string())}
+    path = write(tmp_path / "a.parquet", table)
+    numbered = ("a.parquet", "rows are numbered: column 'key' repeats 'a'")
+    listing = list_input(path)
+    assert numbered in listing.unused
+    assert any("'label'" in what for _, what in listing.unused)
+    listing = list_input(path, "field")
+    assert listing.unused == [numbered]
+    assert listing.table["label_name"].to_pylist() == NAMES
+
+
 # --- false claims and corruption
 
 
