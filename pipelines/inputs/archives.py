@@ -69,7 +69,6 @@ def archive_members(path: str, log: MemberLog, with_labels: bool = False) -> Ite
 def read_member(path: str, place: int) -> bytes:
     """The bytes of one image; raises ImageError if they cannot be read."""
     try:
-        open_regular(path).close()
         return _format_of(path).read(path, place)
     except FileNotFoundError:
         raise ImageError("missing", f"{path} is gone") from None

@@ -15,7 +15,8 @@ class MemberLog:
 
     def __init__(self) -> None:
         self.skipped: list[tuple[str, str]] = []  # (name, reason)
-        self._more: Counter[str] = Counter()  # by reason, those that are not named
+        self._more = 0  # skipped members that are not named
+        self._last = ""  # the last of those, with its reason
         self._unused: Counter[str] = Counter()  # by kind
         self._examples: dict[str, str] = {}
         self._notes: list[str] = []
@@ -25,11 +26,13 @@ class MemberLog:
         if len(self.skipped) < NAMED:
             self.skipped.append((name, reason))
         else:
-            self._more[_bounded(self._more, reason)] += 1
+            self._more += 1
+            self._last = f"'{printable(name, 200)}': {reason}"
 
     def count(self, kind: str, example: str | None = None) -> None:
         """Count a further file, such as a caption, by its kind."""
-        kind = _bounded(self._unused, kind)
+        if kind not in self._unused and len(self._unused) >= MOST_KINDS:
+            kind = "others"
         self._unused[kind] += 1
         if example is not None:
             self._examples.setdefault(kind, example)
@@ -40,7 +43,7 @@ class MemberLog:
 
     def lines(self) -> list[str]:
         """The counts and notes."""
-        lines = [f"{count:,} more skipped: {reason}" for reason, count in self._more.items()]
+        lines = [f"{self._more:,} more skipped, the last one {self._last}"] if self._more else []
         total = sum(self._unused.values())
         if total:
             kinds = ", ".join(map(self._described, sorted(self._unused)))
@@ -51,8 +54,3 @@ class MemberLog:
         example = self._examples.get(kind)
         named = "" if example is None else f", such as '{printable(example, 200)}'"
         return f"{self._unused[kind]:,} {kind}{named}"
-
-
-def _bounded(counts: Counter[str], kind: str) -> str:
-    """`kind`, or "others" where there are too many kinds already."""
-    return kind if kind in counts or len(counts) < MOST_KINDS else "others"

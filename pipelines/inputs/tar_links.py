@@ -37,22 +37,22 @@ class TarLinks:
         return content._replace(name=link.name)
 
     @cached_property
+    def _links(self) -> list[tuple[str, str]]:
+        """The path of each link and the path it leads to."""
+        links = (member for member in self._members() if member.kind == "link")
+        pairs = ((_normalized(link.name), _normalized(link.target)) for link in links)
+        # tar stores a file that it is given twice as a link to itself.
+        return [(name, target) for name, target in pairs if name != target]
+
+    @cached_property
     def _targets(self) -> dict[str, str]:
         """The path that each link leads to next; of several links of one name the last one."""
-        return dict(self._links())
-
-    def _links(self) -> Iterator[tuple[str, str]]:
-        """The path of each link and the path it leads to."""
-        for member in self._members():
-            if member.kind == "link":
-                name, target = _normalized(member.name), _normalized(member.target)
-                if name != target:  # tar stores a file that it is given twice as a link to itself
-                    yield name, target
+        return dict(self._links)
 
     @cached_property
     def _contents(self) -> dict[str, TarMember]:
         """The files that links lead to in the end; of several files of one name the first one."""
-        wanted = {self._followed(target) for _, target in self._links()}
+        wanted = {self._followed(target) for _, target in self._links}
         found: dict[str, TarMember] = {}
         for member in self._members():
             if member.kind == "file" and (name := _normalized(member.name)) in wanted:
