@@ -12,6 +12,7 @@ import tyro
 from ops.config import UserError
 from ops.disk_errors import REMEDIES, disk_error_message
 from ops.version import __version__
+from pipelines.console.interrupts import Interrupted, interrupts_raised
 
 Flags = TypeVar("Flags")
 #: Errors of the user or the machine, printed as one line: a traceback would add nothing.
@@ -24,8 +25,8 @@ def run_command(
     """Parse `argv` (default: the process's own) into `flags`, call `run`, return its exit code.
 
     A UserError, a missing or forbidden file, a full, read-only or failing disk become one line on
-    stderr and exit code 2; Ctrl-C becomes 130. Anything else is a bug and keeps its traceback.
-    `--version` alone prints the version.
+    stderr and exit code 2; Ctrl-C becomes 130, SIGTERM 143 and SIGHUP 129. Anything else is a bug
+    and keeps its traceback. `--version` alone prints the version.
     """
     if (sys.argv[1:] if argv is None else argv) == ["--version"]:
         print(f"smalti {__version__}")
@@ -34,7 +35,8 @@ def run_command(
     prog = prog.replace("pipelines.", "smalti ") if by_smalti else f"python -m {prog}"
     parsed = tyro.cli(flags, args=argv, prog=prog)
     try:
-        return run(parsed)
+        with interrupts_raised():
+            return run(parsed)
     except PLAIN_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -43,6 +45,6 @@ def run_command(
             raise
         print(f"error: {disk_error_message(error)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("interrupted; run the same command again to resume", file=sys.stderr)
-        return 130
+        return interrupt.exit_code if isinstance(interrupt, Interrupted) else 130
