@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from ops.config import UserError
-from pipelines.jobs.queue import JobError, TaskQueue, Unit
+from pipelines.jobs.queue import TaskQueue, Unit, job_error
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -134,7 +134,7 @@ class ActorPool(Generic[T, R]):
                     last_report = time.monotonic()
                     self._report_progress(self.on_progress)
         except ray.exceptions.RayError as error:
-            raise JobError(f"Ray failed: {error}") from error
+            raise job_error("Ray failed", str(error)) from error
         finally:
             for slot in self.slots:
                 with contextlib.suppress(ray.exceptions.RayError):
@@ -215,7 +215,7 @@ class ActorPool(Generic[T, R]):
         if slot.starting is not None:
             self.failed_starts += 1
             if self.failed_starts >= allowed_starts:
-                raise JobError(f"Workers do not start: {why}")
+                raise job_error("Workers do not start", why)
         self.slots[self.slots.index(slot)] = self._new_slot()
         if slot.held:
             unit = self.queue.died(list(slot.held.values()), why)
