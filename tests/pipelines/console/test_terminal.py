@@ -50,10 +50,10 @@ def in_shell(
     redirected: str, *words: str, environment: Mapping[str, str] | None = None
 ) -> tuple[int, str, str]:
     """Exit code, output and errors of the command, called with words and redirections in bash."""
-    line = f'"$0" -c "$1" {" ".join(words)} {redirected}'
+    line = f'timeout 60 "$0" -c "$1" {" ".join(words)} {redirected}'
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", line, sys.executable, COMMAND],
-        cwd=ROOT, capture_output=True, timeout=60,
+        cwd=ROOT, capture_output=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
     )  # fmt: skip
     return done.returncode, done.stdout.decode(), done.stderr.decode()
