@@ -44,6 +44,8 @@ REMEDIES = {
     errno.EBUSY: "Wait until nothing uses it",
     errno.ETXTBSY: "Wait until nothing uses it",
 }
+# What link() fails with where a file system, such as vfat and some FUSE and cloud mounts, has none.
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 
 
 class DiskError(UserError):
@@ -63,6 +65,16 @@ def disk_error_message(error: OSError, folder: Path | None = None) -> str:
     remedy = REMEDIES.get(error.errno or 0, _CHECK)
     what = reason if where is None else f"{where}: {reason}"
     return f"{what}. {remedy}, then run the same command again."
+
+
+def link_error(error: OSError, path: Path) -> OSError | DiskError:
+    """What to raise where no hard link `path` could be made: `error`, or that there are none."""
+    if error.errno not in _NO_LINKS:
+        return error
+    return DiskError(
+        f"{path}: its file system makes no hard links ({error.strerror or error}), which keep two "
+        "writers apart. Name a folder on another one, for instance on ext4, XFS or NFS."
+    )
 
 
 @contextlib.contextmanager
