@@ -60,7 +60,8 @@ def is_of_machine(error: OSError) -> bool:
 
 def disk_error_message(error: OSError, folder: Path | None = None) -> str:
     """The sentence for `error`, raised where files below `folder` are read or written."""
-    where = error.filename if error.filename is not None else folder
+    named = error.filename if error.filename2 is None else error.filename2  # of a copy, its target
+    where = folder if named is None else named
     reason = error.strerror or str(error)
     remedy = REMEDIES.get(error.errno or 0, _CHECK)
     what = reason if where is None else f"{where}: {reason}"

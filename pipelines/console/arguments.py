@@ -1,9 +1,13 @@
-"""Checks of a command line's words, before flags are made of them and anything is written."""
+"""Checks of a command line, its words and its paths, before anything is written."""
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from ops.config import ConfigError
 
@@ -40,3 +44,22 @@ def _instead(scheme: str) -> str:
         f"{scheme}:// is not read or written. Copy the data to a local disk or mount it, and give "
         "its path there."
     )
+
+
+def check_output(flags: Any) -> None:
+    """Raise ConfigError where the flag --out names the same file or folder as another flag."""
+    out = getattr(flags, "out", None)
+    if not isinstance(out, Path) or not os.path.exists(out):
+        return
+    for field in dataclasses.fields(flags):
+        value = getattr(flags, field.name)
+        for path in value if isinstance(value, tuple) else (value,):
+            if field.name != "out" and isinstance(path, Path) and _same(path, out):
+                flag = f"--{field.name.strip('_').replace('_', '-')}"
+                raise ConfigError(
+                    f"--out {out} has other files in it: {flag} names it, too. Name another one."
+                )
+
+
+def _same(path: Path, other: Path) -> bool:
+    return os.path.exists(path) and os.path.samefile(path, other)

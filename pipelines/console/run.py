@@ -14,7 +14,7 @@ import tyro
 from ops.config import UserError
 from ops.disk_errors import disk_error_message, is_of_machine
 from ops.version import __version__
-from pipelines.console.arguments import check_words
+from pipelines.console.arguments import check_output, check_words
 from pipelines.console.interrupts import Interrupted, interrupts_raised
 from pipelines.console.terminal import (
     OutputClosedError,
@@ -46,7 +46,9 @@ def run_command(
             show(f"smalti {__version__}")
             return 0
         check_words(words)
-        return run(_parse(flags, words, prog))
+        parsed = _parse(flags, words, prog)
+        check_output(parsed)
+        return run(parsed)
 
     return exit_code_of(parse_and_run)
 
