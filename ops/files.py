@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 from ops import disk
 from ops.config import UserError
+from ops.disk_errors import link_error
 
 
 class LockedError(UserError):
@@ -94,9 +95,9 @@ def link_once(temporary: Path, path: Path) -> bool:
     try:
         try:
             disk.disk.link(temporary, path)
-        except OSError:
+        except OSError as error:
             if not path.exists():
-                raise
+                raise link_error(error, path) from error
         same = filecmp.cmp(temporary, path, shallow=False)
     finally:
         disk.disk.unlink(temporary)

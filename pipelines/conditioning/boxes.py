@@ -127,7 +127,7 @@ class BoxesConditioning(AnnotationConditioning[Boxes, Box]):
         for box in item:
             colour = colour_of(self._number(box))
             pen.rectangle(box.corners, outline=colour, width=2)
-            pen.text((box.left + 4, box.top + 3), box.category, fill=colour)
+            pen.text((box.left + 4, box.top + 3), printable(box.category, 60), fill=colour)
         return np.asarray(image)
 
     def _number(self, box: Box) -> int:
