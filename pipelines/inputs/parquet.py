@@ -323,14 +323,13 @@ def _leaf(path: str, stamp: Stamp, groups: range, column: _Column) -> pa.Chunked
             read_dictionary=[column.path],  # a value repeated a million times takes memory once
             page_checksum_verification=True,
         )
-        # Inside of a struct, pyarrow cannot join the dictionaries of several row groups.
         chunks: list[pa.Array] = []
-        for part in [[group] for group in groups] if column.holder else [list(groups)]:
-            values = table.reader.read_row_groups(part, column_indices=[column.number])[0]
+        for group in groups:  # several at once pyarrow cannot read where they are in structs
+            values = table.reader.read_row_group(group, column_indices=[column.number])[0]
             while pa.types.is_struct(values.type):
                 values = pa.compute.struct_field(values, [0])
             chunks += values.chunks
-        values = pa.chunked_array(chunks) if chunks else pa.chunked_array([[]])
+        values = pa.chunked_array(chunks or [[]])
     if len(values) != rows:
         raise TableError(f"column {printable(column.path)!r} has {len(values):,} rows of {rows:,}")
     return values

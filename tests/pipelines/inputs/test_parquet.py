@@ -92,7 +92,8 @@ def test_names_of_every_type_are_used(tmp_path: Path, kind: Any, name: str) -> N
     plain = write(tmp_path / "a.parquet", table, row_group_size=2, store_schema=False)
     assert read_all(plain) == (NAMES, IMAGES, None)
     inside = nested("bytes", BYTES, ("path", column))
-    hub = write(tmp_path / "b.parquet", {"photo": inside}, use_dictionary=False)
+    rows = 3 if kind in (pa.string_view(), pa.binary_view()) else 2  # pyarrow cannot split views
+    hub = write(tmp_path / "b.parquet", {"photo": inside}, row_group_size=rows)
     assert read_all(hub) == (NAMES, IMAGES, None)
 
 
