@@ -98,13 +98,14 @@ class BatchEncoder:
             self.source.check(row)
             data = read_bytes(row["uri"], row["offset"], row["size"], row["etag"])
             content = content_hash(data)
-            target[:], width, height = self.source.read(data, row, size)
+            found = self.source.read(data, row, size)
+            target[:] = found.raster
         except ImageError as error:
             return IndexLine(None, None, error.reason, str(error), content)
         except Exception as error:
             reason = next(why for kind, why in READ_FAILED.items() if isinstance(error, kind))
             return IndexLine(None, None, reason, f"{type(error).__name__}: {error}", content)
-        return IndexLine(width, height, OK, None, content)
+        return IndexLine(found.width, found.height, OK, found.note, content)
 
     def _encode(self, reading: Reading) -> PendingCodes:
         for line in reading.lines.values():

@@ -17,8 +17,10 @@ class EncodeFlags:
     """Encode images into a code store that zarr.open and pyarrow.parquet read.
 
     Run it again to resume, or with more images in the folder to add them. Images that cannot be
-    read are listed with the reason, here and in the store's index. EXIF orientation is applied,
-    alpha is composited on white, and of an animation the first frame is taken.
+    read are listed with the reason, here and in the store's index. EXIF orientation is applied, an
+    embedded colour profile is converted to sRGB (relative colorimetric, with black point
+    compensation; one that is broken is noted), alpha is composited on white, and of an animation
+    the first frame is taken. A store that was begun by a version without this is not extended.
     """
 
     in_: Annotated[Path, tyro.conf.arg(name="in")]

@@ -96,6 +96,7 @@ def _default_rows_per_task(num_rows: int) -> int:
 
 def check_same(root: Path, store: PlanSettings, asked: PlanSettings) -> None:
     """Raise StoreError naming the settings in which the store and the flags differ."""
+    _check_reading(root, store.track["transform"], asked.track["transform"])
     differing = []
     if store.track["fingerprint"] != asked.track["fingerprint"]:
         names = [f"{s.track['tokenizer']} ({s.track['fingerprint']})" for s in (store, asked)]
@@ -112,7 +113,7 @@ def check_same(root: Path, store: PlanSettings, asked: PlanSettings) -> None:
         *(
             (name, store.track["transform"].get(name), value)
             for name, value in asked.track["transform"].items()
-            if name != "multiple_of"
+            if name not in ("multiple_of", "decoding", "resizing")
         ),
     ):
         if ours != theirs:
@@ -123,3 +124,14 @@ def check_same(root: Path, store: PlanSettings, asked: PlanSettings) -> None:
             f"{root} was made with other settings: {'; '.join(differing)}. "
             "Ask for the same, or name another --out."
         )
+
+
+def _check_reading(root: Path, store: dict[str, Any], ours: dict[str, Any]) -> None:
+    """Raise StoreError where another version, which read image files otherwise, made the store."""
+    for name in ("decoding", "resizing"):
+        if store.get(name) != ours[name]:
+            raise StoreError(
+                f"{root} was begun by a version that read images otherwise: {store.get(name)}. "
+                f"Now: {ours[name]}. New codes would not agree with its own: it can be read, but "
+                "not extended. Name another --out, or use that version."
+            )

@@ -69,6 +69,14 @@ def test_another_convolution_than_the_stores_is_refused(tokenizer, machine):
         check_same(Path("store"), begun, other)
 
 
+def test_a_store_of_a_version_that_read_files_otherwise_is_not_extended(tokenizer):
+    begun = settings(tokenizer)
+    older = {**begun.track["transform"], "decoding": "orientation applied, first frame"}
+    begun = dataclasses.replace(begun, track={**begun.track, "transform": older})
+    with pytest.raises(StoreError, match=r"read images otherwise: orientation applied, first"):
+        check_same(Path("store"), begun, settings(tokenizer))
+
+
 def test_missing_nnpack_is_reported_before_planning(tokenizer, machine):
     machine(has_nnpack=True)
     begun = settings(tokenizer)
