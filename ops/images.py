@@ -28,6 +28,7 @@ from ops.colour_profiles import lab_to_srgb, to_srgb
 from ops.config import ConfigError, Registry, UserError
 from ops.image_metadata import split_metadata
 from ops.png import write_png_strips
+from ops.transient_errors import is_transient
 from ops.views import View, seen_part
 
 ImageArray = np.ndarray[Any, np.dtype[np.uint8]]
@@ -154,8 +155,8 @@ def opened_image(source: BinaryIO, header_only: bool = False) -> Iterator[ImageF
 
     With `header_only` its pixels cannot be read.
     """
-    parts = split_metadata(source, header_only)
     try:
+        parts = split_metadata(source, header_only)
         with _pillow_quiet, Image.open(parts.pixels, formats=_formats()) as file:
             file.info.update(parts.metadata)
             if parts.cut_short:
@@ -163,7 +164,7 @@ def opened_image(source: BinaryIO, header_only: bool = False) -> Iterator[ImageF
             if file.width * file.height > MAX_PIXELS:
                 raise ImageError("too large", _too_large(f"{file.width}x{file.height} pixels"))
             yield file
-    except (ImageError, MemoryError):
+    except ImageError:
         raise
     except Image.DecompressionBombError as error:
         raise ImageError("too large", _too_large(str(error))) from None
@@ -173,8 +174,23 @@ def opened_image(source: BinaryIO, header_only: bool = False) -> Iterator[ImageF
         ) from None
     # Pillow's decoders raise many types on bad bytes: OSError, SyntaxError, struct.error...
     except Exception as error:
+        if is_transient(error) or "out of memory" in str(error):
+            _check_memory(error)
         reason = "truncated" if "truncated" in str(error).lower() else "broken"
         raise ImageError(reason, f"{type(error).__name__}: {error}") from None
+
+
+def _check_memory(error: Exception) -> None:
+    """Raise a transient error, unless it is a lack of memory where an image has enough.
+
+    Decoders ask for any amount where a file is corrupt.
+    """
+    if isinstance(error, OSError) and is_transient(error):
+        raise error
+    try:
+        bytearray(MAX_PIXELS * 4)
+    except MemoryError:
+        raise MemoryError(str(error)) from error
 
 
 def _too_large(found: str) -> str:

@@ -70,7 +70,7 @@ class EncodeFlags:
     """nnpack: about twice as fast on most CPUs, with different rounding; fixed when the store is
     made. auto uses it where this machine has it and a forward pass has one thread."""
     workers: int = 0
-    """Ray actors that encode; 0 encodes in this process. Both give the same bytes."""
+    """Ray actors that encode; 0 encodes in one child process. Both give the same bytes."""
     cpus_per_worker: int = 1
     """CPU cores per actor."""
     gpus_per_worker: float | Literal["auto"] = "auto"
@@ -80,6 +80,9 @@ class EncodeFlags:
     without it --workers starts a local Ray."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; fixed when the store is made."""
+    accept: tuple[Literal["device"], ...] = ()
+    """device: go on with a store that was begun on a GPU on a CPU, or the reverse. Its codes are
+    then rounded otherwise; environments.json in the store lists the tasks made so."""
     max_bad: float = 0.5
     """Exit with code 1 if a larger share of the images has failed."""
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from ops.config import Registry, UserError
 from ops.images import MAGIC_LENGTH, ImageError, looks_like_image
+from ops.transient_errors import retried
 from pipelines.inputs.archives import (
     ArchiveError,
     NoImagesError,
@@ -267,7 +268,7 @@ def _add_file(
     reason: str | None = None
     size, etag = 0, MISSING
     try:
-        status = file.stat()
+        status = retried(file.stat, os.fspath(file))
     except OSError as error:
         reason = _reason_without_status(file, error)
     else:

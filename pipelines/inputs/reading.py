@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from ops.images import ImageError
+from ops.transient_errors import with_retries
 from pipelines.inputs.archives import archive_etag, parse_address, read_member
 
 MAX_BYTES = 1 << 30  # about twice MAX_PIXELS uncompressed; larger files would only fill the memory
@@ -43,11 +44,12 @@ def open_regular(uri: str) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
+@with_retries
 def read_bytes(uri: str, offset: int | None, size: int, etag: str | None = None) -> bytes:
     """The bytes of one planned image; raises ImageError if missing, unreadable or changed.
 
-    A file of its own has changed if its size has; an archive if its etag has, which is checked
-    where `etag` is given.
+    Raises TransientError where the machine cannot read it now. A file of its own has changed if
+    its size has; an archive if its etag has, which is checked where `etag` is given.
     """
     if size > MAX_BYTES:
         raise ImageError("too large", f"{size:,} bytes; the limit is {MAX_BYTES:,}")

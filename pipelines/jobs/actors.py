@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from ops.config import UserError
-from pipelines.jobs.queue import JobError, TaskQueue, Unit
+from pipelines.jobs.queue import JobError, TaskQueue, Unit, is_final
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -177,7 +176,7 @@ class ActorPool(Generic[T, R]):
         try:
             value = ray.get(reference)
         except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, UserError):
+            if is_final(error.cause):
                 raise error.cause from None
             self._raised(reference, slot, error)
         except ray.exceptions.RayError as error:

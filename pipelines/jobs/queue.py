@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 from ops.config import UserError
+from ops.transient_errors import TransientError
 
 T = TypeVar("T")
 
@@ -42,6 +43,11 @@ class Done(NamedTuple):
 
 class JobError(UserError):
     """A task that failed every attempt, for other reasons than its data."""
+
+
+def is_final(error: BaseException | None) -> bool:
+    """Whether an exception of a worker ends the run, since another attempt would raise it again."""
+    return isinstance(error, UserError) and not isinstance(error, TransientError)
 
 
 @dataclass(eq=False, slots=True)
