@@ -10,7 +10,7 @@ import errno
 import functools
 import time
 from collections.abc import Callable
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from ops.config import UserError
 
@@ -85,11 +85,11 @@ def retried(read: Callable[[], T], what: str) -> T:
     raise AssertionError("the last try returns or raises")
 
 
-def with_retries(read: Callable[Concatenate[str, P], T]) -> Callable[Concatenate[str, P], T]:
+def with_retries(read: Callable[P, T]) -> Callable[P, T]:
     """Decorator: `retried`, for a function whose first argument says what it reads."""
 
     @functools.wraps(read)
-    def tried(uri: str, *args: P.args, **kwargs: P.kwargs) -> T:
-        return retried(lambda: read(uri, *args, **kwargs), uri)
+    def tried(*args: P.args, **kwargs: P.kwargs) -> T:
+        return retried(lambda: read(*args, **kwargs), str(args[0]))
 
     return tried
