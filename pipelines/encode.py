@@ -11,6 +11,7 @@ import sys
 from pipelines.conditioning import track_kinds
 from pipelines.console import run_command, show, show_error
 from pipelines.encoding import EncodeFlags
+from pipelines.jobs import forked_workers
 from pipelines.tracks import encode_tracks
 
 
@@ -20,7 +21,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def encode(flags: EncodeFlags) -> int:
     """Encode what is not in the store, print the outcome; the exit code, 1 if too many failed."""
-    outcome = encode_tracks(flags, track_kinds())
+    with forked_workers(flags.workers == 0):
+        outcome = encode_tracks(flags, track_kinds())
     show(*outcome.lines)
     if outcome.error is not None:
         show_error(f"error: {outcome.error}")

@@ -17,8 +17,10 @@ class EncodeFlags:
     """Encode images into a code store that zarr.open and pyarrow.parquet read.
 
     Run it again to resume, or with more images in the folder to add them. Images that cannot be
-    read are listed with the reason, here and in the store's index. EXIF orientation is applied,
-    alpha is composited on white, and of an animation the first frame is taken.
+    read are listed with the reason, here and in the store's index. EXIF orientation is applied, an
+    embedded colour profile is converted to sRGB (relative colorimetric, with black point
+    compensation; one that is broken is noted), alpha is composited on white, and of an animation
+    the first frame is taken. A store that was begun by a version without this is not extended.
     """
 
     in_: Annotated[Path, tyro.conf.arg(name="in")]
@@ -72,7 +74,7 @@ class EncodeFlags:
     """nnpack: about twice as fast on most CPUs, with different rounding; fixed when the store is
     made. auto uses it where this machine has it and a forward pass has one thread."""
     workers: int = 0
-    """Ray actors that encode; 0 encodes in this process. Both give the same bytes."""
+    """Ray actors that encode; 0 encodes in one child process. Both give the same bytes."""
     cpus_per_worker: int = 1
     """CPU cores per actor."""
     gpus_per_worker: float | Literal["auto"] = "auto"
@@ -82,6 +84,9 @@ class EncodeFlags:
     without it --workers starts a local Ray."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; fixed when the store is made."""
+    accept: tuple[Literal["device"], ...] = ()
+    """device: go on with a store that was begun on a GPU on a CPU, or the reverse. Its codes are
+    then rounded otherwise; environments.json in the store lists the tasks made so."""
     max_bad: float = 0.5
     """Exit with code 1 if a larger share of the images has failed."""
 

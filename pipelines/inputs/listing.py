@@ -14,6 +14,7 @@ from ops.config import Registry, UserError
 from ops.files import NotRegularError
 from ops.images import MAGIC_LENGTH, ImageError, has_image_suffix, looks_like_image
 from ops.text import printable
+from ops.transient_errors import retried
 from pipelines.inputs.archives import (
     ArchiveError,
     NoImagesError,
@@ -314,7 +315,7 @@ def _add_file(
     reason: str | None = None
     size, etag = 0, MISSING
     try:
-        status = file.stat()
+        status = retried(file.stat, os.fspath(file))
     except OSError as error:
         reason = _reason_without_status(file, error)
     else:

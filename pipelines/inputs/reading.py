@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from ops.files import NotRegularError, open_regular
 from ops.images import ImageError
+from ops.transient_errors import with_retries
 from pipelines.inputs.archives import (
     MAX_BYTES,
     archive_etag,
@@ -44,11 +45,12 @@ def open_image_file(uri: str) -> BinaryIO:
         raise ImageError("unreadable", str(error.strerror or error)) from None
 
 
+@with_retries
 def read_bytes(uri: str, offset: int | None, size: int, etag: str | None = None) -> bytes:
     """The bytes of one planned image; raises ImageError if missing, unreadable or changed.
 
-    A file of its own has changed if its size has; an archive if its etag has, which is checked
-    where `etag` is given.
+    Raises TransientError where the machine cannot read it now. A file of its own has changed if
+    its size has; an archive if its etag has, which is checked where `etag` is given.
     """
     check_size(size)
     place = None if offset is None else parse_address(uri)

@@ -1,4 +1,4 @@
-"""Runs tasks on Ray actors, or in this process, until every one has its result.
+"""Runs tasks on Ray actors, in a child process or in this one, until each has its result.
 
 `run_tasks` takes tasks, a function that makes a worker, and callbacks. A task whose worker dies or
 raises is tried again; one that keeps killing its workers is split into pieces until the row that
@@ -12,6 +12,7 @@ from pipelines.jobs.cluster import (
     cluster_address,
     ray_running,
 )
+from pipelines.jobs.local import forked_workers
 from pipelines.jobs.progress import JobProgress
 from pipelines.jobs.queue import Done, Piece, split_work
 from pipelines.jobs.run import run_tasks
@@ -23,6 +24,7 @@ __all__ = [
     "check_absolute",
     "check_on_every_node",
     "cluster_address",
+    "forked_workers",
     "ray_running",
     "run_tasks",
     "split_work",

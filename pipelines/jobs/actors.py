@@ -8,8 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from ops.config import UserError
-from pipelines.jobs.queue import TaskQueue, Unit, job_error
+from pipelines.jobs.queue import TaskQueue, Unit, is_final, job_error
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -145,7 +144,7 @@ class ActorPool(Generic[T, R]):
         try:
             value = ray.get(reference)
         except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, UserError):
+            if is_final(error.cause):
                 raise error.cause from None
             self._raised(reference, slot, error)
         except ray.exceptions.RayError as error:

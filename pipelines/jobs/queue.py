@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 from ops.config import UserError
+from ops.transient_errors import TransientError
 
 T = TypeVar("T")
 
@@ -51,6 +52,11 @@ def job_error(what: str, why: str) -> JobError:
     if len(lines) > 1:
         error.add_note(why.strip())
     return error
+
+
+def is_final(error: BaseException | None) -> bool:
+    """Whether an exception of a worker ends the run, since another attempt would raise it again."""
+    return isinstance(error, UserError) and not isinstance(error, TransientError)
 
 
 @dataclass(eq=False, slots=True)

@@ -35,7 +35,7 @@ from pipelines.store import (
 from pipelines.tracks.annotations import AnnotationTrack
 from pipelines.tracks.flags import open_tracks
 from pipelines.tracks.plan import check_as_planned, store_attributes
-from pipelines.tracks.report import first_lines, lacking_lines
+from pipelines.tracks.report import first_lines, lacking_lines, noted_lines
 from pipelines.tracks.track import Track, waiting_tasks
 from tokenizer import VQGAN, load_tokenizer
 
@@ -191,6 +191,7 @@ def _summary(
     else:
         summary = f"{flags.out}: nothing to do; {counts}"
     return [
+        *noted_lines(store),
         *first_lines("failed", reasons, in_index=True),
         *first_lines("skipped", listing.skipped),
         *first_lines("note", listing.unused),
