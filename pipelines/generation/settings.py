@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,10 @@ import torch
 
 from ops.checkpoint import fingerprint
 from ops.config import ConfigError, Registry, to_json
-from ops.files import write_json
+from ops.files import read_json, write_json
 from ops.runtime import resolve_device
 from pipelines.conditioning import ConditionFiles
-from pipelines.store import FORMAT, check_format, code_dtype
+from pipelines.store import FORMAT, StoreError, check_format, code_dtype
 from prior import Prior
 from prior.sampling import SamplingSettings
 
@@ -179,7 +178,12 @@ def read_record(out: Path) -> dict[str, Any] | None:
     if not any(any(out.glob(pattern)) for pattern in begun):
         return None
     path = record_path(out)
-    record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    try:
+        record: dict[str, Any] = read_json(path, follow=False) if path.exists() else {}
+        if not isinstance(record, dict):
+            raise ValueError("it is no object")
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read: {error}. Restore it from a copy.") from error
     check_format(path, record.get("format"), "generate")
     return record
 

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ops.files import open_regular
 from ops.images import ImageArray, png_bytes
 from ops.plots import figure_image, plot_text
 from pipelines.training import draw_usage
@@ -31,8 +32,9 @@ def image_uri(image: ImageArray) -> str:
 
 
 def file_uri(path: Path) -> str:
-    """A PNG or JPEG file, unchanged, in a data URI."""
-    return data_uri(path.read_bytes(), TYPES[path.suffix.lower()])
+    """A PNG or JPEG file, unchanged, in a data URI; raises NotRegularError for a link."""
+    with open_regular(path, follow=False) as file:
+        return data_uri(file.read(), TYPES[path.suffix.lower()])
 
 
 def usage_plot(counts: np.ndarray) -> str:
