@@ -1,17 +1,20 @@
-"""Atomic writes, durable links, file locks and content hashes."""
+"""Opening regular files, atomic writes, durable links, file locks and content hashes."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import filecmp
 import hashlib
 import json
+import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ops import disk
 from ops.config import UserError
@@ -19,6 +22,35 @@ from ops.config import UserError
 
 class LockedError(UserError):
     """Another process holds the lock."""
+
+
+class NotRegularError(UserError):
+    """A folder, pipe, socket or device where a file was expected."""
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a regular file for reading, without waiting for a writer where it is a pipe.
+
+    Raises NotRegularError for a folder, pipe, socket or device, and OSError if the file is missing
+    or cannot be opened.
+    """
+    # Without O_NONBLOCK, opening a pipe waits until something writes to it.
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.ENODEV):  # a socket; a device without a driver
+            raise _not_regular(path) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _not_regular(path)
+    return os.fdopen(descriptor, "rb")
+
+
+def _not_regular(path: str | os.PathLike[str]) -> NotRegularError:
+    return NotRegularError(
+        f"{os.fspath(path)} is a folder, pipe, socket or device. A regular file is needed there."
+    )
 
 
 def fsync_path(path: Path) -> None:
