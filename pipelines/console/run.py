@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import tyro
 
-from ops.config import UserError
+from ops.config import UserError, check_flags
 from ops.disk_errors import REMEDIES, disk_error_message
 from ops.version import __version__
 from pipelines.console.interrupts import Interrupted, interrupts_raised
@@ -35,6 +35,7 @@ def run_command(
     prog = prog.replace("pipelines.", "smalti ") if by_smalti else f"python -m {prog}"
     parsed = tyro.cli(flags, args=argv, prog=prog)
     try:
+        check_flags(parsed)
         with interrupts_raised():
             return run(parsed)
     except PLAIN_ERRORS as error:
