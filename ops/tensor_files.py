@@ -79,7 +79,7 @@ def load_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
 
 def check_finite(name: str, tensor: Tensor) -> None:
     """Raise CheckpointError where a tensor has values that are nan or infinite."""
-    if not (tensor.is_floating_point() and tensor.numel()):
+    if not (tensor.is_floating_point() and tensor.numel()) or tensor.is_meta:
         return
     lowest, highest = torch.aminmax(tensor)  # one pass, and nan is passed on
     if not (torch.isfinite(lowest) and torch.isfinite(highest)):

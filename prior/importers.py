@@ -119,9 +119,8 @@ def _fetch(published: Mapping[str, Tensor], key: str, shape: tuple[int, ...]) ->
         raise CheckpointError(f"{key} is {tuple(published[key].shape)}, expected {shape}.")
     if not published[key].is_floating_point():
         raise CheckpointError(f"{key} is {published[key].dtype}, not floating point.")
-    tensor = published[key].float()
-    check_finite(key, tensor)
-    return tensor
+    check_finite(key, published[key].float())  # as it will be used
+    return published[key]
 
 
 def _part_shape(shape: torch.Size, count: int) -> tuple[int, ...]:
