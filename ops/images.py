@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -65,6 +66,11 @@ class DecodedImage(NamedTuple):
     image: ImageArray  # uint8 (h, w, 3), upright; may be smaller than the file's size
     width: int  # of the upright image in the file, pixels
     height: int
+
+
+def has_image_suffix(name: str) -> bool:
+    """Whether a file's name has the suffix of a supported format."""
+    return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def looks_like_image(head: bytes) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 from pipelines.conditioning import track_kinds
-from pipelines.console import run_command
+from pipelines.console import run_command, show, show_error
 from pipelines.encoding import EncodeFlags
 from pipelines.tracks import encode_tracks
 
@@ -21,10 +21,9 @@ def main(argv: list[str] | None = None) -> int:
 def encode(flags: EncodeFlags) -> int:
     """Encode what is not in the store, print the outcome; the exit code, 1 if too many failed."""
     outcome = encode_tracks(flags, track_kinds())
-    for line in outcome.lines:
-        print(line)
+    show(*outcome.lines)
     if outcome.error is not None:
-        print(f"error: {outcome.error}", file=sys.stderr)
+        show_error(f"error: {outcome.error}")
         return 1
     return 0
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from pipelines.console import run_command
+from pipelines.console import run_command, show
 from pipelines.generation import GenerateFlags, generate_samples
 
 
@@ -20,8 +20,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(flags: GenerateFlags) -> int:
     """Generate the missing samples, print the outcome; the exit code, 1 if some were given up."""
     outcome = generate_samples(flags)
-    for line in outcome.lines:
-        print(line)
+    show(*outcome.lines)
     return 1 if outcome.num_failed else 0
 
 

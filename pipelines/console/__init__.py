@@ -7,12 +7,16 @@ any command of pipelines/ by name. Nothing here depends on images, codes or Ray.
 
 from pipelines.console.interrupts import interrupts_noted, signal_handlers_kept
 from pipelines.console.progress import progress_bar
-from pipelines.console.run import PLAIN_ERRORS, run_command
+from pipelines.console.run import PLAIN_ERRORS, plain_message, run_command
+from pipelines.console.terminal import show, show_error
 
 __all__ = [
     "PLAIN_ERRORS",
     "interrupts_noted",
+    "plain_message",
     "progress_bar",
     "run_command",
+    "show",
+    "show_error",
     "signal_handlers_kept",
 ]

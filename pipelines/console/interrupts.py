@@ -25,10 +25,13 @@ class Interrupted(KeyboardInterrupt):
 def interrupts_raised() -> Iterator[None]:
     """Raise Interrupted in the body on Ctrl-C, SIGTERM and SIGHUP."""
 
+    came: list[int] = []
+
     def interrupt(number: int) -> None:
+        came.append(number)
         raise Interrupted(number)
 
-    with _signals_handled(interrupt):
+    with _signals_handled(interrupt), _named_for(came):
         yield
 
 
@@ -47,13 +50,19 @@ def interrupts_noted() -> Iterator[Callable[[], bool]]:
             raise Interrupted(number)
         noted.append(number)
 
-    with _signals_handled(note):
-        try:
-            yield lambda: bool(noted)
-        except KeyboardInterrupt:
-            if noted:
-                raise Interrupted(noted[0]) from None
-            raise
+    with _signals_handled(note), _named_for(noted):
+        yield lambda: bool(noted)
+
+
+@contextmanager
+def _named_for(came: list[int]) -> Iterator[None]:
+    """Raise the Interrupted of the first signal that came in place of a KeyboardInterrupt."""
+    try:
+        yield
+    except KeyboardInterrupt:  # Ray raises one of its own in place of what a handler raised
+        if came:
+            raise Interrupted(came[0]) from None
+        raise
 
 
 @contextmanager

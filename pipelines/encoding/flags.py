@@ -23,7 +23,9 @@ class EncodeFlags:
 
     in_: Annotated[Path, tyro.conf.arg(name="in")]
     """Folder of images, tar files (WebDataset) or Parquet tables, searched recursively; or one
-    such file."""
+    such file. In a tar file, 7.depth.png is a field of the sample with the image 7.jpg and is not
+    encoded, if its further name is a word of letters; v1.5.png is an image of its own, and so is
+    7.depth.png where there is no 7.jpg. What is not encoded is named or counted."""
     out: Path
     """The code store to create or extend, for instance codes.zarr."""
     tokenizer: str = "photo-f8"
@@ -38,8 +40,10 @@ class EncodeFlags:
     """both: encode each view mirrored, too; --crop ten includes mirrored views already."""
     seed: Seed = 0
     """For --crop random: the crop depends only on this and the image's name."""
-    labels: Literal["none", "first", "last"] = "none"
-    """first: the first folder below --in is an image's class. last: the folder it lies in."""
+    labels: Literal["none", "first", "last", "field"] = "none"
+    """first: the first folder below --in is an image's class. last: the folder it lies in. field:
+    the field cls of its sample in a tar file, or the column label of its Parquet table (cls, class
+    and label are looked for in both)."""
     track: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """NAME=VALUE, once for each further track of rows aligned with the images'. segmentation=DIR,
     depth=DIR or any other name: a folder of files named like the images. low_res=RATIO: the images

@@ -6,8 +6,12 @@ kills is alone, and that row is given up. Workers must be safe to run twice on t
 Read run.py first (the interface), then queue.py (the rules, without Ray) and actors.py.
 """
 
-from pipelines.jobs.actors import ray_running
-from pipelines.jobs.cluster import check_absolute, check_on_every_node, cluster_address
+from pipelines.jobs.cluster import (
+    check_absolute,
+    check_on_every_node,
+    cluster_address,
+    ray_running,
+)
 from pipelines.jobs.progress import JobProgress
 from pipelines.jobs.queue import Done, Piece, split_work
 from pipelines.jobs.run import run_tasks

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
-from pipelines.jobs.actors import PROGRESS_SECONDS, ActorPool, ray_running
-from pipelines.jobs.cluster import check_on_every_node, cluster_address, inside_job
+from pipelines.jobs.actors import PROGRESS_SECONDS, ActorPool
+from pipelines.jobs.cluster import check_on_every_node, cluster_address, inside_job, ray_running
 from pipelines.jobs.queue import JobError, TaskQueue
 
 __all__ = ["JobError", "Worker", "run_tasks"]

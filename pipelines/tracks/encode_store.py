@@ -17,7 +17,7 @@ from ops.config import ConfigError
 from ops.files import exclusive_lock
 from ops.images import Transform
 from pipelines.encoding import EncodeFlags, check_flags, check_same, encode_tasks, plan_settings
-from pipelines.inputs import InputError, Listing, list_input
+from pipelines.inputs import InputError, Listing, label_lines, list_input
 from pipelines.jobs import check_absolute, cluster_address, ray_running
 from pipelines.planning import Plan, extend_plan, grids_of, prune_plan, read_plan
 from pipelines.store import (
@@ -193,6 +193,8 @@ def _summary(
     return [
         *first_lines("failed", reasons, in_index=True),
         *first_lines("skipped", listing.skipped),
+        *first_lines("note", listing.unused),
+        *label_lines(listing, flags.labels),
         summary,
     ]
 

@@ -66,6 +66,17 @@ def test_loop_stops_where_it_can_and_the_command_ends_with_the_signals_code(
     assert done == [0, 1, 2, 3]
 
 
+def test_signal_keeps_its_code_where_a_library_raises_its_own_interrupt() -> None:
+    def run(flags: Flags) -> int:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt from None  # as ray.get does
+        return 0
+
+    assert run_command(Flags, run, [], "pipelines.thing") == 143
+
+
 @pytest.mark.parametrize("second", SIGNALS)
 def test_second_signal_interrupts_at_once(second: int) -> None:
     def run_on() -> None:
