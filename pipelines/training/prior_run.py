@@ -152,6 +152,9 @@ def start_run(flags: TrainPriorFlags, recipe: PriorRecipe, data: PriorData, begu
 
     With the tokenizers in it, generate needs nothing but the run folder.
     """
+    keep_tokenizers(flags.out, data.stores[0], own_tokenizers(flags.conditions), begun=begun)
+    kept = load_tokenizer(flags.out / "tokenizer").fingerprint
+    check_tokenizer(data.stores[0], kept, f"the prior in {flags.out}")
     settings = run_settings(
         recipe,
         conditions=data.conditions.to_json(),
@@ -160,9 +163,6 @@ def start_run(flags: TrainPriorFlags, recipe: PriorRecipe, data: PriorData, begu
         seed=flags.seed,
     )
     pin_settings(flags.out, settings, begun=begun)
-    keep_tokenizers(flags.out, data.stores[0], own_tokenizers(flags.conditions), begun=begun)
-    kept = load_tokenizer(flags.out / "tokenizer").fingerprint
-    check_tokenizer(data.stores[0], kept, f"the prior in {flags.out}")
 
 
 def run_attempt(
