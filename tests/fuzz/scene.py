@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shlex
@@ -38,7 +39,15 @@ class Run:
 
     @property
     def command(self) -> str:
-        return shlex.join(["python", "-m", f"pipelines.{self.module}", *self.argv])
+        return shlex.join(["python", "-m", self.module, *self.argv])
+
+
+def image_bytes(seed: int, name: str) -> bytes:
+    """A small image as a file called `name` has it."""
+    buffer = io.BytesIO()
+    file_format = "JPEG" if name.endswith(".jpg") else "PNG"
+    Image.fromarray(photograph(seed, 24, 32)).save(buffer, file_format)
+    return buffer.getvalue()
 
 
 class Server:
@@ -89,7 +98,8 @@ class Scene:
 
     def __init__(self, folder: Path, server: Server) -> None:
         self.folder, self._server = folder, server
-        self.images, self.out, self.canary = folder / "in", folder / "out", folder / "canary"
+        self.images, self.canary = folder / "in", folder / "canary"
+        self._good = {name: image_bytes(seed, name) for seed, name in enumerate(GOOD)}
 
     def reset(self) -> None:
         """Make the folder what it is before every input."""
@@ -102,8 +112,15 @@ class Scene:
             (self.folder / name).mkdir(parents=True)
         (self.canary / "thesis.txt").write_text("twenty years of work")
         (self.canary / "folder" / "letter.txt").write_text("dear reader")
-        for seed, name in enumerate(GOOD):
-            Image.fromarray(photograph(seed, 24, 32)).save(self.images / name)
+        for name, data in self._good.items():
+            self.add(name, data)
+
+    def add(self, name: str, data: bytes) -> Path:
+        """Write an input file; its time is always the same, as if it had been there before."""
+        path = self.images / name
+        path.write_bytes(data)
+        os.utime(path, (1e9, 1e9))
+        return path
 
     def run(self, module: str, *argv: object) -> Run:
         """Run a command in the folder; it may write to out/ only."""
@@ -138,7 +155,7 @@ class Scene:
             "1",
         ]
         return self.run(
-            "encode", "--in", "in", "--out", out, "--tokenizer", tokenizer, *fixed, *argv
+            "pipelines.encode", "--in", "in", "--out", out, "--tokenizer", tokenizer, *fixed, *argv
         )
 
     def save(self, folder: Path, runs: Sequence[Run]) -> Path:

@@ -28,7 +28,10 @@ ADDRESSES = 4 << 30  # bytes of address space beyond that: threads reserve more 
 FILE_SIZE = 64 << 20  # bytes
 CPU_SECONDS = 15  # a run takes a few tenths of a second
 WALL_SECONDS = 40  # of a blocked child; far more than a busy machine needs
-MODULES = ("encode", "verify", "report", "import_tokenizer", "generate")
+COMMANDS = tuple(
+    f"pipelines.{name}"
+    for name in ("encode", "verify", "report", "import_tokenizer", "generate", "train_prior")
+)
 
 
 def main() -> None:
@@ -46,15 +49,12 @@ def main() -> None:
 def _preload() -> None:
     """Import what commands import, and parse their command lines once."""
     torch.set_num_threads(1)
-    for name in (*MODULES, "train_prior", "evaluate", "import_prior"):
-        importlib.import_module(f"pipelines.{name}")
-    for name in ("numpy.ma", "pyarrow.dataset", "PIL.Image"):
+    for name in ("numpy.ma", "pyarrow.dataset", "PIL.Image", *COMMANDS):
         importlib.import_module(name)
     sys.modules["PIL.Image"].init()  # imports every format
-    for name in MODULES:
-        command = importlib.import_module(f"pipelines.{name}")
+    for name in COMMANDS:
         with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
-            command.main(["--help"])
+            sys.modules[name].main(["--help"])
 
 
 def _memory() -> tuple[int, int]:
@@ -112,8 +112,8 @@ def _run_command(job: dict[str, Any], inherited: tuple[int, int]) -> None:
             resource.setrlimit(limit, (value, value))
         sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
         sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False, buffering=1)
-        sys.argv = [f"pipelines/{job['module']}.py", *job["argv"]]
-        code = importlib.import_module(f"pipelines.{job['module']}").main(job["argv"])
+        sys.argv = [job["module"].replace(".", "/") + ".py", *job["argv"]]
+        code = importlib.import_module(job["module"]).main(job["argv"])
     except SystemExit as error:
         code = error.code
     except BaseException:

@@ -12,11 +12,10 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from tests.fuzz.kinds import KINDS, Material, try_input
+from tests.fuzz.kinds import KINDS, Material, Unprinted, inputs_of, try_input
 from tests.fuzz.scene import Scene, Server
 
 
@@ -36,8 +35,8 @@ def survey(
         deadline=None,
         database=None,
     )
-    @given(KINDS[kind].inputs(material))
-    def run(given_input: Any) -> None:
+    @given(inputs_of(material, kind))
+    def run(given_input: Unprinted) -> None:
         nonlocal tried, faulty
         if time.monotonic() > end:
             return

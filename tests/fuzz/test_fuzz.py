@@ -15,7 +15,7 @@ import hypothesis
 import pytest
 from hypothesis import HealthCheck, given
 
-from tests.fuzz.kinds import KINDS, Material, Trial, try_input
+from tests.fuzz.kinds import KINDS, Material, Trial, Unprinted, inputs_of, try_input
 
 #: Inputs of each kind in the short run.
 EXAMPLES = {name: 12 for name in KINDS} | {"tar": 25, "parquet": 25, "image": 20, "store": 30}
@@ -32,8 +32,8 @@ def check_kind(material: Material, kind: str, saved: Path, **settings: Any) -> N
         print_blob=True,
         **settings,
     )
-    @given(KINDS[kind].inputs(material))
-    def check(given_input: Any) -> None:
+    @given(inputs_of(material, kind))
+    def check(given_input: Unprinted) -> None:
         trial = try_input(material, kind, given_input)
         if trial.faults:
             pytest.fail(report(material, kind, trial, saved), pytrace=False)
