@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from tests.fuzz.json_values import BROKEN_TEXT, json_text, mutated_json
-from tests.fuzz.scene import GOOD
+from tests.fuzz.sandbox import GOOD
 
 #: A valid line of each kind of annotation, without the file's name.
 ANNOTATIONS: dict[str, dict[str, Any]] = {

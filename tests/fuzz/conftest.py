@@ -1,4 +1,4 @@
-"""The server, the scene and the valid inputs of the fuzz tests."""
+"""The server, the sandbox and the valid inputs of the fuzz tests."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz.kinds import Material
-from tests.fuzz.scene import Scene, Server
+from tests.fuzz.sandbox import Sandbox, Server
+from tests.fuzz.valid_inputs import ValidInputs
 
 MEMORY = Path("/dev/shm")  # where flushing a file costs nothing
 
 
 @pytest.fixture(scope="session")
-def material() -> Iterator[Material]:
-    """Valid inputs, and the scene in which mutated ones are tried."""
+def valid() -> Iterator[ValidInputs]:
+    """Valid inputs, and the sandbox in which mutated ones are tried."""
     folder = Path(tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None))
     server = Server()
-    yield Material(folder, Scene(folder / "scene", server))
+    yield ValidInputs(folder, Sandbox(folder / "sandbox", server))
     server.close()
     shutil.rmtree(folder)
 

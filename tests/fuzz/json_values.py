@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 Path = tuple[Any, ...]
 
 DEEP, LONG_NUMBER = "@deep@", "@long number@"  # replaced in the text: json.dumps cannot write them
-#: A file that nothing may change or read, below the scene's folder, by relative paths.
+#: A file that nothing may change or read, below the sandbox's folder, by relative paths.
 OUTSIDE = ("../canary/thesis.txt", "../../canary/thesis.txt", "../../../canary/thesis.txt",
            "../../../../canary/thesis.txt", "canary/thesis.txt", "../../../canary")  # fmt: skip
 ODD: tuple[Any, ...] = (
@@ -54,7 +54,7 @@ def edited(value: Any, path: Path, edit: Callable[[Any, Any], None], otherwise: 
 
 @st.composite
 def odd_values(draw: st.DrawFn, folder: str) -> Any:
-    """Any odd JSON value; `folder` is the scene's, for absolute paths."""
+    """Any odd JSON value; `folder` is the sandbox's, for absolute paths."""
     paths = [*OUTSIDE, f"{folder}/canary/thesis.txt", f"{folder}/canary"]
     small = st.integers() | st.floats() | st.text(max_size=8)
     return draw(st.sampled_from(ODD) | st.sampled_from(paths) | small)

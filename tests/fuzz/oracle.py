@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pyarrow.parquet as pq
 
-from tests.fuzz.scene import GOOD, Run
+from tests.fuzz.sandbox import GOOD, Run
 
 # What a progress bar prints where stderr is no terminal.
 PROGRESS = re.compile(r"[\w ]+ \d+(/\d+)?  .*in \d+:\d\d:\d\d.*")

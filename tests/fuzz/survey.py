@@ -6,6 +6,7 @@ Saves one input of each class of fault.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import sys
 import tempfile
@@ -15,12 +16,13 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from tests.fuzz.kinds import KINDS, Material, Unprinted, inputs_of, try_input
-from tests.fuzz.scene import Scene, Server
+from tests.fuzz.kinds import KINDS, Unprinted, inputs_of, try_input
+from tests.fuzz.sandbox import Sandbox, Server
+from tests.fuzz.valid_inputs import ValidInputs
 
 
 def survey(
-    material: Material, kind: str, examples: int, seconds: float, number: int, saved: Path
+    valid: ValidInputs, kind: str, examples: int, seconds: float, number: int, saved: Path
 ) -> tuple[int, int, Counter[str]]:
     """(inputs tried, inputs with a fault, faults by class) of one kind."""
     counts: Counter[str] = Counter()
@@ -35,22 +37,23 @@ def survey(
         deadline=None,
         database=None,
     )
-    @given(inputs_of(material, kind))
+    @given(inputs_of(valid, kind))
     def run(given_input: Unprinted) -> None:
         nonlocal tried, faulty
         if time.monotonic() > end:
-            return
-        trial = try_input(material, kind, given_input)
+            raise TimeoutError
+        trial = try_input(valid, kind, given_input)
         tried += 1
         faulty += bool(trial.faults)
         for fault in {fault.kind: fault for fault in trial.faults}.values():
             if fault.kind not in counts:
                 name = re.sub(r"\W+", "-", f"{kind} {fault.kind}")[:100]
-                folder = material.scene.save(saved / name, trial.runs)
+                folder = valid.sandbox.save(saved / name, trial.runs)
                 (folder / "fault.txt").write_text(f"{fault.kind}\n{fault.text}\n")
             counts[fault.kind] += 1
 
-    run()
+    with contextlib.suppress(TimeoutError):
+        run()
     return tried, faulty, counts
 
 
@@ -64,10 +67,10 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         server = Server()
-        material = Material(Path(folder), Scene(Path(folder) / "scene", server))
+        valid = ValidInputs(Path(folder), Sandbox(Path(folder) / "sandbox", server))
         for kind in asked.kinds or KINDS:
             started = time.monotonic()
-            found = survey(material, kind, asked.examples, asked.seconds, asked.seed, asked.saved)
+            found = survey(valid, kind, asked.examples, asked.seconds, asked.seed, asked.saved)
             tried, faulty, counts = found
             seconds = time.monotonic() - started
             sys.stdout.write(f"{kind}: {tried} inputs, {faulty} with a fault, {seconds:.0f} s\n")

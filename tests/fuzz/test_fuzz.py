@@ -15,14 +15,15 @@ import hypothesis
 import pytest
 from hypothesis import HealthCheck, given
 
-from tests.fuzz.kinds import KINDS, Material, Trial, Unprinted, inputs_of, try_input
+from tests.fuzz.kinds import KINDS, Trial, Unprinted, inputs_of, try_input
+from tests.fuzz.valid_inputs import ValidInputs
 
 #: Inputs of each kind in the short run.
 EXAMPLES = {name: 12 for name in KINDS} | {"tar": 25, "parquet": 25, "image": 20, "store": 30}
 LONG = int(os.environ.get("SMALTI_FUZZ_EXAMPLES", "300"))
 
 
-def check_kind(material: Material, kind: str, saved: Path, **settings: Any) -> None:
+def check_kind(valid: ValidInputs, kind: str, saved: Path, **settings: Any) -> None:
     """Try inputs until one causes a fault; then fail with the smallest such input, saved."""
 
     @hypothesis.settings(
@@ -32,31 +33,31 @@ def check_kind(material: Material, kind: str, saved: Path, **settings: Any) -> N
         print_blob=True,
         **settings,
     )
-    @given(inputs_of(material, kind))
+    @given(inputs_of(valid, kind))
     def check(given_input: Unprinted) -> None:
-        trial = try_input(material, kind, given_input)
+        trial = try_input(valid, kind, given_input)
         if trial.faults:
-            pytest.fail(report(material, kind, trial, saved), pytrace=False)
+            pytest.fail(report(valid, kind, trial, saved), pytrace=False)
 
     check()
 
 
-def report(material: Material, kind: str, trial: Trial, saved: Path) -> str:
+def report(valid: ValidInputs, kind: str, trial: Trial, saved: Path) -> str:
     """What went wrong and how to see it again; saves the input."""
-    folder = material.scene.save(saved / re.sub(r"\W+", "-", kind), trial.runs)
+    folder = valid.sandbox.save(saved / re.sub(r"\W+", "-", kind), trial.runs)
     faults = "\n".join(f"{fault.kind}: {fault.text}" for fault in trial.faults)
     commands = "\n".join(run.command for run in trial.runs)
-    return f"{faults}\nTo see it again:\ncd {folder}/scene && rm -rf out\n{commands}"
+    return f"{faults}\nTo see it again:\ncd {folder}/sandbox && rm -rf out\n{commands}"
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_odd_input_is_done_skipped_or_refused(kind: str, material: Material, saved: Path) -> None:
-    check_kind(material, kind, saved, max_examples=EXAMPLES[kind], derandomize=True)
+def test_odd_input_is_done_skipped_or_refused(kind: str, valid: ValidInputs, saved: Path) -> None:
+    check_kind(valid, kind, saved, max_examples=EXAMPLES[kind], derandomize=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_other_odd_inputs_are_done_skipped_or_refused(
-    kind: str, material: Material, saved: Path
+    kind: str, valid: ValidInputs, saved: Path
 ) -> None:
-    check_kind(material, kind, saved, max_examples=LONG, derandomize=False)
+    check_kind(valid, kind, saved, max_examples=LONG, derandomize=False)

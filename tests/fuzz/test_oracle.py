@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fuzz.kinds import Material
 from tests.fuzz.oracle import faults_of_run
+from tests.fuzz.valid_inputs import ValidInputs
 
 ODD = {
     "allocate": "traceback: MemoryError",
@@ -24,9 +24,9 @@ ODD = {
 
 
 @pytest.mark.parametrize("what", ODD)
-def test_oracle_sees_what_a_command_may_not_do(what: str, material: Material) -> None:
-    material.scene.reset()
-    run = material.scene.run("tests.fuzz.odd_commands", what)
+def test_oracle_sees_what_a_command_may_not_do(what: str, valid: ValidInputs) -> None:
+    valid.sandbox.reset()
+    run = valid.sandbox.run("tests.fuzz.odd_commands", what)
     found = [fault.kind for fault in faults_of_run(run, codes=(0,))]
     expected = ODD[what]
     assert found == [] if expected is None else found[0].startswith(expected), found

@@ -1,7 +1,8 @@
-"""Code stores with edited files, resealed so that the edit is believed, and with odd files."""
+"""Stores, runs and samples with edited files, resealed so that they are believed, or odd ones."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -19,7 +20,7 @@ from ops.files import json_bytes, json_hash
 from pipelines.store.layout import FORMAT
 from pipelines.store.parquet import METADATA_KEY, description_metadata
 from pipelines.store.recovery import OWN
-from tests.fuzz.json_values import ODD, OUTSIDE, json_files, mutated_json
+from tests.fuzz.json_values import ODD, OUTSIDE, json_files, json_text, mutated_json
 from tests.fuzz.parquet_files import broken_parquet
 from tests.fuzz.raw_bytes import mutated_bytes
 
@@ -27,42 +28,50 @@ CHECKSUMS = "_checksums.json"
 #: What may stand in the place of a file or folder.
 TREE_CHANGES = ("remove", "folder", "fifo", "empty", "unreadable", "loop", "link to canary",
                 "link to canary folder", "link to nothing", "link to itself elsewhere")  # fmt: skip
-#: Names of files that do not belong in a store, below it.
-STRAYS = ("_index/2x2/note.parquet", "_index/2x2/99.parquet", "_index/2x2/-1.parquet",
-          "_index/2x2/1e3.parquet", "_index/axb/0.parquet", "_index/x/0.parquet",
-          "_index/2x2/0.parquet.partial", "_index/99999999999x1/0.parquet", "_plan/2.parquet",
-          "_plan/x.parquet", "_tombstones/0.parquet", "_tombstones/note.parquet",
-          "_staging/x.shard", "_staging/2x2-0-image-0.shard", "_staging/a-b-c.shard",
-          "_tracks/depth/_plan/0.parquet", "_tracks/\x1b[31m/_source.json", "_tracks/file",
-          "_tracks/depth/_source.json", "g2x2/zarr.json.0.partial")  # fmt: skip
+#: Names of files that do not belong in a store or another folder, below it.
+STRAYS = (
+    "_index/2x2/note.parquet", "_index/2x2/99.parquet", "_index/2x2/-1.parquet",
+    "_index/2x2/1e3.parquet", "_index/axb/0.parquet", "_index/x/0.parquet",
+    "_index/2x2/0.parquet.partial", "_index/99999999999x1/0.parquet", "_plan/2.parquet",
+    "_plan/x.parquet", "_tombstones/0.parquet", "_tombstones/note.parquet", "_staging/x.shard",
+    "_staging/2x2-0-image-0.shard", "_staging/a-b-c.shard", "_tracks/depth/_plan/0.parquet",
+    "_tracks/\x1b[31m/_source.json", "_tracks/file", "_tracks/depth/_source.json",
+    "g2x2/zarr.json.0.partial", "index/note.parquet", "index/9.parquet",
+    "step-00000009/config.json", "step-9/config.json", "run.json.x.partial", "sample-00009.png",
+    "samples/step.png", "samples/step-00000001.png",
+)  # fmt: skip
 
 
-class StoreEdit(NamedTuple):
-    """One change below a store."""
+class Edit(NamedTuple):
+    """One change below a folder."""
 
     path: str
     change: str  # "write", or one of TREE_CHANGES
     data: bytes = b""
 
 
-class EditedStore(NamedTuple):
-    """Changes of a valid store."""
+class EditedFolder(NamedTuple):
+    """Changes of a valid folder."""
 
-    edits: tuple[StoreEdit, ...]
+    edits: tuple[Edit, ...]
     reseal: bool  # whether _checksums.json is made to match
 
 
-def apply_edits(store: EditedStore, root: Path, canary: Path) -> None:
-    """Make the changes in the store at `root`."""
-    for edit in store.edits:
-        path = root / edit.path
-        if edit.change == "write":
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(edit.data)
-        else:
-            _change_tree(path, edit.change, canary)
-    if store.reseal:
+def apply_edits(edited: EditedFolder, root: Path, canary: Path) -> None:
+    """Make the changes in the folder at `root`."""
+    for edit in edited.edits:
+        with contextlib.suppress(OSError):  # an earlier change is in the way
+            _apply(edit, root / edit.path, canary)
+    if edited.reseal:
         _reseal(root)
+
+
+def _apply(edit: Edit, path: Path, canary: Path) -> None:
+    if edit.change == "write":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(edit.data)
+    else:
+        _change_tree(path, edit.change, canary)
 
 
 def _change_tree(path: Path, change: str, canary: Path) -> None:
@@ -104,28 +113,31 @@ def _reseal(root: Path) -> None:
 
 
 @st.composite
-def edited_stores(draw: st.DrawFn, files: Mapping[str, bytes], folder: str) -> EditedStore:
-    """A valid store, given as its files by path, with one or two changes."""
+def edited_folders(draw: st.DrawFn, files: Mapping[str, bytes], folder: str) -> EditedFolder:
+    """A valid folder, given as its files by path, with one or two changes."""
     edits = []
     folders = {str(parent) for name in files for parent in Path(name).parents} - {"."}
     for _ in range(draw(st.sampled_from([1, 1, 1, 2]))):
         kind = draw(st.sampled_from(["file"] * 8 + ["tree", "tree", "stray"]))
         if kind == "tree":
             path = draw(st.sampled_from(sorted({*files, *folders, "_staging"})))
-            edits.append(StoreEdit(path, draw(st.sampled_from(TREE_CHANGES))))
+            edits.append(Edit(path, draw(st.sampled_from(TREE_CHANGES))))
         elif kind == "stray":
             data = draw(st.sampled_from([b"", b"note", b"{}", *files.values()]))
-            edits.append(StoreEdit(draw(st.sampled_from(STRAYS)), "write", data))
+            edits.append(Edit(draw(st.sampled_from(STRAYS)), "write", data))
         else:
             path = draw(st.sampled_from(sorted(files)))
-            edits.append(StoreEdit(path, "write", draw(_edited_file(path, files[path], folder))))
-    return EditedStore(tuple(edits), draw(st.booleans()))
+            edits.append(Edit(path, "write", draw(_edited_file(path, files[path], folder))))
+    return EditedFolder(tuple(edits), draw(st.booleans()))
 
 
 @st.composite
 def _edited_file(draw: st.DrawFn, path: str, data: bytes, folder: str) -> bytes:
     if path.endswith(".json"):
         return draw(json_files(json.loads(data), folder))
+    if path.endswith(".jsonl"):
+        line, _, rest = data.partition(b"\n")
+        return json_text(draw(mutated_json(json.loads(line), folder))) + b"\n" + rest
     if path.endswith(".parquet"):
         return draw(parts(data, folder))
     return draw(mutated_bytes(data)).data

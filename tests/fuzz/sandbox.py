@@ -1,4 +1,4 @@
-"""Scene: a folder with a fuzzed input, good inputs beside it and files that must not change."""
+"""Sandbox: a folder with a fuzzed input, good inputs beside it and files that must not change."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from PIL import Image
 from tests.conftest import photograph
 
 ROOT = Path(__file__).parents[2]
+STORE, RUN, SAMPLES = "out/codes.zarr", "out/run", "out/samples"
 GOOD = ("good-1.png", "good-2.jpg")  # encoded whatever lies beside them
 
 
@@ -89,7 +90,7 @@ class Server:
         self._process.stdout.close()
 
 
-class Scene:
+class Sandbox:
     """The same folder for every input, so that a mutated path can name what lies in it.
 
     in/ good images, where fuzzed inputs are put; canary/ files that nothing may change; out/ what
@@ -140,7 +141,7 @@ class Scene:
         printed = {name: path.read_bytes() for name, path in output.items()}
         return Run(module, words, **reply, **printed, outside=tuple(sorted(changed)))
 
-    def encode(self, *argv: object, tokenizer: Path, out: str = "out/codes.zarr") -> Run:
+    def encode(self, *argv: object, tokenizer: Path, out: str = STORE) -> Run:
         """Encode in/ with settings that take little time."""
         fixed = [
             "--image-size",
@@ -158,13 +159,24 @@ class Scene:
             "pipelines.encode", "--in", "in", "--out", out, "--tokenizer", tokenizer, *fixed, *argv
         )
 
+    def train(self, steps: int) -> Run:
+        """Train a prior on the store until so many steps are done."""
+        words = ("tiny", "--codes", STORE, "--out", RUN, "--steps", steps, "--batch-size", 2)
+        return self.run("pipelines.train_prior", *words, "--window", 2, "--device", "cpu")
+
+    def generate(self, prior: str, count: int) -> Run:
+        """Generate so many samples."""
+        words = ("--prior", prior, "--out", SAMPLES, "--count", count, "--size", "16x16")
+        fixed = ("--batch-size", 1, "--samples-per-task", 1, "--device", "cpu")
+        return self.run("pipelines.generate", *words, *fixed)
+
     def save(self, folder: Path, runs: Sequence[Run]) -> Path:
-        """Copy the scene, and how to run it again, to `folder`; returns it."""
+        """Copy the sandbox, and how to run it again, to `folder`; returns it."""
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         # not shutil.copytree, which would wait for ever for a FIFO
-        subprocess.run(["cp", "-a", "--", self.folder, folder / "scene"], check=True)
-        lines = ["cd scene  # after the run", *(run.command for run in runs)]
+        subprocess.run(["cp", "-a", "--", self.folder, folder / "sandbox"], check=True)
+        lines = ["cd sandbox  # after the run", *(run.command for run in runs)]
         (folder / "commands.txt").write_text("\n".join(lines) + "\n")
         return folder
 
