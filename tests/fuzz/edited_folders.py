@@ -68,6 +68,8 @@ def apply_edits(edited: EditedFolder, root: Path, canary: Path) -> None:
 
 def _apply(edit: Edit, path: Path, canary: Path) -> None:
     if edit.change == "write":
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            return  # writing to a FIFO would wait for ever
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(edit.data)
     else:
@@ -101,6 +103,8 @@ def _change_tree(path: Path, change: str, canary: Path) -> None:
 
 def _reseal(root: Path) -> None:
     path = root / CHECKSUMS
+    if not path.is_file():
+        return
     try:
         checksums = json.loads(path.read_text())
         checksums.pop(OWN, None)
