@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz.sandbox import Sandbox, Server
+from tests.fuzz.sandbox import Server
 from tests.fuzz.valid_inputs import ValidInputs
 
 MEMORY = Path("/dev/shm")  # where flushing a file costs nothing
@@ -20,7 +20,7 @@ def valid() -> Iterator[ValidInputs]:
     """Valid inputs, and the sandbox in which mutated ones are tried."""
     folder = Path(tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None))
     server = Server()
-    yield ValidInputs(folder, Sandbox(folder / "sandbox", server))
+    yield ValidInputs(folder, server)
     server.close()
     shutil.rmtree(folder)
 

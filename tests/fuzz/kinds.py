@@ -73,7 +73,7 @@ def _encode_beside_good(
     """Encode a folder of good images and one fuzzed file."""
     sandbox = valid.sandbox
     sandbox.add(name, data)
-    run = sandbox.encode(tokenizer=valid.tokenizer)
+    run = sandbox.encode()
     faults = faults_of_encode(run, sandbox.folder / STORE, name, members)
     return Trial([run], list(faults))
 
@@ -105,7 +105,7 @@ def _try_image(valid: ValidInputs, image: ImageFile) -> Trial:
 def _try_folder(valid: ValidInputs, odd: OddFolder) -> Trial:
     sandbox, trial = valid.sandbox, Trial()
     add_odd_files(odd, sandbox.images, sandbox.canary)
-    run = sandbox.encode(tokenizer=valid.tokenizer)
+    run = sandbox.encode()
     trial.runs.append(run)
     trial.faults += faults_of_encode(run, sandbox.folder / STORE, "", ())
     if run.code == 0:
@@ -122,7 +122,7 @@ def _try_annotations(kind: str, suffix: str) -> Try:
         path = sandbox.add(f"fuzz.{suffix}", data)
         trial = Trial()
         track = f"{kind}=in/{path.name}"
-        run = sandbox.encode("--track", track, tokenizer=valid.tokenizer)
+        run = sandbox.encode("--track", track)
         trial.after(run)
         if run.code == 0 and suffix == "jsonl":
             rows, named = encode_outcome(run, sandbox.folder / STORE / "_tracks" / kind)
@@ -140,12 +140,10 @@ def _try_config(valid: ValidInputs, data: bytes) -> Trial:
 
 def _encode_with(valid: ValidInputs, files: dict[str, bytes]) -> Trial:
     """Encode by the tokenizer with some files replaced."""
-    sandbox, trial = valid.sandbox, Trial()
-    folder = sandbox.folder / "tokenizer"
-    shutil.copytree(valid.tokenizer, folder)
+    sandbox = valid.sandbox
     for name, data in files.items():
-        (folder / name).write_bytes(data)
-    return trial.after(sandbox.encode(tokenizer=folder))
+        (sandbox.folder / "tokenizer" / name).write_bytes(data)
+    return Trial().after(sandbox.encode())
 
 
 def _try_weights(valid: ValidInputs, weights: CheckpointFile) -> Trial:
@@ -256,7 +254,7 @@ def _generate_more(valid: ValidInputs, edited: EditedFolder) -> Trial:
 def _encode_again(valid: ValidInputs, edited: EditedFolder) -> Trial:
     sandbox = _with_edits(valid, valid.store, STORE, edited)
     valid.add_images()
-    run = sandbox.encode(*valid.tracks(), tokenizer=valid.tokenizer)
+    run = sandbox.encode(*valid.tracks())
     return Trial().after(run)
 
 
@@ -264,7 +262,7 @@ def _encode_more(valid: ValidInputs, edited: EditedFolder) -> Trial:
     sandbox = _with_edits(valid, valid.store, STORE, edited)
     valid.add_images()
     sandbox.add("new.png", valid.png)
-    trial = Trial().after(sandbox.encode(*valid.tracks(), tokenizer=valid.tokenizer))
+    trial = Trial().after(sandbox.encode(*valid.tracks()))
     if trial.runs[0].code == 0:
         rows = encode_outcome(trial.runs[0], sandbox.folder / STORE).rows
         if rows.get("new.png") != "ok":

@@ -93,12 +93,12 @@ class Server:
 class Sandbox:
     """The same folder for every input, so that a mutated path can name what lies in it.
 
-    in/ good images, where fuzzed inputs are put; canary/ files that nothing may change; out/ what
-    commands may write; home/ and tmp/ the environment's.
+    in/ good images, where fuzzed inputs are put; tokenizer/ a small one; canary/ files that nothing
+    may change; out/ what commands may write; home/ and tmp/ the environment's.
     """
 
-    def __init__(self, folder: Path, server: Server) -> None:
-        self.folder, self._server = folder, server
+    def __init__(self, folder: Path, tokenizer: Path, server: Server) -> None:
+        self.folder, self._tokenizer, self._server = folder, tokenizer, server
         self.images, self.canary = folder / "in", folder / "canary"
         self._good = {name: image_bytes(seed, name) for seed, name in enumerate(GOOD)}
 
@@ -113,6 +113,7 @@ class Sandbox:
             (self.folder / name).mkdir(parents=True)
         (self.canary / "thesis.txt").write_text("twenty years of work")
         (self.canary / "folder" / "letter.txt").write_text("dear reader")
+        shutil.copytree(self._tokenizer, self.folder / "tokenizer")
         for name, data in self._good.items():
             self.add(name, data)
 
@@ -141,23 +142,11 @@ class Sandbox:
         printed = {name: path.read_bytes() for name, path in output.items()}
         return Run(module, words, **reply, **printed, outside=tuple(sorted(changed)))
 
-    def encode(self, *argv: object, tokenizer: Path, out: str = STORE) -> Run:
+    def encode(self, *argv: object) -> Run:
         """Encode in/ with settings that take little time."""
-        fixed = [
-            "--image-size",
-            "16",
-            "--batch-size",
-            "1",
-            "--rows-per-task",
-            "4",
-            "--device",
-            "cpu",
-            "--max-bad",
-            "1",
-        ]
-        return self.run(
-            "pipelines.encode", "--in", "in", "--out", out, "--tokenizer", tokenizer, *fixed, *argv
-        )
+        fixed = ("--image-size", 16, "--batch-size", 1, "--rows-per-task", 4, "--max-bad", 1)
+        words = ("--in", "in", "--out", STORE, "--tokenizer", "tokenizer")
+        return self.run("pipelines.encode", *words, *fixed, "--device", "cpu", *argv)
 
     def train(self, steps: int) -> Run:
         """Train a prior on the store until so many steps are done."""

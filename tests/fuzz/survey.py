@@ -17,7 +17,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from tests.fuzz.kinds import KINDS, Unprinted, inputs_of, try_input
-from tests.fuzz.sandbox import Sandbox, Server
+from tests.fuzz.sandbox import Server
 from tests.fuzz.valid_inputs import ValidInputs
 
 
@@ -67,7 +67,7 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         server = Server()
-        valid = ValidInputs(Path(folder), Sandbox(Path(folder) / "sandbox", server))
+        valid = ValidInputs(Path(folder), server)
         for kind in asked.kinds or KINDS:
             started = time.monotonic()
             found = survey(valid, kind, asked.examples, asked.seconds, asked.seed, asked.saved)

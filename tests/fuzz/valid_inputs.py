@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from prior.conditions import StartOfSequence
 from tests.conftest import photograph
 from tests.fuzz.annotation_files import ANNOTATIONS
-from tests.fuzz.sandbox import GOOD, RUN, SAMPLES, STORE, Sandbox, image_bytes
+from tests.fuzz.sandbox import GOOD, RUN, SAMPLES, STORE, Sandbox, Server, image_bytes
 from tests.generate_run import make_run
 from tests.tokenizer.published_weights import compvis_vqgan
 from tokenizer import build_tokenizer, save_tokenizer
@@ -39,26 +39,26 @@ def files_of(folder: Path) -> LargeMapping:
     return LargeMapping(
         (str(path.relative_to(folder)), path.read_bytes())
         for path in folder.rglob("*")
-        if path.is_file() and path.suffix != ".lock"
+        if path.is_file() and not path.name.endswith(".lock")
     )
 
 
 class ValidInputs:
     """The valid inputs, below a folder that no run changes."""
 
-    def __init__(self, folder: Path, sandbox: Sandbox) -> None:
-        self.sandbox = sandbox
+    def __init__(self, folder: Path, server: Server) -> None:
+        tokenizer = folder / "tokenizer"
+        save_tokenizer(tokenizer, build_tokenizer("tiny", seed=0))
+        self.sandbox = Sandbox(folder / "sandbox", tokenizer, server)
         self.image = Image.fromarray(photograph(9, 24, 32))
         self.png = image_bytes(9, "a.png")
-        self.tokenizer = folder / "tokenizer"
-        save_tokenizer(self.tokenizer, build_tokenizer("tiny", seed=0))
-        self.config = config_of(self.tokenizer)
-        self.weights = weights_of(self.tokenizer)
+        self.config = config_of(tokenizer)
+        self.weights = weights_of(tokenizer)
         self.published = LargeMapping({name: t.float() for name, t in compvis_vqgan().items()})
         self.prior = make_run(folder / "prior", StartOfSequence()) / "step-00000007"
         self._make_outputs()
         self.store, self.run, self.samples = (
-            Path(shutil.copytree(sandbox.folder / name, folder / name))
+            Path(shutil.copytree(self.sandbox.folder / name, folder / name))
             for name in (STORE, RUN, SAMPLES)
         )
         self.store_files = files_of(self.store)
@@ -71,7 +71,7 @@ class ValidInputs:
         self.sandbox.reset()
         self.add_images()
         for run in (
-            self.sandbox.encode(*self.tracks(), tokenizer=self.tokenizer),
+            self.sandbox.encode(*self.tracks()),
             self.sandbox.train(1),
             self.sandbox.generate(RUN, 2),
         ):
