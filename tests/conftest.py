@@ -73,6 +73,16 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def made_up_provenance(codebook_size: int = 16) -> dict[str, object]:
+    """What every track of codes records of its tokenizer."""
+    return {
+        "tokenizer": "made-up",
+        "fingerprint": "0" * 16,
+        "codebook_size": codebook_size,
+        "downsample_factor": 8,
+    }
+
+
 def make_store(
     path: Path,
     codes: np.ndarray,
@@ -94,13 +104,7 @@ def make_store(
     codes = codes.astype(dtype)
     codes[list(failed)] = fill_value(dtype)
     grid = f"{codes.shape[1]}x{codes.shape[2]}"
-    track = {
-        "tokenizer": "made-up",
-        "fingerprint": "0" * 16,
-        "codebook_size": codebook_size,
-        "downsample_factor": 8,
-        **provenance,
-    }
+    track = made_up_provenance(codebook_size) | provenance
     lines = [
         {
             "key": f"{row:04d}.jpg",

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 
 from ops.config import ConfigError
-from ops.files import exclusive_lock
 from ops.runtime import threads_restored
 from pipelines.conditioning import ConditionEncoder, find_tokenizer, make_condition_encoder
 from pipelines.console import progress_bar
@@ -27,7 +26,7 @@ from pipelines.generation.settings import (
 )
 from pipelines.generation.worker import GenerationWorker, quarantine
 from pipelines.jobs import Done, JobProgress, Piece, check_absolute, run_tasks, split_work
-from pipelines.store import lock_path
+from pipelines.store import locked
 from prior import Prior, load_prior
 
 LISTED = 20  # failed samples named at the end; the index names all
@@ -49,7 +48,7 @@ def generate_samples(flags: GenerateFlags) -> GenerationOutcome:
     check_flags(flags)
     prior = load_prior(flags.prior)
     tokenizer = find_tokenizer(flags.prior, prior, torch.device("cpu"))
-    with exclusive_lock(lock_path(flags.out)):
+    with locked(flags.out):
         record = read_record(flags.out)
         request = make_request(flags, prior, tokenizer, record)
         settings = deciding_settings(request, prior)

@@ -17,7 +17,7 @@ from pipelines.inputs.partners import ByName, Lost, paired
 from pipelines.inputs.reading import (
     Entry,
     content_hash,
-    open_regular,
+    open_image_file,
     read_bytes,
     read_entry,
     read_source,
@@ -39,7 +39,7 @@ __all__ = [
     "held_out",
     "is_table",
     "list_input",
-    "open_regular",
+    "open_image_file",
     "paired",
     "parse_address",
     "read_bytes",

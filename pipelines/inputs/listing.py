@@ -21,7 +21,7 @@ from pipelines.inputs.archives import (
     has_image_suffix,
     is_archive,
 )
-from pipelines.inputs.reading import Entry, open_regular
+from pipelines.inputs.reading import Entry, open_image_file
 
 BATCH = 65536  # entries kept as Python objects before they become columns
 MISSING = "missing"  # the etag of a broken link: its row will have the status "missing"
@@ -298,7 +298,7 @@ def _reason_by_content(file: os.DirEntry[str] | Path) -> str | None:
     if has_image_suffix(file.name):
         return None
     try:
-        with open_regular(os.fspath(file)) as opened:
+        with open_image_file(os.fspath(file)) as opened:
             head = opened.read(MAGIC_LENGTH)
     except (ImageError, OSError) as error:
         return f"neither named like an image nor readable ({error})"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from ops.files import NotRegularError, open_regular
 from ops.images import ImageError
 from pipelines.inputs.archives import archive_etag, parse_address, read_member
 
@@ -28,19 +28,16 @@ class Entry:
     label_name: str | None  # the class, see listing.LABELS
 
 
-def open_regular(uri: str) -> BinaryIO:
+def open_image_file(uri: str) -> BinaryIO:
     """Open a file for reading; raises ImageError if it is missing, unreadable or not regular."""
     try:
-        # Opening a pipe would otherwise block until something writes to it.
-        descriptor = os.open(uri, os.O_RDONLY | os.O_NONBLOCK)
+        return open_regular(uri)
     except FileNotFoundError:
         raise ImageError("missing", "no such file, or a link to nothing") from None
+    except NotRegularError:
+        raise ImageError("unreadable", "not a regular file") from None
     except OSError as error:
         raise ImageError("unreadable", str(error.strerror or error)) from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise ImageError("unreadable", "not a regular file")
-    return os.fdopen(descriptor, "rb")
 
 
 def read_bytes(uri: str, offset: int | None, size: int, etag: str | None = None) -> bytes:
@@ -55,7 +52,7 @@ def read_bytes(uri: str, offset: int | None, size: int, etag: str | None = None)
     if place is not None:
         data = _read_member(*place, etag)
         return _checked(data, size) if size else data
-    with open_regular(uri) as file:
+    with open_image_file(uri) as file:
         try:
             file.seek(offset or 0)
             data = file.read(size + 1 if offset is None else size)  # 1 more shows that it grew
@@ -69,7 +66,7 @@ def read_source(uri: str) -> bytes:
     place = parse_address(uri)
     if place is not None and not os.path.lexists(uri):
         return read_member(*place)
-    with open_regular(uri) as file:
+    with open_image_file(uri) as file:
         return file.read(MAX_BYTES)
 
 

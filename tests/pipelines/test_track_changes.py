@@ -135,8 +135,9 @@ def test_track_whose_folder_is_missing_is_not_extended(maps: Maps) -> None:
     assert maps() == 0
     maps.labels.rename(maps.labels.with_name("moved"))
     Image.fromarray(photograph(7)).save(maps.images / "later.png")
-    assert maps.again() == 0
-    assert f"track segmentation is not extended: {maps.labels} no longer exists" in maps.run.printed
+    assert maps.again() == 1
+    assert f"track segmentation is not extended: {maps.labels} no longer exists" in maps.run.errors
+    assert verify.main([str(maps.run.out)]) == 0
     assert len(maps.run.store()) == 4
     assert len(maps.run.store().track("segmentation")) == 3
     before = maps.parts()
