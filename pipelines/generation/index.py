@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from ops.config import UserError
 from ops.files import fsync_path, link_once, make_folders, write_temporary
@@ -27,7 +26,10 @@ from pipelines.store import (
     CRASHED,
     OK,
     StoreError,
+    checked_table,
+    corrupt_as,
     description_metadata,
+    open_parquet,
     parquet_bytes,
     read_description,
     staging_path,
@@ -90,18 +92,29 @@ def commit_part(out: Path, number: int, lines: pa.Table) -> None:
 
 
 def read_parts(out: Path) -> dict[int, Part]:
-    """The counts of every task's file, by the task's number."""
-    paths = sorted((out / "index").glob("*.parquet"), key=lambda path: int(path.stem))
-    return {int(path.stem): _read_part(path) for path in paths}
+    """The counts of every task's file, by the task's number, ascending.
+
+    Raises SamplesError where a file is corrupt, or its name is not a task's.
+    """
+    paths = sorted((out / "index").glob("*.parquet"), key=_number)
+    return {_number(path): _read_part(path) for path in paths}
+
+
+def _number(path: Path) -> int:
+    number = int(path.stem) if path.stem.isascii() and path.stem.isdecimal() else 0
+    if part_path(path.parent.parent, number) != path:
+        raise SamplesError(f"{path} is no file of the index: such names are numbers. Remove it.")
+    return number
 
 
 def _read_part(path: Path) -> Part:
-    try:
-        footer = pq.read_metadata(path)
-        counts = read_description(path, footer.metadata)
-    except (pa.ArrowException, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _corrupt(path, error) from error
-    return Part(int(path.stem), footer.num_rows, counts["ok"], counts["crashed"])
+    with corrupt_as(lambda error: _corrupt(path, error)):
+        file = open_parquet(path)
+        counts = read_description(path, file.metadata.metadata)
+        ok, crashed, rows = counts["ok"], counts["crashed"], file.metadata.num_rows
+        if not all(type(count) is int and 0 <= count <= rows for count in (ok, crashed)):
+            raise ValueError("its counts are not those of its rows")
+        return Part(_number(path), rows, ok, crashed)
 
 
 def read_lines(out: Path, number: int) -> list[dict[str, Any]]:
@@ -124,11 +137,8 @@ def failed_lines(out: Path, parts: Iterable[Part]) -> list[dict[str, Any]]:
 
 
 def _read_table(path: Path) -> pa.Table:
-    try:
-        table = pq.ParquetFile(path, page_checksum_verification=True).read()
-        return table.replace_schema_metadata(None).cast(SAMPLE_SCHEMA)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise _corrupt(path, error) from error
+    with corrupt_as(lambda error: _corrupt(path, error)):
+        return checked_table(open_parquet(path).read(), SAMPLE_SCHEMA)
 
 
 def _corrupt(path: Path, error: Exception) -> SamplesError:

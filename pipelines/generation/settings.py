@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,11 @@ import torch
 
 from ops.checkpoint import fingerprint
 from ops.config import ConfigError, Registry, to_json
-from ops.files import write_json
+from ops.files import read_json, write_json
 from ops.runtime import resolve_device
+from ops.text import printable
 from pipelines.conditioning import ConditionFiles
-from pipelines.store import FORMAT, check_format, code_dtype
+from pipelines.store import FORMAT, StoreError, check_format, code_dtype
 from prior import Prior
 from prior.sampling import SamplingSettings
 
@@ -28,6 +28,7 @@ SAVES.register("tars")("WebDataset tars of PNG, codes and facts, one a task")
 
 NUM_TASKS = 256  # about: quick to redo and enough to share among workers
 SAMPLES_PER_TASK = 1024  # at most: a tar of a gigabyte with images of a megapixel
+MOST_SAMPLES = 1 << 40
 MOST_TASKS = 1 << 16  # each has a file of the index
 LARGE_CANVAS = 1 << 14  # codes; a megapixel where f = 8
 MIN_FLUSH_ROWS = 64
@@ -162,15 +163,30 @@ def write_record(out: Path, settings: Mapping[str, Any], count: int) -> None:
 def read_record(out: Path) -> dict[str, Any] | None:
     """The settings that the samples in `out` were made with, or None where there are none.
 
-    Raises StoreError where an older version wrote the folder.
+    Raises StoreError where an older version wrote the folder, or the record is corrupt.
     """
     begun = ("index/*.parquet", "_staging/*.partial-shard", "sample-*.png")
     if not any(any(out.glob(pattern)) for pattern in begun):
         return None
     path = record_path(out)
-    record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    try:
+        record = read_json(path, follow=False)
+        if not isinstance(record, dict):
+            raise ValueError("it holds no JSON object")
+    except FileNotFoundError:
+        record = {}
+    except ValueError as error:
+        raise _corrupt(path, error) from error
     check_format(path, record.get("format"), "generate")
+    for name in ("count", "batch_size", "samples_per_task"):  # what flags that are not given take
+        value = record.get(name, 1)
+        if type(value) is not int or not 1 <= value <= MOST_SAMPLES:
+            raise _corrupt(path, f"{name} is {printable(repr(value), 40)}")
     return record
+
+
+def _corrupt(path: Path, why: object) -> StoreError:
+    return StoreError(f"{path}: corrupt ({why}). Restore it from a copy, or name another --out.")
 
 
 def check_record(out: Path, record: Mapping[str, Any], settings: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ops.files import open_regular
 from ops.images import ImageArray, png_bytes
 from ops.plots import figure_image
 from pipelines.training import draw_usage
@@ -31,8 +32,12 @@ def image_uri(image: ImageArray) -> str:
 
 
 def file_uri(path: Path) -> str:
-    """A PNG or JPEG file, unchanged, in a data URI."""
-    return data_uri(path.read_bytes(), TYPES[path.suffix.lower()])
+    """A PNG or JPEG file, unchanged, in a data URI; NotRegularError for a link or a pipe.
+
+    A link in a folder from elsewhere could name any file of the reader's, who sends the page on.
+    """
+    with open_regular(path, follow=False) as file:
+        return data_uri(file.read(), TYPES[path.suffix.lower()])
 
 
 def usage_plot(counts: np.ndarray) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ops.files import open_regular
 from ops.images import ImageError, decode_image, resize_and_crop, to_image
 from pipelines.generation import codes_path, read_index, read_parts, sample_name
 from pipelines.reports.plots import data_uri, image_uri
@@ -33,7 +34,7 @@ def sample_images(path: Path, limit: int) -> tuple[list[Named], int]:
     conditions = sorted(path.glob("condition-*.png"))
     if files:
         shown = [*conditions, *files[:limit]]
-        found: Iterator[MaybeNamed] = ((p.stem, _uri(p.read_bytes())) for p in shown)
+        found: Iterator[MaybeNamed] = ((p.stem, _file_uri(p)) for p in shown)
         total = len(files)
     else:
         found, total = islice(_in_tars(path) or _in_codes(path), limit), _count_ok(path)
@@ -42,6 +43,11 @@ def sample_images(path: Path, limit: int) -> tuple[list[Named], int]:
 
 def _count_ok(path: Path) -> int:
     return sum(part.ok for part in read_parts(path).values())
+
+
+def _file_uri(path: Path) -> str | None:
+    with open_regular(path, follow=False) as file:
+        return _uri(file.read())
 
 
 def _uri(data: bytes) -> str | None:

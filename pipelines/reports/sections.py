@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
 import re
 from collections import Counter
@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import torch
 
 from ops.config import UserError, from_json
+from ops.files import read_json
 from ops.images import ImageArray, ImageError, Transform, to_image, to_pixels
 from ops.metrics import codebook_usage, psnr
 from ops.runtime import read_metrics
@@ -241,7 +242,7 @@ def run_section(path: Path) -> Section:
     for image in _newest_images(path / "samples"):
         section.figures.append(Figure((file_uri(image),), image.stem, wide=True))
     if (path / "run.json").is_file():
-        section.tables.append(Table(list(_facts(json.loads((path / "run.json").read_text())))))
+        section.tables.append(_settings_table(path / "run.json"))
     return section
 
 
@@ -278,8 +279,7 @@ def samples_section(path: Path) -> Section:
         if len(failed) > MAX_FAILED:
             rows.append((f"and {len(failed) - MAX_FAILED:,} more", "", ""))
         section.tables.append(Table(rows, ("sample", "status", "reason")))
-    settings = json.loads((path / "generation.json").read_text())
-    section.tables.append(Table(list(_facts(settings))))
+    section.tables.append(_settings_table(path / "generation.json"))
     return section
 
 
@@ -288,10 +288,29 @@ def samples_section(path: Path) -> Section:
 
 def timings_section(path: Path) -> Section:
     """Seconds of each stage of the demo, and their sum."""
-    stages = [(stage["stage"], stage["seconds"]) for stage in json.loads(path.read_text())]
+    with _corrupt_file(path):
+        stages = [(str(item["stage"]), float(item["seconds"])) for item in read_json(path)]
     rows = [(name, f"{seconds:.1f} s") for name, seconds in stages]
     rows.append(("total", f"{sum(seconds for _, seconds in stages):.1f} s"))
     return Section("Timings", tables=[Table(rows)])
+
+
+@contextlib.contextmanager
+def _corrupt_file(path: Path) -> Iterator[None]:
+    """Raise ReportError for what the body raises on the content of the JSON file at `path`."""
+    try:
+        yield
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
+        raise ReportError(f"{path}: corrupt ({error}). Restore it from a copy.") from error
+
+
+def _settings_table(path: Path) -> Table:
+    """The settings in a JSON file; raises ReportError where it holds no JSON object."""
+    with _corrupt_file(path):
+        settings = read_json(path, follow=False)
+        if not isinstance(settings, dict):
+            raise ValueError("it holds no JSON object")
+        return Table(list(_facts(settings)))
 
 
 def _facts(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

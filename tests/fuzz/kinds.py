@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,12 +24,10 @@ from tests.fuzz.oracle import (
     faults_of_run,
 )
 from tests.fuzz.parquet_files import ParquetFile, parquet_files
-from tests.fuzz.sandbox import GOOD, RUN, SAMPLES, STORE, Run, Sandbox
+from tests.fuzz.sandbox import GOOD, RUN, SAMPLES, STORE, THESIS, Run, Sandbox
 from tests.fuzz.tar_files import TarFile, tar_files
 from tests.fuzz.valid_inputs import ValidInputs, config_of, weights_of
 from tests.tokenizer.published_weights import GROUPS
-
-REPORT = ("--out", "out/report.html")
 
 
 class Unprinted:
@@ -214,19 +213,24 @@ def _verify(valid: ValidInputs, edited: EditedFolder) -> Trial:
     return Trial().after(sandbox.run("pipelines.verify", STORE), (0, 1))
 
 
+def _report(sandbox: Sandbox, folder: str) -> Trial:
+    page = sandbox.folder / "out" / "report.html"
+    trial = Trial().after(sandbox.run("pipelines.report", folder, "--out", "out/report.html"))
+    if page.is_file() and base64.b64encode(THESIS) in page.read_bytes():
+        trial.faults.append(Fault("a report embeds a file from elsewhere", ""))
+    return trial
+
+
 def _report_store(valid: ValidInputs, edited: EditedFolder) -> Trial:
-    sandbox = _with_edits(valid, valid.store, STORE, edited)
-    return Trial().after(sandbox.run("pipelines.report", STORE, *REPORT))
+    return _report(_with_edits(valid, valid.store, STORE, edited), STORE)
 
 
 def _report_run(valid: ValidInputs, edited: EditedFolder) -> Trial:
-    sandbox = _with_edits(valid, valid.run, RUN, edited)
-    return Trial().after(sandbox.run("pipelines.report", RUN, *REPORT))
+    return _report(_with_edits(valid, valid.run, RUN, edited), RUN)
 
 
 def _report_samples(valid: ValidInputs, edited: EditedFolder) -> Trial:
-    sandbox = _with_edits(valid, valid.samples, SAMPLES, edited)
-    return Trial().after(sandbox.run("pipelines.report", SAMPLES, *REPORT))
+    return _report(_with_edits(valid, valid.samples, SAMPLES, edited), SAMPLES)
 
 
 def _train(valid: ValidInputs, edited: EditedFolder) -> Trial:

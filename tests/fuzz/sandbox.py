@@ -22,6 +22,7 @@ from tests.conftest import photograph
 
 ROOT = Path(__file__).parents[2]
 STORE, RUN, SAMPLES = "out/codes.zarr", "out/run", "out/samples"
+THESIS = b"years of work"
 GOOD = ("good-1.png", "good-2.jpg")  # encoded whatever lies beside them
 
 
@@ -111,7 +112,7 @@ class Sandbox:
             shutil.rmtree(self.folder)
         for name in ("in", "out", "canary/folder", "home", "tmp"):
             (self.folder / name).mkdir(parents=True)
-        (self.canary / "thesis.txt").write_text("twenty years of work")
+        (self.canary / "thesis.txt").write_bytes(THESIS)
         (self.canary / "folder" / "letter.txt").write_text("dear reader")
         shutil.copytree(self._tokenizer, self.folder / "tokenizer")
         for name, data in self._good.items():

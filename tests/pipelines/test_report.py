@@ -155,6 +155,34 @@ def test_nothing_to_report_is_an_error_of_one_line(
     assert not (tmp_path / name / "report.html").exists()
 
 
+@pytest.mark.parametrize("name", ["samples/generation.json", "prior/run.json", "timings.json"])
+@pytest.mark.parametrize("text", ["", "3", "null", "[1]", "NaN", '{"a": 1}x', "[" * 100_000])
+def test_corrupt_settings_are_an_error_of_one_line(
+    name: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_samples(tmp_path / "samples")
+    write_run(tmp_path / "prior")
+    (tmp_path / name).write_text(text)
+    assert report.main([str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert name in line
+    assert "corrupt" in line
+
+
+@pytest.mark.parametrize("name", ["samples/sample-00000.png", "prior/samples/step-00000009.png"])
+def test_links_to_files_elsewhere_are_not_embedded(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_samples(tmp_path / "samples")
+    write_run(tmp_path / "prior")
+    (tmp_path / "secret").write_bytes(b"secret")
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name).symlink_to(tmp_path / "secret")
+    assert report.main([str(tmp_path)]) == 2
+    assert f"{name} is a symbolic link" in capsys.readouterr().err
+    assert not (tmp_path / "report.html").exists()
+
+
 def test_incomplete_last_line_of_metrics_is_ignored(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     assert [line["step"] for line in read_metrics(run / "metrics.jsonl")] == [10, 20, 20]
