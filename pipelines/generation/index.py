@@ -13,7 +13,9 @@ the names of these files alone, however many samples there are.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +37,7 @@ from pipelines.store import (
     staging_path,
 )
 
+PART_NAME = re.compile(r"[0-9]{5,9}\.parquet")
 NOT_SAMPLED = "not sampled"  # the status of samples that --only left out
 
 SAMPLE_SCHEMA = pa.schema(
@@ -92,29 +95,28 @@ def commit_part(out: Path, number: int, lines: pa.Table) -> None:
 
 
 def read_parts(out: Path) -> dict[int, Part]:
-    """The counts of every task's file, by the task's number, ascending.
+    """The counts of every task's file, by the task's number.
 
-    Raises SamplesError where a file is corrupt, or its name is not a task's.
+    Raises SamplesError where a file is corrupt, or none that the folder has written.
     """
-    paths = sorted((out / "index").glob("*.parquet"), key=_number)
-    return {_number(path): _read_part(path) for path in paths}
+    paths = {_number_of(path): path for path in (out / "index").glob("*.parquet")}
+    return {number: _read_part(number, paths[number]) for number in sorted(paths)}
 
 
-def _number(path: Path) -> int:
-    number = int(path.stem) if path.stem.isascii() and path.stem.isdecimal() else 0
-    if part_path(path.parent.parent, number) != path:
-        raise SamplesError(f"{path} is no file of the index: such names are numbers. Remove it.")
-    return number
+def _number_of(path: Path) -> int:
+    if not PART_NAME.fullmatch(path.name):
+        raise SamplesError(f"{path} is not a file of the index: such names are numbers. Remove it.")
+    return int(path.stem)
 
 
-def _read_part(path: Path) -> Part:
-    with corrupt_as(lambda error: _corrupt(path, error)):
+def _read_part(number: int, path: Path) -> Part:
+    with corrupt_as(partial(_corrupt, path)):
         file = open_parquet(path)
-        counts = read_description(path, file.metadata.metadata)
-        ok, crashed, rows = counts["ok"], counts["crashed"], file.metadata.num_rows
-        if not all(type(count) is int and 0 <= count <= rows for count in (ok, crashed)):
-            raise ValueError("its counts are not those of its rows")
-        return Part(_number(path), rows, ok, crashed)
+        counts = read_description(path, file.schema_arrow.metadata)
+        part = Part(number, file.metadata.num_rows, counts["ok"], counts["crashed"])
+        if any(type(count) is not int or not 0 <= count <= part.rows for count in part[2:]):
+            raise ValueError("it counts more samples than it has")
+        return part
 
 
 def read_lines(out: Path, number: int) -> list[dict[str, Any]]:
@@ -137,7 +139,7 @@ def failed_lines(out: Path, parts: Iterable[Part]) -> list[dict[str, Any]]:
 
 
 def _read_table(path: Path) -> pa.Table:
-    with corrupt_as(lambda error: _corrupt(path, error)):
+    with corrupt_as(partial(_corrupt, path)):
         return checked_table(open_parquet(path).read(), SAMPLE_SCHEMA)
 
 

@@ -14,7 +14,6 @@ from ops.checkpoint import fingerprint
 from ops.config import ConfigError, Registry, to_json
 from ops.files import read_json, write_json
 from ops.runtime import resolve_device
-from ops.text import printable
 from pipelines.conditioning import ConditionFiles
 from pipelines.store import FORMAT, StoreError, check_format, code_dtype
 from prior import Prior
@@ -163,30 +162,24 @@ def write_record(out: Path, settings: Mapping[str, Any], count: int) -> None:
 def read_record(out: Path) -> dict[str, Any] | None:
     """The settings that the samples in `out` were made with, or None where there are none.
 
-    Raises StoreError where an older version wrote the folder, or the record is corrupt.
+    Raises StoreError where an older version wrote the folder.
     """
     begun = ("index/*.parquet", "_staging/*.partial-shard", "sample-*.png")
     if not any(any(out.glob(pattern)) for pattern in begun):
         return None
     path = record_path(out)
     try:
-        record = read_json(path, follow=False)
+        record: dict[str, Any] = read_json(path, follow=False) if path.exists() else {}
         if not isinstance(record, dict):
-            raise ValueError("it holds no JSON object")
-    except FileNotFoundError:
-        record = {}
-    except ValueError as error:
-        raise _corrupt(path, error) from error
+            raise ValueError("it is no object")
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read: {error}. Restore it from a copy.") from error
     check_format(path, record.get("format"), "generate")
     for name in ("count", "batch_size", "samples_per_task"):  # what flags that are not given take
         value = record.get(name, 1)
         if type(value) is not int or not 1 <= value <= MOST_SAMPLES:
-            raise _corrupt(path, f"{name} is {printable(repr(value), 40)}")
+            raise StoreError(f"{path}: its {name} is {value!r}. Restore it from a copy.")
     return record
-
-
-def _corrupt(path: Path, why: object) -> StoreError:
-    return StoreError(f"{path}: corrupt ({why}). Restore it from a copy, or name another --out.")
 
 
 def check_record(out: Path, record: Mapping[str, Any], settings: Mapping[str, Any]) -> None:

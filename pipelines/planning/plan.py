@@ -29,10 +29,10 @@ from pipelines.store import (
     MAX_ROWS_PER_TASK,
     StoreAttributes,
     StoreError,
+    check_grids,
     check_range,
     checked_table,
     description_metadata,
-    grid_shape,
     num_parts,
     open_parquet,
     plan_path,
@@ -135,7 +135,7 @@ def _read_part(root: Path, part: int) -> tuple[PlanSettings, tuple[str, ...], li
         raise ConfigError("label_names must be a list of names.")
     tasks = []
     for group, (grid, number, num_rows) in enumerate(description["tasks"]):
-        grid_shape(grid)
+        check_grids({grid: num_rows})
         check_range("the number of a task", number, 0, MAX_TASKS)
         check_range("the number of rows of a task", num_rows, 1, settings.rows_per_task)
         if group >= file.num_row_groups or file.metadata.row_group(group).num_rows != num_rows:

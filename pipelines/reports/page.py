@@ -11,9 +11,12 @@ from pipelines.reports.sections import sections_of
 TEMPLATES = Path(__file__).parent
 
 
-def render_page(path: Path) -> str:
-    """The HTML page about the folder `path`; raises ReportError if there is nothing to report."""
-    sections = sections_of(path)
+def render_page(path: Path, by_content: bool = False) -> str:
+    """The HTML page about the folder `path`; raises ReportError if there is nothing to report.
+
+    `by_content`: see Originals.
+    """
+    sections = sections_of(path, by_content)
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
     )

@@ -32,10 +32,7 @@ def image_uri(image: ImageArray) -> str:
 
 
 def file_uri(path: Path) -> str:
-    """A PNG or JPEG file, unchanged, in a data URI; NotRegularError for a link or a pipe.
-
-    A link in a folder from elsewhere could name any file of the reader's, who sends the page on.
-    """
+    """A PNG or JPEG file, unchanged, in a data URI; raises NotRegularError for a link."""
     with open_regular(path, follow=False) as file:
         return data_uri(file.read(), TYPES[path.suffix.lower()])
 

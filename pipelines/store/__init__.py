@@ -71,7 +71,7 @@ from pipelines.store.task_buffer import (
     index_table,
 )
 from pipelines.store.tombstones import read_tombstones, write_tombstones
-from pipelines.store.validation import MAX_ROWS_PER_TASK, check_range
+from pipelines.store.validation import MAX_ROWS_PER_TASK, check_grids, check_range
 from pipelines.store.zarr_metadata import (
     RowForm,
     StoreAttributes,
@@ -98,6 +98,7 @@ __all__ = [
     "TRACKS",
     "TaskBuffer",
     "check_format",
+    "check_grids",
     "check_range",
     "check_shard",
     "checked_table",

@@ -11,12 +11,12 @@ from typing import Any
 
 from ops.config import ConfigError
 from ops.text import printable
-from pipelines.store.layout import CLASS, grid_shape, is_track_name
+from pipelines.store.layout import CLASS, StoreError, grid_shape, is_track_name
 
 MAX_ROWS_PER_TASK = 1 << 20
 MAX_TASK_BYTES = 1 << 34  # of a task's rows: their writer holds them in memory
 MAX_ROWS = 1 << 40  # of a grid
-MAX_CODEBOOK_SIZE = 1 << 24
+MAX_CODEBOOK_SIZE = 1 << 20
 MAX_DOWNSAMPLE_FACTOR = 1 << 10
 MAX_SIDE = 1 << 16  # of a row of numbers
 FLOATS = ("float16", "float32", "float64")  # types of rows of numbers
@@ -48,11 +48,11 @@ def check_provenance(name: str, provenance: Any) -> None:
     if "row_shape" in provenance and name != "image":
         _check_numbers(name, provenance)
         return
-    for key, most in (
-        ("codebook_size", MAX_CODEBOOK_SIZE),
-        ("downsample_factor", MAX_DOWNSAMPLE_FACTOR),
+    for key, least, most in (
+        ("codebook_size", 2, MAX_CODEBOOK_SIZE),
+        ("downsample_factor", 1, MAX_DOWNSAMPLE_FACTOR),
     ):
-        check_range(f"{key} of track {name}", provenance.get(key), 1, most)
+        check_range(f"{key} of track {name}", provenance.get(key), least, most)
     for key in ("tokenizer", "fingerprint"):
         if not isinstance(provenance.get(key), str):
             raise ConfigError(f"{key} of track {name} must be text.")
@@ -73,7 +73,10 @@ def _check_numbers(name: str, provenance: Mapping[str, Any]) -> None:
 
 
 def check_grids(grids: Mapping[str, Any]) -> None:
-    """Raise ConfigError or StoreError where a grid's name or number of rows is none."""
+    """Raise ConfigError where a grid's name or number of rows is none."""
     for grid, rows in grids.items():
-        grid_shape(grid)
+        try:
+            grid_shape(grid)
+        except StoreError as error:
+            raise ConfigError(str(error)) from error
         check_range(f"the number of rows of grid {grid}", rows, 0, MAX_ROWS)

@@ -35,7 +35,7 @@ MAX_COMPRESSED_CHUNKS = 16
 class StoreAttributes:
     """A store's description in its group's attributes.
 
-    Raises ConfigError or StoreError for values that no store has.
+    Raises ConfigError for values that no store has.
     """
 
     format: int = FORMAT
@@ -187,7 +187,7 @@ def read_attributes(root: Path) -> StoreAttributes:
     check_format(root, data.get("format"))
     try:
         attributes = from_json(StoreAttributes, data)
-    except (ConfigError, ValueError, TypeError, StoreError) as error:
+    except (ConfigError, ValueError, TypeError) as error:
         raise StoreError(f"{path}: {error}") from error
     if "image" not in attributes.tracks:
         raise StoreError(f"{path}: it has no track image.")

@@ -129,7 +129,7 @@ class Track(ABC):
             planned = task_table(self.root, task)
             if not pc.all(pc.equal(partners(planned)["etag"], NO_PARTNER)).as_py():
                 return
-            keys = keys or planned["key"].slice(0, NAMED).to_pylist()
+            keys = [*keys, *planned["key"].slice(0, NAMED).to_pylist()][:NAMED]
         raise ConfigError(
             f"--track {self.name}={self.value}: none of the {images.num_rows} rows of images has a "
             f"partner there. Looked for names such as {_quoted(keys)}, with any suffix; there are "

@@ -7,16 +7,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
-from pipelines.generation.index import SAMPLE_SCHEMA, SamplesError, read_parts
+from pipelines.generation.index import read_parts
 from pipelines.generation.resume import Folder, kept_samples
 from pipelines.generation.settings import deciding_settings, read_record, write_record
 from pipelines.generation.worker import GenerationWorker
 from pipelines.jobs.queue import Piece
 from pipelines.store.layout import StoreError, staging_path
-from pipelines.store.parquet import description_metadata, parquet_bytes
 from prior import load_prior
 from tests.generate_run import everything, generate, request_of
 
@@ -112,42 +110,10 @@ def test_partial_shards_of_other_tasks_are_left_by_a_run_of_one(
     "text",
     ["", "3", "[]", "NaN", "{" * 100_000, '{"format": 3, "count": "9"}',
      '{"format": 3, "batch_size": 0}', '{"format": 3, "samples_per_task": 1e9}',
-     '{"format": 3, "count": true}'],
+     '{"format": 3, "count": true}', '{"format": 3, "count": 99999999999999}'],
 )  # fmt: skip
 def test_corrupt_record_is_an_error(text: str, tmp_path: Path) -> None:
     (tmp_path / "sample-00000.png").touch()
     (tmp_path / "generation.json").write_text(text)
-    with pytest.raises(StoreError, match="corrupt"):
+    with pytest.raises(StoreError, match="Restore it"):
         read_record(tmp_path)
-
-
-COUNTS = {"ok": 2, "crashed": 0}
-
-
-@pytest.mark.parametrize(
-    "counts",
-    [{}, {"ok": 2}, COUNTS | {"ok": "2"}, COUNTS | {"ok": 3}, COUNTS | {"crashed": -1},
-     COUNTS | {"crashed": None}, COUNTS | {"ok": True}],
-)  # fmt: skip
-def test_index_file_with_other_counts_than_its_rows_is_corrupt(
-    counts: dict[str, Any], tmp_path: Path
-) -> None:
-    write_index_file(tmp_path / "index" / "00000.parquet", counts)
-    with pytest.raises(SamplesError, match="corrupt"):
-        read_parts(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["note", "1", "-0001", "000001", "٠٠٠٠٠"])
-def test_index_file_of_no_task_is_an_error(name: str, tmp_path: Path) -> None:
-    write_index_file(tmp_path / "index" / f"{name}.parquet", COUNTS)
-    with pytest.raises(SamplesError, match="Remove it"):
-        read_parts(tmp_path)
-
-
-def write_index_file(path: Path, counts: dict[str, Any]) -> None:
-    """An index file of two samples, with a right hash over any counts."""
-    line = {name: None for name in SAMPLE_SCHEMA.names}
-    lines = [{**line, "sample": number, "seed": 0, "status": "ok"} for number in range(2)]
-    table = pa.Table.from_pylist(lines, SAMPLE_SCHEMA)
-    path.parent.mkdir()
-    path.write_bytes(parquet_bytes(table.replace_schema_metadata(description_metadata(counts))))
