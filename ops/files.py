@@ -19,6 +19,7 @@ from typing import Any
 
 from ops import disk
 from ops.config import UserError
+from ops.disk_errors import link_error
 
 MAX_JSON_BYTES = 256 << 20
 
@@ -48,6 +49,8 @@ def open_regular(path: str | os.PathLike[str], *, follow: bool = True) -> io.Buf
         ):
             raise _not_regular(path) from None
         raise
+    except ValueError:  # a name with a NUL, or with characters that names of files cannot have
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise _not_regular(path)
@@ -136,9 +139,9 @@ def link_once(temporary: Path, path: Path) -> bool:
     try:
         try:
             disk.disk.link(temporary, path)
-        except OSError:
+        except OSError as error:
             if not path.exists():
-                raise
+                raise link_error(error, path) from error
         same = filecmp.cmp(temporary, path, shallow=False)
     finally:
         disk.disk.unlink(temporary)

@@ -13,7 +13,7 @@ from typing import Annotated
 import tyro
 
 from ops.files import write_bytes
-from pipelines.console import run_command
+from pipelines.console import run_command, show
 from pipelines.reports import render_page
 
 
@@ -43,7 +43,7 @@ def run(flags: Flags) -> int:
     out = flags.path / "report.html" if flags.out is None else flags.out
     page = render_page(flags.path, flags.originals_by_content)
     write_bytes(out, page.encode())
-    print(f"{out}: {len(page) / 1e6:.1f} MB")
+    show(f"{out}: {len(page) / 1e6:.1f} MB")
     return 0
 
 

@@ -18,7 +18,7 @@ import tyro
 
 from ops.config import ConfigError
 from ops.runtime import use_threads
-from pipelines.console import run_command
+from pipelines.console import run_command, show
 from pipelines.studies import STUDIES, StudyContext, do_runs, write_report
 
 
@@ -67,13 +67,13 @@ def run(flags: StudyFlags) -> int:
     )
     runs = do_runs(flags.name, study, context, flags.seeds, print_progress)
     report = write_report(study, context, runs, command_of(flags))
-    print((flags.out / "table.md").read_text(), end="")
-    print(f"{report}: {len(runs)} runs")
+    show(*(flags.out / "table.md").read_text().splitlines())
+    show(f"{report}: {len(runs)} runs")
     return 0
 
 
 def print_progress(line: str) -> None:
-    print(f"\n[{line}]", flush=True)
+    show("", f"[{line}]")
 
 
 def command_of(flags: StudyFlags) -> str:

@@ -9,6 +9,7 @@ neighbourhood only, so tiles of a large image are exact (see tokenizer/tiling.py
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -126,8 +127,11 @@ class AttnBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x)
-        q, k, v = (layer(h).flatten(2).transpose(1, 2) for layer in (self.q, self.k, self.v))
-        h = F.scaled_dot_product_attention(q, k, v)  # (B, H*W, C)
+        # (B, 1, H*W, C): without an axis of heads, GPUs would store the matrix of all scores.
+        q, k, v = (
+            layer(h).flatten(2).transpose(1, 2).unsqueeze(1) for layer in (self.q, self.k, self.v)
+        )
+        h = F.scaled_dot_product_attention(q, k, v).squeeze(1)
         latents: Tensor = x + self.proj_out(h.transpose(1, 2).reshape(x.shape))
         return latents
 
@@ -238,8 +242,16 @@ class Decoder(nn.Module):
         self.conv_out = Convolution(channels, config.image_channels * config.patch_size**2)
 
     def forward(self, latents: Tensor) -> Tensor:
-        h = self.blocks(self.conv_in(latents))
-        return F.pixel_shuffle(self.conv_out(norm_silu(self.norm_out, h)), self.patch_size)
+        return F.pixel_shuffle(self.conv_out(self.features(latents)), self.patch_size)
+
+    def features(self, latents: Tensor) -> Tensor:
+        """The last layer's input (B, channels, h*f/p, w*f/p), p the patch size."""
+        return norm_silu(self.norm_out, self.blocks(self.conv_in(latents)))
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile all but the last layer: the adaptive weight differentiates by that layer more
+        than once in a step (eq. 7), which a compiled region does not allow."""
+        self.features = torch.compile(self.features, *args, **kwargs)  # type: ignore[method-assign]
 
 
 def encoder_halo(config: AutoencoderConfig) -> int:

@@ -18,6 +18,7 @@ from tokenizer import VQGAN, bundled_tokenizers, load_tokenizer
 
 IMAGE = Path("tokenizer")
 TRACKS = Path("track_tokenizers")
+MODEL_FILES = ("config.json", "model.safetensors")
 
 
 def tokenizer_info(tokenizer: VQGAN) -> dict[str, Any]:
@@ -41,7 +42,9 @@ def _keep(folder: Path, source: Path) -> None:
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(folder) as partial:
-            shutil.copytree(source, partial)
+            partial.mkdir()
+            for name in MODEL_FILES:
+                shutil.copyfile(source / name, partial / name)
 
 
 def find_tokenizer(path: Path, prior: Prior, device: torch.device) -> VQGAN:

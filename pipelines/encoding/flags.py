@@ -17,13 +17,17 @@ class EncodeFlags:
     """Encode images into a code store that zarr.open and pyarrow.parquet read.
 
     Run it again to resume, or with more images in the folder to add them. Images that cannot be
-    read are listed with the reason, here and in the store's index. EXIF orientation is applied,
-    alpha is composited on white, and of an animation the first frame is taken.
+    read are listed with the reason, here and in the store's index. EXIF orientation is applied, an
+    embedded colour profile is converted to sRGB (relative colorimetric, with black point
+    compensation; one that is broken is noted), alpha is composited on white, and of an animation
+    the first frame is taken. A store that was begun by a version without this is not extended.
     """
 
     in_: Annotated[Path, tyro.conf.arg(name="in")]
     """Folder of images, tar files (WebDataset) or Parquet tables, searched recursively; or one
-    such file."""
+    such file. In a tar file, 7.depth.png is a field of the sample with the image 7.jpg and is not
+    encoded, if its further name is a word of letters; v1.5.png is an image of its own, and so is
+    7.depth.png where there is no 7.jpg. What is not encoded is named or counted."""
     out: Path
     """The code store to create or extend, for instance codes.zarr."""
     tokenizer: str = "photo-f8"
@@ -38,8 +42,10 @@ class EncodeFlags:
     """both: encode each view mirrored, too; --crop ten includes mirrored views already."""
     seed: int = 0
     """For --crop random: the crop depends only on this and the image's name."""
-    labels: Literal["none", "first", "last"] = "none"
-    """first: the first folder below --in is an image's class. last: the folder it lies in."""
+    labels: Literal["none", "first", "last", "field"] = "none"
+    """first: the first folder below --in is an image's class. last: the folder it lies in. field:
+    the field cls of its sample in a tar file, or the column label of its Parquet table (cls, class
+    and label are looked for in both)."""
     track: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """NAME=VALUE, once for each further track of rows aligned with the images'. segmentation=DIR,
     depth=DIR or any other name: a folder of files named like the images. low_res=RATIO: the images
@@ -68,7 +74,7 @@ class EncodeFlags:
     """nnpack: about twice as fast on most CPUs, with different rounding; fixed when the store is
     made. auto uses it where this machine has it and a forward pass has one thread."""
     workers: int = 0
-    """Ray actors that encode; 0 encodes in this process. Both give the same bytes."""
+    """Ray actors that encode; 0 encodes in one child process. Both give the same bytes."""
     cpus_per_worker: int = 1
     """CPU cores per actor."""
     gpus_per_worker: float | Literal["auto"] = "auto"
@@ -78,6 +84,9 @@ class EncodeFlags:
     without it --workers starts a local Ray."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; fixed when the store is made."""
+    accept: tuple[Literal["device"], ...] = ()
+    """device: go on with a store that was begun on a GPU on a CPU, or the reverse. Its codes are
+    then rounded otherwise; environments.json in the store lists the tasks made so."""
     max_bad: float = 0.5
     """Exit with code 1 if a larger share of the images has failed."""
 

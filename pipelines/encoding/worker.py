@@ -11,10 +11,11 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import groupby, islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -67,18 +68,22 @@ class EncodeWorker:
 
     Made once a process: it loads the tokenizer kept there. `concurrent_batches` are encoded at a
     time, each on the store's frozen number of threads, and `decoders` threads (by default one more
-    than batches) read images for them. A process may run two tasks at once: while one commits, the
-    other encodes.
+    than batches) read images for them. `environment` replaces settings of the track (--accept). A
+    process may run two tasks at once: while one commits, the other encodes.
     """
 
     def __init__(
-        self, root: Path, concurrent_batches: int = 1, decoders: int | None = None
+        self,
+        root: Path,
+        concurrent_batches: int = 1,
+        decoders: int | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         keep_freed_memory()
         plan = read_plan(root)
         if plan is None:
             raise StoreError(f"{root} has no plan. Run encode to make one.")
-        track = plan.settings.track
+        track = plan.settings.track | dict(environment)
         device = resolve_device(track["device"])
         self.root, self.plan = root, plan
         self.tokenizer = load_tokenizer(tokenizer_folder(root), device, track["convolution"])

@@ -88,8 +88,11 @@ class GenerateFlags:
     """write preview.png of the current sample every few seconds"""
     retry_failed: bool = False
     """retry samples that are recorded as crashed because they killed their workers"""
+    accept: tuple[Literal["torch-version", "device"], ...] = ()
+    """go on with a folder that another version of torch, or another kind of device, began: the new
+    samples are rounded otherwise; generation.json lists them under environments"""
     workers: int = 0
-    """Ray actors that generate; 0 generates in this process. Both give the same bytes"""
+    """Ray actors that generate; 0 generates in one child process. Both give the same bytes"""
     cpus_per_worker: int | None = None
     """CPU cores per actor (default: --threads)"""
     gpus_per_worker: float | Literal["auto"] = "auto"

@@ -18,9 +18,11 @@ from pipelines.generation.index import failed_lines, part_path, read_parts, samp
 from pipelines.generation.preview import preview_path
 from pipelines.generation.resume import Folder, empty_staging, kept_samples, remove_partials
 from pipelines.generation.settings import (
+    ACCEPTABLE,
     GenerationRequest,
     check_record,
     deciding_settings,
+    environments_of,
     read_record,
     write_record,
 )
@@ -53,7 +55,7 @@ def generate_samples(flags: GenerateFlags) -> GenerationOutcome:
         request = make_request(flags, prior, tokenizer, record)
         settings = deciding_settings(request, prior)
         if record is not None:
-            check_record(flags.out, record, settings)
+            check_record(flags.out, record, settings, flags.accept)
         remove_partials(request.out)
         wanted = range(flags.count) if flags.only is None else range(flags.only, flags.only + 1)
         folder = Folder(request, read_parts(request.out), flags.retry_failed)
@@ -65,7 +67,10 @@ def generate_samples(flags: GenerateFlags) -> GenerationOutcome:
         if pieces:
             condition_encoder.check()
             remove_grids(request)
-            write_record(request.out, settings, request.count)
+            made = [_samples(request, piece) for piece in pieces]
+            environments = environments_of(record, settings, made)
+            settings |= {name: (record or settings)[name] for name in ACCEPTABLE}
+            write_record(request.out, settings, request.count, environments)
             if "codes" in request.save:
                 prepare_store(request, tokenizer, _label_names(prior), settings)
             for piece in pieces:
@@ -128,6 +133,10 @@ def _run(
             writes={"--out": request.out},
         )
     return wanted - kept
+
+
+def _samples(request: GenerationRequest, piece: Piece[int]) -> range:
+    return request.samples_of(piece.task)[piece.first : piece.end]
 
 
 def _require_whole(request: GenerationRequest, piece: Piece[int]) -> None:

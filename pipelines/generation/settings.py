@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,9 @@ MOST_SAMPLES = 1 << 40
 MOST_TASKS = 1 << 16  # each has a file of the index
 LARGE_CANVAS = 1 << 14  # codes; a megapixel where f = 8
 MIN_FLUSH_ROWS = 64
+#: Settings that --accept allows to differ, and what it calls them.
+ACCEPTABLE = {"torch": "torch-version", "device": "device"}
+ENVIRONMENTS = "environments"
 #: Fields of a request that do not decide the content of the folder.
 NOT_DECIDING = (
     "prior", "out", "device", "count", "rows", "columns", "codebook_size", "preview",
@@ -154,9 +158,16 @@ def record_path(out: Path) -> Path:
     return out / "generation.json"
 
 
-def write_record(out: Path, settings: Mapping[str, Any], count: int) -> None:
-    """Record the deciding settings of a folder and its number of samples."""
-    write_json(record_path(out), {"format": FORMAT, **settings, "count": count})
+def write_record(
+    out: Path,
+    settings: Mapping[str, Any],
+    count: int,
+    environments: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Record the deciding settings of a folder, its number of samples, and which of them were made
+    in other environments."""
+    more = {ENVIRONMENTS: list(environments)} if environments else {}
+    write_json(record_path(out), {"format": FORMAT, **settings, "count": count, **more})
 
 
 def read_record(out: Path) -> dict[str, Any] | None:
@@ -182,15 +193,35 @@ def read_record(out: Path) -> dict[str, Any] | None:
     return record
 
 
-def check_record(out: Path, record: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Raise ConfigError, naming what differs, unless the samples in `out` have these settings."""
-    differing = [
-        f"{name} was {record.get(name)!r}, is {value!r}"
+def check_record(
+    out: Path, record: Mapping[str, Any], settings: Mapping[str, Any], accept: Sequence[str] = ()
+) -> None:
+    """Raise ConfigError, naming what differs, unless the samples in `out` have these settings.
+
+    `accept` has names of ACCEPTABLE that may differ.
+    """
+    differing = {
+        name: f"{name} was {record.get(name)!r}, is {value!r}"
         for name, value in settings.items()
-        if record.get(name) != value
-    ]
+        if record.get(name) != value and ACCEPTABLE.get(name) not in accept
+    }
     if differing:
+        flags = [ACCEPTABLE[name] for name in differing if name in ACCEPTABLE]
+        go_on = f" Or go on all the same, which is recorded: --accept {' '.join(flags)}."
         raise ConfigError(
-            f"The samples in {out} were made with other settings: {'; '.join(differing)}. "
+            f"The samples in {out} were made with other settings: {'; '.join(differing.values())}. "
             "Use the same to make the missing ones, or another --out."
+            + (go_on if len(flags) == len(differing) else "")
         )
+
+
+def environments_of(
+    record: Mapping[str, Any] | None, settings: Mapping[str, Any], samples: Sequence[range]
+) -> list[dict[str, Any]]:
+    """The record's list of other environments, with the one that is to make these samples now."""
+    known = list(record.get(ENVIRONMENTS, ())) if record else []
+    if record is None or all(record.get(name) == settings[name] for name in ACCEPTABLE):
+        return known
+    entry = {name: settings[name] for name in ACCEPTABLE}
+    places = [[one.start, one.stop] for one in samples]
+    return [*known, {**entry, "date": time.strftime("%Y-%m-%d"), "samples": places}]

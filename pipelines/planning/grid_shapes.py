@@ -7,6 +7,7 @@ import io
 import pyarrow as pa
 
 from ops.images import ImageError, Transform, image_size
+from ops.transient_errors import with_retries
 from pipelines.inputs import open_image_file, read_bytes, thread_map
 from pipelines.store import grid_name
 
@@ -32,6 +33,7 @@ def grids_of(transform: Transform, entries: pa.Table) -> pa.Array:
     return pa.array(thread_map(of_file, entries, "reading headers"), pa.string())
 
 
+@with_retries
 def _size_in_header(uri: str, offset: int | None, size: int) -> tuple[int, int]:
     if offset is not None:  # Pillow reads a header from the start of the file
         return image_size(io.BytesIO(read_bytes(uri, offset, size)))

@@ -55,7 +55,7 @@ INDEX_SCHEMA = pa.schema(
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("status", pa.string(), nullable=False),  # "ok", or a short reason
-        pa.field("error", pa.string()),
+        pa.field("error", pa.string()),  # why it failed; of an ok row what was not used, or null
         pa.field("checksum", pa.uint32(), nullable=False),  # crc32c of the row's raw bytes
         pa.field("content", pa.string()),  # hash of the image file's bytes, where they were read
         pa.field("replaces", pa.string()),  # "grid/row" of the row this one is newer than

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from ops.config import ConfigError
 from ops.images import Transform
 from pipelines.encoding import EncodeFlags, check_flags, check_same, encode_tasks, plan_settings
-from pipelines.inputs import InputError, Listing, list_input
+from pipelines.inputs import InputError, Listing, label_lines, list_input
 from pipelines.jobs import check_absolute, cluster_address, ray_running
 from pipelines.planning import Plan, extend_plan, grids_of, prune_plan, read_plan
 from pipelines.store import (
@@ -34,7 +34,7 @@ from pipelines.store import (
 from pipelines.tracks.annotations import AnnotationTrack
 from pipelines.tracks.flags import open_tracks
 from pipelines.tracks.plan import check_as_planned, store_attributes
-from pipelines.tracks.report import first_lines, lacking_lines
+from pipelines.tracks.report import first_lines, lacking_lines, noted_lines
 from pipelines.tracks.track import Track, check_made_by_encode, waiting_tasks
 from tokenizer import VQGAN, load_tokenizer
 
@@ -197,8 +197,11 @@ def _summary(
     else:
         summary = f"{flags.out}: nothing to do; {counts}"
     return [
+        *noted_lines(store),
         *first_lines("failed", reasons, in_index=True),
         *first_lines("skipped", listing.skipped),
+        *first_lines("note", listing.unused),
+        *label_lines(listing, flags.labels),
         summary,
     ]
 

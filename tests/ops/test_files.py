@@ -43,8 +43,9 @@ def test_regular_files_are_opened_and_nothing_else_blocks_or_is_read(tmp_path):
     for path in ("pipe", "link to pipe", "socket", "", "/dev/zero"):
         with pytest.raises(NotRegularError, match="regular file is needed"):
             open_regular(tmp_path / path)
-    with pytest.raises(FileNotFoundError):
-        open_regular(tmp_path / "missing")
+    for path in ("missing", "nul\0", "\ud800"):
+        with pytest.raises(FileNotFoundError):
+            open_regular(tmp_path / path)
 
 
 def test_a_file_appears_only_if_its_body_succeeds(tmp_path):

@@ -19,6 +19,7 @@ from ops.runtime import read_metrics
 from pipelines import report
 from pipelines.reports.plots import curve_plot, image_uri, usage_plot
 from pipelines.reports.sections import store_section
+from pipelines.training.plots import plot_curves
 from tests.conftest import make_store, photograph
 from tests.encode_run import EncodeRun
 from tests.pipelines.store.foreign import change_parquet
@@ -266,3 +267,23 @@ def test_deeply_nested_settings_are_cut_short(tmp_path: Path) -> None:
     (folder / "run.json").write_text('{"a": ' * 300 + "1" + "}" * 300)
     assert report.main([str(folder)]) == 0
     assert "..." in Page(folder / "report.html").text
+
+
+HOSTILE = "<b>\x1b[31m$\\frac{$ \u202egnp.\u2028 $\\foo$"
+
+
+def test_names_hide_and_reorder_nothing_on_the_page(tmp_path: Path) -> None:
+    path = write_samples(tmp_path / "a\u202eb\x1bc")
+    (path / "generation.json").write_text(json.dumps({"seed": HOSTILE}))
+    assert report.main([str(path), "--out", str(tmp_path / "page.html")]) == 0
+    page = Page(tmp_path / "page.html")
+    assert "b" not in page.tags
+    assert not {"\x1b", "\u202e", "\u2028"} & set(page.text)
+    assert r"a\u202eb\x1bc" in page.text
+    assert r"<b>\x1b[31m$\frac{$ \u202egnp.\u2028 $\foo$" in page.text
+
+
+def test_plots_take_any_name_of_a_metric(tmp_path: Path) -> None:
+    assert decoded(curve_plot([1, 2], [0.5, 0.25], HOSTILE)).width > 100
+    image = plot_curves([{"step": 1, HOSTILE: 0.5}, {"step": 2, HOSTILE: 0.25}])
+    assert image is not None
