@@ -31,7 +31,7 @@ class OddFile(NamedTuple):
 
 
 class OddFolder(NamedTuple):
-    """What lies beside good images."""
+    """What an input folder holds with good images."""
 
     files: tuple[OddFile, ...]
     image: bytes

@@ -66,7 +66,7 @@ class Kind:
     try_input: Try
 
 
-def _encode_beside_good(
+def _encode_with_good(
     valid: ValidInputs, name: str, data: bytes, members: tuple[str, ...]
 ) -> Trial:
     """Encode a folder of good images and one fuzzed file."""
@@ -78,11 +78,11 @@ def _encode_beside_good(
 
 
 def _try_tar(valid: ValidInputs, tar: TarFile) -> Trial:
-    return _encode_beside_good(valid, "fuzz.tar", tar.data, tar.members)
+    return _encode_with_good(valid, "fuzz.tar", tar.data, tar.members)
 
 
 def _try_parquet(valid: ValidInputs, table: ParquetFile) -> Trial:
-    trial = _encode_beside_good(valid, "fuzz.parquet", table.data, ())
+    trial = _encode_with_good(valid, "fuzz.parquet", table.data, ())
     if trial.runs[0].code == 0:
         rows, named = encode_outcome(trial.runs[0], valid.sandbox.folder / STORE)
         found = sum(key.startswith("fuzz.parquet/") for key in rows)
@@ -93,7 +93,7 @@ def _try_parquet(valid: ValidInputs, table: ParquetFile) -> Trial:
 
 def _try_image(valid: ValidInputs, image: ImageFile) -> Trial:
     name = f"fuzz.{image.suffix}"
-    trial = _encode_beside_good(valid, name, image.data, ())
+    trial = _encode_with_good(valid, name, image.data, ())
     if image.good and trial.runs[0].code == 0:
         rows, named = encode_outcome(trial.runs[0], valid.sandbox.folder / STORE)
         if rows.get(name) != "ok":

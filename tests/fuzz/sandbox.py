@@ -1,4 +1,4 @@
-"""Sandbox: a folder with a fuzzed input, good inputs beside it and files that must not change."""
+"""Sandbox: a folder with a fuzzed input, good ones next to it and files that must not change."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.conftest import photograph
 ROOT = Path(__file__).parents[2]
 STORE, RUN, SAMPLES = "out/codes.zarr", "out/run", "out/samples"
 THESIS = b"years of work"
-GOOD = ("good-1.png", "good-2.jpg")  # encoded whatever lies beside them
+GOOD = ("good-1.png", "good-2.jpg")  # encoded whatever lies next to them
 
 
 @dataclass(frozen=True)
