@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import tyro
 
-from ops.config import UserError
+from ops.config import UserError, check_flags
 from ops.disk_errors import disk_error_message, is_of_machine
 from ops.version import __version__
 from pipelines.console.arguments import check_output, check_words
@@ -47,6 +47,7 @@ def run_command(
             return 0
         check_words(words)
         parsed = _parse(flags, words, prog)
+        check_flags(parsed)
         check_output(parsed)
         return run(parsed)
 

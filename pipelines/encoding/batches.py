@@ -21,7 +21,7 @@ from ops.transient_errors import is_transient, retried
 from pipelines.encoding.sources import Row, RowSource, Size
 from pipelines.inputs import content_hash, read_bytes
 from pipelines.store import OK, IndexLine
-from tokenizer import VQGAN
+from tokenizer import NO_CODE, NOT_FINITE, VQGAN, NonFiniteLatentsError
 
 READ_FAILED = {OSError: "unreadable", Exception: "broken"}
 
@@ -73,7 +73,9 @@ class BatchEncoder:
             concurrent_batches, "encode", torch.set_num_threads, (threads,)
         )
         side = source.transform.image_size
-        self.encode(self.read({}, (side, side))).result().numpy()
+        blank = self.encode(self.read({}, (side, side))).result().numpy()
+        if (blank == NO_CODE).any():
+            raise NonFiniteLatentsError(f"{tokenizer.folder}: of a blank image {NOT_FINITE}")
 
     def read(self, rows: Mapping[int, Row], size: Size) -> Reading:
         """Begin to decode `rows`, by place in the batch, to images of `size`."""
@@ -118,7 +120,9 @@ class BatchEncoder:
         for line in reading.lines.values():
             line.result()
         with torch.inference_mode():
-            codes = self.tokenizer.encode(self.source.pixels(reading.rasters, self.device))
+            codes = self.tokenizer.encode(
+                self.source.pixels(reading.rasters, self.device), check=False
+            )
             if self.device.type != "cuda":
                 return PendingCodes(codes.cpu(), None)
             # Not waited for here: this thread submits the next batch meanwhile.

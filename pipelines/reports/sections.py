@@ -18,7 +18,7 @@ from ops.config import UserError, from_json
 from ops.files import read_json
 from ops.images import ImageArray, ImageError, Transform, to_image, to_pixels
 from ops.metrics import codebook_usage, psnr
-from ops.runtime import read_metrics
+from ops.metrics_log import read_metrics
 from pipelines.generation import GENERATED
 from pipelines.reports.originals import Originals
 from pipelines.reports.plots import curve_plot, file_uri, image_uri, usage_plot

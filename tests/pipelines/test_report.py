@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from ops.images import write_png
-from ops.runtime import read_metrics
+from ops.metrics_log import read_metrics
 from pipelines import report
 from pipelines.reports.plots import curve_plot, image_uri, usage_plot
 from pipelines.reports.sections import store_section

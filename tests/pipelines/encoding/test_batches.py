@@ -149,7 +149,7 @@ def test_a_missing_file_has_no_hash(encoder: BatchEncoder, rows: list[dict[str, 
 def test_a_tokenizer_that_does_not_work_fails_before_any_image(tiny_tokenizer: Path) -> None:
     tokenizer = load_tokenizer(tiny_tokenizer)
 
-    def failing(pixels: torch.Tensor) -> torch.Tensor:
+    def failing(pixels: torch.Tensor, **options: bool) -> torch.Tensor:
         raise RuntimeError("no kernel for this device")
 
     tokenizer.encode = failing  # type: ignore[method-assign]
