@@ -33,6 +33,9 @@ COMMANDS = tuple(
     for name in ("encode", "verify", "report", "import_tokenizer", "generate", "train_prior")
 )
 
+#: What commands import only where they need it.
+LATER = ("numpy.ma", "pyarrow.dataset", "PIL.Image", "torchmetrics", "torchvision", "lpips")
+
 
 def main() -> None:
     replies = os.fdopen(os.dup(1), "w")
@@ -49,7 +52,7 @@ def main() -> None:
 def _preload() -> None:
     """Import what commands import, and parse their command lines once."""
     torch.set_num_threads(1)
-    for name in ("numpy.ma", "pyarrow.dataset", "PIL.Image", *COMMANDS):
+    for name in (*LATER, *COMMANDS):
         importlib.import_module(name)
     sys.modules["PIL.Image"].init()  # imports every format
     for name in COMMANDS:
