@@ -264,7 +264,9 @@ def save_prior(
 ) -> None:
     """Write a prior's config.json and model.safetensors into `folder`; the caller makes it atomic.
 
-    `tensors` replace the model's own state dict, which is incomplete when the model is sharded.
+    `tokenizer_info` has the `name`, `fingerprint`, `codebook_size` and `downsample_factor` of the
+    tokenizer of its codes. `tensors` replace the model's own state dict, which is incomplete when
+    the model is sharded.
     """
     extra = {
         "architecture": architecture_name(model.config),

@@ -32,6 +32,7 @@ hypothesis.settings.load_profile("smalti")
 torch.set_num_threads(1)  # tensors are small: more threads would cost time
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Over several processes (-n, --dist loadgroup) files stay whole, since their tests share
     fixtures, and all tests that use the session's Ray go to one process."""

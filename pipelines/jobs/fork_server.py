@@ -93,6 +93,9 @@ def is_command() -> bool:
 def _serve(control: socket.socket, main: Main) -> None:
     """Fork a worker for each descriptor that comes, and answer with its exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides what Ctrl-C means
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if callable(signal.getsignal(number)):  # a handler of the driver's
+            signal.signal(number, signal.SIG_DFL)
     while True:
         _, descriptors, _, _ = socket.recv_fds(control, 1, 1)
         if not descriptors:

@@ -61,7 +61,9 @@ def make_store(path: Path, codes: np.ndarray, rows_per_task: int) -> CodeStore:
         shards = {"image": codes[first : first + rows_per_task]}
         part = index.slice(first, rows_per_task)
         commit_task(path, grid, task, rows_per_task, shards, part, False)
-    track = {"fingerprint": "none", "codebook_size": CODES, "downsample_factor": 8}
+    track = {
+        "tokenizer": "none", "fingerprint": "none", "codebook_size": CODES, "downsample_factor": 8
+    }  # fmt: skip
     attributes = StoreAttributes(
         rows_per_task=rows_per_task, grids={grid: len(codes)}, tracks={"image": track}
     )

@@ -139,7 +139,8 @@ def test_stream(monkeypatch, capsys):
 def test_stride_quality(tmp_path, tiny_tokenizer, capsys):
     conditions = Conditions([StartOfSequence()], 256)
     config = preset_config("study", **condition_sizes("study", conditions, 4), num_layers=1)
-    save_prior(tmp_path / "prior", make_model(config), conditions, {"fingerprint": "-"})
+    info = {"name": "tiny", "fingerprint": "-", "codebook_size": 256, "downsample_factor": 8}
+    save_prior(tmp_path / "prior", make_model(config), conditions, info)
     out = tmp_path / "strides.png"
     flags = ["--prior", str(tmp_path / "prior"), "--rows", "6", "--columns", "5"]
     flags += ["--stride", "1", "2", "--tokenizer", tiny_tokenizer, "--out", str(out)]

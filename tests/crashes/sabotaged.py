@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import ops.disk
@@ -14,9 +14,16 @@ class WorkerOnAFullDisk(EncodeWorker):
     """A worker whose disk fails at a step."""
 
     def __init__(
-        self, root: Path, concurrent_batches: int, decoders: int, *, step: Step, error: int
+        self,
+        root: Path,
+        concurrent_batches: int,
+        decoders: int,
+        environment: Mapping[str, str],
+        *,
+        step: Step,
+        error: int,
     ) -> None:
-        super().__init__(root, concurrent_batches, decoders)
+        super().__init__(root, concurrent_batches, decoders, environment)
         ops.disk.disk = FailingDisk(root, step, error)
 
 
@@ -31,11 +38,12 @@ class WorkerThatDies(EncodeWorker):
         root: Path,
         concurrent_batches: int,
         decoders: int,
+        environment: Mapping[str, str],
         *,
         steps: Sequence[Step],
         taken: Path,
     ) -> None:
-        super().__init__(root, concurrent_batches, decoders)
+        super().__init__(root, concurrent_batches, decoders, environment)
         for number, step in enumerate(steps):
             try:
                 (taken / str(number)).touch(exist_ok=False)

@@ -85,11 +85,11 @@ def test_a_stopped_study_resumes_and_does_nothing_twice(images, tmp_path):
 def test_other_settings_and_other_photographs_are_refused(images, tmp_path):
     out = tmp_path / "study"
     do(Sums(), images, out, (0,))
-    with pytest.raises(TrainingError, match="steps was 100, is 5"):
+    with pytest.raises(TrainingError, match="steps: 100 -> 5"):
         do(Sums(), images, out, (0,), steps=5)
     shutil.copytree(images, tmp_path / "more")
     shutil.copy(images / "00.png", tmp_path / "more" / "another.png")
-    with pytest.raises(TrainingError, match="photographs was 12, is 13"):
+    with pytest.raises(TrainingError, match="photographs: 12 -> 13"):
         do(Sums(), tmp_path / "more", out, (0,))
 
 

@@ -87,7 +87,7 @@ def test_only_cells_with_their_whole_neighbourhood_are_measured(large_store, tmp
     sizes = {"codebook_size": 16, "condition_vocab_size": 1, "condition_length": 1}
     torch.manual_seed(0)
     model = make_model(preset_config("tiny-local", window=25, **sizes))
-    info = CodeStore.open(large_store).provenance["image"]
+    info = {"name": "made-up", **CodeStore.open(large_store).provenance["image"]}
     save_prior(tmp_path / "prior", model, conditions, info)
     dataset = CodeDataset(
         CodeStore.open(large_store), window=25, batch_size=5, held_out_share=1.0,

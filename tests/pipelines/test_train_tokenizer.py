@@ -99,7 +99,7 @@ def test_unknown_recipes_and_missing_data_are_named(tmp_path, capsys):
 def test_a_resumed_run_refuses_other_settings(photographs, tmp_path, capsys):
     train(photographs, tmp_path / "run")
     assert train(photographs, tmp_path / "run", "--seed", "1") == 2
-    assert "seed was 0, is 1" in capsys.readouterr().err
+    assert "seed: 0 -> 1" in capsys.readouterr().err
 
 
 def test_evaluate_gives_the_metrics_of_the_images(tiny_tokenizer, tmp_path, capsys):

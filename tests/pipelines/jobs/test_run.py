@@ -350,7 +350,7 @@ class TestOnRay:
             return Doubler(tmp_path)
 
         monkeypatch.setattr(actors, "LOST_STARTS", 4)
-        with pytest.raises(JobError, match="do not start: the worker's process died: it was kill"):
+        with pytest.raises(JobError, match="do not start; the last time: the worker's process"):
             run_tasks([1], sendable(dying), on_result=print, workers=1)
         assert (tmp_path / "starts").read_text() == "xxxx"
 
