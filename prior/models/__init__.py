@@ -21,6 +21,7 @@ from prior.models.registry import (
     make_model,
     preset_config,
 )
+from prior.models.rotary import Rotation
 
 __all__ = [
     "ARCHITECTURES",
@@ -32,6 +33,7 @@ __all__ = [
     "PixelSNAIL",
     "PriorConfig",
     "PriorModel",
+    "Rotation",
     "SnailConfig",
     "architecture_name",
     "condition_sizes",
