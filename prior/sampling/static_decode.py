@@ -20,9 +20,29 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ops.config import ConfigError
+from prior.models import GPTConfig, LocalConfig, PriorConfig
+from prior.orderings import ROW_MAJOR
 from prior.sampling.distributions import SampledCodes, SamplingSettings, draw, guided
 
+MULTIPLE = 8  # of keys: fused attention copies a mask of another length in every layer
 OnCells = Callable[[int, Tensor], None]
+
+
+def decodes_statically(config: PriorConfig, wanted: bool | None, device: torch.device) -> bool:
+    """Whether to sample from a prior by static decoding: by default on GPUs, where it can be.
+
+    Raises ConfigError where it is `wanted` and cannot be.
+    """
+    possible = isinstance(config, LocalConfig) or (
+        isinstance(config, GPTConfig) and config.ordering == ROW_MAJOR
+    )
+    if wanted and not possible:
+        raise ConfigError(
+            "static_decode needs a GPT in raster order or a prior without windows; this one is "
+            "sampled by the plain sampler only. Leave static_decode out."
+        )
+    return possible and (device.type == "cuda" if wanted is None else wanted)
 
 
 class Call(NamedTuple):
@@ -35,18 +55,25 @@ class Call(NamedTuple):
 class StaticCanvas:
     """Entries (.., N) for the cells of a batch: tokens, known cells, uniforms, log-probabilities.
 
-    Their memory stays where it is. The last of the N entries holds what is to be discarded.
+    Their memory stays where it is. The last of the N entries holds what is to be discarded. More
+    tokens may follow, which are only read.
     """
 
     def __init__(
-        self, settings: SamplingSettings, batch: int, entries: int, device: torch.device
+        self,
+        settings: SamplingSettings,
+        batch: int,
+        entries: int,
+        device: torch.device,
+        more_tokens: int = 0,
     ) -> None:
         """Room for a batch of `batch` samples, twice as many sequences when settings.guides."""
         self._settings, self._batch = settings, batch
         self.copies = 2 if settings.guides else 1
         self.discarded = entries - 1
         shape = batch, entries
-        self.tokens = torch.zeros(batch * self.copies, entries, dtype=torch.int64, device=device)
+        sequences, tokens = batch * self.copies, entries + more_tokens
+        self.tokens = torch.zeros(sequences, tokens, dtype=torch.int64, device=device)
         self.known = torch.zeros(shape, dtype=torch.bool, device=device)
         self.uniforms = torch.zeros(shape, dtype=torch.float64, device=device)
         self.log_probabilities = torch.zeros(shape, device=device)

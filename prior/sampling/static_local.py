@@ -24,10 +24,8 @@ from prior.sampling.local import (
     first_row_read,
     parallel_rows_for,
 )
-from prior.sampling.static_decode import Call, OnCells, StaticCanvas, results, run_calls
+from prior.sampling.static_decode import MULTIPLE, Call, OnCells, StaticCanvas, results, run_calls
 from prior.sampling.step_graphs import IndexedStep, graph_pool
-
-MULTIPLE = 8  # of keys: fused attention copies a mask of another length in each layer
 
 
 class StaticLocalSampler:
@@ -112,7 +110,8 @@ class StaticLocalSampler:
 
     def _cells(self, entries: Tensor) -> Tensor:
         """Entries (B, N) as cells (B, rows, columns)."""
-        return entries[:, :-1].unflatten(1, (self._rows, self._width))[:, :, 1:]
+        cells: Tensor = entries[:, :-1].unflatten(1, (self._rows, self._width))[:, :, 1:]
+        return cells
 
     def _index_rows(self, positions: np.ndarray) -> Tensor:
         """A row of indices (7 * G,) for each step's positions (S, G, 2); see _take_step."""

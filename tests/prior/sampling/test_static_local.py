@@ -1,7 +1,5 @@
 """Static decoding from a LocalGPT against the plain sampler, in float64, and what its loop does."""
 
-from collections.abc import Mapping
-
 import pytest
 import torch
 from hypothesis import given, settings
