@@ -25,7 +25,7 @@ from prior.sampling.local import (
     parallel_rows_for,
 )
 from prior.sampling.static_decode import MULTIPLE, Call, OnCells, StaticCanvas, results, run_calls
-from prior.sampling.step_graphs import IndexedStep, graph_pool
+from prior.sampling.step_graphs import GraphPool, IndexedStep
 
 
 class StaticLocalSampler:
@@ -53,7 +53,8 @@ class StaticLocalSampler:
             self._context = GridContextRows(model, grids, self._parallel_rows)
         self._neighbours = _Neighbours(self._ring, settings, self._rows)
         unused = self._index_rows(np.array([[(-1, 0)] * self._parallel_rows]))[0]
-        self._step = IndexedStep(self._take_step, unused.to(device), graph_pool(device))
+        self._step = IndexedStep(self._take_step, unused.to(device), GraphPool.on(device))
+        self._first_row, self._positions = -1, np.empty(0)  # for which indices are loaded
 
     @torch.inference_mode()
     def sample(
@@ -69,19 +70,7 @@ class StaticLocalSampler:
         if null_prefixes is not None and self._copies == 2:
             prefixes = torch.cat([prefixes, null_prefixes])
         first_row = self._load(prefixes, uniforms, forced)
-        positions = np.array(
-            [
-                [(row + first_row if row >= 0 else row, column) for row, column in cells]
-                for cells in staggered_rows(
-                    self._rows - first_row,
-                    self._width,
-                    min(self._model.config.radius, self._columns),
-                    self._parallel_rows,
-                )
-            ]
-        )
-        self._step.load(self._index_rows(positions).to(prefixes.device))
-        self._step.capture()
+        self._load_indices(first_row)
         codes, log_probabilities = (
             self._cells(part[: len(uniforms)])
             for part in (self._canvas.tokens, self._canvas.log_probabilities)
@@ -89,7 +78,7 @@ class StaticLocalSampler:
         done = first_row * self._columns
         if on_cells is not None and done:
             on_cells(done, codes)
-        run_calls(self._calls(positions), codes, done, on_cells)
+        run_calls(self._calls(), codes, done, on_cells)
         return results(codes, log_probabilities)
 
     def _load(self, prefixes: Tensor, uniforms: Tensor, forced: Tensor | None) -> int:
@@ -132,8 +121,27 @@ class StaticLocalSampler:
         ]
         return torch.stack(indices, 1).flatten(1)
 
-    def _calls(self, positions: np.ndarray) -> Iterator[Call]:
-        rows, columns = positions[..., 0], positions[..., 1]
+    def _load_indices(self, first_row: int) -> None:
+        """The indices of all steps from the first one of a row on, unless they are loaded."""
+        if first_row != self._first_row:
+            self._positions = np.array(
+                [
+                    [(row + first_row if row >= 0 else row, column) for row, column in cells]
+                    for cells in staggered_rows(
+                        self._rows - first_row,
+                        self._width,
+                        min(self._model.config.radius, self._columns),
+                        self._parallel_rows,
+                    )
+                ]
+            )
+            self._step.load(self._index_rows(self._positions).to(self._canvas.tokens.device))
+            self._first_row = first_row
+        self._step.rewind()
+        self._step.capture()
+
+    def _calls(self) -> Iterator[Call]:
+        rows, columns = self._positions[..., 0], self._positions[..., 1]
         cells = ((rows >= 0) & (columns < self._columns)).sum(1).tolist()
         starts = (rows >= 0) & (columns == 0)
         for step, count in enumerate(cells):

@@ -25,8 +25,14 @@ from prior.sampling.kv_cache import cache_bytes
 from prior.sampling.local import additive_mask
 from prior.sampling.sliding_window import parallel_rows_for
 from prior.sampling.static_decode import MULTIPLE, Call, OnCells, StaticCanvas, results, run_calls
-from prior.sampling.step_graphs import IndexedStep, graph_pool
-from prior.sampling.window_schedule import DrawCall, ReadCall, Schedule, window_schedule
+from prior.sampling.step_graphs import GraphPool, IndexedStep
+from prior.sampling.window_schedule import (
+    DrawCall,
+    ReadCall,
+    Schedule,
+    most_rows_at_once,
+    window_schedule,
+)
 
 Bucket = tuple[int, int]  # windows and tokens of each
 
@@ -70,15 +76,18 @@ class StaticWindowSampler:
         self._parallel_rows = parallel_rows_for(
             weight.device, self._sequences, self._grid, self._max_caches
         )
-        # Known cells do not change the shape of a call.
-        self._drawn_at_once = min(self._parallel_rows, rows, flush_every_rows or rows)
+        # At most, whatever cells are known: then no shape of a call depends on them.
+        at_once = most_rows_at_once(self._grid)
+        self._drawn_at_once = min(at_once, self._parallel_rows, rows, flush_every_rows or rows)
         self._times = torch.arange(self._length, device=weight.device)
         self._rotation = model.rotation(self._positions)
         self._scales = self._scales_of(settings) if settings.guides else None
-        self._pool = graph_pool(weight.device)
+        self._pool = GraphPool.on(weight.device)
         self._steps: dict[Bucket | None, IndexedStep] = {}  # the drawing step's key is None
         self._layers: list[Tensor] = []
         self._slots = 0
+        self._schedule: Schedule | None = None
+        self._scheduled: bytes | None = None  # the known cells of that schedule
 
     def _scales_of(self, settings: SamplingSettings) -> Tensor:
         """Guidance scale (length, 1) of the code after each token."""
@@ -105,18 +114,7 @@ class StaticWindowSampler:
         prefix(window) must not depend on the codes: it is called ahead for all windows.
         """
         known = self._load(prefix, uniforms, forced)
-        schedule = window_schedule(
-            self._grid,
-            prefix_length=self._prefix_length,
-            parallel_rows=self._parallel_rows,
-            drawn_at_once=self._drawn_at_once,
-            sequences=self._sequences,
-            max_caches=self._max_caches,
-            known=None if known is None else known.tolist(),
-            flush_every_rows=self._flush,
-        )
-        self._allocate(schedule.slots)
-        self._load_steps(schedule)
+        schedule = self._load_schedule(known)
         batch = len(uniforms)
         codes, log_probabilities = (
             part[:batch, : self._canvas.discarded].unflatten(1, uniforms.shape[1:])
@@ -157,16 +155,35 @@ class StaticWindowSampler:
 
     # --- indices of the calls
 
-    def _load_steps(self, schedule: Schedule) -> None:
-        rows: dict[Bucket | None, list[np.ndarray]] = {}
-        for call in schedule.calls:
-            rows.setdefault(_bucket_of(call), []).append(self._index_row(call))
-        for bucket, of_calls in rows.items():
-            step = self._steps.get(bucket)
-            if step is None:
-                step = self._steps[bucket] = self._new_step(bucket)
-            step.load(torch.from_numpy(np.stack(of_calls)).to(self._device))
+    def _load_schedule(self, known: Tensor | None) -> Schedule:
+        """The schedule around known cells, with the indices of its calls loaded."""
+        cells = None if known is None else known.numpy().tobytes()
+        if self._schedule is None or cells != self._scheduled:
+            self._schedule, self._scheduled = self._new_schedule(known), cells
+            self._allocate(self._schedule.slots)
+            rows: dict[Bucket | None, list[np.ndarray]] = {}
+            for call in self._schedule.calls:
+                rows.setdefault(_bucket_of(call), []).append(self._index_row(call))
+            for bucket, of_calls in rows.items():
+                if bucket not in self._steps:
+                    self._steps[bucket] = self._new_step(bucket)
+                self._steps[bucket].load(torch.from_numpy(np.stack(of_calls)).to(self._device))
+        for step in self._steps.values():
+            step.rewind()
             step.capture()
+        return self._schedule
+
+    def _new_schedule(self, known: Tensor | None) -> Schedule:
+        return window_schedule(
+            self._grid,
+            prefix_length=self._prefix_length,
+            parallel_rows=self._parallel_rows,
+            drawn_at_once=self._drawn_at_once,
+            sequences=self._sequences,
+            max_caches=self._max_caches,
+            known=None if known is None else known.tolist(),
+            flush_every_rows=self._flush,
+        )
 
     def _new_step(self, bucket: Bucket | None) -> IndexedStep:
         if bucket is None:

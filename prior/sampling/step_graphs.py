@@ -8,7 +8,7 @@ So a call takes nothing from the host, and a GPU can replay its kernels without 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,20 @@ class GraphCaptureError(RuntimeError):
     """Raised when a step cannot be captured as a CUDA graph."""
 
 
+class GraphPool(NamedTuple):
+    """Memory, and the stream to capture on, of graphs that never run at the same time."""
+
+    handle: Any
+    stream: torch.cuda.Stream
+
+    @classmethod
+    def on(cls, device: torch.device) -> GraphPool | None:
+        """A new pool; None on CPUs, which have no graphs."""
+        if device.type != "cuda":
+            return None
+        return cls(torch.cuda.graph_pool_handle(), torch.cuda.Stream(device))
+
+
 class IndexedStep:
     """A function of one row of indices, called for one row after another.
 
@@ -27,8 +41,10 @@ class IndexedStep:
     read and write no host memory, and accept `unused` as a row: one that changes no result.
     """
 
-    def __init__(self, function: Callable[[Tensor], None], unused: Tensor, pool: Any) -> None:
-        """`unused` (W,) int64 is on the device to run on; `pool` is that of graph_pool."""
+    def __init__(
+        self, function: Callable[[Tensor], None], unused: Tensor, pool: GraphPool | None
+    ) -> None:
+        """`unused` (W,) int64 is on the device to run on; only GPUs need a pool."""
         self._function, self._unused, self._pool = function, unused, pool
         self._rows = unused[None]
         self._next = torch.zeros(1, dtype=torch.int64, device=unused.device)
@@ -39,22 +55,27 @@ class IndexedStep:
         if len(self._rows) <= len(rows):  # the graph reads the old table
             self._rows, self._graph = self._unused.repeat(len(rows) + 1, 1), None
         self._rows[: len(rows)] = rows
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Start again with the first row."""
         self._next.zero_()
 
     def capture(self) -> None:
         """On a GPU, capture the step as a graph unless there is one. Raises GraphCaptureError."""
-        if self._graph is not None or self._unused.device.type != "cuda":
+        if self._graph is not None or self._pool is None:
             return
         try:
-            self._graph = self._captured()
+            self._graph = self._captured(self._pool)
         except RuntimeError as error:
+            cause = error.__context__ or error  # what ended the capture comes before that it ended
             raise GraphCaptureError(
-                f"A step of sampling could not be captured as a CUDA graph: {error} "
+                f"A step of sampling could not be captured as a CUDA graph: {cause} "
                 "Sample with static_decode=False, which is slower, and please report this."
             ) from error
-        self._next.zero_()
+        self.rewind()
 
-    def _captured(self) -> torch.cuda.CUDAGraph:
+    def _captured(self, pool: GraphPool) -> torch.cuda.CUDAGraph:
         device = self._unused.device
         stream = torch.cuda.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
@@ -64,7 +85,11 @@ class IndexedStep:
                 self._run()
         torch.cuda.current_stream(device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(device), torch.cuda.graph(graph, pool=self._pool):
+        # Other threads, such as a data loader's, may use the GPU meanwhile: they are not captured,
+        # and must not make the capture fail.
+        with torch.cuda.graph(
+            graph, pool=pool.handle, stream=pool.stream, capture_error_mode="thread_local"
+        ):
             self._run()
         return graph
 
@@ -79,8 +104,3 @@ class IndexedStep:
         row = self._rows.index_select(0, self._next)[0]
         self._next.add_(1)
         self._function(row)
-
-
-def graph_pool(device: torch.device) -> Any:
-    """Memory that the graphs of steps that never run at the same time share; None on CPUs."""
-    return torch.cuda.graph_pool_handle() if device.type == "cuda" else None

@@ -93,6 +93,19 @@ def window_schedule(
     return Schedule(calls, len(made))
 
 
+def most_rows_at_once(grid: Grid) -> int:
+    """How many rows a Wavefront can draw in one step at most, whatever cells are known.
+
+    A row waits until the one above has left the window of its next cell behind.
+    """
+    rows, column = 0, 0
+    while column < grid.columns:
+        rows += 1
+        window = grid.window_of(0, column)
+        column = window.column + window.columns
+    return rows
+
+
 def _reading_calls(reads: Iterable[Read], most_windows: int, sequences: int) -> Iterator[ReadCall]:
     """Calls that read all but the last token of each of `reads`, which are of different windows."""
     open_reads = [read._replace(end=read.end - 1) for read in reads if read.end - read.first > 1]

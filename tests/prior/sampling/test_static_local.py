@@ -62,7 +62,7 @@ def assert_same(sampled, expected):
     kinds=st.lists(st.sampled_from(["none", "one", "each", "rows"]), min_size=1, max_size=3),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=40)
+@settings(max_examples=10)
 def test_static_sampling_equals_the_plain_sampler(
     sizes, rows, columns, parallel_rows, choice, kinds, seed
 ):

@@ -1,14 +1,22 @@
 """Static decoding with a sliding window against the plain sampler, in float64."""
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ops.windows import Grid, Wavefront
 from prior.conditions.inputs import grid_prefix
 from prior.models.presets import MODERN
 from prior.sampling import sliding_window
 from prior.sampling.sliding_window import sample_codes
 from prior.sampling.static_windows import StaticWindowSampler
+from prior.sampling.window_schedule import (
+    DrawCall,
+    ReadCall,
+    most_rows_at_once,
+    window_schedule,
+)
 from tests.prior.sampling.test_sliding_window import (
     GRIDDED,
     PAPER,
@@ -39,7 +47,7 @@ def prefix_for(name, canvas, copies, seed):
     memory=st.sampled_from([0, 40_000, 4 << 30]),
     flush_every_rows=st.sampled_from([None, 1, 2, 3, 5]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_static_sampling_equals_the_plain_sampler(
     name, canvas, choice, kinds, parallel_rows, memory, flush_every_rows
 ):
@@ -60,3 +68,52 @@ def test_static_sampling_equals_the_plain_sampler(
                 (2, rows, columns), forced=forced, **options,
             )  # fmt: skip
             assert_same(sampler.sample(prefix, numbers, forced=forced), expected)
+
+
+@given(
+    canvas=canvases(),
+    parallel_rows=st.integers(1, 12),
+    known_share=st.sampled_from([0, 0.3, 0.7, 0.95]),
+    flush_every_rows=st.sampled_from([None, 2, 5]),
+)
+@settings(max_examples=100, deadline=None)
+def test_a_step_draws_at_most_as_many_rows_as_foreseen(
+    canvas, parallel_rows, known_share, flush_every_rows
+):
+    window, stride, rows, columns, seed = canvas
+    grid = Grid(rows, columns, window, stride)
+    random = torch.Generator().manual_seed(seed)
+    known = (torch.rand(rows, columns, generator=random) < known_share).tolist()
+    steps = [len(cells) for cells in Wavefront(grid, parallel_rows, known, flush_every_rows)]
+    assert max(steps, default=0) <= most_rows_at_once(grid)
+
+
+@pytest.mark.parametrize(("side", "stride", "sequences"), [(24, 4, 2), (20, 1, 1), (32, 8, 8)])
+def test_a_schedule_reads_each_token_once_and_pads_little(side, stride, sequences):
+    grid, prefix_length = Grid(side, side, 16, stride), 3
+    schedule = window_schedule(
+        grid, prefix_length=prefix_length, parallel_rows=8,
+        drawn_at_once=most_rows_at_once(grid), sequences=sequences, max_caches=10_000,
+    )  # fmt: skip
+    lengths, drawn, padded = {}, [], 0
+    for call in schedule.calls:
+        if isinstance(call, DrawCall):
+            drawn += call.cells
+        else:
+            assert len(call.reads) <= call.windows
+            padded += call.windows * call.tokens
+        for read in call.reads:
+            assert read.slot < schedule.slots
+            before = lengths.get(read.slot, (None, 0))
+            assert read.first == (before[1] if before[0] == read.window else 0)
+            lengths[read.slot] = read.window, read.end
+        if isinstance(call, DrawCall):
+            for read, cell in zip(call.reads, call.cells, strict=True):
+                assert read.end == prefix_length + read.window.offset_of(*cell)
+    assert sorted(drawn) == [divmod(cell, side) for cell in range(side**2)]
+    needed = sum(
+        read.end - read.first
+        for call in schedule.calls if isinstance(call, ReadCall)
+        for read in call.reads
+    )  # fmt: skip
+    assert padded <= 2 * needed
