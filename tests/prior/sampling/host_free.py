@@ -11,7 +11,7 @@ FORBIDDEN = {
 
 
 class HostFree(TorchDispatchMode):
-    """Records each operation with the shapes of its tensors.
+    """Records each operation with the shapes of its tensors, composite ones by their parts.
 
     Raises AssertionError for an operation that is forbidden, for indexing by a mask, whose result
     has an unknown shape, and for tensors on more than one device.
@@ -24,11 +24,15 @@ class HostFree(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__
-        tensors = [part for part in flat(args) if isinstance(part, torch.Tensor)]
         assert name not in FORBIDDEN, name
+        with self:  # in inference mode, composite operations arrive here as they are
+            result = func.decompose(*args, **kwargs)
+        if result is not NotImplemented:
+            return result
+        tensors = [part for part in flat(args) if isinstance(part, torch.Tensor)]
         if name.startswith("index") and "put" not in name:
             assert all(part.dtype != torch.bool for part in tensors[1:]), name
-        if name in ("_to_copy", "to"):
+        if name == "_to_copy":
             assert kwargs.get("device") is None, name
         # A tensor of no dimensions on the CPU is a number, which kernels take as an argument.
         assert len({part.device for part in tensors if part.ndim}) <= 1, name

@@ -223,17 +223,27 @@ def test_the_loop_takes_nothing_from_the_host(
         assert all(operations == calls[0] for operations in calls)
 
 
-def test_the_mode_forbids_what_waits_for_a_gpu():
-    values = torch.arange(4)
-    for waiting in (
-        lambda: values.sum().item(),
-        lambda: values.nonzero(),
-        lambda: values[values > 1],
-        lambda: torch.tensor(3),
-        lambda: values.to("meta"),
-    ):
+@pytest.mark.parametrize("inference", [True, False])
+@pytest.mark.parametrize(
+    "waiting",
+    [
+        lambda values: values.sum().item(),
+        lambda values: bool(values.sum() > 1),
+        lambda values: values.nonzero(),
+        lambda values: values[values > 1],
+        lambda values: torch.where(values > 1),
+        lambda values: values[[0, 1]],
+        lambda values: torch.tensor(3),
+        lambda values: values.unique(),
+        lambda values: values.to("meta"),
+        lambda values: values + torch.empty(4, device="meta"),
+    ],
+)
+def test_the_mode_forbids_what_waits_for_a_gpu(waiting, inference):
+    with torch.inference_mode(inference):
+        values = torch.arange(4)
         with HostFree(), pytest.raises(AssertionError):
-            waiting()
+            waiting(values)
 
 
 def test_the_inference_copy_and_the_static_sampler_are_made_once(monkeypatch):
@@ -244,14 +254,17 @@ def test_the_inference_copy_and_the_static_sampler_are_made_once(monkeypatch):
             f"prior.prior.{name}",
             lambda *given, cls=cls, **more: made.append(1) or cls(*given, **more),
         )
+    options = {"count": 4, "batch_size": 2, "static_decode": True}
     for architecture in ("gpt", "local"):
         prior = prior_for(architecture)
+        prior.model.float()  # on CPUs, its copy has packed weights of its own
         made.clear()
-        first = prior.sample(5, 6, count=4, batch_size=2, static_decode=True)
-        assert torch.equal(first, prior.sample(5, 6, count=4, batch_size=2, static_decode=True))
+        first = prior.sample(ROWS, COLUMNS, **options)
+        assert torch.equal(first, prior.sample(ROWS, COLUMNS, **options))
         assert len(made) == 1
         with torch.no_grad():
             prior.model.head.weight.neg_()
-        changed = prior.sample(5, 6, count=4, batch_size=2, static_decode=True)
+        changed = prior.sample(ROWS, COLUMNS, **options)
         assert not torch.equal(first, changed)
-        assert torch.equal(changed, prior.sample(5, 6, count=4, batch_size=2))
+        fresh = Prior(prior.model, prior.conditions, prior.tokenizer_info)
+        assert torch.equal(changed, fresh.sample(ROWS, COLUMNS, **options))

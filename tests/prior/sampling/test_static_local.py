@@ -81,3 +81,19 @@ def test_static_sampling_equals_the_plain_sampler(
             }
             expected = sample_locally(model, prefixes, numbers, choice, **options)
             assert_same(sampler.sample(prefixes, numbers, **options), expected)
+
+
+def test_rows_that_are_not_read_have_log_probability_0_after_another_batch():
+    model, choice, numbers = MODELS[2, 0, 1, 0], SamplingSettings(), numbers_for(14, 3)
+    prefixes = condition_for((2, 0, 1, 0), 14, 3, 0)
+    sampler = StaticLocalSampler(model, choice, (2, 14, 3))
+    whole = sampler.sample(prefixes, numbers)
+    forced = whole.codes.clone()
+    forced[:, 12:] = -1
+    read = []
+    again = sampler.sample(
+        prefixes, numbers, forced=forced, on_cells=lambda count, _: read.append(count)
+    )
+    assert read[0] > 3  # rows out of reach of the open cells
+    assert torch.equal(again.codes, whole.codes)
+    assert (again.log_probabilities[:, :12] == 0).all()

@@ -88,9 +88,11 @@ def test_a_step_draws_at_most_as_many_rows_as_foreseen(
     assert max(steps, default=0) <= most_rows_at_once(grid)
 
 
-@pytest.mark.parametrize(("side", "stride", "sequences"), [(24, 4, 2), (20, 1, 1), (32, 8, 8)])
-def test_a_schedule_reads_each_token_once_and_pads_little(side, stride, sequences):
-    grid, prefix_length = Grid(side, side, 16, stride), 3
+@pytest.mark.parametrize(
+    ("side", "stride", "sequences", "prefix_length"), [(24, 4, 2, 3), (20, 1, 1, 1), (32, 8, 8, 2)]
+)
+def test_a_schedule_reads_each_token_once_and_pads_little(side, stride, sequences, prefix_length):
+    grid = Grid(side, side, 16, stride)
     schedule = window_schedule(
         grid, prefix_length=prefix_length, parallel_rows=8,
         drawn_at_once=most_rows_at_once(grid), sequences=sequences, max_caches=10_000,
