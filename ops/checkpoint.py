@@ -8,31 +8,32 @@ holds step folders `step-00010000/`, each a model folder with `ema.safetensors` 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ops.config import UserError
-from ops.files import json_hash, write_json
+from ops.config import ConfigError, from_json, parse_json
+from ops.files import NotRegularError, json_hash, open_regular, write_json
+from ops.tensor_files import CheckpointError as CheckpointError
+from ops.tensor_files import save_tensors
+from ops.text import printable
 
+T = TypeVar("T")
 #: Increased whenever older model folders cannot be read: 2 since configs have `modality`.
 FORMAT = 2
 STEP_FOLDER = re.compile(r"step-(\d{8})")
 STEP_FILES = ("config.json", "model.safetensors", "train_state.pt")
 HELD_OUT = "held_out.json"  # in a step folder: {"loss": its loss on held-out samples}
-
-
-class CheckpointError(UserError):
-    """A model or run folder that cannot be used."""
+SKIPPED = "skipped.json"  # in a step folder: {"steps": [those not taken]}
+LARGEST_DESCRIPTION = 1 << 26  # bytes of config.json, with the names of all classes
+LONGEST_NAME = 200
 
 
 def save_model(
@@ -45,62 +46,102 @@ def save_model(
     """Write config.json and model.safetensors into `folder`, created if missing.
 
     Not atomic by itself: pass the partial folder of ops.files.atomic_path. `kind` must be repeated
-    to load_model; `extra` adds top-level entries to config.json.
+    to read_description; `extra` adds top-level entries to config.json.
     """
     folder.mkdir(parents=True, exist_ok=True)
     description = {"format": FORMAT, "kind": kind, "config": dict(config), **(extra or {})}
-    (folder / "config.json").write_text(json.dumps(description, indent=2) + "\n")
+    write_json(folder / "config.json", description)
     save_tensors(folder / "model.safetensors", tensors)
 
 
-def load_model(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The whole config.json and the tensors of a model folder.
+def read_description(folder: Path, kind: str) -> dict[str, Any]:
+    """The config.json of a model folder of a kind; its entries beyond that are not checked.
 
-    Raises CheckpointError where a file is missing or corrupt, or the model is of another kind.
+    Raises CheckpointError where it cannot be read, or describes another kind of model.
     """
-    description = read_description(folder)
-    if description.get("kind") != kind:
-        raise CheckpointError(
-            f"{folder} holds a {description.get('kind')!r}, not a {kind!r}. Name a {kind} folder."
-        )
-    return description, load_tensors(folder / "model.safetensors")
-
-
-def read_description(folder: Path) -> dict[str, Any]:
-    """The config.json of a model folder; raises CheckpointError where it cannot be read."""
     path = folder / "config.json"
     try:
-        description = json.loads(path.read_text())
+        with open_regular(path) as file:
+            text = file.read(LARGEST_DESCRIPTION + 1)
     except FileNotFoundError:
         raise CheckpointError(f"{folder} is no model folder: it has no config.json.") from None
+    except NotRegularError as error:
+        raise CheckpointError(str(error)) from None
+    if len(text) > LARGEST_DESCRIPTION:
+        raise CheckpointError(f"{path} is larger than {LARGEST_DESCRIPTION:,} bytes.")
+    try:
+        description = parse_json(text)
     except ValueError as error:
         raise CheckpointError(f"{path} is not JSON ({error}). Restore it from a copy.") from None
     if not isinstance(description, dict):
         raise CheckpointError(f"{path} holds no JSON object. Restore it from a copy.")
-    found = description.get("format", 1)
-    if found > FORMAT:
-        raise CheckpointError(f"{path} is of a newer format than {FORMAT}. Upgrade smalti.")
-    if found < FORMAT:
-        raise CheckpointError(
-            f"{path} was written by an older version of Smalti (format {found}, this one reads "
-            f"{FORMAT}). Train or import the model again."
-        )
+    _check_kind(folder, description, kind)
     return description
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors as a safetensors file, contiguous and on the CPU."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(plain, path)
-    path.chmod(0o644)  # safetensors makes it readable by its owner only; folders are often shared
+def _check_kind(folder: Path, description: Mapping[str, Any], kind: str) -> None:
+    found = description.get("format", 1)
+    if type(found) is not int or found > FORMAT:
+        raise CheckpointError(
+            f"{folder / 'config.json'} is of a newer format than {FORMAT}. Upgrade smalti."
+        )
+    if found < FORMAT:
+        raise CheckpointError(
+            f"{folder / 'config.json'} was written by an older version of Smalti (format {found}, "
+            f"this one reads {FORMAT}). Train or import the model again."
+        )
+    if description.get("kind") != kind:
+        raise CheckpointError(
+            f"{folder} holds a {printable(repr(description.get('kind')), 60)}, not a {kind!r}. "
+            f"Name a {kind} folder."
+        )
 
 
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; raises CheckpointError where it cannot be read."""
+def described(folder: Path, description: Mapping[str, Any], name: str, kind: type[T]) -> T:
+    """The entry `name` of a config.json, of type `kind`; raises CheckpointError."""
+    found = description.get(name)
+    too_long = isinstance(found, str) and len(found) > LONGEST_NAME
+    if type(found) is not kind or too_long:
+        raise CheckpointError(
+            f"{folder / 'config.json'}: {name} must be {kind.__name__}, found "
+            f"{printable(repr(found), 60)}. Restore it from a copy."
+        )
+    return found
+
+
+def described_config(folder: Path, description: Mapping[str, Any], cls: type[T]) -> T:
+    """The entry `config` of a config.json as a dataclass; raises CheckpointError."""
+    with config_errors_explained(folder):
+        return from_json(cls, description.get("config"))
+
+
+@contextmanager
+def config_errors_explained(folder: Path) -> Iterator[None]:
+    """Raise a ConfigError about what config.json says as a CheckpointError that names the file."""
     try:
-        return load_file(path)
-    except (FileNotFoundError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}. Restore it from a copy.") from None
+        yield
+    except ConfigError as error:
+        raise CheckpointError(f"{folder / 'config.json'}: {error}") from None
+
+
+def copy_model(source: Path, target: Path) -> None:
+    """Copy the files of a model folder, and nothing else that is in it, to the folder `target`.
+
+    Raises CheckpointError where one is missing or no regular file.
+    """
+    target.mkdir()
+    for name in ("config.json", weights_file(source).name):
+        try:
+            with open_regular(source / name) as file, open(target / name, "xb") as copy:
+                shutil.copyfileobj(file, copy)
+        except (FileNotFoundError, NotRegularError) as error:
+            raise CheckpointError(f"{source} is no model folder: {error}") from None
+
+
+def weights_file(folder: Path) -> Path:
+    """The weights of a model folder to use: averaged ones where it has them."""
+    averaged = folder / "ema.safetensors"
+    return averaged if averaged.is_file() else folder / "model.safetensors"
 
 
 def fingerprint(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
@@ -145,7 +186,28 @@ def write_held_out(folder: Path, loss: float) -> None:
 def held_out_of(folder: Path) -> float:
     """The loss that write_held_out wrote; infinite where none was measured."""
     path = folder / HELD_OUT
-    return float(json.loads(path.read_text())["loss"]) if path.is_file() else math.inf
+    if not path.is_file():
+        return math.inf
+    try:
+        return float(parse_json(path.read_bytes())["loss"])
+    except (ValueError, TypeError, KeyError):
+        raise CheckpointError(f"{path} is corrupt. Remove it.") from None
+
+
+def write_skipped(folder: Path, steps: Sequence[int]) -> None:
+    """Write into a checkpoint's folder which steps the run has skipped so far."""
+    write_json(folder / SKIPPED, {"steps": list(steps)})
+
+
+def skipped_of(folder: Path) -> list[int]:
+    """The steps that write_skipped wrote; none where it did not."""
+    path = folder / SKIPPED
+    if not path.is_file():
+        return []
+    try:
+        return [int(step) for step in parse_json(path.read_bytes())["steps"]]
+    except (ValueError, TypeError, KeyError):
+        raise CheckpointError(f"{path} is corrupt. Remove {folder}.") from None
 
 
 def best_step(run: Path) -> Path | None:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import json
+import math
+import operator
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from ops.text import printable
 
 T = TypeVar("T")
 
@@ -17,6 +24,44 @@ class UserError(Exception):
 
 class ConfigError(UserError, ValueError):
     """An invalid configuration; the message says what was found and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Range:
+    """Bounds of a number in a config: `threads: Annotated[int, Range(least=1, most=1024)]`.
+
+    from_json and check_fields hold a field to it. Without one, a number must be finite, and a whole
+    number fit into 64 bits.
+    """
+
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    """a bound that is not reached, as `below`"""
+    below: float | None = None
+
+    def complaint(self, value: float) -> str | None:
+        """What a number must be, where it is out of range, such as "at least 1"; else None."""
+        checks = (
+            ("at least", self.least, operator.ge),
+            ("at most", self.most, operator.le),
+            ("above", self.above, operator.gt),
+            ("below", self.below, operator.lt),
+        )
+        for words, bound, holds in checks:
+            if bound is not None and not holds(value, bound):
+                return f"{words} {bound}"
+        return None
+
+
+ANY_INT = Range(least=-(2**63), most=2**63 - 1)
+#: Torch's generators, numpy's and the order of batches take any of these.
+Seed = Annotated[int, Range(least=0, most=2**63 - 1)]
+#: Of things or steps, one at least.
+Count = Annotated[int, Range(least=1, most=2**31 - 1)]
+Share = Annotated[float, Range(least=0, most=1)]
+Weight = Annotated[float, Range(least=0, most=1e6)]
+"""of a term of a loss"""
 
 
 def to_json(config: Any) -> dict[str, Any]:
@@ -35,47 +80,138 @@ def _value_to_json(value: Any) -> Any:
     return value
 
 
-def from_json(cls: type[T], data: Mapping[str, Any]) -> T:
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text from outside.
+
+    Raises ValueError, with the reason, for text that is not JSON, for numbers that are not finite,
+    a name that occurs twice in an object, and objects nested too deeply.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in found if names.count(name) > 1)
+            raise ValueError(f"{printable(twice, 60)} occurs twice")
+        return found
+
+    def finite(number: str) -> float:
+        if not math.isfinite(float(number)):
+            raise ValueError(f"{printable(number, 60)} is not a finite number")
+        return float(number)
+
+    try:
+        return json.loads(text, object_pairs_hook=unique, parse_float=finite, parse_constant=finite)
+    except RecursionError:
+        raise ValueError("objects are nested too deeply") from None
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls, include_extras=True)
+
+
+def from_json(cls: type[T], data: Any) -> T:
     """An instance of dataclass `cls` from its JSON form.
 
-    Raises ConfigError on a key `cls` does not have, a missing one, or a value of the wrong type.
+    Raises ConfigError on a key `cls` does not have, a missing one, or a value that is of the wrong
+    type, not finite or out of range.
     """
-    known = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{cls.__name__} must be an object, found {_shown(data)}.")
+    known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     unknown = sorted(set(data) - set(known))
     if unknown:
+        close = difflib.get_close_matches(unknown[0], known, 1)
+        meant = f"did you mean {close[0]}?" if close else f"it has {', '.join(known)}."
         raise ConfigError(
-            f"{cls.__name__} has no {', '.join(unknown)}; it has {', '.join(known)}. "
+            f"{cls.__name__} has no {printable(', '.join(unknown), 100)}; {meant} "
             "Was this file written by a newer version?"
         )
-    hints = typing.get_type_hints(cls)
-    values = {name: _value_from_json(hints[name], data[name], name) for name in data}
+    values = {name: _checked(_hints(cls)[name], data[name], name) for name in data}
     try:
         return cls(**values)
     except TypeError as error:
         raise ConfigError(f"{cls.__name__}: {error}") from error
 
 
-def _value_from_json(hint: Any, value: Any, name: str) -> Any:
-    origin = typing.get_origin(hint)
+def check_fields(config: Any, shown: Callable[[str], str] = str) -> None:
+    """Raise ConfigError where a field of a dataclass is of the wrong type, not finite or out of
+    range; `shown` makes of the field's name the one in the message.
+    """
+    hints = _hints(type(config))
+    for field in dataclasses.fields(config):
+        _checked(hints[field.name], getattr(config, field.name), shown(field.name))
+
+
+def check_flags(flags: Any) -> None:
+    """The same for the flags of a command, with their names on the command line."""
+    check_fields(flags, lambda name: "--" + name.strip("_").replace("_", "-"))
+
+
+def _checked(hint: Any, value: Any, name: str, bounds: Range | None = None) -> Any:
+    """`value`, from JSON or from Python, as a type hint has it; raises ConfigError."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        ranges = [item for item in arguments[1:] if isinstance(item, Range)]
+        return _checked(arguments[0], value, name, ranges[0] if ranges else bounds)
     if origin in (typing.Union, types.UnionType):
-        options = typing.get_args(hint)
-        if value is None and type(None) in options:
-            return None
-        return _value_from_json(next(o for o in options if o is not type(None)), value, name)
+        return _checked_option(arguments, value, name, bounds)
+    if origin is Literal:
+        if value not in arguments:
+            allowed = ", ".join(map(str, arguments))
+            raise ConfigError(f"{name} must be one of {allowed}, found {_shown(value)}.")
+        return value
     if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise ConfigError(f"{name} must be a list, found {value!r}.")
-        items = typing.get_args(hint)
-        if len(items) == 2 and items[1] is Ellipsis:
-            return tuple(_value_from_json(items[0], item, name) for item in value)
-        return tuple(_value_from_json(i, v, name) for i, v in zip(items, value, strict=True))
-    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
-        return from_json(typing.cast(type[Any], hint), value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return _checked_items(arguments, value, name, bounds)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{name} must be an object, found {_shown(value)}.")
+        return {key: _checked(arguments[1], item, name) for key, item in value.items()}
+    if dataclasses.is_dataclass(hint):
+        cls = typing.cast(type[Any], hint)
+        return value if isinstance(value, cls) else from_json(cls, value)
+    return _checked_scalar(hint, value, name, bounds)
+
+
+def _checked_option(options: tuple[Any, ...], value: Any, name: str, bounds: Range | None) -> Any:
+    if value is None and type(None) in options:
+        return None
+    for option in options:
+        if typing.get_origin(option) is Literal and value in typing.get_args(option):
+            return value
+    others = [o for o in options if o is not type(None) and typing.get_origin(o) is not Literal]
+    return _checked(others[0], value, name, bounds)
+
+
+def _checked_items(
+    items: tuple[Any, ...], value: Any, name: str, bounds: Range | None
+) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise ConfigError(f"{name} must be a list, found {_shown(value)}.")
+    if len(items) == 2 and items[1] is Ellipsis:
+        items = (items[0],) * len(value)
+    if len(items) != len(value):
+        raise ConfigError(f"{name} must have {len(items)} items, found {len(value)}.")
+    pairs = zip(items, value, strict=True)
+    return tuple(_checked(item, found, name, bounds) for item, found in pairs)
+
+
+def _checked_scalar(hint: Any, value: Any, name: str, bounds: Range | None) -> Any:
+    if hint is float and type(value) is int and abs(value) < 2**63:
+        value = float(value)
     if hint in (int, float, str, bool) and type(value) is not hint:
-        raise ConfigError(f"{name} must be {hint.__name__}, found {value!r}.")
+        raise ConfigError(f"{name} must be {hint.__name__}, found {_shown(value)}.")
+    if hint is float and not math.isfinite(value):
+        raise ConfigError(f"{name} must be a finite number, found {value}.")
+    for allowed in (bounds, ANY_INT if hint is int else None):
+        complaint = allowed.complaint(value) if allowed else None
+        if complaint:
+            raise ConfigError(f"{name} must be {complaint}, found {_shown(value)}.")
     return value
+
+
+def _shown(value: Any) -> str:
+    return printable(repr(value), 60)
 
 
 class Registry(Generic[T]):

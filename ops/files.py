@@ -1,13 +1,17 @@
-"""Atomic writes, durable links, file locks and content hashes."""
+"""Opening regular files, atomic writes, durable links, file locks and content hashes."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import filecmp
 import hashlib
+import io
 import json
+import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +19,85 @@ from typing import Any
 
 from ops import disk
 from ops.config import UserError
+from ops.disk_errors import link_error
+
+MAX_JSON_BYTES = 256 << 20
 
 
 class LockedError(UserError):
     """Another process holds the lock."""
+
+
+class NotRegularError(UserError):
+    """A folder, pipe, socket or device where a file was expected."""
+
+
+def open_regular(path: str | os.PathLike[str], *, follow: bool = True) -> io.BufferedReader:
+    """Open a regular file for reading, without waiting for a writer where it is a pipe.
+
+    Raises NotRegularError for a folder, pipe, socket or device, and where `follow` is False for a
+    symbolic link; OSError if the file is missing or cannot be opened.
+    """
+    # Without O_NONBLOCK, opening a pipe waits until something writes to it.
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        # A socket; a device without a driver; a link that is not to be followed.
+        if error.errno in (errno.ENXIO, errno.ENODEV) or (
+            error.errno == errno.ELOOP and not follow
+        ):
+            raise _not_regular(path) from None
+        raise
+    except ValueError:  # a name with a NUL, or with characters that names of files cannot have
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _not_regular(path)
+    return os.fdopen(descriptor, "rb")
+
+
+def _not_regular(path: str | os.PathLike[str]) -> NotRegularError:
+    return NotRegularError(f"{os.fspath(path)} is a {_kind(path)}. A regular file is needed there.")
+
+
+def _kind(path: str | os.PathLike[str]) -> str:
+    return "symbolic link" if os.path.islink(path) else "folder, pipe, socket or device"
+
+
+def special_files(folder: Path, *, depth: int, not_into: str = "") -> Iterator[tuple[Path, str]]:
+    """(path, what it is) of everything below `folder` but regular files and folders.
+
+    Folders are opened without following links; `folder` itself may be a link. Those named
+    `not_into` are not entered, and those more than `depth` levels down are listed. What disappears
+    meanwhile is left out; raises OSError for a folder that cannot be read.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    yield from _special_files(folder, descriptor, depth, not_into)
+
+
+def _special_files(
+    folder: Path, descriptor: int, depth: int, not_into: str
+) -> Iterator[tuple[Path, str]]:
+    """special_files of an open folder, which is closed in the end."""
+    try:
+        with os.scandir(descriptor) as entries:
+            for entry in entries:
+                path = folder / entry.name
+                if entry.is_symlink():
+                    yield path, "a symbolic link"
+                elif not entry.is_dir(follow_symlinks=False):
+                    if not entry.is_file(follow_symlinks=False) and os.path.lexists(path):
+                        yield path, "a pipe, socket or device"
+                elif not depth:
+                    yield path, "a folder nested too deeply"
+                elif entry.name != not_into:
+                    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+                    with contextlib.suppress(FileNotFoundError):
+                        child = os.open(entry.name, flags, dir_fd=descriptor)
+                        yield from _special_files(path, child, depth - 1, not_into)
+    finally:
+        os.close(descriptor)
 
 
 def fsync_path(path: Path) -> None:
@@ -60,9 +139,9 @@ def link_once(temporary: Path, path: Path) -> bool:
     try:
         try:
             disk.disk.link(temporary, path)
-        except OSError:
+        except OSError as error:
             if not path.exists():
-                raise
+                raise link_error(error, path) from error
         same = filecmp.cmp(temporary, path, shallow=False)
     finally:
         disk.disk.unlink(temporary)
@@ -146,6 +225,35 @@ def write_bytes(path: Path, data: bytes) -> None:
         partial.write_bytes(data)
 
 
+def read_json(path: Path, *, follow: bool = True) -> Any:
+    """The content of a JSON file; `follow` as in open_regular, which tells what that raises.
+
+    Raises ValueError where the file has more than MAX_JSON_BYTES or its content is no JSON.
+    """
+    with open_regular(path, follow=follow) as file:
+        return parse_json(file.read(MAX_JSON_BYTES + 1))
+
+
+def parse_json(data: bytes) -> Any:
+    """`data` as JSON; ValueError where it is none, too long, too deep, or its text is no Unicode.
+
+    NaN and infinities are not JSON.
+    """
+    if len(data) > MAX_JSON_BYTES:
+        raise ValueError(f"it has more than {MAX_JSON_BYTES:,} bytes")
+    try:
+        found = json.loads(data, parse_constant=_no_constant)
+        if b"\\u" in data:  # an escaped lone surrogate can be neither printed nor written
+            json.dumps(found, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"it contains {name}")
+
+
 def json_hash(data: Any) -> str:
     """SHA-256, in hex, of `data` as canonical JSON (sorted keys, no spaces)."""
     text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -153,20 +261,45 @@ def json_hash(data: Any) -> str:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256, in hex, of a file's content."""
-    with open(path, "rb") as file:
+    """SHA-256, in hex, of a file's content; raises as open_regular does."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
 def exclusive_lock(path: Path) -> Iterator[None]:
-    """Hold an flock on file `path`, created if missing; raises LockedError if it is taken."""
+    """Hold an flock on file `path`, created if missing; raises LockedError if it is taken.
+
+    Raises NotRegularError where the path is anything but a regular file.
+    """
     make_folders(path.parent)
-    with open(path, "a") as file:
+    # No link is followed, which could make a file elsewhere, and no pipe is waited for.
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV):
+            raise _not_regular(path) from None
+        raise
+    with os.fdopen(descriptor, "rb+", buffering=0) as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise _not_regular(path)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise LockedError(
-                f"{path} is held by another process. Wait for it to end, or stop it."
-            ) from None
+            raise _locked(path) from None
+        if not _is_open_as(descriptor, path):  # its holder has removed it since it was opened
+            raise _locked(path)
         yield
+
+
+def _locked(path: Path) -> LockedError:
+    return LockedError(f"{path} is held by another process. Wait for it to end, or stop it.")
+
+
+def _is_open_as(descriptor: int, path: Path) -> bool:
+    """Whether `path` still names the open file."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False

@@ -9,15 +9,21 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFile
 
-from ops.images import TRANSPOSITIONS, ImageError, Raster, opened_image, orientation_of
+from ops.images import (
+    GREY_LEVELS,
+    TRANSPOSITIONS,
+    ImageError,
+    Raster,
+    opened_image,
+    orientation_of,
+    raw_mode,
+)
 
-LOSSY = ("AVIF", "JPEG", "JPEG2000", "MPO", "WEBP")
-GREY_LEVELS = {"L;2": 85, "L;4": 17}  # the factors by which Pillow scales 2- and 4-bit samples
+LOSSY = ("AVIF", "JPEG", "JPEG2000", "WEBP")
 DEPTH_LEVELS = 65535  # the highest 16-bit sample
 
 
@@ -32,7 +38,7 @@ def decode_labels(data: bytes) -> Raster:
             raise ImageError(
                 "not labels", f"{file.format} is lossy and changes labels. Write label maps as PNG"
             )
-        divisor = _sample_scale(file) if file.mode == "L" else 1
+        divisor = GREY_LEVELS.get(raw_mode(file) or "", 1) if file.mode == "L" else 1
         if not _is_grey(file.mode, "1", "P"):
             raise ImageError(
                 "not labels", f"{file.mode} pixels. A label map is a PNG with one number a pixel"
@@ -74,13 +80,6 @@ def _opened(data: bytes) -> Iterator[ImageFile.ImageFile]:
 
 def _is_grey(mode: str, *more: str) -> bool:
     return mode in ("L", "I", *more) or mode.startswith("I;16")
-
-
-def _sample_scale(file: ImageFile.ImageFile) -> int:
-    """The factor by which Pillow scales the samples to eight bits."""
-    arguments: Any = file.tile[0][3] if file.tile else None
-    raw = arguments[0] if isinstance(arguments, tuple) else arguments
-    return GREY_LEVELS.get(raw, 1)
 
 
 def _upright(file: ImageFile.ImageFile) -> Raster:

@@ -1,9 +1,10 @@
 """Image files to uint8 images to pixels, and back.
 
 How a file becomes pixels is defined here and recorded with every code store (`Transform`): the
-EXIF orientation is applied; alpha is composited on white; CMYK and other modes become RGB; 16-bit
-samples keep their high byte; of an animation the first frame is used; resizing is Pillow's
-antialiased bicubic. A truncated file is an error, never filled with grey.
+EXIF orientation is applied; an embedded colour profile is converted to sRGB; alpha is composited on
+white; CMYK and other modes become RGB; 16-bit samples keep their high byte; of an animation the
+first frame is used; resizing is Pillow's antialiased bicubic. Metadata that is corrupt or large
+costs no image (ops.image_metadata). A truncated file is an error, never filled with grey.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -23,8 +25,11 @@ import torch
 from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
+from ops.colour_profiles import lab_to_srgb, to_srgb
 from ops.config import ConfigError, Registry, UserError
+from ops.image_metadata import split_metadata
 from ops.png import write_png_strips
+from ops.transient_errors import is_transient
 from ops.views import View, seen_part
 
 ImageArray = np.ndarray[Any, np.dtype[np.uint8]]
@@ -32,7 +37,7 @@ Raster = np.ndarray[Any, Any]  # what Pillow can resize: uint8 (H, W, 3), any gr
 
 MAX_PIXELS = 120_000_000  # larger ones are more often decompression bombs than photographs
 # No others: Pillow passes PostScript, for example, to an interpreter.
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 SUFFIXES = frozenset((
     ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg",
     ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
@@ -49,6 +54,7 @@ TRANSPOSITIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
+GREY_LEVELS = {"L;2": 85, "L;4": 17}  # the factors by which Pillow scales 2- and 4-bit samples
 
 
 class ImageError(UserError):
@@ -65,6 +71,22 @@ class DecodedImage(NamedTuple):
     image: ImageArray  # uint8 (h, w, 3), upright; may be smaller than the file's size
     width: int  # of the upright image in the file, pixels
     height: int
+    note: str | None = None  # on what was not used of the file: a broken colour profile
+
+
+class Layers(NamedTuple):
+    """The colours and the transparency of an upright image."""
+
+    colours: Image.Image  # RGB, in sRGB; those of transparent pixels as the file has them
+    alpha: Image.Image | None  # L; None where all pixels are opaque
+    width: int  # as in DecodedImage
+    height: int
+    note: str | None
+
+
+def has_image_suffix(name: str) -> bool:
+    """Whether a file's name has the suffix of a supported format."""
+    return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def looks_like_image(head: bytes) -> bool:
@@ -92,43 +114,63 @@ def read_image(data: bytes, min_side: int | None = None) -> DecodedImage:
     its short side has that many pixels: several times faster for photographs from cameras.
     Raises ImageError as decode_image does.
     """
+    layers = read_layers(data, min_side)
+    image = layers.colours
+    if layers.alpha is not None:
+        image.putalpha(layers.alpha)
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image).convert("RGB")
+    return DecodedImage(np.asarray(image), layers.width, layers.height, layers.note)
+
+
+def read_layers(data: bytes, min_side: int | None = None) -> Layers:
+    """What read_image composites; raises ImageError as it does."""
     if not data:
         raise ImageError("empty", "the file has no bytes")
     with opened_image(io.BytesIO(data)) as file:
-        if file.format in ("JPEG", "MPO") and not _jpeg_ends(data):
-            raise ImageError("truncated", "the JPEG has no end marker: the file was cut short")
         width, height = file.size
-        if min_side is not None and file.format in ("JPEG", "MPO"):
+        if min_side is not None and file.format == "JPEG":
             scale = min_side / min(width, height)
             file.draft("RGB", (int(width * scale), int(height * scale)))
+        raw = raw_mode(file)
+        key = _take_key_colour(file, raw)
         file.load()
         orientation = orientation_of(file)
-        image = _to_rgb(file)
+        image, alpha, note = _colours(file, raw)
+        if key is not None:
+            alpha = _alpha_of_key(_sixteen_bit_samples(data, file), key)
     if orientation in TRANSPOSITIONS:
         image = image.transpose(TRANSPOSITIONS[orientation])
+        alpha = alpha and alpha.transpose(TRANSPOSITIONS[orientation])
     if orientation in SIDEWAYS:
         width, height = height, width
-    return DecodedImage(np.asarray(image), width, height)
+    return Layers(image, alpha, width, height, note)
 
 
 def image_size(source: BinaryIO) -> tuple[int, int]:
     """(width, height) of the upright image, from the file's header; raises ImageError."""
-    with opened_image(source) as file:
-        # Pillow rotates TIFF itself, and would decode a PNG's pixels to look for EXIF after them.
-        has_exif = file.format != "TIFF" and (file.format != "PNG" or "exif" in file.info)
-        sideways = has_exif and orientation_of(file) in SIDEWAYS
+    with opened_image(source, header_only=True) as file:
+        # Pillow rotates TIFF itself.
+        sideways = file.format != "TIFF" and orientation_of(file) in SIDEWAYS
         return (file.height, file.width) if sideways else (file.width, file.height)
 
 
 @contextlib.contextmanager
-def opened_image(source: BinaryIO) -> Iterator[ImageFile.ImageFile]:
-    """The file opened by Pillow; all its exceptions, in the body as well, become ImageError."""
+def opened_image(source: BinaryIO, header_only: bool = False) -> Iterator[ImageFile.ImageFile]:
+    """The file opened by Pillow; all its exceptions, in the body as well, become ImageError.
+
+    With `header_only` its pixels cannot be read.
+    """
     try:
-        with _pillow_quiet, Image.open(source, formats=_formats()) as file:
+        parts = split_metadata(source, header_only)
+        with _pillow_quiet, Image.open(parts.pixels, formats=_formats()) as file:
+            file.info.update(parts.metadata)
+            if parts.cut_short:
+                raise ImageError("truncated", "the JPEG has no end marker: the file was cut short")
             if file.width * file.height > MAX_PIXELS:
                 raise ImageError("too large", _too_large(f"{file.width}x{file.height} pixels"))
             yield file
-    except (ImageError, MemoryError):
+    except ImageError:
         raise
     except Image.DecompressionBombError as error:
         raise ImageError("too large", _too_large(str(error))) from None
@@ -138,8 +180,23 @@ def opened_image(source: BinaryIO) -> Iterator[ImageFile.ImageFile]:
         ) from None
     # Pillow's decoders raise many types on bad bytes: OSError, SyntaxError, struct.error...
     except Exception as error:
+        if is_transient(error) or "out of memory" in str(error):
+            _check_memory(error)
         reason = "truncated" if "truncated" in str(error).lower() else "broken"
         raise ImageError(reason, f"{type(error).__name__}: {error}") from None
+
+
+def _check_memory(error: Exception) -> None:
+    """Raise a transient error, unless it is a lack of memory where an image has enough.
+
+    Decoders ask for any amount where a file is corrupt.
+    """
+    if isinstance(error, OSError) and is_transient(error):
+        raise error
+    try:
+        bytearray(MAX_PIXELS * 4)
+    except MemoryError:
+        raise MemoryError(str(error)) from error
 
 
 def _too_large(found: str) -> str:
@@ -152,41 +209,88 @@ def _formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]  # AVIF is not in every Pillow
 
 
-def _jpeg_ends(data: bytes) -> bool:
-    """Whether a JPEG's scan is followed by an end marker; if not, libjpeg fills in grey."""
-    place = 2
-    while data[place : place + 1] == b"\xff" and place + 4 <= len(data):
-        marker = data[place + 1]
-        if marker == 0xFF:  # padding
-            place += 1
-            continue
-        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-        if marker == 0xDA:  # start of scan: no FFD9 can occur in its data
-            break
-    return data.find(b"\xff\xd9", place) >= 0
-
-
 def orientation_of(file: ImageFile.ImageFile) -> int:
     """The EXIF orientation, 1 to 8; 1, upright, if there is none or it cannot be read."""
     try:
-        return int(file.getexif().get(ORIENTATION_TAG, 1))
+        # Not file.getexif(): of a PNG it decodes the pixels, to look for EXIF behind them.
+        return int(Image.Image.getexif(file).get(ORIENTATION_TAG, 1))
+    except MemoryError:
+        raise
     except Exception:  # broken EXIF is common in valid images
         return 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or image.mode == "I":
+def raw_mode(file: ImageFile.ImageFile) -> str | None:
+    """Pillow's name for the samples in the file; to be asked before they are loaded."""
+    arguments: Any = file.tile[0][3] if file.tile else None
+    raw: str | None = arguments[0] if isinstance(arguments, tuple) else arguments
+    return raw
+
+
+def _colours(
+    file: ImageFile.ImageFile, raw: str | None
+) -> tuple[Image.Image, Image.Image | None, str | None]:
+    """The colours (RGB) of a loaded image, its alpha (L) and a note, see Layers."""
+    image: Image.Image = file
+    alpha = None
+    if image.mode == "F":
+        raise ImageError("unsupported", "floating-point samples have no defined white")
+    if image.mode == "I" or image.mode.startswith("I;16"):
         samples = np.asarray(image)
         if samples.min() < 0 or samples.max() > 65535:
             raise ImageError("unsupported", "grey samples of more than 16 bits")
         image = Image.fromarray((samples >> 8).astype(np.uint8))
-    if image.mode == "F":
-        raise ImageError("unsupported", "floating-point samples have no defined white")
     if image.has_transparency_data:
+        # Pillow has 16-bit grey with alpha as RGBA.
+        is_grey = image.mode in ("1", "L", "LA", "La") or raw == "LA;16B"
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image if image.mode == "RGB" else image.convert("RGB")
+        alpha = image.getchannel("A")
+        image = image.getchannel("R") if is_grey else image.convert("RGB")
+    if image.mode == "LAB":
+        return lab_to_srgb(image), alpha, None
+    if image.mode not in ("L", "RGB", "CMYK"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    profile = file.info.get("icc_profile")
+    if profile is None:
+        return image if image.mode == "RGB" else image.convert("RGB"), alpha, None
+    image, note = to_srgb(image, profile if isinstance(profile, bytes) else b"")
+    return image, alpha, note
+
+
+# --- transparency of PNG without an alpha channel: one colour, named by the chunk tRNS
+
+
+def _take_key_colour(file: ImageFile.ImageFile, raw: str | None) -> tuple[int, ...] | None:
+    """The transparent colour of a 16-bit PNG, taken from the file, as Pillow would compare it with
+    eight bits of the samples; for others it is corrected in the file."""
+    key = file.info.get("transparency")
+    if file.format != "PNG" or not isinstance(key, int | tuple) or file.mode == "P":
+        return None
+    if raw in ("I;16B", "RGB;16B"):
+        del file.info["transparency"]
+        return key if isinstance(key, tuple) else (key,)
+    if isinstance(key, tuple):
+        file.info["transparency"] = tuple(level & 255 for level in key)
+    else:
+        scale = GREY_LEVELS.get(raw or "", 1)
+        file.info["transparency"] = (key & (255 // scale)) * scale
+    return None
+
+
+def _sixteen_bit_samples(data: bytes, file: ImageFile.ImageFile) -> Raster:
+    """The samples, uint16 (H, W, 1 or 3), of a PNG in `data` that is loaded in `file`."""
+    if file.mode != "RGB":
+        return np.asarray(file)[..., None]
+    with opened_image(io.BytesIO(data)) as again:
+        again.tile = [tile._replace(args="RGB;16L") for tile in again.tile]  # the low bytes
+        again.load()
+        samples: Raster = np.asarray(file).astype(np.uint16) << 8 | np.asarray(again)
+        return samples
+
+
+def _alpha_of_key(samples: Raster, key: tuple[int, ...]) -> Image.Image:
+    opaque = (samples != np.array(key)).any(-1)
+    return Image.fromarray(opaque.astype(np.uint8) * 255)
 
 
 class _PillowQuiet:
@@ -249,7 +353,10 @@ class Transform:
     flip: str = "none"
     seed: int = 0
     multiple_of: int = 1  # pixels; the tokenizer's downsample factor
-    decoding: str = "orientation applied, alpha on white, 16 bits >> 8, first frame"
+    decoding: str = (
+        "orientation applied, colour profiles to sRGB (relative colorimetric), alpha on white, "
+        "16 bits >> 8, first frame"
+    )
     resizing: str = "pillow bicubic, antialiased; JPEG scaled to at least twice the size"
 
     def __post_init__(self) -> None:

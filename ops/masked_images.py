@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ops.images import (
-    TRANSPOSITIONS,
-    ImageArray,
-    decode_image,
-    opened_image,
-    orientation_of,
-    resize_and_crop,
-)
+from ops.images import ImageArray, read_layers, resize_and_crop
 
 BOX = Image.Resampling.BOX
 MIN_ALPHA = 128  # of 255: below it a pixel is unknown
@@ -32,15 +24,11 @@ class MaskedImage(NamedTuple):
 
 def decode_masked(data: bytes) -> MaskedImage:
     """The image in a file's bytes, upright; raises ImageError as decode_image does."""
-    image = decode_image(data)
-    with opened_image(io.BytesIO(data)) as file:
-        if not file.has_transparency_data:
-            return MaskedImage(image, np.ones(image.shape[:2], bool))
-        orientation = orientation_of(file)
-        layers: Image.Image = file.convert("RGBA")
-        if orientation in TRANSPOSITIONS:
-            layers = layers.transpose(TRANSPOSITIONS[orientation])
-        colours, alpha = np.asarray(layers)[..., :3], np.asarray(layers)[..., 3]
+    layers = read_layers(data)
+    colours = np.asarray(layers.colours)
+    if layers.alpha is None:
+        return MaskedImage(colours, np.ones(colours.shape[:2], bool))
+    alpha = np.asarray(layers.alpha)
     known = alpha >= MIN_ALPHA
     mean = colours[known].mean(0).round() if known.any() else 127
     return MaskedImage(np.where(known[..., None], colours, mean).astype(np.uint8), known)

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 PIXEL_RANGE = 2.0  # pixels lie in [-1, 1]
 
@@ -26,6 +25,9 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
     For pixels (B, C, H, W) in [-1, 1], H and W at least 6.
     """
+    # Imported here: it takes as long as all else that a command imports.
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     values = structural_similarity_index_measure(
         a.clamp(-1, 1), b.clamp(-1, 1), data_range=PIXEL_RANGE, reduction="none"
     )

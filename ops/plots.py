@@ -7,6 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ops.images import ImageArray
+from ops.text import printable
 
 
 def figure_image(figure: Figure, *, alpha: bool = False) -> ImageArray:
@@ -16,3 +17,8 @@ def figure_image(figure: Figure, *, alpha: bool = False) -> ImageArray:
     channels = 4 if alpha else 3
     image: ImageArray = np.asarray(canvas.buffer_rgba())[..., :channels].copy()
     return image
+
+
+def plot_text(name: str) -> str:
+    """A name from a file as one short line, for texts with parse_math=False: `$` is no formula."""
+    return printable(name, 60)

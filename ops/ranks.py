@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -42,6 +42,18 @@ class Ranks:
         values = [value]
         dist.broadcast_object_list(values, src=0)
         return values[0]
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is true in any process."""
+        return flag if self.world == 1 else bool(self.mean(torch.tensor(float(flag))) > 0)
+
+    def gather(self, value: T) -> list[T]:
+        """All processes' values, which must be picklable, by rank."""
+        if self.world == 1:
+            return [value]
+        values: list[T | None] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return cast(list[T], values)
 
     def average_gradients(self, module: nn.Module) -> None:
         """Replace gradients by their mean over all processes, for a module outside of DDP."""

@@ -1,21 +1,16 @@
-"""Where and how computations run: device, autocast, threads, memory; and a run's metrics log."""
+"""Where and how computations run: device, autocast, threads, memory."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from types import TracebackType
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from ops.config import ConfigError
 
@@ -89,62 +84,3 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_ARENA_MAX, 1)
         libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
         libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
-
-
-class MetricsLog:
-    """A run's metrics and images: `metrics.jsonl` and TensorBoard events.
-
-    On resume, lines of steps after `after_step` are dropped, since these steps will be repeated.
-    """
-
-    def __init__(self, run: Path, after_step: int = 0) -> None:
-        run.mkdir(parents=True, exist_ok=True)
-        self.path = run / "metrics.jsonl"
-        self._keep_until(after_step)
-        self._file = open(self.path, "a")  # noqa: SIM115 - closed by __exit__
-        self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=after_step + 1)
-
-    def _keep_until(self, step: int) -> None:
-        if not self.path.exists():
-            return
-        lines = self.path.read_text().splitlines()
-        # A kill can leave the last line incomplete; its step will be repeated.
-        whole = [line for line in lines if line.endswith("}")]
-        kept = [line for line in whole if json.loads(line)["step"] <= step]
-        rewritten = self.path.with_suffix(".partial")
-        rewritten.write_text("".join(line + "\n" for line in kept))
-        os.replace(rewritten, self.path)
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write one line with `step` and the metrics."""
-        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
-        self._file.flush()
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, step)
-
-    def image(self, step: int, name: str, image: np.ndarray) -> None:
-        """Write an image, uint8 (H, W, 3), for TensorBoard."""
-        self._writer.add_image(name, image, step, dataformats="HWC")
-
-    def __enter__(self) -> MetricsLog:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._file.close()
-        self._writer.close()
-
-
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a metrics.jsonl, without one that a kill left incomplete."""
-    lines = []
-    for text in path.read_text().splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
-    return lines

@@ -20,7 +20,7 @@ from typing import Any
 from ops.config import UserError
 from ops.files import write_bytes, write_json
 from pipelines import encode, generate, report, train_prior
-from pipelines.console import run_command
+from pipelines.console import run_command, show, show_error
 from pipelines.inputs import list_input
 from pipelines.reports import TIMINGS
 from pipelines.store import CodeStore
@@ -74,20 +74,20 @@ def run(flags: Flags) -> int:
     settings = _settings(flags)
     older = set_aside(out, settings)
     if older is not None:
-        print(f"{out} was made with other settings and has been renamed to {older}.")
+        show(f"{out} was made with other settings and has been renamed to {older}.")
     if flags.images is None:
         gather_photographs(images)
     write_json(out / "demo.json", settings)
     stages = stages_of(flags, images)
     for number, (name, stage) in enumerate(stages, 1):
-        print(f"\n[{number}/{len(stages)}] {name}", flush=True)
+        show("", f"[{number}/{len(stages)}] {name}")
         start = time.perf_counter()
         code = stage()
         if code:
-            print(f"stopped in stage {name!r}", file=sys.stderr)
+            show_error(f"stopped in stage {name!r}")
             return code
         add_timing(out / TIMINGS, name, time.perf_counter() - start)
-    print("\n[report]")
+    show("", "[report]")
     return report.main([str(out)])
 
 
@@ -104,7 +104,7 @@ def stages_of(flags: Flags, images: Path) -> list[tuple[str, Callable[[], int]]]
         return encode.main(where + how)
 
     def open_store() -> int:
-        print(describe_store(CodeStore.open(codes)))
+        show(describe_store(CodeStore.open(codes)))
         return 0
 
     def train() -> int:

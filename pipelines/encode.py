@@ -9,8 +9,9 @@ from __future__ import annotations
 import sys
 
 from pipelines.conditioning import track_kinds
-from pipelines.console import run_command
+from pipelines.console import run_command, show, show_error
 from pipelines.encoding import EncodeFlags
+from pipelines.jobs import forked_workers
 from pipelines.tracks import encode_tracks
 
 
@@ -20,11 +21,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def encode(flags: EncodeFlags) -> int:
     """Encode what is not in the store, print the outcome; the exit code, 1 if too many failed."""
-    outcome = encode_tracks(flags, track_kinds())
-    for line in outcome.lines:
-        print(line)
+    with forked_workers(flags.workers == 0):
+        outcome = encode_tracks(flags, track_kinds())
+    show(*outcome.lines)
     if outcome.error is not None:
-        print(f"error: {outcome.error}", file=sys.stderr)
+        show_error(f"error: {outcome.error}")
         return 1
     return 0
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from pipelines.console import run_command
+from pipelines.console import run_command, show
 from pipelines.training import EvaluateFlags, evaluate
 
 
@@ -20,8 +20,8 @@ def run(flags: EvaluateFlags) -> int:
     """Measure, write the JSON file, print the metrics; returns the exit code."""
     metrics = evaluate(flags)
     for key, reason in metrics.get("unreadable", {}).items():
-        print(f"unreadable: {key!r}: {reason}")
-    print(", ".join(f"{name} {_shown(value)}" for name, value in metrics.items()))
+        show(f"unreadable: {key!r}: {reason}")
+    show(", ".join(f"{name} {_shown(value)}" for name, value in metrics.items()))
     return 0
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import sys
 
-from pipelines.console import run_command
+from pipelines.console import run_command, show
 from pipelines.generation import GenerateFlags, generate_samples
+from pipelines.jobs import forked_workers
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,9 +20,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(flags: GenerateFlags) -> int:
     """Generate the missing samples, print the outcome; the exit code, 1 if some were given up."""
-    outcome = generate_samples(flags)
-    for line in outcome.lines:
-        print(line)
+    with forked_workers(flags.workers == 0):
+        outcome = generate_samples(flags)
+    show(*outcome.lines)
     return 1 if outcome.num_failed else 0
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-from pipelines.console import run_command
+from pipelines.console import run_command, show
 from pipelines.training import ImportPriorFlags, import_prior
 
 
@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(flags: ImportPriorFlags) -> int:
-    print(import_prior(flags))
+    show(import_prior(flags))
     return 0
 
 

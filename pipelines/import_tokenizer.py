@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-from pipelines.console import run_command
+from pipelines.console import run_command, show
 from pipelines.training import ImportTokenizerFlags, import_tokenizer
 
 
@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(flags: ImportTokenizerFlags) -> int:
-    print(import_tokenizer(flags))
+    show(import_tokenizer(flags))
     return 0
 
 

@@ -16,9 +16,9 @@ from typing import Annotated
 
 import tyro
 
-from ops.config import ConfigError
+from ops.config import Count, Seed
 from ops.runtime import use_threads
-from pipelines.console import run_command
+from pipelines.console import run_command, show
 from pipelines.studies import STUDIES, StudyContext, do_runs, write_report
 
 
@@ -32,11 +32,11 @@ class StudyFlags:
     """photographs: a folder, tar files or Parquet tables, as for train_tokenizer; a few hundred"""
     out: Path
     """the study's folder: runs, codes, results.json, table.md, plot.png, report.md"""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Seed, ...] = (0, 1, 2)
     """random seeds; every variant is run with each"""
-    threads: int | None = None
+    threads: Count | None = None
     """CPU threads (default: torch's own choice)"""
-    steps: int | None = None
+    steps: Count | None = None
     """upper limit of the steps of every training run; with 20 it is only a smoke test"""
     perceptual: str = "none"
     """for studies of the VQGAN's losses: lpips (downloads torchvision's VGG16), none, or the path
@@ -52,10 +52,6 @@ def main(argv: list[str] | None = None) -> int:
 def run(flags: StudyFlags) -> int:
     """Do the missing runs, write the report, print the table; the exit code."""
     study = STUDIES[flags.name]
-    for name in ("threads", "steps"):
-        value = getattr(flags, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name} must be at least 1, found {value}.")
     use_threads(flags.threads)
     context = StudyContext(
         data=flags.data,
@@ -67,13 +63,13 @@ def run(flags: StudyFlags) -> int:
     )
     runs = do_runs(flags.name, study, context, flags.seeds, print_progress)
     report = write_report(study, context, runs, command_of(flags))
-    print((flags.out / "table.md").read_text(), end="")
-    print(f"{report}: {len(runs)} runs")
+    show(*(flags.out / "table.md").read_text().splitlines())
+    show(f"{report}: {len(runs)} runs")
     return 0
 
 
 def print_progress(line: str) -> None:
-    print(f"\n[{line}]", flush=True)
+    show("", f"[{line}]")
 
 
 def command_of(flags: StudyFlags) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from pipelines.console import run_command
+from pipelines.console import run_command, show
 from pipelines.recipes import PRIOR_RECIPES
 from pipelines.training import TrainPriorFlags, train_prior
 
@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(flags: TrainPriorFlags) -> int:
-    print(train_prior(flags, PRIOR_RECIPES))
+    show(*train_prior(flags, PRIOR_RECIPES).split("\n"))
     return 0
 
 

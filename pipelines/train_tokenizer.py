@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from pipelines.console import run_command
+from pipelines.console import run_command, show
 from pipelines.recipes import TOKENIZER_RECIPES
 from pipelines.training import TrainTokenizerFlags, train_tokenizer
 
@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(flags: TrainTokenizerFlags) -> int:
-    print(train_tokenizer(flags, TOKENIZER_RECIPES))
+    show(*train_tokenizer(flags, TOKENIZER_RECIPES).split("\n"))
     return 0
 
 

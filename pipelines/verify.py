@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from pipelines.console import run_command
+from pipelines.console import run_command, show
 from pipelines.tracks import verify_store
 
 
@@ -33,12 +33,11 @@ def main(argv: list[str] | None = None) -> int:
 def verify(flags: VerifyFlags) -> int:
     """Print every problem and a summary; the exit code, 1 if there are problems."""
     problems, contents = verify_store(flags.store)
-    for problem in problems:
-        print(problem)
+    show(*problems)
     if problems:
-        print(f"{flags.store}: {len(problems)} problem{'s' * (len(problems) > 1)} in {contents}")
+        show(f"{flags.store}: {len(problems)} problem{'s' * (len(problems) > 1)} in {contents}")
         return 1
-    print(f"{flags.store}: {contents}, no problems")
+    show(f"{flags.store}: {contents}, no problems")
     return 0
 
 

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from ops.checkpoint import CheckpointError
+from ops.tensor_files import check_finite
+from ops.text import printable
 from prior.conditions import Condition, Conditions
 from prior.models import GPT, GPTConfig
 from prior.orderings import ORDERINGS, PUBLISHED_SEED, ROW_MAJOR
@@ -45,7 +47,7 @@ def import_compvis_gpt(
     known = {key for keys in table.values() for key in keys} | {"tok_emb.weight", "pos_emb"}
     unknown = [key for key in published if key not in known and not NOT_WEIGHTS.fullmatch(key)]
     if unknown:
-        raise CheckpointError(f"{unknown[0]} is not a key of the published GPT.")
+        raise CheckpointError(f"{printable(unknown[0], 100)} is not a key of the published GPT.")
     converted = {
         name: torch.cat(
             [_fetch(published, key, _part_shape(shapes[name], len(keys))) for key in keys]
@@ -93,8 +95,11 @@ def _gpt_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _config(
     published: Mapping[str, Tensor], conditions: Conditions, window: int, num_heads: int
 ) -> GPTConfig:
-    layers = [int(match[1]) for key in published if (match := re.match(r"blocks\.(\d+)\.", key))]
-    if "tok_emb.weight" not in published or not layers:
+    layers = [
+        int(match[1]) for key in published if (match := re.match(r"blocks\.(\d{1,6})\.", key))
+    ]
+    embedding = published.get("tok_emb.weight")
+    if embedding is None or embedding.ndim != 2 or not layers:
         raise CheckpointError("Not a published GPT: there is no tok_emb.weight, or no blocks.")
     return GPTConfig(
         codebook_size=conditions.codebook_size,
@@ -103,7 +108,7 @@ def _config(
         window=window,
         num_layers=max(layers) + 1,
         num_heads=num_heads,
-        width=published["tok_emb.weight"].shape[-1],
+        width=embedding.shape[1],
     )
 
 
@@ -112,6 +117,9 @@ def _fetch(published: Mapping[str, Tensor], key: str, shape: tuple[int, ...]) ->
         raise CheckpointError(f"{key} is missing.")
     if tuple(published[key].shape) != shape:
         raise CheckpointError(f"{key} is {tuple(published[key].shape)}, expected {shape}.")
+    if not published[key].is_floating_point():
+        raise CheckpointError(f"{key} is {published[key].dtype}, not floating point.")
+    check_finite(key, published[key].float())  # as it will be used
     return published[key]
 
 
@@ -147,7 +155,8 @@ def _position_table(published: Mapping[str, Tensor], config: GPTConfig) -> Tenso
 
     The window's last code is never read. Some models have no row for it: then it is zeros.
     """
-    longest = published["pos_emb"].shape[1] if "pos_emb" in published else 0
+    table = published.get("pos_emb")
+    longest = table.shape[1] if table is not None and table.ndim == 3 else 0
     rows = _fetch(published, "pos_emb", (1, longest, config.width))[0, : config.num_positions]
     if len(rows) < config.num_positions - 1:
         raise CheckpointError(
@@ -161,7 +170,7 @@ def _position_table(published: Mapping[str, Tensor], config: GPTConfig) -> Tenso
 def _check_masks(published: Mapping[str, Tensor]) -> None:
     for key in filter(NOT_WEIGHTS.fullmatch, published):
         mask = published[key] != 0
-        if not torch.equal(mask, torch.ones_like(mask).tril()):
+        if mask.ndim < 2 or not torch.equal(mask, torch.ones_like(mask).tril()):
             raise CheckpointError(f"{key} is not a causal mask; only causal models are supported.")
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ops.config import ConfigError
+from ops.config import Range, Share, Weight, check_fields
 from prior.models import PriorModel, cross_entropy
 
 
@@ -19,22 +19,17 @@ class LossSettings:
     Raises ConfigError for values out of range.
     """
 
-    pkeep: float = 1.0
+    pkeep: Share = 1.0
     """probability, 0 to 1, that an input code is kept and not replaced by a random one; the targets
     are not changed (published code of Esser et al. 2021). It trains for recovery from mistakes"""
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, Range(least=0, below=1)] = 0.0
     """part, in [0, 1), of each target that is spread evenly over all codes (Szegedy et al. 2016)"""
-    z_loss_weight: float = 0.0
+    z_loss_weight: Weight = 0.0
     """weight, 0 or more, of the mean squared log of the softmax's denominator, which keeps logits
     from drifting (de Brebisson & Vincent 2016; 1e-4 in PaLM, Chowdhery et al. 2022)"""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.pkeep <= 1:
-            raise ConfigError(f"pkeep must be from 0 to 1, found {self.pkeep}.")
-        if not 0 <= self.label_smoothing < 1:
-            raise ConfigError(f"label_smoothing must be in [0, 1), found {self.label_smoothing}.")
-        if self.z_loss_weight < 0:
-            raise ConfigError(f"z_loss_weight must be 0 or more, found {self.z_loss_weight}.")
+        check_fields(self)
 
 
 class Objective(NamedTuple):

@@ -13,14 +13,18 @@ from torch import Tensor
 
 from ops.checkpoint import (
     CheckpointError,
-    load_model,
-    load_tensors,
+    config_errors_explained,
+    described,
+    described_config,
+    read_description,
     resolve_model_folder,
     save_model,
+    weights_file,
 )
-from ops.config import ConfigError, from_json, to_json
+from ops.config import ConfigError, to_json
 from ops.noise import uniforms
 from ops.runtime import resolve_device
+from ops.tensor_files import load_weights
 from ops.windows import Window
 from prior.conditions import ConditionInputs, Conditions, Shape, canvas_tokens, window_prefix
 from prior.models import (
@@ -31,6 +35,7 @@ from prior.models import (
     PriorConfig,
     PriorModel,
     architecture_name,
+    check_conditions,
     make_model,
 )
 from prior.sampling import (
@@ -48,6 +53,7 @@ from prior.sampling import (
 )
 
 MODEL_KIND = "prior"
+MOST_DOWNSAMPLED = 1 << 16  # pixels to a side of a code
 
 
 class Prior:
@@ -297,24 +303,47 @@ def load_prior(path: str | Path, device: str | torch.device = "cpu") -> Prior:
     """The prior of a model folder, or of a run folder's newest step, in eval mode on `device`.
 
     Uses the averaged weights, `ema.safetensors`, where the folder has them.
-    Raises CheckpointError when the folder holds no prior, or an invalid one.
+    Raises CheckpointError when the folder holds no prior, or an invalid one: config.json, weights
+    and conditions must fit each other, and weights be finite.
     """
     folder = resolve_model_folder(path)
-    description, tensors = load_model(folder, MODEL_KIND)
-    if (folder / "ema.safetensors").exists():
-        tensors = load_tensors(folder / "ema.safetensors")
-    architecture = description.get("architecture")
+    description = read_description(folder, MODEL_KIND)
+    architecture = described(folder, description, "architecture", str)
     if architecture not in ARCHITECTURES:
         raise CheckpointError(
             f"{folder} holds a prior of the architecture {architecture!r}; known are "
             f"{', '.join(ARCHITECTURES)}. Upgrade smalti."
         )
-    config: PriorConfig = from_json(ARCHITECTURES[architecture].config, description["config"])
+    config: PriorConfig = described_config(folder, description, ARCHITECTURES[architecture].config)
+    with config_errors_explained(folder):
+        parts = described(folder, description, "conditions", list)
+        conditions = Conditions.from_json(parts, config.codebook_size)
+        check_conditions(config, conditions)
+    tokenizer_info = _tokenizer_info(folder, description, config.codebook_size)
+    with torch.device("meta"):  # takes no memory: the config is not trusted yet
+        outline = make_model(config)
+    tensors = load_weights(weights_file(folder), outline)
     model = make_model(config)
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise CheckpointError(f"The weights in {folder} do not fit its config: {error}") from None
-    conditions = Conditions.from_json(description["conditions"], config.codebook_size)
+    model.load_state_dict(tensors)
     model = model.to(resolve_device(str(device))).eval()
-    return Prior(model, conditions, description["tokenizer"], folder)
+    return Prior(model, conditions, tokenizer_info, folder)
+
+
+def _tokenizer_info(
+    folder: Path, description: Mapping[str, Any], codebook_size: int
+) -> dict[str, Any]:
+    """What config.json says of the tokenizer; raises CheckpointError where that is not valid."""
+    info = described(folder, description, "tokenizer", dict)
+    described(folder, info, "name", str)
+    described(folder, info, "fingerprint", str)
+    if described(folder, info, "codebook_size", int) != codebook_size:
+        raise CheckpointError(
+            f"{folder / 'config.json'}: the tokenizer has {info['codebook_size']} codes, the "
+            f"prior {codebook_size}. Restore it from a copy."
+        )
+    if not 1 <= described(folder, info, "downsample_factor", int) <= MOST_DOWNSAMPLED:
+        raise CheckpointError(
+            f"{folder / 'config.json'}: downsample_factor is {info['downsample_factor']}. Restore "
+            "it from a copy."
+        )
+    return dict(info)

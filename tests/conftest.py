@@ -32,6 +32,14 @@ hypothesis.settings.load_profile("smalti")
 torch.set_num_threads(1)  # tensors are small: more threads would cost time
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Over several processes (-n, --dist loadgroup) files stay whole, since their tests share
+    fixtures, and all tests that use the session's Ray go to one process."""
+    for item in items:
+        group = "ray" if item.get_closest_marker("ray") else item.location[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
     """One local Ray for the session; starting it takes ten seconds."""
@@ -73,6 +81,16 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def made_up_provenance(codebook_size: int = 16) -> dict[str, object]:
+    """What every track of codes records of its tokenizer."""
+    return {
+        "tokenizer": "made-up",
+        "fingerprint": "0" * 16,
+        "codebook_size": codebook_size,
+        "downsample_factor": 8,
+    }
+
+
 def make_store(
     path: Path,
     codes: np.ndarray,
@@ -94,13 +112,7 @@ def make_store(
     codes = codes.astype(dtype)
     codes[list(failed)] = fill_value(dtype)
     grid = f"{codes.shape[1]}x{codes.shape[2]}"
-    track = {
-        "tokenizer": "made-up",
-        "fingerprint": "0" * 16,
-        "codebook_size": codebook_size,
-        "downsample_factor": 8,
-        **provenance,
-    }
+    track = made_up_provenance(codebook_size) | provenance
     lines = [
         {
             "key": f"{row:04d}.jpg",

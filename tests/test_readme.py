@@ -9,10 +9,13 @@ and manifests call must be our commands with flags that they have.
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import shlex
 import shutil
+import stat
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,6 +48,9 @@ class Block(NamedTuple):
 
 
 BLOCKS = [Block(language, text, not skip) for skip, language, text in BLOCK.findall(README)]
+
+#: The lines that make a Ray token, which are run in a home of their own.
+(TOKEN,) = [block for block in BLOCKS if "get-auth-token" in block.text]
 
 
 def shell_lines(block: Block) -> list[list[str]]:
@@ -95,12 +101,25 @@ def test_readme_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     for block in BLOCKS:
         if block.language == "python" and block.run:
             exec(compile(block.text, "README.md", "exec"), names)
-        elif block.language == "sh" and block.run:
+        elif block.language == "sh" and block.run and block is not TOKEN:
             for words in shell_lines(block):
                 run_shell_line(words)
     assert names["codes"].shape == (2, 24, 32)
     assert decode_image(Path("again.png").read_bytes()).shape == (80, 100, 3)
     assert decode_image(Path("canvas/sample-00000.png").read_bytes()).shape == (144, 160, 3)
+
+
+def test_token_lines_make_a_private_token_in_a_fresh_home(tmp_path: Path) -> None:
+    bin_folder = Path(sys.executable).parent
+    done = subprocess.run(
+        ["bash", "-ec", TOKEN.text], capture_output=True, text=True, cwd=tmp_path,
+        env={"HOME": str(tmp_path), "PATH": f"{bin_folder}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    assert TOKEN.run
+    assert done.returncode == 0, done.stderr
+    file = tmp_path / ".ray" / "auth_token"
+    assert len(file.read_text()) >= 32
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
 def test_every_block_is_run_or_says_why_not() -> None:

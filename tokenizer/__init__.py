@@ -29,7 +29,7 @@ from tokenizer.model_folder import (
 )
 from tokenizer.perceptual import make_perceptual_loss
 from tokenizer.tiling import decode_strips, decode_tiled, encode_tiled
-from tokenizer.vqgan import PRESETS, VQGAN, VQGANConfig
+from tokenizer.vqgan import NO_CODE, NOT_FINITE, PRESETS, VQGAN, NonFiniteLatentsError, VQGANConfig
 
 __all__ = [
     "DiscriminatorConfig",
@@ -40,6 +40,9 @@ __all__ = [
     "Losses",
     "Modality",
     "ModalityConfig",
+    "NO_CODE",
+    "NOT_FINITE",
+    "NonFiniteLatentsError",
     "PRESETS",
     "VQGAN",
     "VQGANConfig",

@@ -9,40 +9,49 @@ neighbourhood only, so tiles of a large image are exact (see tokenizer/tiling.py
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ops.config import ConfigError
+from ops.config import ConfigError, Range, check_fields
 from ops.cpu import Convolution, norm_silu
 
 NORMS = ("group", "channel")
+MOST_LEVELS = 8
+Channels = Annotated[int, Range(least=1, most=2**16)]
+NumBlocks = Annotated[int, Range(least=1, most=64)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AutoencoderConfig:
     """Sizes of encoder and decoder; the downsample factor is patch_size * 2**(levels - 1)."""
 
-    image_channels: int = 3
-    channels: int = 128
-    channel_mult: tuple[int, ...] = (1, 1, 2, 2, 4)
-    num_res_blocks: int = 2
-    decoder_res_blocks: int = 3
-    attention_levels: tuple[int, ...] = (4,)
+    image_channels: Channels = 3
+    channels: Channels = 128
+    channel_mult: tuple[Annotated[int, Range(least=1, most=1024)], ...] = (1, 1, 2, 2, 4)
+    num_res_blocks: NumBlocks = 2
+    decoder_res_blocks: NumBlocks = 3
+    attention_levels: tuple[Annotated[int, Range(least=0)], ...] = (4,)
     """levels, counted from the pixels, with attention after each residual block"""
     mid_block: bool = True
     """two residual blocks at the resolution of the latents"""
     mid_attention: bool = True
     """attention between those two, as in all published networks; independent of attention_levels"""
-    latent_channels: int = 256
+    latent_channels: Channels = 256
     norm: str = "group"
-    norm_groups: int = 32
-    patch_size: int = 1
-    dropout: float = 0.0
+    norm_groups: Channels = 32
+    patch_size: Annotated[int, Range(least=1, most=64)] = 1
+    dropout: Annotated[float, Range(least=0, below=1)] = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        if not 1 <= len(self.channel_mult) <= MOST_LEVELS:
+            raise ConfigError(
+                f"channel_mult must have 1 to {MOST_LEVELS} levels, found {len(self.channel_mult)}."
+            )
         if self.norm not in NORMS:
             raise ConfigError(f"norm must be one of {', '.join(NORMS)}, found {self.norm!r}.")
         for mult in self.channel_mult if self.norm == "group" else ():
@@ -126,8 +135,11 @@ class AttnBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x)
-        q, k, v = (layer(h).flatten(2).transpose(1, 2) for layer in (self.q, self.k, self.v))
-        h = F.scaled_dot_product_attention(q, k, v)  # (B, H*W, C)
+        # (B, 1, H*W, C): without an axis of heads, GPUs would store the matrix of all scores.
+        q, k, v = (
+            layer(h).flatten(2).transpose(1, 2).unsqueeze(1) for layer in (self.q, self.k, self.v)
+        )
+        h = F.scaled_dot_product_attention(q, k, v).squeeze(1)
         latents: Tensor = x + self.proj_out(h.transpose(1, 2).reshape(x.shape))
         return latents
 
@@ -238,8 +250,16 @@ class Decoder(nn.Module):
         self.conv_out = Convolution(channels, config.image_channels * config.patch_size**2)
 
     def forward(self, latents: Tensor) -> Tensor:
-        h = self.blocks(self.conv_in(latents))
-        return F.pixel_shuffle(self.conv_out(norm_silu(self.norm_out, h)), self.patch_size)
+        return F.pixel_shuffle(self.conv_out(self.features(latents)), self.patch_size)
+
+    def features(self, latents: Tensor) -> Tensor:
+        """The last layer's input (B, channels, h*f/p, w*f/p), p the patch size."""
+        return norm_silu(self.norm_out, self.blocks(self.conv_in(latents)))
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile all but the last layer: the adaptive weight differentiates by that layer more
+        than once in a step (eq. 7), which a compiled region does not allow."""
+        self.features = torch.compile(self.features, *args, **kwargs)  # type: ignore[method-assign]
 
 
 def encoder_halo(config: AutoencoderConfig) -> int:

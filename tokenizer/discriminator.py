@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from ops.config import ConfigError
+from ops.config import ConfigError, Range, check_fields
 from ops.ranks import mean_over_ranks, ranks_here
 
 NORMS = ("batch", "none")
@@ -19,15 +20,16 @@ NORMS = ("batch", "none")
 class DiscriminatorConfig:
     """Sizes of the PatchGAN discriminator; the defaults are the paper's."""
 
-    image_channels: int = 3
-    channels: int = 64
-    num_layers: int = 3
+    image_channels: Annotated[int, Range(least=1, most=2**16)] = 3
+    channels: Annotated[int, Range(least=1, most=2**16)] = 64
+    num_layers: Annotated[int, Range(least=1, most=16)] = 3
     norm: str = "batch"
     """batch: batch normalisation over all processes; none: no norm, usual with spectral_norm"""
     spectral_norm: bool = False
     """divide each kernel by its largest singular value (Miyato et al. 2018)"""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.norm not in NORMS:
             raise ConfigError(f"norm must be one of {', '.join(NORMS)}, found {self.norm!r}.")
 

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from ops.checkpoint import CheckpointError
+from ops.tensor_files import check_finite
+from ops.text import printable
 from tokenizer.autoencoder import AutoencoderConfig
 from tokenizer.quantizers import QuantizerConfig
 from tokenizer.vqgan import PRESETS, VQGAN, VQGANConfig
@@ -147,7 +149,7 @@ def _import(
     known = re.compile("|".join([*map(re.escape, table.values()), layout.ignored]))
     for key in theirs:
         if not known.fullmatch(key):
-            raise CheckpointError(f"{key} is not a key of such a tokenizer.")
+            raise CheckpointError(f"{printable(key, 100)} is not a key of such a tokenizer.")
     return config, {name: _fetch(theirs, table[name], shape) for name, shape in shapes.items()}
 
 
@@ -248,7 +250,7 @@ def _config(
         return theirs[key].shape[place]
 
     def count(pattern: str) -> int:
-        names = re.escape(pattern).replace(re.escape("{}"), r"(\d+)")
+        names = re.escape(pattern).replace(re.escape("{}"), r"(\d{1,6})")
         found = [int(m[1]) for key in theirs if (m := re.match(rf"{names}\.", key))]
         return max(found, default=-1) + 1
 
@@ -296,7 +298,10 @@ def _first_stage(tensors: Tensors) -> dict[str, Tensor]:
 
 def _in_use(theirs: Tensors, keys: Iterable[str]) -> dict[str, Tensor]:
     """The tensors, those of `keys` reduced to the rows listed in `quantize.used`."""
-    used = theirs["quantize.used"].flatten().long()
+    used = theirs["quantize.used"].flatten()
+    if used.is_floating_point():
+        raise CheckpointError(f"quantize.used is {used.dtype}, not a list of codes.")
+    used = used.long()
     chosen = dict(theirs)
     for key in keys:
         if key in theirs:
@@ -314,4 +319,8 @@ def _fetch(theirs: Tensors, key: str, shape: tuple[int, ...]) -> Tensor:
         tensor = tensor[..., None, None]
     if tuple(tensor.shape) != tuple(shape):
         raise CheckpointError(f"{key} is {tuple(tensor.shape)}, expected {tuple(shape)}.")
-    return tensor.float()
+    if not tensor.is_floating_point():
+        raise CheckpointError(f"{key} is {tensor.dtype}, not floating point.")
+    tensor = tensor.float()
+    check_finite(key, tensor)
+    return tensor

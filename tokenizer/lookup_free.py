@@ -11,6 +11,7 @@ from torch import Tensor
 from ops.config import ConfigError
 from ops.ranks import ranks_here
 from tokenizer.quantizers import (
+    MOST_BITS,
     QUANTIZERS,
     Quantized,
     Quantizer,
@@ -91,10 +92,10 @@ class LookupFreeQuantizer(Quantizer):
     places: Tensor
 
     def __init__(self, config: QuantizerConfig) -> None:
-        if config.codebook_size != 2**config.code_dim:
+        if config.code_dim > MOST_BITS or config.codebook_size != 2**config.code_dim:
             raise ConfigError(
                 f"lfq has a code for every sign of code_dim {config.code_dim} channels, "
-                f"{2**config.code_dim}; the config says codebook_size {config.codebook_size}."
+                f"2**{config.code_dim}; the config says codebook_size {config.codebook_size}."
             )
         super().__init__(config)
         self.commitment_weight = config.commitment_weight

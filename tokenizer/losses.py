@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ops.config import ConfigError
+from ops.config import ConfigError, Count, Range, Weight, check_fields
 from ops.ranks import mean_over_ranks
 from tokenizer.discriminator import (
     DISCRIMINATOR_LOSSES,
@@ -33,35 +33,36 @@ class LossConfig:
 
     reconstruction: str = "pixels"
     """pixels (L1, L2, perceptual); for label maps cross_entropy, or bce as in the paper"""
-    l1_weight: float = 1.0
+    l1_weight: Weight = 1.0
     """weight of the mean absolute error"""
-    l2_weight: float = 0.0
+    l2_weight: Weight = 0.0
     """weight of the mean squared error"""
     perceptual: str = "lpips"
     """lpips (downloads torchvision's VGG16 once), none, or the path of that file"""
-    perceptual_weight: float = 1.0
+    perceptual_weight: Weight = 1.0
     """weight of the perceptual term"""
     adversarial: str = "hinge"
     """hinge, vanilla, or none for no discriminator"""
-    adversarial_weight: float = 0.8
+    adversarial_weight: Weight = 0.8
     """weight of the adversarial term, times the adaptive weight"""
     adaptive: bool = True
     """balance the adversarial term by gradient norms at the decoder's last layer (eq. 7)"""
-    max_adaptive_weight: float = 1e4
+    max_adaptive_weight: Weight = 1e4
     """upper bound of that balance, as in the published code; the paper has none"""
-    adversarial_start: int = 10_000
+    adversarial_start: Annotated[int, Range(least=0)] = 10_000
     """step at which the discriminator starts to train and its loss to count"""
-    adversarial_ramp: int = 1_000
+    adversarial_ramp: Count = 1_000
     """steps over which the adversarial weight grows from 0"""
-    lecam_weight: float = 0.0
+    lecam_weight: Weight = 0.0
     """weight of the LeCAM regulariser, for small data sets: 0.001 to 0.1"""
-    r1_weight: float = 0.0
+    r1_weight: Weight = 0.0
     """weight of the R1 gradient penalty at real images; 10 is usual"""
-    r1_every: int = 16
+    r1_every: Count = 16
     """steps between two R1 penalties, each weighted by that number"""
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.adversarial not in (*DISCRIMINATOR_LOSSES, "none"):
             raise ConfigError(
                 f"adversarial must be {', '.join(DISCRIMINATOR_LOSSES)} or none, "
@@ -72,9 +73,6 @@ class LossConfig:
                 f"reconstruction must be pixels, {' or '.join(LABEL_LOSSES)}, "
                 f"found {self.reconstruction!r}."
             )
-        for name in ("adversarial_ramp", "r1_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, found {getattr(self, name)}.")
 
 
 class Losses(NamedTuple):

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from ops.config import ConfigError, Registry
+from ops.config import ConfigError, Range, Registry, check_fields
 from ops.images import ImageArray, Raster, decode_image, to_image, to_pixels
 from ops.metrics import psnr, ssim
 
@@ -27,10 +28,13 @@ class ModalityConfig:
 
     kind: str = "image"
     """image, segmentation or depth"""
-    num_classes: int = 0
+    num_classes: Annotated[int, Range(least=0, most=2**16)] = 0
     """labels are 0 .. num_classes - 1"""
-    void_label: int = 255
+    void_label: Annotated[int, Range(least=-1, most=2**31 - 1)] = 255
     """label of positions that are hidden from the network and left out of losses; -1: none"""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def make_modality(config: ModalityConfig) -> Modality:

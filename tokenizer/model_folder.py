@@ -10,13 +10,16 @@ import torch
 
 from ops.checkpoint import (
     CheckpointError,
-    load_model,
-    load_tensors,
+    described,
+    described_config,
+    read_description,
     resolve_model_folder,
     save_model,
+    weights_file,
 )
-from ops.config import ConfigError, from_json, to_json
+from ops.config import ConfigError, to_json
 from ops.cpu import use_convolution
+from ops.tensor_files import load_weights
 from tokenizer.modalities import ModalityConfig
 from tokenizer.vqgan import PRESETS, VQGAN, VQGANConfig
 
@@ -50,26 +53,18 @@ def load_tokenizer(
     `name_or_folder` is a bundled name ("photo-f8"), a model folder, or a run folder, whose newest
     complete step is taken, with averaged weights if there are any. `convolution` "nnpack" takes
     about half the time on a CPU and changes the last bits: see ops/cpu/convolution.py. Raises
-    CheckpointError if there is no such tokenizer, ConfigError if the convolution is unavailable.
+    CheckpointError if there is no such tokenizer, if its config.json and weights are not of one
+    network, or a weight is not finite; ConfigError if the convolution is unavailable.
     """
     folder = _find(name_or_folder)
-    description, tensors = load_model(folder, KIND)
-    if (folder / "ema.safetensors").is_file():
-        tensors = load_tensors(folder / "ema.safetensors")
-    model = VQGAN(
-        from_json(VQGANConfig, description["config"]), description.get("name", folder.name)
-    )
-    try:
-        model.load_state_dict(
-            {
-                name: tensor.float() if tensor.is_floating_point() else tensor
-                for name, tensor in tensors.items()
-            }
-        )
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{folder}: config.json and the weights do not match: {error}"
-        ) from None
+    description = read_description(folder, KIND)
+    config = described_config(folder, description, VQGANConfig)
+    name = described(folder, {"name": folder.name, **description}, "name", str)
+    with torch.device("meta"):  # takes no memory: the config is not trusted yet
+        outline = VQGAN(config)
+    tensors = load_weights(weights_file(folder), outline)
+    model = VQGAN(config, name)
+    model.load_state_dict(tensors)
     model.folder = folder
     model = model.eval().requires_grad_(False).to(device)
     use_convolution(model, convolution)

@@ -11,10 +11,8 @@ import warnings
 from pathlib import Path
 from urllib.error import URLError
 
-import lpips
 import torch
 from torch import Tensor, nn
-from torchvision.models import VGG16_Weights
 
 from ops.config import UserError
 
@@ -43,8 +41,16 @@ def make_perceptual_loss(name: str) -> nn.Module | None:
     return LPIPS(_load_backbone(path))
 
 
+def _backbone_url() -> str:
+    # torchvision and lpips are imported where they are used: together they take seconds.
+    from torchvision.models import VGG16_Weights
+
+    url: str = VGG16_Weights.IMAGENET1K_V1.url
+    return url
+
+
 def _backbone_name() -> str:
-    return Path(VGG16_Weights.IMAGENET1K_V1.url).name
+    return Path(_backbone_url()).name
 
 
 def _cached_backbone() -> Path:
@@ -54,9 +60,7 @@ def _cached_backbone() -> Path:
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(
-            VGG16_Weights.IMAGENET1K_V1.url, str(path), _expected_hash(), progress=True
-        )
+        torch.hub.download_url_to_file(_backbone_url(), str(path), _expected_hash(), progress=True)
     except (URLError, OSError, RuntimeError) as error:
         raise PerceptualError(
             f"LPIPS needs torchvision's {path.name}, which could not be downloaded ({error}). Put "
@@ -90,6 +94,8 @@ class LPIPS(nn.Module):
     """
 
     def __init__(self, backbone: dict[str, Tensor] | None) -> None:
+        import lpips
+
         super().__init__()
         with warnings.catch_warnings():  # lpips uses deprecated arguments of torchvision
             warnings.simplefilter("ignore")

@@ -10,16 +10,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ops.config import ConfigError, Registry
+from ops.config import ConfigError, Count, Range, Registry, Share, Weight, check_fields
 from ops.ranks import ranks_here
 
 QUANTIZERS: Registry[type[Quantizer]] = Registry("quantizer")
 
+MOST_BITS = 24  # of a code
+Temperature = Annotated[float, Range(above=0, most=1e6)]
+Steps = Annotated[int, Range(least=0)]
 MAX_VALUES = 1 << 24  # positions x codes in memory at a time: 64 MiB of float32
 
 
@@ -28,39 +31,37 @@ class QuantizerConfig:
     """Which quantizer, its sizes and how it trains; fields name the quantizers that use them."""
 
     kind: str = "vq"
-    codebook_size: int = 1024
-    code_dim: int = 256
-    levels: tuple[int, ...] = ()
+    codebook_size: Annotated[int, Range(least=2, most=2**MOST_BITS)] = 1024
+    code_dim: Annotated[int, Range(least=1, most=2**16)] = 256
+    levels: tuple[Annotated[int, Range(least=2, most=2**16)], ...] = ()
     """fsq: levels of each channel; their product is codebook_size"""
-    commitment_weight: float = 0.25
+    commitment_weight: Weight = 0.25
     """vq, l2, simvq, ema, lfq: beta, weight of the term that moves latents to their codes"""
-    codebook_weight: float = 1.0
+    codebook_weight: Weight = 1.0
     """vq, l2, simvq: weight of the term that moves codes to their latents"""
-    restart_after: int = 100
+    restart_after: Count = 100
     """training forwards without use after which a code is dead; vq, l2, ema then reinitialise it"""
-    decay: float = 0.99
+    decay: Share = 0.99
     """of the running statistics, and of ema's codebook"""
-    temperature: float = 1.0
+    temperature: Temperature = 1.0
     """gumbel: at step 0"""
-    final_temperature: float = 1 / 16
+    final_temperature: Temperature = 1 / 16
     """gumbel: from step temperature_steps on, reached along half a cosine"""
-    temperature_steps: int = 150_000
-    kl_weight: float = 5e-4
+    temperature_steps: Steps = 150_000
+    kl_weight: Weight = 5e-4
     """gumbel: weight of the KL term, reached linearly over kl_steps"""
-    kl_steps: int = 5_000
-    entropy_weight: float = 0.1
+    kl_steps: Steps = 5_000
+    entropy_weight: Weight = 0.1
     """lfq: weight of the entropy loss"""
-    entropy_temperature: float = 0.01
+    entropy_temperature: Temperature = 0.01
     """lfq: temperature of the distributions in the entropy loss"""
 
     def __post_init__(self) -> None:
-        if self.codebook_size < 2:
-            raise ConfigError(f"codebook_size must be at least 2, found {self.codebook_size}.")
-        if self.restart_after < 1:
-            raise ConfigError(f"restart_after must be at least 1, found {self.restart_after}.")
-        for name in ("temperature", "final_temperature", "entropy_temperature"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} must be above 0, found {getattr(self, name)}.")
+        check_fields(self)
+        if len(self.levels) > MOST_BITS:
+            raise ConfigError(
+                f"levels must be at most {MOST_BITS} numbers, found {len(self.levels)}."
+            )
 
 
 class Quantized(NamedTuple):

@@ -16,7 +16,7 @@ import tokenizer.label_maps
 import tokenizer.lookup_free
 import tokenizer.vector_quantizers  # noqa: F401 - these register quantizers and modalities
 from ops.checkpoint import fingerprint
-from ops.config import ConfigError, to_json
+from ops.config import ConfigError, UserError, to_json
 from tokenizer.autoencoder import AutoencoderConfig, Decoder, Encoder
 from tokenizer.modalities import ModalityConfig, check_channels, make_modality
 from tokenizer.quantizers import QUANTIZERS, QuantizerConfig
@@ -61,6 +61,17 @@ class VQGANConfig:
         return self.autoencoder.downsample_factor
 
 
+NO_CODE = -1
+NOT_FINITE = (
+    "its latents are nan or infinite: the tokenizer's weights, or the precision it runs in, are at "
+    "fault. Use another tokenizer or device."
+)
+
+
+class NonFiniteLatentsError(UserError):
+    """Latents that are not finite have no code."""
+
+
 class Reconstruction(NamedTuple):
     """The result of a training forward."""
 
@@ -88,18 +99,25 @@ class VQGAN(nn.Module):
             self.pre_quant = nn.Conv2d(channels, code_dim, 1)
             self.post_quant = nn.Conv2d(code_dim, channels, 1)
 
-    def encode(self, pixels: Tensor) -> Tensor:
+    def encode(self, pixels: Tensor, *, check: bool = True) -> Tensor:
         """Codes (B, h, w) int64 for pixels (B, 3, H, W) in [-1, 1]; h = ceil(H / f).
 
         Sizes not divisible by f are padded by reflection on the right and below.
-        Raises ConfigError for pixels of another shape or dtype.
+        Raises ConfigError for pixels of another shape or dtype, NonFiniteLatentsError for latents
+        that are not finite. Without `check`, such a cell has the code NO_CODE, and a GPU is not
+        waited for.
         """
         self._check_pixels(pixels)
         with torch.no_grad(), _full_precision(pixels):
             latents = self.pre_quant(
                 self.encoder(pad_to_multiple(pixels, self.config.downsample_factor))
             )
-            return self.quantizer.assign(latents.float())
+            latents = latents.float()
+            finite = latents.isfinite().all(dim=1)  # else it would get some code without a word
+            codes = self.quantizer.assign(latents).where(finite, NO_CODE)
+        if check and bool((codes == NO_CODE).any()):
+            raise NonFiniteLatentsError(NOT_FINITE)
+        return codes
 
     def decode(self, codes: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Pixels (B, 3, h*f, w*f) for codes (B, h, w), cropped to size (H, W); never clamped.

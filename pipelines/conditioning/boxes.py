@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ops.images import ImageArray
+from ops.text import printable
 from ops.views import View
 from pipelines.conditioning.annotations import AnnotationConditioning, colour_of
 from pipelines.conditioning.conditioning import CONDITIONINGS, track_provenance
@@ -48,9 +50,9 @@ def parse_box(line: dict[str, Any]) -> Box | None:
     if not isinstance(category, str) or not category:
         raise ValueError('no "category"')
     if not are_numbers(box, 4):
-        raise ValueError(f"bbox {box!r} is not [x, y, width, height]")
+        raise ValueError(f"bbox {reprlib.repr(box)} is not [x, y, width, height]")
     if box[2] <= 0 or box[3] <= 0:
-        raise ValueError(f"bbox {box!r} has no area")
+        raise ValueError(f"bbox {reprlib.repr(box)} has no area")
     return Box(category, *map(float, box))
 
 
@@ -106,7 +108,8 @@ class BoxesConditioning(AnnotationConditioning[Boxes, Box]):
         def check(box: Box) -> str | None:
             if box.category in part.category_names:
                 return None
-            return f"no category {box.category!r}, but {', '.join(part.category_names[:NAMED])}"
+            known = printable(", ".join(part.category_names[:NAMED]))
+            return f"no category {reprlib.repr(box.category)}, but {known}"
 
         return annotation_lines(cls.name, path, parse_box, check)
 
@@ -124,7 +127,7 @@ class BoxesConditioning(AnnotationConditioning[Boxes, Box]):
         for box in item:
             colour = colour_of(self._number(box))
             pen.rectangle(box.corners, outline=colour, width=2)
-            pen.text((box.left + 4, box.top + 3), box.category, fill=colour)
+            pen.text((box.left + 4, box.top + 3), printable(box.category, 60), fill=colour)
         return np.asarray(image)
 
     def _number(self, box: Box) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ops.config import ConfigError
+from ops.text import printable
 from ops.views import View
 from pipelines.conditioning.conditioning import CONDITIONINGS, Conditioning
 from pipelines.inputs import Lines, read_lines
@@ -28,10 +30,13 @@ class ClassParser:
         if name is None or name == "":
             return None
         if not isinstance(name, str | int) or isinstance(name, bool):
-            raise ValueError(f"class {name!r} is no name")
+            raise ValueError(f"class {reprlib.repr(name)} is no name")
         first = self._classes.setdefault(line["file"], str(name))
         if first != str(name):
-            raise ValueError(f"class {name}, where an earlier line of this file says {first}")
+            raise ValueError(
+                f"class {printable(name, 80)}, where an earlier line of this file says "
+                f"{printable(first, 80)}"
+            )
         return first
 
 

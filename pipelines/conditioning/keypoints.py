@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -60,7 +61,9 @@ class PoseParser:
             raise ValueError("named keypoints, where others are a list")
         unknown = sorted(points.keys() - set(self._known)) if self._known else []
         if unknown:
-            raise ValueError(f"a keypoint {unknown[0]!r}, which the store does not have")
+            raise ValueError(
+                f"a keypoint {reprlib.repr(unknown[0])}, which the store does not have"
+            )
         pose = {name: _point(point) for name, point in points.items()}
         self.names |= points.keys()
         return pose
@@ -70,7 +73,7 @@ def _point(point: Any) -> Point | None:
     if point is None:
         return None
     if not (are_numbers(point, 2) or are_numbers(point, 3)):
-        raise ValueError(f"keypoint {point!r} is not [x, y] or [x, y, visible]")
+        raise ValueError(f"keypoint {reprlib.repr(point)} is not [x, y] or [x, y, visible]")
     return (float(point[0]), float(point[1])) if len(point) == 2 or point[2] > 0 else None
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ops.checkpoint import CheckpointError
+from ops.checkpoint import CheckpointError, copy_model
 from ops.config import ConfigError
 from ops.files import atomic_path
 from pipelines.store import CodeStore
@@ -30,18 +29,20 @@ def tokenizer_info(tokenizer: VQGAN) -> dict[str, Any]:
     }
 
 
-def keep_tokenizers(run: Path, store: CodeStore, tracks: Sequence[str]) -> None:
-    """Copy into a run folder the store's tokenizer, and those of the named tracks."""
-    _keep(run / IMAGE, store.tokenizer_folder)
+def keep_tokenizers(run: Path, store: CodeStore, tracks: Sequence[str], *, begun: bool) -> None:
+    """Copy into a run folder the store's tokenizer, and those of the named tracks.
+
+    Those of a run that has `begun` are kept. Raises CheckpointError where one cannot be read.
+    """
+    _keep(run / IMAGE, store.tokenizer_folder, begun)
     for track in tracks:
-        _keep(run / TRACKS / track, store.track(track).tokenizer_folder)
+        _keep(run / TRACKS / track, store.track(track).tokenizer_folder, begun)
 
 
-def _keep(folder: Path, source: Path) -> None:
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
+def _keep(folder: Path, source: Path, begun: bool) -> None:
+    if not (begun and folder.exists()):
         with atomic_path(folder) as partial:
-            shutil.copytree(source, partial)
+            copy_model(source, partial)
 
 
 def find_tokenizer(path: Path, prior: Prior, device: torch.device) -> VQGAN:

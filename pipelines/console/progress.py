@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Protocol
@@ -18,13 +20,16 @@ from rich.progress import (
     ProgressColumn,
     Task,
     TaskID,
-    TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.text import Text
 
+from ops.text import printable
+from pipelines.console.terminal import show_error
+
 LINE_SECONDS = 10.0
+NO_BAR = ("", "dumb", "unknown")  # terminals, by $TERM, that cannot move the cursor
 RATE_LINES = 6  # the rate is averaged over so many lines, so that the time left changes slowly
 
 
@@ -53,17 +58,17 @@ class ProgressBar(Protocol):
 
 def progress_bar(unit: str) -> ProgressBar:
     """A progress bar on stderr, or log lines if that is no terminal; the interface is rich's."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty() or os.environ.get("TERM", "") in NO_BAR:
         return LogProgress(unit)
     return Progress(
-        TextColumn("{task.description}"),
+        LineColumn(lambda task: task.description),
         BarColumn(),
         MofNCompleteColumn(),
-        RateColumn(unit),
-        BadColumn(),
+        LineColumn(lambda task: rate_text(task.finished_speed or task.speed, unit)),
+        LineColumn(lambda task: _bad_text(task.fields)),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        LineColumn(lambda task: str(task.fields.get("note", ""))),
         console=Console(stderr=True),
         speed_estimate_period=60,
     )
@@ -76,18 +81,15 @@ def rate_text(rate: float | None, unit: str) -> str:
     return f"{rate:,.1f} {unit}s/s" if rate >= 1 else f"{1 / rate:.1f} s/{unit}"
 
 
-class RateColumn(ProgressColumn):
-    def __init__(self, unit: str) -> None:
+class LineColumn(ProgressColumn):
+    """Text of a task; no markup in it is interpreted, and nothing acts on the terminal."""
+
+    def __init__(self, text_of: Callable[[Task], str]) -> None:
         super().__init__()
-        self.unit = unit
+        self.text_of = text_of
 
     def render(self, task: Task) -> Text:
-        return Text(rate_text(task.finished_speed or task.speed, self.unit))
-
-
-class BadColumn(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(_bad_text(task.fields))
+        return Text(printable(self.text_of(task)))
 
 
 def _bad_text(fields: dict[str, Any]) -> str:
@@ -164,8 +166,7 @@ class LogProgress:
             end,
             str(job.fields.get("note", "")),
         ]
-        sys.stderr.write("  ".join(part for part in parts if part) + "\n")
-        sys.stderr.flush()
+        show_error("  ".join(part for part in parts if part))
 
 
 def _clock(seconds: float) -> str:

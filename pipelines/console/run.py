@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import tyro
 
-from ops.config import UserError
-from ops.disk_errors import REMEDIES, disk_error_message
+from ops.config import UserError, check_flags
+from ops.disk_errors import disk_error_message, is_of_machine
 from ops.version import __version__
+from pipelines.console.arguments import check_output, check_words
+from pipelines.console.interrupts import Interrupted, interrupts_raised
+from pipelines.console.terminal import (
+    OutputClosedError,
+    open_streams,
+    output_checked,
+    show,
+    show_error,
+    show_traceback,
+)
 
 Flags = TypeVar("Flags")
 #: Errors of the user or the machine, printed as one line: a traceback would add nothing.
 PLAIN_ERRORS = (UserError, FileNotFoundError, PermissionError, NotADirectoryError)
+NARROWEST = 40  # columns
+OUTPUT_CLOSED = 141  # what shells report of a program that SIGPIPE ended
 
 
 def run_command(
@@ -23,26 +37,77 @@ def run_command(
 ) -> int:
     """Parse `argv` (default: the process's own) into `flags`, call `run`, return its exit code.
 
-    A UserError, a missing or forbidden file, a full, read-only or failing disk become one line on
-    stderr and exit code 2; Ctrl-C becomes 130. Anything else is a bug and keeps its traceback.
-    `--version` alone prints the version.
+    `--version` alone prints the version. Errors and signals are what exit_code_of makes of them.
     """
-    if (sys.argv[1:] if argv is None else argv) == ["--version"]:
-        print(f"smalti {__version__}")
-        return 0
+    words = sys.argv[1:] if argv is None else argv
+
+    def parse_and_run() -> int:
+        if words == ["--version"]:
+            show(f"smalti {__version__}")
+            return 0
+        check_words(words)
+        parsed = _parse(flags, words, prog)
+        check_flags(parsed)
+        check_output(parsed)
+        return run(parsed)
+
+    return exit_code_of(parse_and_run)
+
+
+def exit_code_of(run: Callable[[], int]) -> int:
+    """What `run` returns, or the exit code of what it raises.
+
+    A UserError, a path that cannot be used, a full, read-only or failing disk become one line on
+    stderr and exit code 2, with the error's notes below it; Ctrl-C becomes 130, SIGTERM 143, SIGHUP
+    129, and standard output that nobody reads 141. Anything else is a bug and keeps its traceback.
+    """
+    open_streams()
+    try:
+        with interrupts_raised():
+            return run()
+    except OutputClosedError:
+        return OUTPUT_CLOSED
+    except KeyboardInterrupt as interrupt:
+        show_error("interrupted; run the same command again to resume")
+        return interrupt.exit_code if isinstance(interrupt, Interrupted) else 130
+    except Exception as error:
+        line = plain_message(error)
+        if line is None:
+            sys.excepthook = show_traceback
+            raise
+        notes = [line for note in getattr(error, "__notes__", []) for line in note.splitlines()]
+        show_error(f"error: {line}", *notes)
+        return 2
+
+
+def plain_message(error: BaseException) -> str | None:
+    """The line to print for an error of the user or the machine; None for a bug."""
+    if isinstance(error, OSError) and is_of_machine(error):
+        return disk_error_message(error)
+    return str(error) if isinstance(error, PLAIN_ERRORS) else None
+
+
+def _parse(flags: type[Flags], words: Sequence[str], prog: str) -> Flags:
     by_smalti = os.path.basename(sys.argv[0]) == "smalti"
     prog = prog.replace("pipelines.", "smalti ") if by_smalti else f"python -m {prog}"
-    parsed = tyro.cli(flags, args=argv, prog=prog)
+    with output_checked(), _wide_enough():
+        try:
+            return tyro.cli(flags, args=words, prog=prog)
+        except SystemExit as end:  # it has printed the help or what is wrong with the flags
+            stopped = end
+    raise stopped
+
+
+@contextlib.contextmanager
+def _wide_enough() -> Iterator[None]:
+    """Let tyro take a narrower terminal for one of NARROWEST columns: its layout would not end."""
+    before = os.environ.get("COLUMNS")
+    if shutil.get_terminal_size().columns < NARROWEST:
+        os.environ["COLUMNS"] = str(NARROWEST)
     try:
-        return run(parsed)
-    except PLAIN_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.errno not in REMEDIES:
-            raise
-        print(f"error: {disk_error_message(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to resume", file=sys.stderr)
-        return 130
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("COLUMNS", None)
+        else:
+            os.environ["COLUMNS"] = before

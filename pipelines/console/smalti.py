@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 from ops.version import __version__
+from pipelines.console.run import exit_code_of
+from pipelines.console.terminal import show, show_error
 
 FOLDER = Path(__file__).parents[1]
 
@@ -21,18 +23,22 @@ def main(argv: list[str] | None = None) -> int:
     exit code 2.
     """
     words = sys.argv[1:] if argv is None else argv
+    return exit_code_of(lambda: _run(words))
+
+
+def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
-        print(_overview())
+        show(*_overview())
         return 0
     if words[0] == "--version":
-        print(f"smalti {__version__}")
+        show(f"smalti {__version__}")
         return 0
     name = words[0].replace("-", "_")
     names = commands()
     if name not in names:
         close = difflib.get_close_matches(name, names, n=1)
         hint = f"Did you mean {close[0]}?" if close else "`smalti` lists the commands."
-        print(f"error: no command {words[0]!r}. {hint}", file=sys.stderr)
+        show_error(f"error: no command {words[0]!r}. {hint}")
         return 2
     code: int = importlib.import_module(f"pipelines.{name}").main(words[1:])
     return code
@@ -56,19 +62,17 @@ def _summary(docstring: str) -> str:
     return sentence[:1].upper() + sentence[1:]
 
 
-def _overview() -> str:
+def _overview() -> list[str]:
     found = commands()
     width = max(map(len, found))
     lines = [f"  {name:{width}}  {summary}" for name, summary in found.items()]
-    return "\n".join(
-        [
-            "usage: smalti COMMAND ...    (the same as python -m pipelines.COMMAND ...)",
-            "",
-            *lines,
-            "",
-            "smalti COMMAND --help lists its flags; smalti --version prints the version.",
-        ]
-    )
+    return [
+        "usage: smalti COMMAND ...    (the same as python -m pipelines.COMMAND ...)",
+        "",
+        *lines,
+        "",
+        "smalti COMMAND --help lists its flags; smalti --version prints the version.",
+    ]
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,12 +17,13 @@ from torch import Tensor
 
 from ops.images import ImageError
 from ops.runtime import pinned
+from ops.transient_errors import is_transient, retried
 from pipelines.encoding.sources import Row, RowSource, Size
 from pipelines.inputs import content_hash, read_bytes
 from pipelines.store import OK, IndexLine
-from tokenizer import VQGAN
+from tokenizer import NO_CODE, NOT_FINITE, VQGAN, NonFiniteLatentsError
 
-READ_FAILED = {MemoryError: "out of memory", OSError: "unreadable", Exception: "broken"}
+READ_FAILED = {OSError: "unreadable", Exception: "broken"}
 
 
 class Reading(NamedTuple):
@@ -71,7 +73,9 @@ class BatchEncoder:
             concurrent_batches, "encode", torch.set_num_threads, (threads,)
         )
         side = source.transform.image_size
-        self.encode(self.read({}, (side, side))).result().numpy()
+        blank = self.encode(self.read({}, (side, side))).result().numpy()
+        if (blank == NO_CODE).any():
+            raise NonFiniteLatentsError(f"{tokenizer.folder}: of a blank image {NOT_FINITE}")
 
     def read(self, rows: Mapping[int, Row], size: Size) -> Reading:
         """Begin to decode `rows`, by place in the batch, to images of `size`."""
@@ -92,25 +96,33 @@ class BatchEncoder:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _read(self, row: Row, size: Size, target: np.ndarray[Any, Any]) -> IndexLine:
-        """Put one raster into `target` (H, W, ...); an error becomes the row's status."""
+        """Put one raster into `target` (H, W, ...); an error becomes the row's status.
+
+        A transient one is raised, so that the task fails and is tried again.
+        """
         content = None
         try:
             self.source.check(row)
             data = read_bytes(row["uri"], row["offset"], row["size"], row["etag"])
             content = content_hash(data)
-            target[:], width, height = self.source.read(data, row, size)
+            found = retried(partial(self.source.read, data, row, size), row["uri"])
+            target[:] = found.raster
         except ImageError as error:
             return IndexLine(None, None, error.reason, str(error), content)
         except Exception as error:
+            if is_transient(error):
+                raise
             reason = next(why for kind, why in READ_FAILED.items() if isinstance(error, kind))
             return IndexLine(None, None, reason, f"{type(error).__name__}: {error}", content)
-        return IndexLine(width, height, OK, None, content)
+        return IndexLine(found.width, found.height, OK, found.note, content)
 
     def _encode(self, reading: Reading) -> PendingCodes:
         for line in reading.lines.values():
             line.result()
         with torch.inference_mode():
-            codes = self.tokenizer.encode(self.source.pixels(reading.rasters, self.device))
+            codes = self.tokenizer.encode(
+                self.source.pixels(reading.rasters, self.device), check=False
+            )
             if self.device.type != "cuda":
                 return PendingCodes(codes.cpu(), None)
             # Not waited for here: this thread submits the next batch meanwhile.

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ops.config import ConfigError
+from ops.config import ConfigError, Count, Range, Seed, Share
 from pipelines.store import CLASS
 
 
@@ -17,18 +17,22 @@ class EncodeFlags:
     """Encode images into a code store that zarr.open and pyarrow.parquet read.
 
     Run it again to resume, or with more images in the folder to add them. Images that cannot be
-    read are listed with the reason, here and in the store's index. EXIF orientation is applied,
-    alpha is composited on white, and of an animation the first frame is taken.
+    read are listed with the reason, here and in the store's index. EXIF orientation is applied, an
+    embedded colour profile is converted to sRGB (relative colorimetric, with black point
+    compensation; one that is broken is noted), alpha is composited on white, and of an animation
+    the first frame is taken. A store that was begun by a version without this is not extended.
     """
 
     in_: Annotated[Path, tyro.conf.arg(name="in")]
     """Folder of images, tar files (WebDataset) or Parquet tables, searched recursively; or one
-    such file."""
+    such file. In a tar file, 7.depth.png is a field of the sample with the image 7.jpg and is not
+    encoded, if its further name is a word of letters; v1.5.png is an image of its own, and so is
+    7.depth.png where there is no 7.jpg. What is not encoded is named or counted."""
     out: Path
     """The code store to create or extend, for instance codes.zarr."""
     tokenizer: str = "photo-f8"
     """Name of a bundled tokenizer, or a model or run folder."""
-    image_size: int = 256
+    image_size: Annotated[int, Range(least=1, most=2**16)] = 256
     """Side of the encoded image in pixels; with --crop native its short side."""
     crop: Literal["center", "random", "ten", "native"] = "center"
     """center: the middle square. random: one square placed by --seed and the image's name. ten:
@@ -36,10 +40,12 @@ class EncodeFlags:
     4:1), one array for each grid shape."""
     flip: Literal["none", "both"] = "none"
     """both: encode each view mirrored, too; --crop ten includes mirrored views already."""
-    seed: int = 0
+    seed: Seed = 0
     """For --crop random: the crop depends only on this and the image's name."""
-    labels: Literal["none", "first", "last"] = "none"
-    """first: the first folder below --in is an image's class. last: the folder it lies in."""
+    labels: Literal["none", "first", "last", "field"] = "none"
+    """first: the first folder below --in is an image's class. last: the folder it lies in. field:
+    the field cls of its sample in a tar file, or the column label of its Parquet table (cls, class
+    and label are looked for in both)."""
     track: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """NAME=VALUE, once for each further track of rows aligned with the images'. segmentation=DIR,
     depth=DIR or any other name: a folder of files named like the images. low_res=RATIO: the images
@@ -49,9 +55,9 @@ class EncodeFlags:
     has already are updated in every run."""
     track_tokenizer: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """NAME=DIR: the model or run folder of a track's tokenizer; needed in its first run only."""
-    batch_size: int | Literal["auto"] = "auto"
+    batch_size: Count | Literal["auto"] = "auto"
     """Images per forward pass; fixed when the store is made."""
-    rows_per_task: int | Literal["auto"] = "auto"
+    rows_per_task: Count | Literal["auto"] = "auto"
     """Rows per shard file; fixed when the store is made."""
     compress: bool = False
     """For archives: codes are compressed to about their entropy, but reading is slower."""
@@ -61,24 +67,27 @@ class EncodeFlags:
     """Retry images that failed, even if they have not changed."""
     prune: bool = False
     """Hide the rows of images that are no longer in --in; without this they stay visible."""
-    threads: int | Literal["auto"] = "auto"
+    threads: Annotated[int, Range(least=1, most=1024)] | Literal["auto"] = "auto"
     """CPU threads per forward pass; fixed when the store is made. auto is 1: several passes run in
     parallel instead."""
     convolution: Literal["auto", "direct", "nnpack"] = "auto"
     """nnpack: about twice as fast on most CPUs, with different rounding; fixed when the store is
     made. auto uses it where this machine has it and a forward pass has one thread."""
-    workers: int = 0
-    """Ray actors that encode; 0 encodes in this process. Both give the same bytes."""
-    cpus_per_worker: int = 1
+    workers: Annotated[int, Range(least=0, most=2**16)] = 0
+    """Ray actors that encode; 0 encodes in one child process. Both give the same bytes."""
+    cpus_per_worker: Annotated[int, Range(least=1, most=1024)] = 1
     """CPU cores per actor."""
-    gpus_per_worker: float | Literal["auto"] = "auto"
+    gpus_per_worker: Annotated[float, Range(least=0, most=1024)] | Literal["auto"] = "auto"
     """GPUs, or a fraction of one, per actor; auto is 1 on a GPU, else 0."""
     address: str | None = None
     """Address of a running Ray cluster, whose nodes must see --in and --out under the same paths;
     without it --workers starts a local Ray."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; fixed when the store is made."""
-    max_bad: float = 0.5
+    accept: tuple[Literal["device"], ...] = ()
+    """device: go on with a store that was begun on a GPU on a CPU, or the reverse. Its codes are
+    then rounded otherwise; environments.json in the store lists the tasks made so."""
+    max_bad: Share = 0.5
     """Exit with code 1 if a larger share of the images has failed."""
 
 
@@ -91,7 +100,3 @@ def check_flags(flags: EncodeFlags) -> None:
             f"--labels {flags.labels} gives classes, and so does --track class. Ask for one of "
             "them."
         )
-    for name in ("batch_size", "rows_per_task", "threads", "cpus_per_worker"):
-        value = getattr(flags, name)
-        if value != "auto" and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, found {value}.")

@@ -11,6 +11,7 @@ import torch
 from ops.runtime import threads_restored
 from pipelines.console import progress_bar
 from pipelines.encoding.flags import EncodeFlags
+from pipelines.encoding.settings import accepted_environment, record_environment
 from pipelines.encoding.worker import EncodeWorker, quarantine
 from pipelines.jobs import Done, JobProgress, Piece, run_tasks, split_work
 from pipelines.planning import Plan, Task
@@ -25,7 +26,10 @@ def encode_tasks(
     """
     if not tasks:
         return
-    track = plan.settings.track
+    environment = accepted_environment(flags, plan.settings.track)
+    if environment:
+        record_environment(root, environment, tasks)
+    track = plan.settings.track | environment
     on_gpu = torch.device(track["device"]).type != "cpu"
     gpus = float(on_gpu) if flags.gpus_per_worker == "auto" else flags.gpus_per_worker
     concurrent_batches = 1 if on_gpu else _concurrent_batches(flags, track["threads"])
@@ -40,7 +44,7 @@ def encode_tasks(
 
         run_tasks(
             [Piece(task=task, first=0, end=task.num_rows) for task in tasks],
-            partial(EncodeWorker, root, concurrent_batches, _cpus(flags) + 1),
+            partial(EncodeWorker, root, concurrent_batches, _cpus(flags) + 1, environment),
             on_result=on_result,
             workers=flags.workers,
             cpus_per_worker=flags.cpus_per_worker,

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ops.config import ConfigError, to_json
 from ops.cpu import nnpack_works
+from ops.files import write_json
 from ops.images import Transform
 from ops.runtime import resolve_device
 from pipelines.encoding.flags import EncodeFlags
-from pipelines.planning import PlanSettings
+from pipelines.planning import PlanSettings, Task
 from pipelines.store import StoreError, code_dtype
 from tokenizer import VQGAN
 
@@ -19,6 +24,7 @@ from tokenizer import VQGAN
 # needs many.
 PIXELS_PER_BATCH = {"cpu": 256 * 256, "cuda": 64 * 256 * 256}
 MAX_BATCH_SIZE = 256
+ACCEPT_DEVICE = "--accept device goes on with it on another, and records which tasks it made."
 
 
 def plan_settings(
@@ -35,13 +41,16 @@ def plan_settings(
             return value
         return older.track[name] if older else default()
 
-    device = chosen(asked.device, "device", lambda: resolve_device("auto").type)
-    kind = resolve_device(device).type
+    accepted = older is not None and "device" in asked.accept
+    device = chosen(
+        "auto" if accepted else asked.device, "device", lambda: resolve_device("auto").type
+    )
+    kind = torch.device(device).type if accepted else _device_type(device, older)
     threads = chosen(asked.threads, "threads", lambda: 1)
     convolution = chosen(
         asked.convolution, "convolution", lambda: _default_convolution(kind, threads)
     )
-    if convolution == "nnpack":
+    if convolution == "nnpack" and not accepted:
         _check_nnpack(asked, kind)
     track = {
         "tokenizer": tokenizer.name,
@@ -63,6 +72,40 @@ def plan_settings(
     return PlanSettings(
         rows_per_task=rows_per_task, track=track, labels=asked.labels, compress=asked.compress
     )
+
+
+def _device_type(device: str, older: PlanSettings | None) -> str:
+    try:
+        return resolve_device(device).type
+    except ConfigError as error:
+        if older is None or older.track["device"] != device:
+            raise
+        raise ConfigError(f"{error} The store was begun there. {ACCEPT_DEVICE}") from None
+
+
+def accepted_environment(asked: EncodeFlags, track: Mapping[str, Any]) -> dict[str, str]:
+    """What --accept changes of a track's settings for this run: its device and convolution."""
+    if "device" not in asked.accept:
+        return {}
+    device = resolve_device("auto").type if asked.device == "auto" else asked.device
+    on_cpu = resolve_device(device).type == "cpu"
+    nnpack = on_cpu and track["convolution"] == "nnpack" and nnpack_works()
+    environment = {"device": device, "convolution": "nnpack" if nnpack else "direct"}
+    return environment if any(track[name] != environment[name] for name in environment) else {}
+
+
+def record_environment(root: Path, environment: dict[str, str], tasks: Sequence[Task]) -> None:
+    """Add to the environments.json of a store or track that these tasks are made in another
+    environment than it was begun with."""
+    path = root / "environments.json"
+    known = json.loads(path.read_text()) if path.exists() else []
+    entry = {
+        **environment,
+        "torch": torch.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+        "tasks": [f"{task.grid}/{task.number}" for task in tasks],
+    }
+    write_json(path, [*known, entry])
 
 
 def _default_convolution(device_type: str, threads: int) -> str:
@@ -96,6 +139,7 @@ def _default_rows_per_task(num_rows: int) -> int:
 
 def check_same(root: Path, store: PlanSettings, asked: PlanSettings) -> None:
     """Raise StoreError naming the settings in which the store and the flags differ."""
+    _check_reading(root, store.track["transform"], asked.track["transform"])
     differing = []
     if store.track["fingerprint"] != asked.track["fingerprint"]:
         names = [f"{s.track['tokenizer']} ({s.track['fingerprint']})" for s in (store, asked)]
@@ -112,7 +156,7 @@ def check_same(root: Path, store: PlanSettings, asked: PlanSettings) -> None:
         *(
             (name, store.track["transform"].get(name), value)
             for name, value in asked.track["transform"].items()
-            if name != "multiple_of"
+            if name not in ("multiple_of", "decoding", "resizing")
         ),
     ):
         if ours != theirs:
@@ -122,4 +166,16 @@ def check_same(root: Path, store: PlanSettings, asked: PlanSettings) -> None:
         raise StoreError(
             f"{root} was made with other settings: {'; '.join(differing)}. "
             "Ask for the same, or name another --out."
+            + (f" {ACCEPT_DEVICE}" if store.track["device"] != asked.track["device"] else "")
         )
+
+
+def _check_reading(root: Path, store: dict[str, Any], ours: dict[str, Any]) -> None:
+    """Raise StoreError where another version, which read image files otherwise, made the store."""
+    for name in ("decoding", "resizing"):
+        if store.get(name) != ours[name]:
+            raise StoreError(
+                f"{root} was begun by a version that read images otherwise: {store.get(name)}. "
+                f"Now: {ours[name]}. New codes would not agree with its own: it can be read, but "
+                "not extended. Name another --out, or use that version."
+            )

@@ -31,6 +31,7 @@ class Found(NamedTuple):
     raster: Raster  # (H, W, ...), cropped to the size asked for
     width: int  # of the upright image in the file
     height: int
+    note: str | None = None  # on what was not used of the file
 
 
 class RowSource(ABC):

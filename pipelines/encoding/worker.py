@@ -11,16 +11,18 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import groupby, islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import pyarrow as pa
 
 from ops.disk_errors import disk_errors_explained
 from ops.runtime import keep_freed_memory, resolve_device
+from ops.text import printable
 from pipelines.encoding.batches import BatchEncoder, PendingCodes, Reading
 from pipelines.encoding.sources import IMAGE_COLUMNS, Size, source_of
 from pipelines.jobs import Done, Piece
@@ -43,7 +45,7 @@ from pipelines.store import (
     store_root,
     tokenizer_folder,
 )
-from tokenizer import load_tokenizer
+from tokenizer import NO_CODE, NOT_FINITE, NonFiniteLatentsError, load_tokenizer
 
 READ_AHEAD = 2  # batches decoded beyond those that are being encoded
 READ_COLUMNS = ["key", "uri", "offset", "size", "etag", "view"]
@@ -67,18 +69,22 @@ class EncodeWorker:
 
     Made once a process: it loads the tokenizer kept there. `concurrent_batches` are encoded at a
     time, each on the store's frozen number of threads, and `decoders` threads (by default one more
-    than batches) read images for them. A process may run two tasks at once: while one commits, the
-    other encodes.
+    than batches) read images for them. `environment` replaces settings of the track (--accept). A
+    process may run two tasks at once: while one commits, the other encodes.
     """
 
     def __init__(
-        self, root: Path, concurrent_batches: int = 1, decoders: int | None = None
+        self,
+        root: Path,
+        concurrent_batches: int = 1,
+        decoders: int | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         keep_freed_memory()
         plan = read_plan(root)
         if plan is None:
             raise StoreError(f"{root} has no plan. Run encode to make one.")
-        track = plan.settings.track
+        track = plan.settings.track | dict(environment)
         device = resolve_device(track["device"])
         self.root, self.plan = root, plan
         self.tokenizer = load_tokenizer(tokenizer_folder(root), device, track["convolution"])
@@ -189,9 +195,9 @@ class EncodeWorker:
                 encoding.append(_Batch(places, batch, self._batches.encode(batch)))
                 ahead.extend(islice(reading, 1))
                 if len(encoding) > self._batches.concurrent_batches:
-                    yield self._put(buffer, encoding.popleft())
+                    yield self._put(buffer, encoding.popleft(), planned)
         while encoding:
-            yield self._put(buffer, encoding.popleft())
+            yield self._put(buffer, encoding.popleft(), planned)
 
     def _to_read(self, task: Task, planned: pa.Table) -> pa.Table:
         """The columns that a row's source needs; of a further track also its image's outcome."""
@@ -214,10 +220,13 @@ class EncodeWorker:
             by_place = {place - first: rows[place - first] for place in places}
             yield places, self._batches.read(by_place, size)
 
-    def _put(self, buffer: Buffer, batch: _Batch) -> int:
+    def _put(self, buffer: Buffer, batch: _Batch, planned: pa.Table) -> int:
         codes = batch.codes.result().numpy()
         for place, (within, line) in zip(batch.places, batch.reading.lines.items(), strict=True):
             found = line.result()
+            if found.status == OK and (codes[within] == NO_CODE).any():
+                key = printable(planned["key"][place].as_py(), 100)
+                raise NonFiniteLatentsError(f"{key}: {NOT_FINITE}")
             buffer.put(place, found, codes[within] if found.status == OK else None)
         return batch.places[-1] + 1
 

@@ -10,13 +10,16 @@ from pipelines.generation.code_store import GENERATED, codes_path
 from pipelines.generation.flags import GenerateFlags
 from pipelines.generation.index import read_index, read_parts, sample_name
 from pipelines.generation.job import generate_samples
+from pipelines.generation.outputs import MAX_MEMBER_BYTES, read_members
 
 __all__ = [
     "GENERATED",
     "GenerateFlags",
+    "MAX_MEMBER_BYTES",
     "codes_path",
     "generate_samples",
     "read_index",
+    "read_members",
     "read_parts",
     "sample_name",
 ]

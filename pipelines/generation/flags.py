@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ops.config import ConfigError
+from ops.config import ConfigError, Count, Range, Seed
 from pipelines.conditioning import parse_conditions, sampling_help
 from pipelines.generation.settings import (
     MOST_TASKS,
@@ -37,11 +37,11 @@ class GenerateFlags:
     """the run folder that pipelines.train_prior wrote; it has the tokenizer too"""
     out: Path
     """the folder of samples to create or extend"""
-    count: int = 4
+    count: Annotated[int, Range(least=1, most=10**10)] = 4
     """number of samples in the folder"""
     size: str = "256x256"
     """WIDTHxHEIGHT in pixels, any size; larger ones are sampled with a sliding window"""
-    seed: int = 0
+    seed: Seed = 0
     """random seed: another seed gives other images"""
     save: tuple[str, ...] = ("images",)
     """what to write, as images,codes: images (sample-00000.png, ... and grid.png), codes (a
@@ -49,9 +49,9 @@ class GenerateFlags:
     stride: int | None = None
     """step of the sliding window in codes; 1 is slowest and most exact (default: half a window);
     not for priors without a window"""
-    batch_size: int | None = None
+    batch_size: Count | None = None
     """samples per batch (default: count, at most 8); affects rounding, so it is recorded"""
-    samples_per_task: int | Literal["auto"] = "auto"
+    samples_per_task: Count | Literal["auto"] = "auto"
     """samples per task, a multiple of the batch size: a task has one tar, one shard of codes and
     one index file; recorded in the folder"""
     only: int | None = None
@@ -77,10 +77,10 @@ class GenerateFlags:
     last"""
     guidance_power: float = 1.0
     """for power-cosine: the higher, the later guidance rises"""
-    cache_memory: float = DEFAULT_CACHE_MEMORY / 2**30
+    cache_memory: Annotated[float, Range(least=0, most=2**20)] = DEFAULT_CACHE_MEMORY / 2**30
     """GiB of KV caches per worker; with less, more is recomputed. Affects rounding, so it is
     recorded"""
-    keep_rows: int | Literal["auto"] = "auto"
+    keep_rows: Count | Literal["auto"] = "auto"
     """rows of codes after which the rows done so far are saved, so that a killed run resumes there;
     best a multiple of the window. Affects rounding, except for priors without a window. auto:
     several windows, on canvases of a megapixel and more"""
@@ -88,17 +88,20 @@ class GenerateFlags:
     """write preview.png of the current sample every few seconds"""
     retry_failed: bool = False
     """retry samples that are recorded as crashed because they killed their workers"""
-    workers: int = 0
-    """Ray actors that generate; 0 generates in this process. Both give the same bytes"""
-    cpus_per_worker: int | None = None
+    accept: tuple[Literal["torch-version", "device"], ...] = ()
+    """go on with a folder that another version of torch, or another kind of device, began: the new
+    samples are rounded otherwise; generation.json lists them under environments"""
+    workers: Annotated[int, Range(least=0, most=2**16)] = 0
+    """Ray actors that generate; 0 generates in one child process. Both give the same bytes"""
+    cpus_per_worker: Annotated[int, Range(least=1, most=1024)] | None = None
     """CPU cores per actor (default: --threads)"""
-    gpus_per_worker: float | Literal["auto"] = "auto"
+    gpus_per_worker: Annotated[float, Range(least=0, most=1024)] | Literal["auto"] = "auto"
     """GPUs, or a fraction of one, per actor; auto is 1 on a GPU, else 0"""
     address: str | None = None
     """address of a running Ray cluster; --prior and --out must be visible to all its nodes"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""
-    threads: int = 1
+    threads: Annotated[int, Range(least=1, most=1024)] = 1
     """CPU threads per worker; affects rounding, so it is recorded"""
 
 
@@ -114,13 +117,6 @@ def check_flags(flags: GenerateFlags) -> None:
     """Raise ConfigError for flags that are wrong whatever the prior."""
     if flags.address and not flags.workers:
         raise ConfigError("--address needs --workers: the number of actors to start there.")
-    least = {"count": 1, "workers": 0, "threads": 1, "batch_size": 1, "cpus_per_worker": 1}
-    least |= {"gpus_per_worker": 0, "cache_memory": 0, "keep_rows": 1}
-    for name, smallest in least.items():
-        value = getattr(flags, name)
-        if value not in (None, "auto") and value < smallest:
-            flag = f"--{name.replace('_', '-')}"
-            raise ConfigError(f"{flag} must be at least {smallest}, found {value}.")
     if flags.only is not None and not 0 <= flags.only < flags.count:
         raise ConfigError(
             f"--only must be from 0 to {flags.count - 1}, --count less 1; found {flags.only}."

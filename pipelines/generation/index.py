@@ -13,13 +13,14 @@ the names of these files alone, however many samples there are.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from ops.config import UserError
 from ops.files import fsync_path, link_once, make_folders, write_temporary
@@ -27,12 +28,16 @@ from pipelines.store import (
     CRASHED,
     OK,
     StoreError,
+    checked_table,
+    corrupt_as,
     description_metadata,
+    open_parquet,
     parquet_bytes,
     read_description,
     staging_path,
 )
 
+PART_NAME = re.compile(r"[0-9]{5,9}\.parquet")
 NOT_SAMPLED = "not sampled"  # the status of samples that --only left out
 
 SAMPLE_SCHEMA = pa.schema(
@@ -90,18 +95,28 @@ def commit_part(out: Path, number: int, lines: pa.Table) -> None:
 
 
 def read_parts(out: Path) -> dict[int, Part]:
-    """The counts of every task's file, by the task's number."""
-    paths = sorted((out / "index").glob("*.parquet"), key=lambda path: int(path.stem))
-    return {int(path.stem): _read_part(path) for path in paths}
+    """The counts of every task's file, by the task's number.
+
+    Raises SamplesError where a file is corrupt, or none that the folder has written.
+    """
+    paths = {_number_of(path): path for path in (out / "index").glob("*.parquet")}
+    return {number: _read_part(number, paths[number]) for number in sorted(paths)}
 
 
-def _read_part(path: Path) -> Part:
-    try:
-        footer = pq.read_metadata(path)
-        counts = read_description(path, footer.metadata)
-    except (pa.ArrowException, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _corrupt(path, error) from error
-    return Part(int(path.stem), footer.num_rows, counts["ok"], counts["crashed"])
+def _number_of(path: Path) -> int:
+    if not PART_NAME.fullmatch(path.name):
+        raise SamplesError(f"{path} is not a file of the index: such names are numbers. Remove it.")
+    return int(path.stem)
+
+
+def _read_part(number: int, path: Path) -> Part:
+    with corrupt_as(partial(_corrupt, path)):
+        file = open_parquet(path)
+        counts = read_description(path, file.schema_arrow.metadata)
+        part = Part(number, file.metadata.num_rows, counts["ok"], counts["crashed"])
+        if any(type(count) is not int or not 0 <= count <= part.rows for count in part[2:]):
+            raise ValueError("it counts more samples than it has")
+        return part
 
 
 def read_lines(out: Path, number: int) -> list[dict[str, Any]]:
@@ -124,11 +139,8 @@ def failed_lines(out: Path, parts: Iterable[Part]) -> list[dict[str, Any]]:
 
 
 def _read_table(path: Path) -> pa.Table:
-    try:
-        table = pq.ParquetFile(path, page_checksum_verification=True).read()
-        return table.replace_schema_metadata(None).cast(SAMPLE_SCHEMA)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise _corrupt(path, error) from error
+    with corrupt_as(partial(_corrupt, path)):
+        return checked_table(open_parquet(path).read(), SAMPLE_SCHEMA)
 
 
 def _corrupt(path: Path, error: Exception) -> SamplesError:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 
 from ops.config import ConfigError
-from ops.files import exclusive_lock
 from ops.runtime import threads_restored
 from pipelines.conditioning import ConditionEncoder, find_tokenizer, make_condition_encoder
 from pipelines.console import progress_bar
@@ -19,15 +18,17 @@ from pipelines.generation.index import failed_lines, part_path, read_parts, samp
 from pipelines.generation.preview import preview_path
 from pipelines.generation.resume import Folder, empty_staging, kept_samples, remove_partials
 from pipelines.generation.settings import (
+    ACCEPTABLE,
     GenerationRequest,
     check_record,
     deciding_settings,
+    environments_of,
     read_record,
     write_record,
 )
 from pipelines.generation.worker import GenerationWorker, quarantine
 from pipelines.jobs import Done, JobProgress, Piece, check_absolute, run_tasks, split_work
-from pipelines.store import lock_path
+from pipelines.store import locked
 from prior import Prior, load_prior
 
 LISTED = 20  # failed samples named at the end; the index names all
@@ -49,12 +50,12 @@ def generate_samples(flags: GenerateFlags) -> GenerationOutcome:
     check_flags(flags)
     prior = load_prior(flags.prior)
     tokenizer = find_tokenizer(flags.prior, prior, torch.device("cpu"))
-    with exclusive_lock(lock_path(flags.out)):
+    with locked(flags.out):
         record = read_record(flags.out)
         request = make_request(flags, prior, tokenizer, record)
         settings = deciding_settings(request, prior)
         if record is not None:
-            check_record(flags.out, record, settings)
+            check_record(flags.out, record, settings, flags.accept)
         remove_partials(request.out)
         wanted = range(flags.count) if flags.only is None else range(flags.only, flags.only + 1)
         folder = Folder(request, read_parts(request.out), flags.retry_failed)
@@ -66,7 +67,10 @@ def generate_samples(flags: GenerateFlags) -> GenerationOutcome:
         if pieces:
             condition_encoder.check()
             remove_grids(request)
-            write_record(request.out, settings, request.count)
+            made = [_samples(request, piece) for piece in pieces]
+            environments = environments_of(record, settings, made)
+            settings |= {name: (record or settings)[name] for name in ACCEPTABLE}
+            write_record(request.out, settings, request.count, environments)
             if "codes" in request.save:
                 prepare_store(request, tokenizer, _label_names(prior), settings)
             for piece in pieces:
@@ -129,6 +133,10 @@ def _run(
             writes={"--out": request.out},
         )
     return wanted - kept
+
+
+def _samples(request: GenerationRequest, piece: Piece[int]) -> range:
+    return request.samples_of(piece.task)[piece.first : piece.end]
 
 
 def _require_whole(request: GenerationRequest, piece: Piece[int]) -> None:

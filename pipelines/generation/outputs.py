@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import tarfile
@@ -12,13 +13,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from ops.files import atomic_path
+from ops.files import NotRegularError, atomic_path, open_regular
 from ops.images import to_image
 from ops.png import write_png_strips
 from pipelines.generation.index import sample_name
 from pipelines.generation.sample_buffer import Codes
 from pipelines.generation.settings import GenerationRequest
 from tokenizer import VQGAN, decode_strips
+
+MAX_MEMBER_BYTES = 1 << 30
+#: What tarfile raises for a tar that is none, or ends early.
+TAR_ERRORS = (
+    EOFError, NotRegularError, OSError, OverflowError, RecursionError, ValueError, tarfile.TarError,
+)  # fmt: skip
+#: What numpy raises for an array's file that is none.
+ARRAY_ERRORS = (
+    EOFError, MemoryError, OSError, OverflowError, SyntaxError, TypeError, ValueError,
+)  # fmt: skip
 
 
 def image_path(out: Path, sample: int) -> Path:
@@ -79,17 +90,31 @@ def members_of(
     yield f"{name}.png", image
 
 
+def read_members(path: Path, suffix: str) -> Iterator[tuple[str, bytes]]:
+    """(name without suffix, content) of a tar's files whose names end in `suffix`.
+
+    Ends where the tar cannot be read, or does not go on.
+    """
+    last = -1
+    try:
+        with open_regular(path, follow=False) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                # The headers decide where the next member is: it must be later.
+                if member.offset <= last or not 0 <= member.size <= MAX_MEMBER_BYTES:
+                    return
+                last = member.offset
+                if member.isreg() and member.name.endswith(suffix):
+                    content = tar.extractfile(member)
+                    assert content is not None  # it is a file
+                    yield member.name.removesuffix(suffix), content.read()
+    except TAR_ERRORS:
+        return
+
+
 def codes_in_tar(path: Path) -> dict[str, Codes]:
     """Codes (h, w) by a sample's name, as far as the tar can be read."""
     found: dict[str, Codes] = {}
-    try:
-        with tarfile.open(path) as tar:
-            for member in tar:
-                if member.name.endswith(".npy"):
-                    file = tar.extractfile(member)
-                    assert file is not None
-                    data = io.BytesIO(file.read())
-                    found[member.name.removesuffix(".npy")] = np.load(data, allow_pickle=False)
-    except (OSError, ValueError, tarfile.TarError):
-        pass
+    for name, data in read_members(path, ".npy"):
+        with contextlib.suppress(*ARRAY_ERRORS):
+            found[name] = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     return found

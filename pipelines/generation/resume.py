@@ -16,7 +16,7 @@ from typing import Any
 from ops import disk
 from ops.files import fsync_path
 from pipelines.generation.code_store import has_codes, stored_codes, take_codes_out
-from pipelines.generation.index import Part, part_path, read_lines, sample_name
+from pipelines.generation.index import Part, SamplesError, part_path, read_lines, sample_name
 from pipelines.generation.outputs import codes_in_tar, image_path, tar_path
 from pipelines.generation.sample_buffer import (
     Codes,
@@ -123,8 +123,15 @@ class Folder:
         buffer = SampleBuffer(request, number)
         codes = self._codes(number)
         for line in read_lines(request.out, number):
+            if line["sample"] not in buffer.samples:
+                path = part_path(request.out, number)
+                raise SamplesError(
+                    f"{path} lists sample {line['sample']} of another task. Remove it."
+                )
             place = buffer.samples.index(line["sample"])
             found = codes.get(sample_name(line["sample"]))
+            if found is not None and (found.shape, found.dtype) != (request.shape, request.dtype):
+                found = None
             known = SampleLine(*(line[name] for name in SampleLine._fields))
             if line["status"] == OK and found is not None:
                 if codes_hash(found) == line["codes_hash"]:  # its PNG can be decoded again

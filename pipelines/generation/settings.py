@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +13,10 @@ import torch
 
 from ops.checkpoint import fingerprint
 from ops.config import ConfigError, Registry, to_json
-from ops.files import write_json
+from ops.files import read_json, write_json
 from ops.runtime import resolve_device
 from pipelines.conditioning import ConditionFiles
-from pipelines.store import FORMAT, check_format, code_dtype
+from pipelines.store import FORMAT, StoreError, check_format, code_dtype
 from prior import Prior
 from prior.sampling import SamplingSettings
 
@@ -31,6 +31,9 @@ SAMPLES_PER_TASK = 1024  # at most: a tar of a gigabyte with images of a megapix
 MOST_TASKS = 1 << 16  # each has a file of the index
 LARGE_CANVAS = 1 << 14  # codes; a megapixel where f = 8
 MIN_FLUSH_ROWS = 64
+#: Settings that --accept allows to differ, and what it calls them.
+ACCEPTABLE = {"torch": "torch-version", "device": "device"}
+ENVIRONMENTS = "environments"
 #: Fields of a request that do not decide the content of the folder.
 NOT_DECIDING = (
     "prior", "out", "device", "count", "rows", "columns", "codebook_size", "preview",
@@ -154,9 +157,16 @@ def record_path(out: Path) -> Path:
     return out / "generation.json"
 
 
-def write_record(out: Path, settings: Mapping[str, Any], count: int) -> None:
-    """Record the deciding settings of a folder and its number of samples."""
-    write_json(record_path(out), {"format": FORMAT, **settings, "count": count})
+def write_record(
+    out: Path,
+    settings: Mapping[str, Any],
+    count: int,
+    environments: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Record the deciding settings of a folder, its number of samples, and which of them were made
+    in other environments."""
+    more = {ENVIRONMENTS: list(environments)} if environments else {}
+    write_json(record_path(out), {"format": FORMAT, **settings, "count": count, **more})
 
 
 def read_record(out: Path) -> dict[str, Any] | None:
@@ -168,20 +178,45 @@ def read_record(out: Path) -> dict[str, Any] | None:
     if not any(any(out.glob(pattern)) for pattern in begun):
         return None
     path = record_path(out)
-    record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    try:
+        record: dict[str, Any] = read_json(path, follow=False) if path.exists() else {}
+        if not isinstance(record, dict):
+            raise ValueError("it is no object")
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read: {error}. Restore it from a copy.") from error
     check_format(path, record.get("format"), "generate")
     return record
 
 
-def check_record(out: Path, record: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Raise ConfigError, naming what differs, unless the samples in `out` have these settings."""
-    differing = [
-        f"{name} was {record.get(name)!r}, is {value!r}"
+def check_record(
+    out: Path, record: Mapping[str, Any], settings: Mapping[str, Any], accept: Sequence[str] = ()
+) -> None:
+    """Raise ConfigError, naming what differs, unless the samples in `out` have these settings.
+
+    `accept` has names of ACCEPTABLE that may differ.
+    """
+    differing = {
+        name: f"{name} was {record.get(name)!r}, is {value!r}"
         for name, value in settings.items()
-        if record.get(name) != value
-    ]
+        if record.get(name) != value and ACCEPTABLE.get(name) not in accept
+    }
     if differing:
+        flags = [ACCEPTABLE[name] for name in differing if name in ACCEPTABLE]
+        go_on = f" Or go on all the same, which is recorded: --accept {' '.join(flags)}."
         raise ConfigError(
-            f"The samples in {out} were made with other settings: {'; '.join(differing)}. "
+            f"The samples in {out} were made with other settings: {'; '.join(differing.values())}. "
             "Use the same to make the missing ones, or another --out."
+            + (go_on if len(flags) == len(differing) else "")
         )
+
+
+def environments_of(
+    record: Mapping[str, Any] | None, settings: Mapping[str, Any], samples: Sequence[range]
+) -> list[dict[str, Any]]:
+    """The record's list of other environments, with the one that is to make these samples now."""
+    known = list(record.get(ENVIRONMENTS, ())) if record else []
+    if record is None or all(record.get(name) == settings[name] for name in ACCEPTABLE):
+        return known
+    entry = {name: settings[name] for name in ACCEPTABLE}
+    places = [[one.start, one.stop] for one in samples]
+    return [*known, {**entry, "date": time.strftime("%Y-%m-%d"), "samples": places}]

@@ -11,13 +11,13 @@ from pipelines.inputs.archives import parse_address
 from pipelines.inputs.bad_images import Ledger
 from pipelines.inputs.file_names import FileNames
 from pipelines.inputs.holdout import held_out, which_held_out
-from pipelines.inputs.listing import InputError, Listing, list_input
+from pipelines.inputs.listing import InputError, Listing, label_lines, list_input
 from pipelines.inputs.parquet import group_of, is_table
 from pipelines.inputs.partners import ByName, Lost, paired
 from pipelines.inputs.reading import (
     Entry,
     content_hash,
-    open_regular,
+    open_image_file,
     read_bytes,
     read_entry,
     read_source,
@@ -38,8 +38,9 @@ __all__ = [
     "group_of",
     "held_out",
     "is_table",
+    "label_lines",
     "list_input",
-    "open_regular",
+    "open_image_file",
     "paired",
     "parse_address",
     "read_bytes",

@@ -7,17 +7,23 @@ condition (pipelines/conditioning).
 
 from __future__ import annotations
 
-import csv
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ops.files import NotRegularError
+from ops.text import printable
+from pipelines.inputs.csv_records import HeaderError, csv_records
 from pipelines.inputs.listing import InputError
+from pipelines.inputs.text_lines import NotTextError, text_lines
 
 T = TypeVar("T")
+CSV_SUFFIXES = (".csv", ".tsv")
+FIELDS_NAMED = 8  # in an error
 
 
 @dataclass
@@ -29,47 +35,92 @@ class Lines:
 
 
 def read_lines(path: Path, parse: Callable[[dict[str, Any]], T | None]) -> Lines:
-    """Parse the lines of a .jsonl file, or of a .csv file with a head.
+    """Parse the lines of a .jsonl file, or of a .csv or .tsv file with a header.
 
     `parse` returns None for a line without an annotation, and raises ValueError for a line that
-    cannot be used, which is listed. Raises InputError where the file is missing, or none of its
-    lines can be used.
+    cannot be used, which is listed. Raises InputError where the file is missing or not one of text,
+    where none of its lines can be used, and where none has an annotation but some have fields that
+    are not read.
     """
     lines = Lines()
+    unread: set[str] = set()
+    is_csv = path.suffix.lower() in CSV_SUFFIXES
     try:
-        with open(path, encoding="utf-8", errors="replace", newline="") as file:
-            table = csv.DictReader(file) if path.suffix.lower() == ".csv" else None
-            lines_of: Iterable[str | dict[Any, Any]] = file if table is None else table
-            for number, line in enumerate(lines_of, 1):
-                if isinstance(line, str) and not line.strip():
-                    continue
-                try:
-                    name, item = _parsed(line, parse)
-                except ValueError as error:
-                    where = number if table is None else table.line_num
-                    lines.bad.append((f"{path.name}:{where}", str(error)))
-                    continue
-                held = lines.found.setdefault(name, [])
-                if item is not None:
-                    held.append(item)
+        for number, line in (_csv_lines if is_csv else _json_lines)(path):
+            try:
+                name, item = _parsed(line, parse)
+            except ValueError as error:
+                lines.bad.append((f"{path.name}:{number}", str(error)))
+                continue
+            held = lines.found.setdefault(name, [])
+            if item is not None:
+                held.append(item)
+            elif isinstance(line, dict):
+                unread.update(key for key, value in line.items() if value not in (None, ""))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}. Name a JSONL file.") from None
-    except csv.Error as error:
-        raise InputError(f"{path} is not a CSV file: {error}.") from None
+    except (NotRegularError, NotTextError) as error:
+        raise InputError(str(error)) from None
+    except HeaderError as error:
+        raise InputError(f"{path}: {error}.") from None
     if not lines.found:
         first = "".join(f" {where}: {why}." for where, why in lines.bad[:1])
         raise InputError(f"{path}: none of its lines can be used.{first}")
+    unread.discard("file")
+    if unread and not any(lines.found.values()):
+        shown = ", ".join(repr(printable(key, 60)) for key in sorted(unread)[:FIELDS_NAMED])
+        raise InputError(f"{path}: no line has an annotation; fields that are not read: {shown}.")
     return lines
 
 
-def _parsed(
-    line: str | dict[Any, Any], parse: Callable[[dict[str, Any]], T | None]
-) -> tuple[str, T | None]:
+def _csv_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    return csv_records(text_lines(path), "file")
+
+
+def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    for number, text, problem in text_lines(path):
+        if problem is not None or text.strip():
+            yield number, problem or _json_object(text)
+
+
+def _json_object(text: str) -> dict[str, Any] | str:
+    """The object in a line, or why there is none."""
     try:
-        line = json.loads(line) if isinstance(line, str) else line
-    except (ValueError, RecursionError):
-        raise ValueError("no JSON") from None
-    if not isinstance(line, dict) or not isinstance(line.get("file"), str) or not line["file"]:
+        value = json.loads(text, object_pairs_hook=_unrepeated)
+        if "\\u" in text:  # escapes may spell half of a surrogate pair, which is no character
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        return "no JSON that is read: nested too deeply"
+    except json.JSONDecodeError as error:
+        return f"no JSON ({error.msg})"
+    except UnicodeEncodeError:
+        return "half of a surrogate pair in it, which is no character"
+    except _RepeatedError as error:
+        return str(error)
+    except ValueError:  # Python's limit for the digits of an integer
+        return "a number of too many digits"
+    return value if isinstance(value, dict) else 'no object with a "file"'
+
+
+class _RepeatedError(ValueError):
+    """An object that has a field twice."""
+
+
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        repeated = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise _RepeatedError(f"{printable(repeated, 60)!r} twice in one object")
+    return found
+
+
+def _parsed(
+    line: dict[str, Any] | str, parse: Callable[[dict[str, Any]], T | None]
+) -> tuple[str, T | None]:
+    """The name of the image and what `parse` makes of a line; ValueError for one that is none."""
+    if isinstance(line, str):
+        raise ValueError(line)
+    if not isinstance(line.get("file"), str) or not line["file"]:
         raise ValueError('no object with a "file"')
     return line["file"], parse(line)
 

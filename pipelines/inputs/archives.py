@@ -8,18 +8,29 @@ from __future__ import annotations
 
 import os
 import re
-import tarfile
 from collections.abc import Callable, Iterator
-from pathlib import PurePosixPath
+from itertools import repeat
 from typing import NamedTuple
 
-import pyarrow as pa
-
 from ops.config import UserError
-from ops.images import SUFFIXES, ImageError
-from pipelines.inputs.parquet import NoImageColumnError, image_names, read_row
+from ops.files import NotRegularError, open_regular
+from ops.images import ImageError
+from ops.text import printable
+from pipelines.inputs.class_names import class_name
+from pipelines.inputs.member_log import MemberLog
+from pipelines.inputs.parquet import (
+    NoTableImagesError,
+    TableError,
+    image_labels,
+    image_names,
+    label_column,
+    read_row,
+)
+from pipelines.inputs.tar_headers import BLOCK, TarError, content_size
+from pipelines.inputs.tar_images import tar_images
 
-ADDRESS = re.compile(r"(.+\.(?:tar|parquet))#(\d+)", re.DOTALL | re.IGNORECASE)
+ADDRESS = re.compile(r"(.+\.(?:tar|parquet))#([0-9]{1,18})", re.DOTALL | re.IGNORECASE)
+MAX_BYTES = 1 << 30  # about twice MAX_PIXELS uncompressed; larger files would only fill the memory
 
 
 class ArchiveError(UserError):
@@ -36,6 +47,7 @@ class Member(NamedTuple):
     name: str  # its path in the archive
     place: int
     size: int  # bytes; 0 where only reading it tells
+    label: str | None  # its class as the archive gives it, where that was asked for
 
 
 def is_archive(path: str) -> bool:
@@ -43,12 +55,15 @@ def is_archive(path: str) -> bool:
     return os.path.splitext(path)[1].lower() in _FORMATS
 
 
-def archive_members(path: str) -> Iterator[Member]:
-    """The images in an archive, in the order they are stored.
+def archive_members(path: str, log: MemberLog, with_labels: bool = False) -> Iterator[Member]:
+    """The images in an archive, in the order they are stored; `log` gets what else it holds.
 
-    Raises ArchiveError where it is corrupt; the members yielded before that are valid.
+    `with_labels`: with the classes that a tar sample's field or a table's column gives. Raises
+    ArchiveError where it is corrupt, NotRegularError where it is no regular file, and OSError; the
+    members yielded before that are valid.
     """
-    return _format_of(path).members(path)
+    open_regular(path).close()
+    return _format_of(path).members(path, log, with_labels)
 
 
 def read_member(path: str, place: int) -> bytes:
@@ -57,8 +72,16 @@ def read_member(path: str, place: int) -> bytes:
         return _format_of(path).read(path, place)
     except FileNotFoundError:
         raise ImageError("missing", f"{path} is gone") from None
+    except NotRegularError as error:
+        raise ImageError("unreadable", str(error)) from None
     except OSError as error:
         raise ImageError("unreadable", f"{path}: {error.strerror or error}") from None
+
+
+def check_size(size: int) -> None:
+    """Raise ImageError for an image file of more than MAX_BYTES, or a plan's negative size."""
+    if not 0 <= size <= MAX_BYTES:
+        raise ImageError("too large", f"{size:,} bytes; the limit is {MAX_BYTES:,}")
 
 
 def archive_etag(path: str) -> str:
@@ -81,78 +104,51 @@ def parse_address(uri: str) -> tuple[str, int] | None:
 # --- tar files
 
 
-def _tar_members(path: str) -> Iterator[Member]:
-    sample: list[Member] = []
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in _tar_images(tar):
-                if sample and _sample_name(member) != _sample_name(sample[0]):
-                    yield from _main_images(sample)
-                    sample = []
-                sample.append(member)
-    except tarfile.ReadError as error:
-        yield from _main_images(sample)
-        raise ArchiveError(f"not a whole, uncompressed tar file ({error})") from None
-    yield from _main_images(sample)
-
-
-def _tar_images(tar: tarfile.TarFile) -> Iterator[Member]:
-    while (info := tar.next()) is not None:
-        tar.members.clear()  # type: ignore[attr-defined] # a gigabyte for a million of them
-        name = info.name.removeprefix("./")
-        hidden = os.path.basename(name).startswith(".")
-        if info.isreg() and not info.issparse() and not hidden and has_image_suffix(name):
-            yield Member(name, info.offset_data, info.size)
-    # tarfile takes an invalid header for the end of the file, which would hide all that follows.
-    assert tar.fileobj is not None
-    tar.fileobj.seek(tar.offset)
-    if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
-        raise tarfile.ReadError(f"a broken header at byte {tar.offset:,}")
-
-
-def has_image_suffix(name: str) -> bool:
-    """Whether a name has the suffix of an image format we read."""
-    return os.path.splitext(name)[1].lower() in SUFFIXES
-
-
-def _sample_name(member: Member) -> str:
-    """A WebDataset sample is the files whose paths agree up to the first dot of the base name."""
-    folder, slash, name = member.name.rpartition("/")
-    return folder + slash + name.partition(".")[0]
-
-
-def _main_images(sample: list[Member]) -> list[Member]:
-    """Those of a sample's images that have no field name: `7.jpg`, not `7.depth.png`."""
-    main = [member for member in sample if len(PurePosixPath(member.name).suffixes) == 1]
-    return main or sample
+def _tar_members(path: str, log: MemberLog, with_labels: bool) -> Iterator[Member]:
+    with open_regular(path) as file:
+        try:
+            for image in tar_images(file, log, with_labels):
+                yield Member(*image)
+        except TarError as error:
+            raise ArchiveError(str(error)) from None
 
 
 def _read_tar(path: str, place: int) -> bytes:
-    with open(path, "rb") as file:
-        file.seek(place - tarfile.BLOCKSIZE)
-        header = file.read(tarfile.BLOCKSIZE)
+    with open_regular(path) as file:
         try:
-            size = tarfile.TarInfo.frombuf(header, tarfile.ENCODING, "surrogateescape").size
-        except (tarfile.TarError, ValueError):
+            file.seek(max(0, place - BLOCK))
+            size = content_size(file.read(BLOCK))
+        except ValueError:
             raise ImageError("changed", f"{path} no longer has an image at {place}") from None
-        return file.read(size)
+        check_size(size)
+        data = file.read(min(size, os.fstat(file.fileno()).st_size))
+    if len(data) < size:
+        raise ImageError("changed", f"{path} is cut short: it ends within the image at {place}")
+    return data
 
 
 # --- Parquet tables
 
 
-def _parquet_members(path: str) -> Iterator[Member]:
+def _parquet_members(path: str, log: MemberLog, with_labels: bool) -> Iterator[Member]:
     try:
-        for row, name in enumerate(image_names(path)):
-            yield Member(name, row, 0)
-    except NoImageColumnError as error:
+        names, note = image_names(path)
+        if note is not None:
+            log.note(note)
+        column = label_column(path)
+        if column is not None and not with_labels:
+            log.note(f"column '{printable(column)}' holds classes that --labels field reads")
+        labels = image_labels(path) if with_labels else repeat(None)
+        for row, (name, label) in enumerate(zip(names, labels, strict=False)):
+            yield Member(name, row, 0, label and class_name(label.encode()))
+    except NoTableImagesError as error:
         raise NoImagesError(str(error)) from None
-    except pa.ArrowInvalid as error:
-        raise ArchiveError(f"not a whole Parquet file ({error})") from None
+    except TableError as error:
+        raise ArchiveError(str(error)) from None
 
 
 class _Format(NamedTuple):
-    members: Callable[[str], Iterator[Member]]
+    members: Callable[[str, MemberLog, bool], Iterator[Member]]
     read: Callable[[str, int], bytes]
 
 

@@ -11,20 +11,25 @@ from pathlib import Path
 import pyarrow as pa
 
 from ops.config import Registry, UserError
-from ops.images import MAGIC_LENGTH, ImageError, looks_like_image
+from ops.files import NotRegularError
+from ops.images import MAGIC_LENGTH, ImageError, has_image_suffix, looks_like_image
+from ops.text import printable
+from ops.transient_errors import retried
 from pipelines.inputs.archives import (
     ArchiveError,
     NoImagesError,
     archive_etag,
     archive_members,
     format_address,
-    has_image_suffix,
     is_archive,
 )
-from pipelines.inputs.reading import Entry, open_regular
+from pipelines.inputs.member_log import MemberLog
+from pipelines.inputs.reading import Entry, open_image_file
+from pipelines.inputs.tar_headers import reason_packed
 
 BATCH = 65536  # entries kept as Python objects before they become columns
 MISSING = "missing"  # the etag of a broken link: its row will have the status "missing"
+NOT_REGULAR = "not a regular file"
 NOT_UTF8 = "its name is not UTF-8: rename it"
 
 #: The fields of Entry as columns.
@@ -40,7 +45,7 @@ ENTRY_SCHEMA = pa.schema(
     ]
 )
 
-LabelOf = Callable[[str], str | None]
+LabelOf = Callable[[str, str | None], str | None]
 
 
 class InputError(UserError):
@@ -54,6 +59,7 @@ class Listing:
     table: pa.Table
     skipped: list[tuple[str, str]] = field(default_factory=list)  # (key, reason)
     unread: list[str] = field(default_factory=list)  # folders and archives not listed completely
+    unused: list[tuple[str, str]] = field(default_factory=list)  # (archive, what else it holds)
 
     @property
     def entries(self) -> list[Entry]:
@@ -67,6 +73,7 @@ class ListingBuilder:
     def __init__(self) -> None:
         self.skipped: list[tuple[str, str]] = []
         self.unread: list[str] = []
+        self.unused: list[tuple[str, str]] = []
         self._entries: list[Entry] = []
         self._batches: list[pa.RecordBatch] = []
 
@@ -85,12 +92,18 @@ class ListingBuilder:
         self.unread.append(_printable(key))
         self.skip(key, reason)
 
+    def add_unused(self, key: str, what: str) -> None:
+        """Add what an archive holds apart from its images, such as the number of captions."""
+        self.unused.append((_printable(key), what))
+
     def listing(self) -> Listing:
         """Everything added so far."""
         self._flush()
         table = pa.Table.from_batches(self._batches, ENTRY_SCHEMA)
         order = [(name, "ascending") for name in ("key", "uri", "offset")]
-        return Listing(table.sort_by(order), sorted(self.skipped), sorted(self.unread))
+        return Listing(
+            table.sort_by(order), sorted(self.skipped), sorted(self.unread), sorted(self.unused)
+        )
 
     def _flush(self) -> None:
         columns = [
@@ -101,26 +114,32 @@ class ListingBuilder:
         self._entries.clear()
 
 
-#: Name -> function from an image's key to its class.
+#: Name -> function from an image's key and the class that its archive gives to its class.
 LABELS: Registry[LabelOf] = Registry("labels")
 
 
 @LABELS.register("none")
-def no_label(key: str) -> str | None:
+def no_label(key: str, field: str | None) -> str | None:
     """Images have no classes."""
     return None
 
 
 @LABELS.register("first")
-def first_folder(key: str) -> str | None:
+def first_folder(key: str, field: str | None) -> str | None:
     """The first folder below the input; None for an image directly in the input."""
     return key.partition("/")[0] if "/" in key else None
 
 
 @LABELS.register("last")
-def last_folder(key: str) -> str | None:
+def last_folder(key: str, field: str | None) -> str | None:
     """The folder the image is in, as its path below the input; None directly in the input."""
     return key.rpartition("/")[0] or None
+
+
+@LABELS.register("field")
+def archive_field(key: str, field: str | None) -> str | None:
+    """What the archive gives: the field `cls` of a tar sample, the column `label` of a table."""
+    return field
 
 
 #: Name -> function from an input's path and a name of LABELS to its Listing.
@@ -156,26 +175,45 @@ def list_archive(path: Path, labels: str = "none") -> Listing:
     return builder.listing()
 
 
+def label_lines(listing: Listing, labels: str) -> list[str]:
+    """A warning where images have no class although `labels`, a name of LABELS, asks for one."""
+    lacking = listing.table["label_name"].null_count
+    if labels == "none" or not lacking:
+        return []
+    return [
+        f"warning: --labels {labels}: {lacking:,} of {len(listing.table):,} images have no class"
+    ]
+
+
 def list_input(path: Path, labels: str = "none") -> Listing:
     """The listing of an input by the reader that fits; raises InputError if it has no images."""
-    one_archive = is_archive(path.name) and not path.is_dir()
+    one_archive = is_archive(path.name) and not os.path.isdir(path)
     listing = READERS["archive" if one_archive else "folder"](path, labels)
     if not len(listing.table):
-        why = "".join(f" {key}: {reason}." for key, reason in listing.skipped[:1])
-        raise InputError(f"{path} holds no images: none of its files looks like one.{why}")
+        why = "".join(
+            f" {key}: {reason}." for key, reason in (listing.skipped + listing.unused)[:1]
+        )
+        raise InputError(
+            f"{printable(path)} holds no images: none of its files looks like one.{why}"
+        )
     return listing
 
 
 def _existing(path: Path) -> Path:
     """An input's absolute path, checked."""
     path = Path(os.path.abspath(path))
-    if not path.exists():
-        raise InputError(
-            f"{path} does not exist. Name a folder of images, one image, a tar file of images or a "
-            "Parquet table with them."
-        )
+    shown = printable(path)
     if not _is_utf8(str(path)):
-        raise InputError(f"{_printable(str(path))}: this path is not UTF-8. Rename it.")
+        raise InputError(f"{shown}: this path is not UTF-8. Rename it.")
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL in the name
+        raise InputError(
+            f"{shown} does not exist. Name a folder of images, one image, a tar file of images or "
+            "a Parquet table with them."
+        ) from None
+    except OSError as error:
+        raise InputError(f"{shown} cannot be read: {error.strerror}.") from None
     return path
 
 
@@ -207,7 +245,7 @@ def _add_folder(root: Path, label_of: LabelOf, builder: ListingBuilder) -> None:
                         _add_file(entry, below, label_of, builder)
         except OSError as error:
             if not key:
-                raise InputError(f"{root} cannot be read: {error.strerror}.") from None
+                raise InputError(f"{printable(root)} cannot be read: {error.strerror}.") from None
             builder.mark_unread(key, f"a folder that cannot be read ({error.strerror})")
 
 
@@ -234,20 +272,30 @@ def _reason_not_entered(folder: str, key: str, is_parent: bool) -> str | None:
 def _add_archive(path: str, key: str, label_of: LabelOf, builder: ListingBuilder) -> None:
     """Add an archive's images; classes come from the folders of the archive and in it."""
     folder = key.rpartition("/")[0]
+    shown = key or os.path.basename(path)
+    log = MemberLog()
     try:
         etag = archive_etag(path)
-        for member in archive_members(path):
-            member_key = f"{key}/{member.name}".removeprefix("/")
+        for member in archive_members(path, log, with_labels=label_of is archive_field):
+            member_key = f"{key}/{member.name}" if key else member.name
             if not _is_utf8(member.name):
                 builder.skip(member_key, NOT_UTF8)
                 continue
-            label = label_of(f"{folder}/{member.name}".removeprefix("/"))
+            label = label_of(f"{folder}/{member.name}".lstrip("/"), member.label)
             uri = format_address(path, member.place)
             builder.add(Entry(member_key, uri, member.place, member.size, etag, label))
+    except NotRegularError:
+        builder.skip(shown, NOT_REGULAR)
     except NoImagesError as error:
-        builder.skip(key or path, str(error))
-    except (ArchiveError, OSError) as error:
-        builder.mark_unread(key or path, f"cannot be read to its end: {error}")
+        builder.skip(shown, str(error))
+    except ArchiveError as error:
+        builder.mark_unread(shown, f"cannot be read to its end: {error}")
+    except OSError as error:
+        builder.mark_unread(shown, f"cannot be read to its end: {error.strerror or error}")
+    for name, reason in log.skipped:
+        builder.skip(f"{key}/{name}" if key else name, reason)
+    for line in log.lines():
+        builder.add_unused(shown, line)
 
 
 def _is_listed_file(entry: os.DirEntry[str], key: str) -> bool:
@@ -267,16 +315,16 @@ def _add_file(
     reason: str | None = None
     size, etag = 0, MISSING
     try:
-        status = file.stat()
+        status = retried(file.stat, os.fspath(file))
     except OSError as error:
         reason = _reason_without_status(file, error)
     else:
         size, etag = status.st_size, f"{status.st_size}-{status.st_mtime_ns}"
         if not stat.S_ISREG(status.st_mode):
-            reason = "not a regular file"
+            reason = NOT_REGULAR
     reason = _reason_by_name(file.name, key) or reason or _reason_by_content(file)
     if reason is None:
-        builder.add(Entry(key, os.fspath(file), None, size, etag, label_of(key)))
+        builder.add(Entry(key, os.fspath(file), None, size, etag, label_of(key, None)))
     else:
         builder.skip(key, reason)
 
@@ -298,11 +346,13 @@ def _reason_by_content(file: os.DirEntry[str] | Path) -> str | None:
     if has_image_suffix(file.name):
         return None
     try:
-        with open_regular(os.fspath(file)) as opened:
+        with open_image_file(os.fspath(file)) as opened:
             head = opened.read(MAGIC_LENGTH)
     except (ImageError, OSError) as error:
         return f"neither named like an image nor readable ({error})"
-    return None if looks_like_image(head) else "neither named nor starting like an image"
+    if looks_like_image(head):
+        return None
+    return reason_packed(head) or "neither named nor starting like an image"
 
 
 def _is_utf8(name: str) -> bool:
@@ -315,4 +365,4 @@ def _is_utf8(name: str) -> bool:
 
 def _printable(key: str) -> str:
     """`key` with bytes that are not UTF-8 written as escapes."""
-    return os.fsencode(key).decode(errors="backslashreplace")
+    return key.encode(errors="surrogateescape").decode(errors="backslashreplace")

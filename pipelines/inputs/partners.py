@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from pipelines.inputs.reading import Entry
+
+#: What names a file's format: of the dots in `v1.5` or `shot 10.15`, none does.
+SUFFIX = re.compile(r"(?<=[^/])\.[A-Za-z][A-Za-z0-9]{2,4}\Z")
 
 Lost = tuple[str, str]  # an image's key and why it has no target
 
@@ -46,5 +49,5 @@ def paired(images: Sequence[Entry], targets: Sequence[Entry]) -> tuple[list[Entr
 
 
 def without_suffix(key: str) -> str:
-    """A key without what follows its last dot: `lake/a` for `lake/a.jpg`."""
-    return os.path.splitext(key)[0]
+    """A key without the suffix of a file: `lake/a` for `lake/a.jpg`, `v1.5` for itself."""
+    return SUFFIX.sub("", key)

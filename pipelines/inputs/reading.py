@@ -5,15 +5,20 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from ops.files import NotRegularError, open_regular
 from ops.images import ImageError
-from pipelines.inputs.archives import archive_etag, parse_address, read_member
-
-MAX_BYTES = 1 << 30  # about twice MAX_PIXELS uncompressed; larger files would only fill the memory
+from ops.transient_errors import with_retries
+from pipelines.inputs.archives import (
+    MAX_BYTES,
+    archive_etag,
+    check_size,
+    parse_address,
+    read_member,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,39 +33,33 @@ class Entry:
     label_name: str | None  # the class, see listing.LABELS
 
 
-def open_regular(uri: str) -> BinaryIO:
+def open_image_file(uri: str) -> BinaryIO:
     """Open a file for reading; raises ImageError if it is missing, unreadable or not regular."""
     try:
-        # Opening a pipe would otherwise block until something writes to it.
-        descriptor = os.open(uri, os.O_RDONLY | os.O_NONBLOCK)
+        return open_regular(uri)
     except FileNotFoundError:
         raise ImageError("missing", "no such file, or a link to nothing") from None
+    except NotRegularError:
+        raise ImageError("unreadable", "not a regular file") from None
     except OSError as error:
         raise ImageError("unreadable", str(error.strerror or error)) from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise ImageError("unreadable", "not a regular file")
-    return os.fdopen(descriptor, "rb")
 
 
+@with_retries
 def read_bytes(uri: str, offset: int | None, size: int, etag: str | None = None) -> bytes:
     """The bytes of one planned image; raises ImageError if missing, unreadable or changed.
 
-    A file of its own has changed if its size has; an archive if its etag has, which is checked
-    where `etag` is given.
+    Raises TransientError where the machine cannot read it now. A file of its own has changed if
+    its size has; an archive if its etag has, which is checked where `etag` is given.
     """
-    if size > MAX_BYTES:
-        raise ImageError("too large", f"{size:,} bytes; the limit is {MAX_BYTES:,}")
+    check_size(size)
     place = None if offset is None else parse_address(uri)
     if place is not None:
         data = _read_member(*place, etag)
         return _checked(data, size) if size else data
-    with open_regular(uri) as file:
-        try:
-            file.seek(offset or 0)
-            data = file.read(size + 1 if offset is None else size)  # 1 more shows that it grew
-        except OSError as error:
-            raise ImageError("unreadable", str(error.strerror or error)) from None
+    with open_image_file(uri) as file:
+        # One more byte of a whole file shows that it grew.
+        data = _read(file, offset or 0, size + (offset is None))
     return _checked(data, size)
 
 
@@ -69,8 +68,8 @@ def read_source(uri: str) -> bytes:
     place = parse_address(uri)
     if place is not None and not os.path.lexists(uri):
         return read_member(*place)
-    with open_regular(uri) as file:
-        return file.read(MAX_BYTES)
+    with open_image_file(uri) as file:
+        return _read(file, 0, MAX_BYTES)
 
 
 def read_entry(entry: Entry) -> Callable[[], bytes]:
@@ -81,6 +80,14 @@ def read_entry(entry: Entry) -> Callable[[], bytes]:
 def content_hash(data: bytes) -> str:
     """The first 32 hex digits of the SHA-256 of an image file's bytes."""
     return hashlib.sha256(data).hexdigest()[:32]
+
+
+def _read(file: BinaryIO, offset: int, size: int) -> bytes:
+    try:
+        file.seek(offset)
+        return file.read(size)
+    except OSError as error:
+        raise ImageError("unreadable", str(error.strerror or error)) from None
 
 
 def _read_member(path: str, place: int, etag: str | None) -> bytes:

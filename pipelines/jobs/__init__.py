@@ -1,4 +1,4 @@
-"""Runs tasks on Ray actors, or in this process, until every one has its result.
+"""Runs tasks on Ray actors, in a child process or in this one, until each has its result.
 
 `run_tasks` takes tasks, a function that makes a worker, and callbacks. A task whose worker dies or
 raises is tried again; one that keeps killing its workers is split into pieces until the row that
@@ -6,8 +6,13 @@ kills is alone, and that row is given up. Workers must be safe to run twice on t
 Read run.py first (the interface), then queue.py (the rules, without Ray) and actors.py.
 """
 
-from pipelines.jobs.actors import ray_running
-from pipelines.jobs.cluster import check_absolute, check_on_every_node, cluster_address
+from pipelines.jobs.cluster import (
+    check_absolute,
+    check_on_every_node,
+    cluster_address,
+    ray_running,
+)
+from pipelines.jobs.local import forked_workers
 from pipelines.jobs.progress import JobProgress
 from pipelines.jobs.queue import Done, Piece, split_work
 from pipelines.jobs.run import run_tasks
@@ -19,6 +24,7 @@ __all__ = [
     "check_absolute",
     "check_on_every_node",
     "cluster_address",
+    "forked_workers",
     "ray_running",
     "run_tasks",
     "split_work",

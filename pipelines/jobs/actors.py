@@ -3,56 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from ops.config import UserError
-from pipelines.jobs.queue import JobError, TaskQueue, Unit
+from pipelines.jobs.queue import TaskQueue, Unit, is_final, job_error
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 PROGRESS_SECONDS = 1.0  # between two requests for progress
-OBJECT_STORE_BYTES = 256 << 20  # results are small; by default Ray takes 30% of the memory
 LOST_STARTS = 10  # actors in a row that may die while they start
 OUT_OF_MEMORY = (
     "the machine ran out of memory and the worker was killed for it. Use fewer workers, or for "
     "new work a smaller batch size"
 )
 PROCESS_DIED = "the worker's process died: it was killed, crashed, or used up the memory"
-
-
-@contextmanager
-def ray_running(address: str | None = None, cpus: float = 1) -> Iterator[None]:
-    """Connect to Ray: an existing connection, the cluster at `address`, or a new local Ray.
-
-    Only a connection made here is closed again. A local Ray has at least `cpus` CPUs.
-    """
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    if address:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    else:
-        ray.init(
-            address="local",
-            num_cpus=max(round(cpus), os.cpu_count() or 1),
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 class _Actor:
@@ -134,7 +101,7 @@ class ActorPool(Generic[T, R]):
                     last_report = time.monotonic()
                     self._report_progress(self.on_progress)
         except ray.exceptions.RayError as error:
-            raise JobError(f"Ray failed: {error}") from error
+            raise job_error("Ray failed", str(error)) from error
         finally:
             for slot in self.slots:
                 with contextlib.suppress(ray.exceptions.RayError):
@@ -177,7 +144,7 @@ class ActorPool(Generic[T, R]):
         try:
             value = ray.get(reference)
         except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, UserError):
+            if is_final(error.cause):
                 raise error.cause from None
             self._raised(reference, slot, error)
         except ray.exceptions.RayError as error:
@@ -215,7 +182,7 @@ class ActorPool(Generic[T, R]):
         if slot.starting is not None:
             self.failed_starts += 1
             if self.failed_starts >= allowed_starts:
-                raise JobError(f"Workers do not start: {why}")
+                raise job_error("Workers do not start", why)
         self.slots[self.slots.index(slot)] = self._new_slot()
         if slot.held:
             unit = self.queue.died(list(slot.held.values()), why)

@@ -1,15 +1,24 @@
-"""Checks that every node of a Ray cluster sees the paths of a command."""
+"""Connecting to a Ray cluster or a local Ray, and whether all nodes see a command's paths."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import logging
 import os
+import secrets
+import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ops.config import UserError
+from pipelines.console import signal_handlers_kept
 
+OBJECT_STORE_BYTES = 256 << 20  # results are small; by default Ray takes 30% of the memory
+LOOPBACK = "127.0.0.1"
+LONGEST_TEMP = 30  # characters of a folder below which the paths of Ray's sockets fit in 107
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it in the command of a submitted job
 
 
@@ -90,3 +99,86 @@ def _why_not_writable(path: Path) -> str:
 def cluster_address(address: str | None) -> Any:
     """The address to connect to: `address`, or in a Ray job the job's own cluster."""
     return address or ("auto" if inside_job() else None)
+
+
+@contextlib.contextmanager
+def ray_running(address: str | None = None, cpus: float = 1) -> Iterator[None]:
+    """Connect to Ray: an existing connection, the cluster at `address`, or a new local Ray.
+
+    Only a connection made here is closed again. A local Ray has at least `cpus` CPUs. Other users
+    of the machine cannot reach it, nor other machines: it listens on the loopback interface alone,
+    takes a token made for this process, and keeps its sockets in a folder that only we can enter.
+    """
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        yield
+    elif address is None:
+        with _local_settings() as temporary:
+            yield from _connected(
+                address="local",
+                num_cpus=max(round(cpus), os.cpu_count() or 1),
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _node_ip_address=LOOPBACK,
+                _temp_dir=temporary,
+            )
+    else:
+        yield from _connected(address=address)
+
+
+def _connected(**settings: Any) -> Iterator[None]:
+    """Connect to Ray with these settings, and end the connection."""
+    import ray
+
+    with signal_handlers_kept():  # Ray's own would end the process without its cleaning up
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _local_settings() -> Iterator[str]:
+    """Set what a local Ray and its processes read from the environment; yields its folder."""
+    settings = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": _token(),  # Ray's own file of a token can be read by everybody
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listen on the loopback interface alone
+    }
+    before = {name: os.environ.get(name) for name in settings}
+    imported = "ray" in sys.modules
+    base = tempfile.gettempdir()
+    with tempfile.TemporaryDirectory(
+        prefix="smalti-",
+        dir=base if len(base) <= LONGEST_TEMP else "/tmp",
+        ignore_cleanup_errors=True,  # Ray's last processes may still write
+    ) as temporary:
+        os.environ.update(settings)
+        if imported:
+            _read_settings_again()
+        try:
+            yield f"{temporary}/r"  # Ray lets everybody write into the folder that it is given
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+            _read_settings_again()
+
+
+@functools.cache
+def _token() -> str:
+    return secrets.token_hex(32)
+
+
+def _read_settings_again() -> None:
+    """Make Ray, which reads these variables when it is imported, read them again."""
+    import ray._private.ray_constants as constants
+    from ray import _raylet
+
+    raylet: Any = _raylet
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
+    constants.ENABLE_RAY_CLUSTER = os.environ.get("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER") != "0"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 from ops.config import UserError
+from ops.transient_errors import TransientError
 
 T = TypeVar("T")
 
@@ -42,6 +43,20 @@ class Done(NamedTuple):
 
 class JobError(UserError):
     """A task that failed every attempt, for other reasons than its data."""
+
+
+def job_error(what: str, why: str) -> JobError:
+    """The error of `what` happened; of a traceback, `why` is its last line, and all is a note."""
+    lines = why.strip().splitlines() or [""]
+    error = JobError(f"{what}; the last time: {lines[-1]}")
+    if len(lines) > 1:
+        error.add_note(why.strip())
+    return error
+
+
+def is_final(error: BaseException | None) -> bool:
+    """Whether an exception of a worker ends the run, since another attempt would raise it again."""
+    return isinstance(error, UserError) and not isinstance(error, TransientError)
 
 
 @dataclass(eq=False, slots=True)
@@ -126,10 +141,8 @@ class TaskQueue(Generic[T]):
         self._running.difference_update(held)
         self._deaths_in_a_row += 1
         if self._deaths_in_a_row >= self._max_deaths:
-            raise JobError(
-                f"Workers died {self._deaths_in_a_row} times in a row, whatever they ran; "
-                f"the last time: {why}"
-            )
+            died = f"Workers died {self._deaths_in_a_row} times in a row, whatever they ran"
+            raise job_error(died, why)
         if len(held) == 1:
             return self._blame(held[0], why)
         for unit in held:
@@ -153,7 +166,7 @@ class TaskQueue(Generic[T]):
         elif enough and self._successes:
             return unit
         elif enough and all(other.deaths >= self._attempts for other in self._others()):
-            raise JobError(f"Workers die on every task they are given; the last time: {why}")
+            raise job_error("Workers die on every task they are given", why)
         self._suspects.append(unit)
         return None
 
@@ -196,7 +209,7 @@ class TaskQueue(Generic[T]):
         yield from self._suspects
 
     def _failure(self, unit: Unit[T], times: int, why: str) -> JobError:
-        return JobError(f"Task {unit.work} failed {times} times; the last time: {why}")
+        return job_error(f"Task {unit.work} failed {times} times", why)
 
 
 def split_work(piece: Piece[T], batch_size: int) -> list[Piece[T]]:

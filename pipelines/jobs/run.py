@@ -6,16 +6,14 @@ its tasks to the queue and starts another. So a task must be safe to run twice.
 
 from __future__ import annotations
 
-import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
-from pipelines.jobs.actors import PROGRESS_SECONDS, ActorPool, ray_running
-from pipelines.jobs.cluster import check_on_every_node, cluster_address, inside_job
+from pipelines.jobs.actors import ActorPool
+from pipelines.jobs.cluster import check_on_every_node, cluster_address, inside_job, ray_running
+from pipelines.jobs.local import LocalPool
 from pipelines.jobs.queue import JobError, TaskQueue
 
 __all__ = ["JobError", "Worker", "run_tasks"]
@@ -58,12 +56,13 @@ def run_tasks(
 ) -> None:
     """Run every task until it has a result and pass each to `on_result`, in any order.
 
-    With `workers` 0 they run in this process; otherwise on that many Ray actors, each with its own
-    worker from `make_worker` (sent by pickle). A worker runs up to `overlap` tasks at once, in
-    threads. A task whose actor dies or whose worker raises is tried `attempts` times, then JobError
-    is raised. A UserError from a worker ends the run at once: it would be raised again.
+    With `workers` 0 they run in a child process where a fork_server is running, else in this
+    process; otherwise on that many Ray actors, each with its own worker from `make_worker` (sent by
+    pickle). A worker runs up to `overlap` tasks at once, in threads. A task whose worker dies or
+    raises is tried `attempts` times, then JobError is raised, or in this process the exception. A
+    UserError from a worker ends the run at once: it would be raised again; not a TransientError.
 
-    With `split`, a task that kills its actors `attempts` times is cut into pieces, which run like
+    With `split`, a task that kills its workers `attempts` times is cut into pieces, which run like
     tasks; a piece that still kills and cannot be cut is passed to `give_up`, in this process. Then
     the task runs again, and should find its pieces done. Nothing is given up before something has
     succeeded, in this run or, if it is `proven`, before. TaskQueue has the rules.
@@ -74,12 +73,16 @@ def run_tasks(
     """
     if not tasks:
         return
-    if workers == 0:
-        _run_here(tasks, make_worker(), on_result, overlap, on_progress)
-        return
     assert (split is None) == (give_up is None), "split needs give_up"
+    queue = TaskQueue(tasks, attempts=attempts, split=split, workers=max(1, workers), proven=proven)
+    if workers == 0:
+        local: LocalPool[T, R] = LocalPool(
+            queue, make_worker, overlap=overlap, give_up=give_up, on_progress=on_progress
+        )
+        local.run(on_result)
+        return
     pool: ActorPool[T, R] = ActorPool(
-        TaskQueue(tasks, attempts=attempts, split=split, workers=workers, proven=proven),
+        queue,
         make_worker,
         {"num_cpus": cpus_per_worker, "num_gpus": gpus_per_worker},
         overlap=overlap,
@@ -91,32 +94,3 @@ def run_tasks(
         if address or inside_job():
             check_on_every_node(reads, writes)
         pool.run(min(workers, len(tasks)), on_result)
-
-
-def _run_here(
-    tasks: Sequence[T],
-    worker: Worker[T, R],
-    on_result: Callable[[T, R], None],
-    overlap: int,
-    on_progress: Callable[[list[Any]], None] | None,
-) -> None:
-    if overlap == 1 and on_progress is None:
-        for task in tasks:
-            on_result(task, worker.run(task))
-        return
-    waiting = deque(tasks)
-    running: dict[Future[R], T] = {}
-    last_report = time.monotonic()
-    with ThreadPoolExecutor(overlap, "task") as threads:
-        try:
-            while waiting or running:
-                while waiting and len(running) < overlap:
-                    task = waiting.popleft()
-                    running[threads.submit(worker.run, task)] = task
-                for future in wait(running, PROGRESS_SECONDS, FIRST_COMPLETED).done:
-                    on_result(running.pop(future), future.result())
-                if on_progress is not None and time.monotonic() - last_report >= PROGRESS_SECONDS:
-                    last_report = time.monotonic()
-                    on_progress([worker.progress()] if hasattr(worker, "progress") else [])
-        finally:  # on Ctrl-C too, as leaving the pool waits for its threads
-            worker.stop()  # type: ignore[attr-defined]

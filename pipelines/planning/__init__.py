@@ -6,10 +6,9 @@ on the same input plans nothing. Read plan.py first; diff.py finds what is new, 
 the shape of each image's codes.
 """
 
-from pipelines.planning.diff import DUPLICATE, planned_rows
+from pipelines.planning.diff import DUPLICATE
 from pipelines.planning.grid_shapes import grids_of
 from pipelines.planning.plan import (
-    PLAN_SCHEMA,
     Plan,
     PlanSettings,
     Task,
@@ -19,6 +18,7 @@ from pipelines.planning.plan import (
     task_table,
     write_part,
 )
+from pipelines.planning.rows import PLAN_SCHEMA, planned_rows
 
 __all__ = [
     "DUPLICATE",

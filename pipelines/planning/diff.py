@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from ops.images import ImageError
 from pipelines.inputs import content_hash, read_bytes, thread_map
+from pipelines.planning.rows import planned_rows
 from pipelines.store import (
     INDEX_SCHEMA,
-    StoreError,
     committed_tasks,
-    plan_path,
     read_part,
     read_tombstones,
 )
@@ -27,7 +24,6 @@ Positions = np.ndarray[Any, np.dtype[np.int64]]
 
 #: The etag of a row whose key an earlier image of the listing has.
 DUPLICATE = "duplicate"
-BATCH = 65536  # rows of a plan in memory at once
 
 
 def new_entries(
@@ -62,21 +58,6 @@ def new_entries(
     return new.append_column("older_grid", older["grid"]).append_column("older_row", older["row"])
 
 
-def planned_rows(root: Path, num_parts: int, columns: tuple[str, ...]) -> Iterator[pa.Table]:
-    """Some columns of every planned row, oldest first, in batches; strings become large strings.
-
-    Raises StoreError if a part of the plan is corrupt.
-    """
-    for part in range(num_parts):
-        path = plan_path(root, part)
-        try:
-            file = pq.ParquetFile(path, page_checksum_verification=True)
-            for batch in file.iter_batches(BATCH, columns=list(columns)):
-                yield _with_large_strings(pa.Table.from_batches([batch]))
-        except (pa.ArrowInvalid, OSError) as error:
-            raise StoreError(f"{path}: corrupt plan ({error}). Restore it from a copy.") from error
-
-
 def addresses(table: pa.Table) -> pa.ChunkedArray:
     """ "grid/row" for each line of a table with these columns."""
     grids, rows = (table[name].cast(pa.large_string()) for name in ("grid", "row"))
@@ -89,14 +70,6 @@ def without_tombstones(root: Path, rows: pa.Table) -> pa.Table:
     if not len(tombstones):
         return rows
     return rows.filter(pc.invert(pc.is_in(addresses(rows), value_set=addresses(tombstones))))
-
-
-def _with_large_strings(table: pa.Table) -> pa.Table:
-    fields = [
-        (column.name, pa.large_string() if pa.types.is_string(column.type) else column.type)
-        for column in table.schema
-    ]
-    return table.cast(pa.schema(fields))
 
 
 def _repeated(keys: pa.ChunkedArray) -> Mask:

@@ -7,7 +7,8 @@ import io
 import pyarrow as pa
 
 from ops.images import ImageError, Transform, image_size
-from pipelines.inputs import open_regular, read_bytes, thread_map
+from ops.transient_errors import with_retries
+from pipelines.inputs import open_image_file, read_bytes, thread_map
 from pipelines.store import grid_name
 
 NO_GRID = grid_name(1, 1)  # for images of unknown size: their rows hold fill values only
@@ -32,8 +33,9 @@ def grids_of(transform: Transform, entries: pa.Table) -> pa.Array:
     return pa.array(thread_map(of_file, entries, "reading headers"), pa.string())
 
 
+@with_retries
 def _size_in_header(uri: str, offset: int | None, size: int) -> tuple[int, int]:
     if offset is not None:  # Pillow reads a header from the start of the file
         return image_size(io.BytesIO(read_bytes(uri, offset, size)))
-    with open_regular(uri) as file:
+    with open_image_file(uri) as file:
         return image_size(file)

@@ -21,33 +21,27 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ops import disk
-from ops.config import from_json, to_json
+from ops.config import ConfigError, from_json, to_json
 from ops.files import fsync_path, link_once, make_folders
-from pipelines.planning.diff import addresses, new_entries, planned_rows, without_tombstones
+from pipelines.planning.diff import addresses, new_entries, without_tombstones
+from pipelines.planning.rows import PLAN_SCHEMA, corrupt_plan, planned_rows
 from pipelines.store import (
+    MAX_ROWS_PER_TASK,
     StoreAttributes,
     StoreError,
+    check_grids,
+    check_range,
+    checked_table,
     description_metadata,
+    num_parts,
+    open_parquet,
     plan_path,
     read_description,
     track_name,
     write_tombstones,
 )
 
-PLAN_SCHEMA = pa.schema(
-    [
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("view", pa.int32(), nullable=False),
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("offset", pa.int64()),
-        pa.field("size", pa.int64(), nullable=False),
-        pa.field("etag", pa.string(), nullable=False),
-        pa.field("label", pa.int32()),
-        pa.field("grid", pa.string(), nullable=False),
-        pa.field("row", pa.int64(), nullable=False),
-        pa.field("replaces", pa.string()),  # "grid/row" of the same image's older content
-    ]
-)
+MAX_TASKS = 10**9 - 1  # of a grid: names of files have at most nine digits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +49,16 @@ class PlanSettings:
     """The settings a store was created with; every later run must use the same.
 
     Codes depend on everything in `track` but its name: batch_size, threads and device change the
-    last bits of float32 arithmetic.
+    last bits of float32 arithmetic. Raises ConfigError for values that no store has.
     """
 
     rows_per_task: int
     track: dict[str, Any]  # the provenance of the track, transform and all
     labels: str = "none"  # where the classes come from: pipelines.inputs.listing.LABELS
     compress: bool = False  # smaller shards, which cannot be memory-mapped
+
+    def __post_init__(self) -> None:
+        check_range("rows_per_task", self.rows_per_task, 1, MAX_ROWS_PER_TASK)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,41 +111,53 @@ def read_plan(root: Path) -> Plan | None:
     """The plan of the store at `root`; None if nothing is planned. Raises StoreError if corrupt."""
     tasks: list[Task] = []
     plan = None
-    part = 0
-    while plan_path(root, part).exists():
-        description = _read_description(plan_path(root, part))
-        for group, (grid, number, num_rows) in enumerate(description["tasks"]):
-            tasks.append(Task(grid=grid, number=number, num_rows=num_rows, part=part, group=group))
-        part += 1
-        settings = from_json(PlanSettings, description["settings"])
-        names = tuple(description["label_names"])
-        plan = Plan(settings, names, tuple(tasks), part, track_name(root))
+    for part in range(num_parts(plan_path(root, 0).parent)):
+        with corrupt_plan(plan_path(root, part)):
+            settings, names, found = _read_part(root, part)
+            tasks += found
+            plan = Plan(settings, names, tuple(tasks), part + 1, track_name(root))
+    if plan is not None:
+        with corrupt_plan(plan_path(root, 0).parent):
+            if len({(task.grid, task.number) for task in tasks}) != len(tasks):
+                raise ValueError("it has a task twice")
+            _ = plan.attributes  # raises ConfigError where they are none
     return plan
 
 
-def _read_description(path: Path) -> dict[str, Any]:
-    try:
-        return read_description(path, pq.read_schema(path).metadata)
-    except (pa.ArrowException, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{path}: corrupt plan ({error}). Restore it from a copy.") from error
+def _read_part(root: Path, part: int) -> tuple[PlanSettings, tuple[str, ...], list[Task]]:
+    """Settings, label names and tasks of one part of a plan; ValueError where it has none."""
+    path = plan_path(root, part)
+    file = open_parquet(path)
+    description = read_description(path, file.schema_arrow.metadata)
+    settings = from_json(PlanSettings, description["settings"])
+    names = tuple(description["label_names"])
+    if not all(isinstance(name, str) for name in names):
+        raise ConfigError("label_names must be a list of names.")
+    tasks = []
+    for group, (grid, number, num_rows) in enumerate(description["tasks"]):
+        check_grids({grid: num_rows})
+        check_range("the number of a task", number, 0, MAX_TASKS)
+        check_range("the number of rows of a task", num_rows, 1, settings.rows_per_task)
+        if group >= file.num_row_groups or file.metadata.row_group(group).num_rows != num_rows:
+            raise ValueError(f"it does not list the rows of task {number} of grid {grid}")
+        tasks.append(Task(grid=grid, number=number, num_rows=num_rows, part=part, group=group))
+    return settings, names, tasks
 
 
 def task_table(root: Path, task: Task) -> pa.Table:
     """The planned rows of one task (PLAN_SCHEMA); raises StoreError if the plan is corrupt."""
     path = plan_path(root, task.part)
-    try:
+    with corrupt_plan(path):
         status = path.stat()
         footer = _footer(path, status.st_ino, status.st_mtime_ns)
-        file = pq.ParquetFile(path, metadata=footer, page_checksum_verification=True)
-        return file.read_row_group(task.group)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise StoreError(f"{path}: corrupt plan ({error}). Restore it from a copy.") from error
+        file = open_parquet(path, footer, task.group)
+        return checked_table(file.read_row_group(task.group), PLAN_SCHEMA)
 
 
 @functools.lru_cache(maxsize=4)
 def _footer(path: Path, inode: int, changed: int) -> Any:
     # The footer lists every row group: reading it for each of them would take quadratic time.
-    return pq.read_metadata(path)
+    return open_parquet(path).metadata
 
 
 def extend_plan(

@@ -6,17 +6,31 @@ from pathlib import Path
 
 import jinja2
 
+from ops.text import printable
 from pipelines.reports.sections import sections_of
 
+LIMIT = 20_000  # characters of one text
 TEMPLATES = Path(__file__).parent
 
 
-def render_page(path: Path) -> str:
-    """The HTML page about the folder `path`; raises ReportError if there is nothing to report."""
-    sections = sections_of(path)
+def render_page(path: Path, by_content: bool = False) -> str:
+    """The HTML page about the folder `path`; raises ReportError if there is nothing to report.
+
+    `by_content`: see Originals.
+    """
+    sections = sections_of(path, by_content)
     templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        finalize=_shown,
+        undefined=jinja2.StrictUndefined,
     )
     return templates.get_template("page.html").render(
         title=f"Smalti: {path.resolve().name}", subtitle=f"Made from {path}", sections=sections
     )
+
+
+def _shown(value: object) -> object:
+    """Text without characters that hide or reorder it, which autoescape leaves; images as they
+    are."""
+    return value if str(value).startswith("data:image/") else printable(value, LIMIT)

@@ -11,8 +11,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ops.files import open_regular
 from ops.images import ImageArray, png_bytes
-from ops.plots import figure_image
+from ops.plots import figure_image, plot_text
 from pipelines.training import draw_usage
 
 # Transparent plots in these colours are legible on a white page and on a dark one.
@@ -31,8 +32,9 @@ def image_uri(image: ImageArray) -> str:
 
 
 def file_uri(path: Path) -> str:
-    """A PNG or JPEG file, unchanged, in a data URI."""
-    return data_uri(path.read_bytes(), TYPES[path.suffix.lower()])
+    """A PNG or JPEG file, unchanged, in a data URI; raises NotRegularError for a link."""
+    with open_regular(path, follow=False) as file:
+        return data_uri(file.read(), TYPES[path.suffix.lower()])
 
 
 def usage_plot(counts: np.ndarray) -> str:
@@ -47,7 +49,8 @@ def curve_plot(steps: Sequence[float], values: Sequence[float], name: str) -> st
     figure, axes = _axes()
     finite = [value if math.isfinite(value) else math.nan for value in values]
     axes.plot(steps, finite, color=LINE, marker="." if len(finite) < 20 else None)
-    axes.set(xlabel="step", ylabel=name)
+    axes.set(xlabel="step")
+    axes.set_ylabel(plot_text(name), parse_math=False)
     return image_uri(figure_image(figure, alpha=True))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -11,14 +10,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ops.files import open_regular
 from ops.images import ImageError, decode_image, resize_and_crop, to_image
-from pipelines.generation import codes_path, read_index, read_parts, sample_name
+from pipelines.generation import (
+    MAX_MEMBER_BYTES,
+    codes_path,
+    read_index,
+    read_members,
+    read_parts,
+    sample_name,
+)
 from pipelines.reports.plots import data_uri, image_uri
 from pipelines.store import CRASHED, CodeStore
 from tokenizer import decode_tiled, load_tokenizer
 
 MAX_BYTES = 4 << 20  # larger PNGs are scaled down
 MAX_PIXELS = 1 << 20  # after scaling down
+MAX_DECODED = 1 << 28  # pixels of a sample that is decoded
 
 Named = tuple[str, str]  # a name, and an image as a data URI
 MaybeNamed = tuple[str, str | None]  # None where the image is too large to be read
@@ -33,7 +41,7 @@ def sample_images(path: Path, limit: int) -> tuple[list[Named], int]:
     conditions = sorted(path.glob("condition-*.png"))
     if files:
         shown = [*conditions, *files[:limit]]
-        found: Iterator[MaybeNamed] = ((p.stem, _uri(p.read_bytes())) for p in shown)
+        found: Iterator[MaybeNamed] = ((p.stem, _uri(_bytes(p))) for p in shown)
         total = len(files)
     else:
         found, total = islice(_in_tars(path) or _in_codes(path), limit), _count_ok(path)
@@ -42,6 +50,11 @@ def sample_images(path: Path, limit: int) -> tuple[list[Named], int]:
 
 def _count_ok(path: Path) -> int:
     return sum(part.ok for part in read_parts(path).values())
+
+
+def _bytes(path: Path) -> bytes:
+    with open_regular(path, follow=False) as file:
+        return file.read(MAX_MEMBER_BYTES)
 
 
 def _uri(data: bytes) -> str | None:
@@ -67,11 +80,8 @@ def _in_tars(path: Path) -> Iterator[MaybeNamed] | None:
 
 def _read_tars(tars: list[Path]) -> Iterator[MaybeNamed]:
     for path in tars:
-        with tarfile.open(path) as tar:
-            for member in tar:
-                file = tar.extractfile(member)
-                if file is not None and member.name.endswith(".png"):
-                    yield member.name.removesuffix(".png"), _uri(file.read())
+        for name, data in read_members(path, ".png"):
+            yield name, _uri(data)
 
 
 def _in_codes(path: Path) -> Iterator[MaybeNamed]:
@@ -81,6 +91,9 @@ def _in_codes(path: Path) -> Iterator[MaybeNamed]:
     tokenizer = load_tokenizer(store.tokenizer_folder)
     for row in (store[place] for place in range(len(store))):
         codes = torch.from_numpy(row["codes"].astype(np.int64))[None]
+        if codes.numel() * tokenizer.config.downsample_factor**2 > MAX_DECODED:
+            yield row["key"], None
+            continue
         pixels = decode_tiled(tokenizer, codes, (row["height"], row["width"]))
         yield row["key"], image_uri(_scaled_down(to_image(pixels)[0]))
 

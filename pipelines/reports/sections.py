@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
@@ -16,14 +15,15 @@ import pyarrow.compute as pc
 import torch
 
 from ops.config import UserError, from_json
+from ops.files import read_json
 from ops.images import ImageArray, ImageError, Transform, to_image, to_pixels
 from ops.metrics import codebook_usage, psnr
-from ops.runtime import read_metrics
+from ops.metrics_log import read_metrics
 from pipelines.generation import GENERATED
-from pipelines.inputs import read_source
+from pipelines.reports.originals import Originals
 from pipelines.reports.plots import curve_plot, file_uri, image_uri, usage_plot
 from pipelines.reports.samples import index_facts, sample_images
-from pipelines.store import CodeStore, grid_shape
+from pipelines.store import CodeStore, grid_shape, refuse_links
 from pipelines.tracks import lacking
 from tokenizer import VQGAN, load_tokenizer
 
@@ -31,6 +31,8 @@ PAIRS = 12  # originals with their reconstructions
 CANDIDATES = 1000  # rows among which those are chosen
 MAX_IMAGES = 24  # of one folder
 MAX_FAILED = 200  # failed rows listed
+MAX_DECODED = 1 << 26  # pixels of a row that is decoded
+MAX_LEVELS = 8  # of nested settings
 COUNTED_ROWS = 65_536  # code usage of a larger store is counted on as many evenly spaced rows
 TIMINGS = "timings.json"  # [{"stage": ..., "seconds": ...}], written by the demo
 RUN_IMAGE = re.compile(r"(.+)-(\d{8})\.png")
@@ -65,14 +67,17 @@ class Section:
     tables: list[Table] = field(default_factory=list)
 
 
-def sections_of(path: Path) -> list[Section]:
-    """The sections about `path`, else about the folders in it; raises ReportError if none."""
+def sections_of(path: Path, by_content: bool = False) -> list[Section]:
+    """The sections about `path`, else about the folders in it; raises ReportError if none.
+
+    `by_content`: see Originals.
+    """
     if not path.is_dir():
         raise ReportError(f"{path} is not a folder. Name a run, a code store or samples.")
-    sections = list(_own_sections(path))
+    sections = list(_own_sections(path, by_content))
     if not sections:
         children = sorted(child for child in path.iterdir() if child.is_dir())
-        found = [section for child in children for section in _own_sections(child)]
+        found = [section for child in children for section in _own_sections(child, by_content)]
         order = ("Codes", "Training", "Samples")
         sections = sorted(found, key=lambda section: order.index(section.title.split(":")[0]))
     if not sections:
@@ -85,9 +90,9 @@ def sections_of(path: Path) -> list[Section]:
     return sections
 
 
-def _own_sections(path: Path) -> Iterator[Section]:
+def _own_sections(path: Path, by_content: bool) -> Iterator[Section]:
     if (path / "zarr.json").is_file():
-        yield store_section(path)
+        yield store_section(path, by_content)
     if (path / "metrics.jsonl").is_file():
         yield run_section(path)
     if (path / "generation.json").is_file():
@@ -97,7 +102,7 @@ def _own_sections(path: Path) -> Iterator[Section]:
 # --- a code store
 
 
-def store_section(path: Path) -> Section:
+def store_section(path: Path, by_content: bool = False) -> Section:
     """Summary, originals and reconstructions, code usage, failed rows."""
     store = CodeStore.open(path)
     section = Section(f"Codes: {path.name}")
@@ -105,17 +110,27 @@ def store_section(path: Path) -> Section:
     size, factor = provenance["codebook_size"], provenance["downsample_factor"]
     section.tables.append(Table(_store_facts(store)))
     if len(store):
-        section.text.append(
-            "Some of the generated codes, decoded."
-            if "generated" in provenance
-            else "Left: the image that was encoded. Right: its codes, decoded."
-        )
-        section.figures += _reconstructions(store)
+        originals = Originals(store, by_content)
+        section.figures += _reconstructions(store, originals)
+        section.text.append(_about_figures(originals, "generated" in provenance))
         section.figures.append(_usage_figure(store, size, factor))
     if len(store.failed):
         section.text.append(f"{len(store.failed):,} rows have no codes; the last table says why.")
         section.tables.append(_failed_rows(store))
     return section
+
+
+def _about_figures(originals: Originals, generated: bool) -> str:
+    """What the page contains: codes that were decoded, or also files of this machine."""
+    if generated:
+        return "Some of the generated codes, decoded."
+    if not originals.folders:
+        return "Some codes, decoded. This page contains no file from outside the store."
+    return (
+        "Left: the image that was encoded, where it is still there, unchanged. Right: its codes, "
+        f"decoded. This page contains images read from {', '.join(sorted(originals.folders))}, "
+        "which the store's plan lists."
+    )
 
 
 def _failed_rows(store: CodeStore) -> Table:
@@ -154,12 +169,12 @@ def _track_fact(store: CodeStore, name: str) -> str:
     return f"{lack.rows:,} rows{made}{lack.summary}"
 
 
-def _reconstructions(store: CodeStore) -> list[Figure]:
+def _reconstructions(store: CodeStore, originals: Originals) -> list[Figure]:
     tokenizer = load_tokenizer(store.tokenizer_folder)
     transform = _transform(store.provenance["image"])
     chosen = _rows_of_different_images(store)
     spread = sorted({round(i) for i in np.linspace(0, len(chosen) - 1, PAIRS)})
-    return [_pair(chosen[i], tokenizer, transform) for i in spread]
+    return [_pair(chosen[i], tokenizer, transform, originals) for i in spread]
 
 
 def _rows_of_different_images(store: CodeStore) -> list[dict[str, Any]]:
@@ -177,33 +192,37 @@ def _transform(provenance: Mapping[str, Any]) -> Transform | None:
     return from_json(Transform, stated) if isinstance(stated, Mapping) else None
 
 
-def _pair(row: Mapping[str, Any], tokenizer: VQGAN, transform: Transform | None) -> Figure:
+def _pair(
+    row: Mapping[str, Any], tokenizer: VQGAN, transform: Transform | None, originals: Originals
+) -> Figure:
     codes = torch.from_numpy(row["codes"].astype(np.int64))[None]
+    name = f"{row['key']}: {codes.numel():,} codes"
+    if codes.numel() * tokenizer.config.downsample_factor**2 > MAX_DECODED:
+        return Figure((), f"{name}, too large to be decoded here")
     with torch.inference_mode():
         pixels = tokenizer.decode(codes)
     decoded = image_uri(to_image(pixels)[0])
-    name = f"{row['key']}: {codes.numel():,} codes"
     if row["source"].startswith(GENERATED):
         return Figure((decoded,), name)
-    original = _original(row, transform, tokenizer.config.downsample_factor)
+    original = _original(row, transform, tokenizer.config.downsample_factor, originals)
     if original is None:
-        return Figure((decoded,), f"{name}; the original is no longer there")
+        return Figure((decoded,), f"{name}; the original is no longer there, or has changed")
     quality = float(psnr(to_pixels(original), pixels)[0])
     return Figure((image_uri(original), decoded), f"{name}, {quality:.1f} dB")
 
 
 def _original(
-    row: Mapping[str, Any], transform: Transform | None, factor: int
+    row: Mapping[str, Any], transform: Transform | None, factor: int, originals: Originals
 ) -> ImageArray | None:
-    """The image that was encoded, cut from its source again; None if that is no longer there."""
-    if transform is None:
+    """The image that was encoded, cut from its file again; None if that is no longer there."""
+    data = None if transform is None else originals.read(row)
+    if transform is None or data is None:
         return None
     rows, columns = grid_shape(row["grid"])
     try:
-        data = read_source(row["source"])
         size = (rows * factor, columns * factor)
         return transform.read(data, size, view=row["view"], key=row["key"]).image
-    except (OSError, ImageError):
+    except ImageError:
         return None
 
 
@@ -241,7 +260,7 @@ def run_section(path: Path) -> Section:
     for image in _newest_images(path / "samples"):
         section.figures.append(Figure((file_uri(image),), image.stem, wide=True))
     if (path / "run.json").is_file():
-        section.tables.append(Table(list(_facts(json.loads((path / "run.json").read_text())))))
+        section.tables.append(Table(_settings(path / "run.json")))
     return section
 
 
@@ -253,6 +272,8 @@ def _metric_names(lines: Sequence[Mapping[str, float]]) -> list[str]:
 
 def _newest_images(folder: Path) -> list[Path]:
     newest: dict[str, Path] = {}
+    if folder.is_symlink():  # to images elsewhere
+        return []
     for path in sorted(folder.glob("*.png")):
         match = RUN_IMAGE.fullmatch(path.name)
         newest[match[1] if match else path.stem] = path
@@ -265,6 +286,7 @@ def _newest_images(folder: Path) -> list[Path]:
 def samples_section(path: Path) -> Section:
     """The samples of a folder, the counts of its index, and the settings that made them."""
     section = Section(f"Samples: {path.name}")
+    refuse_links(path)
     images, total = sample_images(path, MAX_IMAGES)
     for name, uri in images:
         section.figures.append(Figure((uri,), name, wide=len(images) == 1))
@@ -278,8 +300,7 @@ def samples_section(path: Path) -> Section:
         if len(failed) > MAX_FAILED:
             rows.append((f"and {len(failed) - MAX_FAILED:,} more", "", ""))
         section.tables.append(Table(rows, ("sample", "status", "reason")))
-    settings = json.loads((path / "generation.json").read_text())
-    section.tables.append(Table(list(_facts(settings))))
+    section.tables.append(Table(_settings(path / "generation.json")))
     return section
 
 
@@ -288,17 +309,37 @@ def samples_section(path: Path) -> Section:
 
 def timings_section(path: Path) -> Section:
     """Seconds of each stage of the demo, and their sum."""
-    stages = [(stage["stage"], stage["seconds"]) for stage in json.loads(path.read_text())]
+    try:
+        stages = [
+            (str(stage["stage"]), float(stage["seconds"]))
+            for stage in read_json(path, follow=False)
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ReportError(f"{path} cannot be read: {error}.") from error
     rows = [(name, f"{seconds:.1f} s") for name, seconds in stages]
     rows.append(("total", f"{sum(seconds for _, seconds in stages):.1f} s"))
     return Section("Timings", tables=[Table(rows)])
 
 
-def _facts(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def _settings(path: Path) -> list[tuple[str, str]]:
+    """The settings in a JSON file as rows; raises ReportError where it has none."""
+    try:
+        data = read_json(path, follow=False)
+        if not isinstance(data, dict):
+            raise ValueError("it is no object")
+    except (OSError, ValueError) as error:
+        raise ReportError(f"{path} cannot be read: {error}.") from error
+    return list(_facts(data))
+
+
+def _facts(data: Mapping[str, Any], prefix: str = "", level: int = 1) -> Iterator[tuple[str, str]]:
     """Nested settings as rows: {"a": {"b": 1}} gives ("a.b", "1")."""
     for name, value in data.items():
-        if isinstance(value, Mapping):
-            yield from _facts(value, f"{prefix}{name}.")
+        if level == MAX_LEVELS and isinstance(value, Mapping | list):
+            yield f"{prefix}{name}", "..."
+        elif isinstance(value, Mapping):
+            yield from _facts(value, f"{prefix}{name}.", level + 1)
         elif value is not None:
             items = value if isinstance(value, list) else [value]
-            yield f"{prefix}{name}", ", ".join(map(str, items))
+            nested = any(isinstance(item, Mapping | list) for item in items)
+            yield f"{prefix}{name}", "..." if nested else ", ".join(map(str, items))

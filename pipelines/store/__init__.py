@@ -25,8 +25,12 @@ from pipelines.store.layout import (
     grid_name,
     grid_shape,
     index_path,
-    lock_path,
+    is_track_name,
+    links_and_pipes,
+    locked,
+    num_parts,
     plan_path,
+    refuse_links,
     shard_path,
     source_path,
     staging_path,
@@ -36,7 +40,14 @@ from pipelines.store.layout import (
     track_name,
     track_path,
 )
-from pipelines.store.parquet import description_metadata, parquet_bytes, read_description
+from pipelines.store.parquet import (
+    checked_table,
+    corrupt_as,
+    description_metadata,
+    open_parquet,
+    parquet_bytes,
+    read_description,
+)
 from pipelines.store.partial import remove_partial_shards, task_of_partial_shard
 from pipelines.store.reader import CodeStore
 from pipelines.store.recovery import (
@@ -59,6 +70,7 @@ from pipelines.store.task_buffer import (
     index_table,
 )
 from pipelines.store.tombstones import read_tombstones, write_tombstones
+from pipelines.store.validation import MAX_ROWS_PER_TASK, check_grids, check_range
 from pipelines.store.zarr_metadata import (
     RowForm,
     StoreAttributes,
@@ -77,6 +89,7 @@ __all__ = [
     "FORMAT",
     "INDEX_SCHEMA",
     "IndexLine",
+    "MAX_ROWS_PER_TASK",
     "OK",
     "RowForm",
     "StoreAttributes",
@@ -84,11 +97,15 @@ __all__ = [
     "TRACKS",
     "TaskBuffer",
     "check_format",
+    "check_grids",
+    "check_range",
     "check_shard",
+    "checked_table",
     "checksums_path",
     "code_dtype",
     "commit_task",
     "committed_tasks",
+    "corrupt_as",
     "description_metadata",
     "empty_staging",
     "fill_value",
@@ -99,10 +116,14 @@ __all__ = [
     "index_buffer",
     "index_path",
     "index_table",
+    "is_track_name",
     "keep_tokenizer",
+    "links_and_pipes",
     "listed_files",
-    "lock_path",
+    "locked",
     "metadata_files",
+    "num_parts",
+    "open_parquet",
     "parquet_bytes",
     "plan_path",
     "publish_committed",
@@ -112,6 +133,7 @@ __all__ = [
     "read_description",
     "read_part",
     "read_tombstones",
+    "refuse_links",
     "remove_partial_shards",
     "remove_partials",
     "row_form",

@@ -10,25 +10,39 @@ either path. Nothing in these files depends on the attempt: every attempt gives 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from ops import disk
 from ops.files import fsync_path, link_once, make_folders, write_temporary
 from pipelines.store.layout import (
     StoreError,
     index_path,
+    indexed_tasks,
     shard_path,
+    staged_name,
     staging_path,
     store_root,
+    track_name,
 )
-from pipelines.store.parquet import description_metadata, parquet_bytes, read_description
+from pipelines.store.parquet import (
+    checked_table,
+    corrupt_as,
+    description_metadata,
+    open_parquet,
+    parquet_bytes,
+    read_description,
+)
 from pipelines.store.shards import shard_bytes
+from pipelines.store.validation import MAX_ROWS_PER_TASK
+
+SHA256 = re.compile("[0-9a-f]{64}")
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -41,7 +55,7 @@ INDEX_SCHEMA = pa.schema(
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("status", pa.string(), nullable=False),  # "ok", or a short reason
-        pa.field("error", pa.string()),
+        pa.field("error", pa.string()),  # why it failed; of an ok row what was not used, or null
         pa.field("checksum", pa.uint32(), nullable=False),  # crc32c of the row's raw bytes
         pa.field("content", pa.string()),  # hash of the image file's bytes, where they were read
         pa.field("replaces", pa.string()),  # "grid/row" of the row this one is newer than
@@ -69,7 +83,7 @@ def commit_task(
         for track, codes in shards.items():
             data = shard_bytes(codes, rows_per_task, compress)
             digest = hashlib.sha256(data).hexdigest()
-            name = f"{grid}-{task}-{track}-{digest[:32]}.shard"
+            name = staged_name(grid, task, track, digest)
             disk.disk.replace(write_temporary(staging / name, data), staging / name)
             named[track] = {"file": name, "sha256": digest, "bytes": len(data)}
         part = _part_bytes(index, named)
@@ -108,21 +122,51 @@ def _fsync_up(folder: Path, root: Path) -> None:
 def read_part(root: Path, grid: str, task: int) -> tuple[pa.Table, dict[str, Any]]:
     """One task's index lines, INDEX_SCHEMA, and {track: {"file", "sha256", "bytes"}} of its shards.
 
-    Raises StoreError where the part is missing or corrupt.
+    Raises StoreError where the part is missing or corrupt: then nothing that it names is used.
     """
     path = index_path(root, grid, task)
-    try:
-        table = pq.ParquetFile(path, page_checksum_verification=True).read()
-        description = read_description(path, table.schema.metadata)
-        lines = table.replace_schema_metadata(None).select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
-    except (pa.ArrowException, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{path}: corrupt index part ({error}). Run verify.") from error
-    return lines, description["shards"]
+    with corrupt_as(lambda error: StoreError(f"{path}: corrupt index part ({error}). Run verify.")):
+        file = open_parquet(path)
+        if not 0 < file.metadata.num_rows <= MAX_ROWS_PER_TASK:
+            raise ValueError(f"it has {file.metadata.num_rows:,} rows")
+        description = read_description(path, file.schema_arrow.metadata)
+        shards = _checked_shards(track_name(root), grid, task, description["shards"])
+        lines = checked_table(file.read(), INDEX_SCHEMA)
+        _check_lines(grid, lines)
+    return lines, shards
+
+
+def _checked_shards(track: str, grid: str, task: int, shards: Any) -> dict[str, Any]:
+    """The shard of a description; ValueError where it is not as commit_task describes it."""
+    if shards.keys() != {track} or shards[track].keys() != {"file", "sha256", "bytes"}:
+        raise ValueError(f"it does not describe the shard of track {track} alone")
+    shard = shards[track]
+    if not SHA256.fullmatch(shard["sha256"]) or type(shard["bytes"]) is not int:
+        raise ValueError("hash and size of its shard are none")
+    if shard["file"] != staged_name(grid, task, track, shard["sha256"]):
+        raise ValueError("it names another file than its shard")
+    return dict(shards)
+
+
+def _check_lines(grid: str, lines: pa.Table) -> None:
+    """Raise ValueError where index lines are not those of consecutive rows of one grid."""
+    rows = lines["row"].to_numpy()
+    if not pc.all(pc.equal(lines["grid"], grid)).as_py():
+        raise ValueError(f"it lists rows of other grids than {grid}")
+    if rows[0] < 0 or (np.diff(rows) != 1).any():
+        raise ValueError("its rows are not consecutive")
+    for name, least in (("view", 0), ("label", 0), ("width", 1), ("height", 1)):
+        found = pc.min(lines[name]).as_py()
+        if found is not None and found < least:
+            raise ValueError(f"column {name} has {found}")
 
 
 def committed_tasks(root: Path) -> set[tuple[str, int]]:
-    """(grid, task) of every task that has an index part in the store."""
-    return {(path.parent.name, int(path.stem)) for path in (root / "_index").glob("*x*/*.parquet")}
+    """(grid, task) of every task that has an index part in the store.
+
+    Raises StoreError for a Parquet file among them that the store has not written.
+    """
+    return set(indexed_tasks(root))
 
 
 def publish_task(root: Path, grid: str, task: int) -> None:
@@ -136,8 +180,10 @@ def publish_task(root: Path, grid: str, task: int) -> None:
         make_folders(final.parent)
         try:
             disk.disk.replace(staging_path(root) / shard["file"], final)
+        except IsADirectoryError:
+            raise StoreError(f"{final} is a folder. Remove it and run encode again.") from None
         except FileNotFoundError:
-            if not final.exists():
+            if not final.is_file():
                 raise StoreError(
                     f"{final}: shard is missing. Remove {index_path(root, grid, task)} "
                     "and run encode again to make a new one."

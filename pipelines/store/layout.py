@@ -12,18 +12,38 @@
       _tracks/depth/                    the track directory of a further track: folders as above,
                                         and _source.json; its arrays lie next to the image's
 
-Functions that take a `root` accept the store's own path or that of a track directory.
+Functions that take a `root` accept the store's own path or that of a track directory. A store may
+come from elsewhere: names in it are parsed here, and none that we would not write becomes a path.
 """
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
+from ops import disk
 from ops.config import UserError
+from ops.files import exclusive_lock, special_files
+from ops.text import printable
 
 FORMAT = 3  # of code stores and of folders of samples
 TRACKS = "_tracks"
 CLASS = "class"  # the track whose rows are the images' labels
+
+MAX_GRID_CODES = 1 << 26  # 8,192 x 8,192: a row of 256 MiB
+NUMBER = "(?:0|[1-9][0-9]{0,8})"  # of a task or part
+GRID = re.compile("([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
+TRACK_NAME = re.compile("[a-z][a-z0-9_]{0,63}")  # short: it is part of longer file names
+PART_NAME = re.compile(rf"({NUMBER})\.parquet")
+STAGED = re.compile(rf"(?P<grid>{GRID.pattern})-(?P<task>{NUMBER})-.*\.shard")
+#: Paths below a store, or a track directory, of files that have a checksum.
+LISTED = re.compile(
+    rf"(_plan|_tombstones)/{NUMBER}\.parquet|_index/{GRID.pattern}/{NUMBER}\.parquet"
+    rf"|_tokenizer/{TRACK_NAME.pattern}/[A-Za-z0-9_][A-Za-z0-9_.-]{{0,99}}"
+)
+TREE_DEPTH = 6  # levels of folders in a store
 
 
 class StoreError(UserError):
@@ -38,8 +58,8 @@ def check_format(path: Path, found: object, command: str = "encode") -> None:
         if newer:
             age, remedy = "a newer", "Use that version."
         raise StoreError(
-            f"{path} was written by {age} version of smalti (format {found}, this version reads "
-            f"{FORMAT}). {remedy}"
+            f"{path} was written by {age} version of smalti (format {printable(found, 40)}, this "
+            f"version reads {FORMAT}). {remedy}"
         )
 
 
@@ -49,13 +69,128 @@ def grid_name(rows: int, columns: int) -> str:
 
 
 def grid_shape(grid: str) -> tuple[int, int]:
-    """(rows, columns) of a grid's name."""
-    rows, columns = grid.split("x")
-    return int(rows), int(columns)
+    """(rows, columns) of a grid's name.
+
+    Raises StoreError for a name that grid_name does not give, or more than MAX_GRID_CODES codes.
+    """
+    match = GRID.fullmatch(grid) if isinstance(grid, str) else None
+    if match is None or int(match[1]) * int(match[2]) > MAX_GRID_CODES:
+        raise StoreError(
+            f"{printable(repr(grid), 60)} is no grid of codes, such as 32x48, of at most "
+            f"{MAX_GRID_CODES:,} codes."
+        )
+    return int(match[1]), int(match[2])
+
+
+def is_track_name(name: object) -> bool:
+    """Whether a track may have this name: lower case, digits and _, at most 64 characters."""
+    return isinstance(name, str) and TRACK_NAME.fullmatch(name) is not None
+
+
+def staged_name(grid: str, task: int, track: str, sha256: str) -> str:
+    """The name of a shard in the staging folder, by the hash of its content."""
+    return f"{grid}-{task}-{track}-{sha256[:32]}.shard"
+
+
+def part_numbers(folder: Path) -> list[int]:
+    """The numbers of the Parquet files of a folder, ascending; none where it does not exist.
+
+    Raises StoreError for a Parquet file whose name is no number.
+    """
+    return sorted(_part_number(path) for path in folder.glob("*.parquet"))
+
+
+def num_parts(folder: Path) -> int:
+    """How many parts, numbered from 0, a folder has; StoreError where one is missing between."""
+    numbers = part_numbers(folder)
+    for expected, number in enumerate(numbers):
+        if number != expected:
+            path = folder / f"{expected}.parquet"
+            raise StoreError(f"{path}: missing, but there are later ones. Restore it from a copy.")
+    return len(numbers)
+
+
+def indexed_tasks(root: Path) -> list[tuple[str, int]]:
+    """(grid, task) of every index part of a store.
+
+    Raises StoreError for a Parquet file among them that the store has not written.
+    """
+    found = []
+    for path in (root / "_index").glob("*/*.parquet"):
+        number = _part_number(path)
+        try:
+            grid_shape(path.parent.name)
+        except StoreError as error:
+            raise StoreError(f"{path} is no index part of the store: {error} Remove it.") from error
+        found.append((path.parent.name, number))
+    return found
+
+
+def _part_number(path: Path) -> int:
+    match = PART_NAME.fullmatch(path.name)
+    if match is None:
+        raise StoreError(f"{path} is not a file of the store: such names are numbers. Remove it.")
+    return int(match[1])
+
+
+def links_and_pipes(root: Path, *, shards: bool = True) -> Iterator[str]:
+    """A problem for each entry below `root` that is neither a regular file nor a folder of a store.
+
+    Without `shards`, the folders that hold nothing but shards are left out.
+    """
+    try:
+        found = sorted(special_files(root, depth=TREE_DEPTH, not_into="" if shards else "c"))
+    except OSError as error:
+        raise StoreError(
+            f"{error.filename or root}: {error.strerror}. Allow reading it."
+        ) from error
+    for path, kind in found:
+        yield f"{path} is {kind}; a store has only files, in folders of its own. Remove it." + (
+            " Where you trust what links lead to, copy with `cp -rL`." if "link" in kind else ""
+        )
+
+
+def refuse_links(root: Path, *, shards: bool = True) -> None:
+    """Raise StoreError where links_and_pipes finds anything; `root` itself may be a link."""
+    if root.is_dir():
+        for problem in links_and_pipes(root, shards=shards):
+            raise StoreError(problem)
+
+
+@contextlib.contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Hold the lock of the store, or folder of samples, at `root`; LockedError where it is taken.
+
+    Raises StoreError where it has links or pipes: writing could then change files elsewhere. A
+    folder that a UserError leaves as empty as it was is removed again.
+    """
+    refuse_links(root)
+    is_new = not root.exists()
+    with exclusive_lock(lock_path(root)):
+        try:
+            yield
+        except UserError:
+            if is_new:
+                _remove_unused(root)
+            raise
+
+
+def _remove_unused(root: Path) -> None:
+    """Remove a folder that holds nothing but the lock file."""
+    staging, lock = staging_path(root), lock_path(root)
+    if list(root.iterdir()) == [staging] and list(staging.iterdir()) == [lock]:
+        disk.disk.unlink(lock)
+        staging.rmdir()
+        root.rmdir()
 
 
 def track_path(root: Path, track: str) -> Path:
-    """The track directory of a further track: its plan, index and staging folder."""
+    """The track directory of a further track: its plan, index and staging folder.
+
+    Raises StoreError for a name that no track has.
+    """
+    if not is_track_name(track):
+        raise StoreError(f"{root}: {printable(repr(track), 60)} is no name of a track.")
     return root / TRACKS / track
 
 

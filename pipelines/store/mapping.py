@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ops.cache import ArrayCache
+from ops.files import NotRegularError, open_regular
 from pipelines.store.layout import StoreError, shard_path, staging_path
-from pipelines.store.shards import decode_shard, shard_rows, shard_size
+from pipelines.store.shards import decode_shard, max_shard_size, shard_rows, shard_size
 from pipelines.store.zarr_metadata import RowForm, StoreAttributes, row_form
 
 Codes = np.ndarray[Any, Any]
@@ -51,8 +53,7 @@ class ShardFiles:
         """Codes (n, h, w) of row numbers (n,), as stored; StoreError for rows not committed."""
         opened = self._open_track(grid, track)
         tasks, within = np.divmod(rows, self._attributes.rows_per_task)
-        committed = opened.committed.take(tasks, mode="clip")
-        if len(rows) and (rows.min() < 0 or (within >= committed).any()):
+        if (within >= opened.num_committed(tasks)).any():
             raise StoreError(f"{self._root}: rows {rows} of grid {grid} are not all in the index.")
         if self._attributes.compress:
             found = np.empty(len(rows), opened.row_type)
@@ -68,12 +69,12 @@ class ShardFiles:
     def _open_track(self, grid: str, track: str) -> _Track:
         if (grid, track) not in self._tracks:
             rows = {task: rows for (g, task), (rows, _) in self._shards.items() if g == grid}
-            committed = np.zeros(max(rows, default=-1) + 2, np.int64)
-            for task, num_rows in rows.items():
-                committed[task] = num_rows
+            rows[np.iinfo(np.int64).max] = 0
+            tasks = np.array(sorted(rows), np.int64)
+            committed = np.array([rows[task] for task in tasks.tolist()], np.int64)
             form = self.form(grid, track)
             maps = _Maps(lambda task: self._load((grid, track, task)))
-            self._tracks[grid, track] = _Track(form, _raw(form), committed, maps)
+            self._tracks[grid, track] = _Track(form, _raw(form), tasks, committed, maps)
         return self._tracks[grid, track]
 
     def _decompress(self, address: Address) -> Codes:
@@ -93,19 +94,32 @@ class ShardFiles:
         grid, track, task = address
         num_rows, shards = self._shards[grid, task]
         final = shard_path(self._root, grid, track, task)
-        size = shards[track]["bytes"]
+        size, rows_per_task = shards[track]["bytes"], self._attributes.rows_per_task
+        row_bytes = _raw(self.form(grid, track)).itemsize
         if not self._attributes.compress:
-            row_bytes = _raw(self.form(grid, track)).itemsize
-            size = shard_size(num_rows, self._attributes.rows_per_task, row_bytes)
+            size = shard_size(num_rows, rows_per_task, row_bytes)
+        elif size > max_shard_size(num_rows, rows_per_task, row_bytes):
+            raise StoreError(f"{final}: no {num_rows} rows have {size:,} bytes. Run verify.")
         for path in (staging_path(self._root) / shards[track]["file"], final):
             try:
-                found = path.stat().st_size
+                found = path.lstat()
             except FileNotFoundError:
                 continue
-            if found != size:
-                raise StoreError(f"{path}: {found} bytes, expected {size}. Run verify.")
+            if not S_ISREG(found.st_mode):
+                raise StoreError(f"{path} is no regular file. Run verify.")
+            if found.st_size != size:
+                raise StoreError(f"{path}: {found.st_size} bytes, expected {size}. Run verify.")
+            if path == final:
+                self._check_folders(final)
             return path
         raise StoreError(f"{final}: shard is missing. Run verify.")
+
+    def _check_folders(self, shard: Path) -> None:
+        """Raise StoreError where a folder of this shard alone is a link; others are checked once,
+        when the store is opened."""
+        for folder in (shard.parent, shard.parent.parent):
+            if not S_ISDIR(folder.lstat().st_mode):
+                raise StoreError(f"{folder} is a symbolic link; a store has none. Run verify.")
 
     def _load(self, address: Address) -> Codes:
         """The rows of a shard (at least those committed), each as raw bytes."""
@@ -122,8 +136,9 @@ class ShardFiles:
             total = shard_rows(num_rows, rows_per_task)  # padding included
             return np.asarray(np.memmap(path, _raw(form), "r", shape=total))
         try:
-            codes = decode_shard(path.read_bytes(), num_rows, rows_per_task, *form)
-        except StoreError as error:
+            with open_regular(path, follow=False) as file:
+                codes = decode_shard(file.read(), num_rows, rows_per_task, *form)
+        except (StoreError, NotRegularError) as error:
             raise StoreError(f"{path}: {error}. Run verify.") from error
         return codes.reshape(-1).view(_raw(form))
 
@@ -164,8 +179,15 @@ class _Track(NamedTuple):
 
     form: RowForm
     row_type: np.dtype[Any]  # of one row as raw bytes
-    committed: IntArray  # by task, how many rows the index has; ends in a 0
+    tasks: IntArray  # committed task numbers, ascending, then a number above all
+    committed: IntArray  # how many rows the index has of each of them; 0 for the last
     maps: _Maps
+
+    def num_committed(self, tasks: IntArray) -> IntArray:
+        """How many rows of each of `tasks` (n,) are committed; 0 for those that are not."""
+        places = np.searchsorted(self.tasks, tasks)
+        found: IntArray = np.where(self.tasks[places] == tasks, self.committed[places], 0)
+        return found
 
     def scattered(self, tasks: IntArray, within: IntArray) -> Codes:
         """The rows at places `within` of the shards of `tasks`, each as raw bytes.

@@ -1,7 +1,8 @@
 """Partial shards: rows of an unfinished task, kept so that a killed worker loses little.
 
 A long task writes the rows it has done to the staging folder now and then. Each partial shard is
-one file that carries its own hash: a torn or corrupt one is ignored and its rows are made again.
+one file that carries its own hash: a torn, corrupt or foreign one is ignored and its rows are made
+again.
 """
 
 from __future__ import annotations
@@ -16,12 +17,18 @@ import numpy as np
 import pyarrow as pa
 
 from ops import disk
-from ops.files import fsync_path, write_temporary
-from pipelines.store.layout import StoreError, staging_path
-from pipelines.store.parquet import METADATA_KEY
+from ops.files import (
+    NotRegularError,
+    fsync_path,
+    open_regular,
+    parse_json,
+    write_temporary,
+)
+from pipelines.store.layout import GRID, NUMBER, StoreError, staging_path
+from pipelines.store.parquet import METADATA_KEY, PARQUET_ERRORS
 
 HASH_BYTES = 32  # sha256, before everything else in the file
-NAME = re.compile(r"(\d+x\d+)-(\d+)-\d+-\d+\.partial-shard")
+NAME = re.compile(rf"({GRID.pattern})-({NUMBER})-\d+-\d+\.partial-shard")
 CODES = "codes"  # the column of the rows' raw codes
 
 Codes = np.ndarray[Any, Any]
@@ -75,7 +82,7 @@ def remove_partial_shards(root: Path, grid: str, task: int) -> None:
 def task_of_partial_shard(path: Path) -> tuple[str, int] | None:
     """(grid, task) of a partial shard's file, by its name; None for other files."""
     match = NAME.fullmatch(path.name)
-    return (match[1], int(match[2])) if match else None
+    return (match[1], int(match[4])) if match else None
 
 
 def _files(root: Path, grid: str, task: int) -> list[Path]:
@@ -83,19 +90,31 @@ def _files(root: Path, grid: str, task: int) -> list[Path]:
 
 
 def _read(path: Path) -> PartialShard | None:
+    """The file's content; None where it is torn, or not as write_partial_shard writes it."""
     try:
-        data = path.read_bytes()
-    except OSError:  # its task was committed meanwhile, or the disk cannot read it
-        return None
+        with open_regular(path, follow=False) as file:
+            data = file.read()
+    except (OSError, NotRegularError):
+        return None  # its task was committed meanwhile, or the disk cannot read it
     digest, payload = data[:HASH_BYTES], data[HASH_BYTES:]
     if hashlib.sha256(payload).digest() != digest:
         return None
+    try:
+        return _parse(payload)
+    except PARQUET_ERRORS:
+        return None
+
+
+def _parse(payload: bytes) -> PartialShard:
     with pa.ipc.open_stream(payload) as reader:
         table = reader.read_all()
-    description = json.loads(table.schema.metadata[METADATA_KEY])
+    table.validate(full=True)
+    description = parse_json(table.schema.metadata[METADATA_KEY])
     rows = b"".join(table[CODES].to_pylist())
     codes = np.frombuffer(rows, description["dtype"]).reshape(-1, *description["shape"])
     lines = table.drop_columns([CODES]).replace_schema_metadata(None)
+    if len(codes) != len(lines) or type(description["first"]) is not int:
+        raise ValueError("it has other rows than it says")
     return PartialShard(description["first"], codes, lines)
 
 

@@ -17,7 +17,9 @@ from pipelines.store.layout import (
     CLASS,
     StoreError,
     grid_shape,
+    index_path,
     plan_path,
+    refuse_links,
     store_root,
     tokenizer_folder,
     track_name,
@@ -25,9 +27,10 @@ from pipelines.store.layout import (
 )
 from pipelines.store.mapping import ShardFiles
 from pipelines.store.tombstones import read_tombstones
-from pipelines.store.zarr_metadata import StoreAttributes, read_attributes
+from pipelines.store.zarr_metadata import StoreAttributes, fill_value, read_attributes
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
+Labels = np.ndarray[Any, np.dtype[np.int32]]
 DECODED_BYTES = 512 << 20
 
 
@@ -53,6 +56,7 @@ class CodeStore:
         parts = []
         for grid, task in sorted(committed_tasks(path), key=lambda t: (grid_shape(t[0]), t[1])):
             table, shards = read_part(path, grid, task)
+            self._check_part(grid, task, table)
             self._shards.add(grid, task, len(table), shards)
             parts.append(table)
         #: INDEX_SCHEMA, one line for each committed row, `ok` or not.
@@ -60,9 +64,30 @@ class CodeStore:
 
     @classmethod
     def open(cls, path: Path | str, decoded_bytes: int = DECODED_BYTES) -> CodeStore:
-        """Open the store at `path`; raises StoreError where it is missing, foreign or corrupt."""
+        """Open the store at `path`; raises StoreError where it is missing, foreign or corrupt.
+
+        Metadata and index are checked now, codes when they are read.
+        """
         path = Path(path)
+        refuse_links(path, shards=False)
         return cls(path, read_attributes(path), decoded_bytes)
+
+    def _check_part(self, grid: str, task: int, lines: pa.Table) -> None:
+        """Raise StoreError where lines of the index are not of this task, grid and classes."""
+        attributes = self._attributes
+        path = index_path(self.path, grid, task)
+        first = task * attributes.rows_per_task
+        end = min(first + attributes.rows_per_task, attributes.grids.get(grid, 0))
+        if lines["row"][0].as_py() != first or first + len(lines) > end:
+            raise StoreError(
+                f"{path}: its rows are not those of task {task}, {first} to {end - 1} at most. "
+                "Run verify."
+            )
+        label, names = pc.max(lines["label"]).as_py(), attributes.label_names
+        if label is not None and names and label >= len(names):
+            raise StoreError(
+                f"{path}: label {label}, but there are {len(names)} classes. Run verify."
+            )
 
     @property
     def track_names(self) -> tuple[str, ...]:
@@ -126,13 +151,20 @@ class CodeStore:
 
     def _with_older(self, addresses: pa.ChunkedArray) -> pa.ChunkedArray:
         """These addresses and those of all rows that they replace, across failed rows too."""
-        found = addresses
         newer = self.index.filter(pc.is_valid(self.index["replaces"]))
-        while len(addresses) and len(newer):
-            older = newer.filter(pc.is_in(_addresses(newer), value_set=addresses))["replaces"]
-            addresses = older.filter(pc.invert(pc.is_in(older, value_set=found)))
-            found = pa.chunked_array(found.chunks + addresses.chunks)
-        return found
+        if not (len(addresses) and len(newer)):
+            return addresses
+        names = _addresses(newer)
+        found = pc.is_in(names, value_set=addresses).to_numpy(zero_copy_only=False)
+        # By position, so that a chain of any length is followed in time proportional to it.
+        older = pc.index_in(newer["replaces"], value_set=names).to_numpy(zero_copy_only=False)
+        places = np.flatnonzero(found)
+        while len(places):
+            places = np.unique(older[places][~np.isnan(older[places])].astype(np.int64))
+            places = places[~found[places]]
+            found[places] = True
+        replaced = newer["replaces"].filter(pa.array(found))
+        return pa.chunked_array([*addresses.chunks, *replaced.chunks], pa.string())
 
     @cached_property
     def _rows_of_grids(self) -> dict[str, IntArray]:
@@ -142,19 +174,30 @@ class CodeStore:
         return {grid: rows[numbers == i] for i, grid in enumerate(grids.dictionary.to_pylist())}
 
     @cached_property
-    def _labels_of_grids(self) -> dict[str, np.ndarray[Any, np.dtype[np.int32]]]:
-        labels = {g: np.full(n, -1, np.int32) for g, n in self._attributes.grids.items()}
+    def _labels_of_grids(self) -> dict[str, tuple[IntArray, Labels]]:
+        """(row numbers, ascending, and their labels) of each grid, for rows that may have one."""
         if CLASS in self._attributes.tracks:
             track = self.track(CLASS)
-            for grid in track.grids:
-                rows = track.ok_rows(grid)
-                numbers = track.read(grid, rows)[:, 0, 0]
-                labels[grid][rows] = np.nan_to_num(numbers, nan=-1).astype(np.int32)
-            return labels
+            return {grid: track._classes(grid, len(self.label_names)) for grid in track.grids}
+        if not self.label_names:  # numbers without names mean nothing
+            return {}
+        found = {}
         for grid in self.grids:
             lines = self.index.filter(pc.equal(self.index["grid"], grid))
-            labels[grid][lines["row"].to_numpy()] = lines["label"].fill_null(-1).to_numpy()
-        return labels
+            found[grid] = lines["row"].to_numpy(), lines["label"].fill_null(-1).to_numpy()
+        return found
+
+    def _classes(self, grid: str, number: int) -> tuple[IntArray, Labels]:
+        """Of a track of classes, its rows and their classes below `number`; -1 for none."""
+        rows = self.ok_rows(grid)
+        found = np.nan_to_num(self.read(grid, rows)[:, 0, 0], nan=-1)
+        known = np.isin(found, np.arange(-1, number))
+        if not known.all():
+            raise StoreError(
+                f"{self.path}: row {rows[~known][0]} of grid {grid} has class "
+                f"{found[~known][0]:g}, but there are {number}. Run verify."
+            )
+        return rows, found.astype(np.int32)
 
     @property
     def grids(self) -> dict[str, int]:
@@ -167,9 +210,18 @@ class CodeStore:
             raise StoreError(f"{self.path} has no codes of grid {grid}; it has {self.grids}.")
         return self._rows_of_grids[grid]
 
-    def labels(self, grid: str, rows: IntArray) -> np.ndarray[Any, np.dtype[np.int32]]:
-        """The labels (n,) of rows of one grid; -1 where an image has none."""
-        return self._labels_of_grids[grid][rows]
+    def labels(self, grid: str, rows: IntArray) -> Labels:
+        """The labels (n,) of rows of one grid; -1 where an image has none.
+
+        Raises StoreError where a label is none of the classes.
+        """
+        labels = np.full(len(rows), -1, np.int32)
+        if grid in self._labels_of_grids:
+            known, numbers = self._labels_of_grids[grid]
+            places = np.searchsorted(known, rows).clip(max=len(known) - 1)
+            found = known[places] == rows
+            labels[found] = numbers[places[found]]
+        return labels
 
     def __len__(self) -> int:
         return len(self._current)
@@ -186,9 +238,29 @@ class CodeStore:
         """Codes (n, h, w) of the given row numbers, in their order, as stored (unsigned); of a
         track without a tokenizer float32 (n, *row_shape).
 
-        Raises StoreError for rows that are not committed.
+        Raises StoreError for rows that are not committed, and for codes beyond the codebook.
         """
-        return self._shards.read(grid, self.name, np.asarray(rows, np.int64))
+        rows = np.asarray(rows, np.int64)
+        found = self._shards.read(grid, self.name, rows)
+        size: int = self._attributes.tracks[self.name].get("codebook_size", 0)
+        if found.dtype.kind == "u" and found.size and found.max() >= size:
+            self._check_codes(grid, rows, found, size)
+        return found
+
+    def _check_codes(
+        self, grid: str, rows: IntArray, codes: np.ndarray[Any, Any], size: int
+    ) -> None:
+        """Raise StoreError where a code is not below `size`, but for the fill of failed rows."""
+        failed = self.index.filter((pc.field("grid") == grid) & (pc.field("status") != "ok"))
+        empty = (codes == fill_value(codes.dtype)).all((1, 2))
+        empty &= np.isin(rows, failed["row"].to_numpy())
+        high = codes.max((1, 2))
+        wrong = np.flatnonzero((high >= size) & ~empty)
+        if len(wrong):
+            raise StoreError(
+                f"{self.path}: row {rows[wrong[0]]} of grid {grid} has code {high[wrong[0]]}, but "
+                f"its tokenizer has {size} codes. Run verify."
+            )
 
     def batches(self, batch_size: int) -> Iterator[dict[str, Any]]:
         """Every current row, in index order, grid by grid; the last batch of a grid may be short.

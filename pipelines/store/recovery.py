@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from ops import disk
-from ops.files import atomic_path, file_hash, holds_json, json_hash, write_json_if_changed
-from pipelines.store.commit import committed_tasks, publish_task
+from ops.files import (
+    MAX_JSON_BYTES,
+    NotRegularError,
+    atomic_path,
+    file_hash,
+    json_bytes,
+    json_hash,
+    open_regular,
+    parse_json,
+    write_json_if_changed,
+)
+from pipelines.store.commit import SHA256, committed_tasks, publish_task
 from pipelines.store.layout import (
+    LISTED,
+    STAGED,
     StoreError,
     checksums_path,
     lock_path,
@@ -49,9 +60,9 @@ def publish_committed(root: Path) -> None:
     """Publish shards of tasks whose worker was killed between commit and publication."""
     committed = committed_tasks(root)
     for path in staging_path(root).glob("*.shard"):
-        grid, number = path.name.split("-")[:2]
-        if (grid, int(number)) in committed:
-            publish_task(root, grid, int(number))
+        match = STAGED.fullmatch(path.name)
+        if match and (match["grid"], int(match["task"])) in committed:
+            publish_task(root, match["grid"], int(match["task"]))
 
 
 def empty_staging(root: Path, unfinished: Collection[tuple[str, int]] = ()) -> None:
@@ -100,16 +111,26 @@ def write_checksums(root: Path) -> None:
 def read_checksums(root: Path) -> dict[str, str] | None:
     """sha256 by path below the store; None where no run has ended yet, StoreError if corrupt."""
     path = checksums_path(root)
-    checksums: dict[str, str] = {}
     try:
-        checksums = json.loads(path.read_bytes())
-        own = checksums.pop(OWN)
+        with open_regular(path, follow=False) as file:
+            return _parse_checksums(file.read(MAX_JSON_BYTES + 1))
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        own = None
-    if own != json_hash(checksums) or not holds_json(path, {**checksums, OWN: own}):
-        raise StoreError(f"{path}: corrupt. Remove it and run encode again to make a new one.")
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, NotRegularError) as error:
+        raise StoreError(
+            f"{path}: corrupt. Remove it and run encode again to make a new one."
+        ) from error
+
+
+def _parse_checksums(data: bytes) -> dict[str, str]:
+    """The checksums in the bytes that _write makes of them; ValueError or the like for others."""
+    checksums: dict[str, str] = parse_json(data)
+    own = checksums.pop(OWN)
+    if own != json_hash(checksums) or data != json_bytes({**checksums, OWN: own}):
+        raise ValueError("it does not match the hash of it")
+    for name, digest in checksums.items():
+        if not (LISTED.fullmatch(name) and SHA256.fullmatch(digest)):
+            raise ValueError("it lists other files than those of a store")
     return checksums
 
 
@@ -122,4 +143,6 @@ def listed_files(root: Path) -> Iterator[Path]:
     """Every file that has a checksum once a run has ended."""
     for pattern in ("_plan/*.parquet", "_tombstones/*.parquet", "_index/*/*.parquet"):
         yield from root.glob(pattern)
-    yield from (path for path in root.glob("_tokenizer/**/*") if path.is_file())
+    for path in root.glob("_tokenizer/*/*"):
+        if LISTED.fullmatch(path.relative_to(root).as_posix()) and path.is_file():
+            yield path

@@ -39,6 +39,14 @@ def shard_size(num_rows: int, rows_per_task: int, row_bytes: int) -> int:
     return shard_rows(num_rows, rows_per_task) * row_bytes + _index_size(rows_per_task, False)
 
 
+def max_shard_size(num_rows: int, rows_per_task: int, row_bytes: int) -> int:
+    """The most bytes that a compressed shard's file can have: its chunks may be incompressible."""
+    rows = shard_rows(num_rows, rows_per_task, True)
+    chunks = rows // inner_rows(rows_per_task, True)
+    overhead: int = chunks * blosc.MAX_OVERHEAD
+    return rows * row_bytes + overhead + _index_size(rows_per_task, True)
+
+
 def shard_bytes(codes: Codes, rows_per_task: int, compress: bool = False) -> bytes:
     """The file of one shard: rows (n, h, w), padded to whole inner chunks, then the shard index.
 
@@ -81,7 +89,10 @@ def decode_shard(
     data: bytes, num_rows: int, rows_per_task: int, row_shape: tuple[int, int], dtype: np.dtype[Any]
 ) -> Codes:
     """The rows (num_rows, h, w) of a compressed shard's file; StoreError where it is corrupt."""
-    codes = np.empty((num_rows, *row_shape), dtype)
+    try:
+        codes = np.empty((num_rows, *row_shape), dtype)
+    except MemoryError as error:
+        raise StoreError(f"{num_rows} rows of this shard need more memory than there is") from error
     for first, end, rows in shard_chunks(data, num_rows, rows_per_task, row_shape, dtype):
         if rows is None:
             raise StoreError(f"rows {first} to {end - 1} of this shard cannot be decoded")
@@ -113,11 +124,12 @@ def _compressed(chunk: Codes) -> bytes:
 
 
 def _decompressed(data: bytes, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Codes | None:
-    rows = np.empty(shape, dtype)
     # Blosc trusts its header: the decompressed size at byte 4, the compressed one at byte 12.
     header = np.frombuffer(data[:16], "<u4")
-    if len(header) < 4 or header[1] != rows.nbytes or header[3] != len(data):
+    size = int(np.prod(shape)) * dtype.itemsize
+    if len(header) < 4 or header[1] != size or header[3] != len(data):
         return None
+    rows = np.empty(shape, dtype)
     try:
         blosc.decompress(data, rows)
     except (RuntimeError, ValueError):

@@ -94,8 +94,13 @@ class TaskBuffer(Generic[L]):
         write_partial_shard(self.root, self.grid, self.task, first, codes, table)
 
     def read_kept(self) -> None:
-        """Put every row that earlier attempts have kept."""
+        """Put every row that earlier attempts have kept; files of other rows are ignored."""
         for shard in read_partial_shards(self.root, self.grid, self.task):
+            as_here = shard.codes.dtype == self.codes.dtype and (
+                shard.codes.shape[1:] == self.codes.shape[1:]
+            )
+            if not as_here or shard.first < 0 or shard.lines.schema != self._line_schema:
+                continue
             for place, values in enumerate(shard.lines.to_pylist(), shard.first):
                 if place < len(self.lines):
                     self._put_kept(place, values, shard.codes[place - shard.first])

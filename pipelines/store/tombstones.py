@@ -8,11 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ops.files import fsync_path, link_once, make_folders, write_temporary
-from pipelines.store.layout import StoreError, tombstones_path
-from pipelines.store.parquet import parquet_bytes
+from pipelines.store.layout import StoreError, num_parts, tombstones_path
+from pipelines.store.parquet import checked_table, corrupt_as, open_parquet, parquet_bytes
 
 TOMBSTONE_SCHEMA = pa.schema(
     [
@@ -43,14 +42,11 @@ def read_tombstones(root: Path) -> pa.Table:
 
 
 def _num_parts(root: Path) -> int:
-    part = 0
-    while tombstones_path(root, part).exists():
-        part += 1
-    return part
+    return num_parts(tombstones_path(root, 0).parent)
 
 
 def _read(path: Path) -> pa.Table:
-    try:
-        return pq.ParquetFile(path, page_checksum_verification=True).read().cast(TOMBSTONE_SCHEMA)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise StoreError(f"{path}: corrupt ({error}). Restore it from a copy.") from error
+    with corrupt_as(
+        lambda error: StoreError(f"{path}: corrupt ({error}). Restore it from a copy.")
+    ):
+        return checked_table(open_parquet(path).read(), TOMBSTONE_SCHEMA)

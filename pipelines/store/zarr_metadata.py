@@ -6,7 +6,6 @@ whatever the version of zarr, and a worker need not import it.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -15,8 +14,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ops.config import ConfigError, from_json, to_json
-from ops.files import write_json_if_changed
+from ops.files import NotRegularError, read_json, write_json_if_changed
 from pipelines.store.layout import FORMAT, StoreError, check_format, grid_shape
+from pipelines.store.validation import (
+    MAX_ROWS_PER_TASK,
+    MAX_TASK_BYTES,
+    check_grids,
+    check_range,
+    check_tracks,
+)
 
 ATTRIBUTE = "smalti"  # the group attribute that holds StoreAttributes
 MAX_INNER_ROWS = 64  # plain zarr reads at least one inner chunk: 128 KiB of 32x32 codes
@@ -27,7 +33,10 @@ MAX_COMPRESSED_CHUNKS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class StoreAttributes:
-    """A store's description in its group's attributes."""
+    """A store's description in its group's attributes.
+
+    Raises ConfigError for values that no store has.
+    """
 
     format: int = FORMAT
     rows_per_task: int
@@ -35,6 +44,22 @@ class StoreAttributes:
     label_names: tuple[str, ...] = ()
     compress: bool = False  # shards compressed, to be read whole; else raw, to be memory-mapped
     tracks: dict[str, dict[str, Any]] = field(default_factory=dict)  # provenance of each track
+
+    def __post_init__(self) -> None:
+        check_range("rows_per_task", self.rows_per_task, 1, MAX_ROWS_PER_TASK)
+        for name in ("grids", "tracks"):
+            if not isinstance(getattr(self, name), dict):
+                raise ConfigError(f"{name} must be an object.")
+        check_grids(self.grids)
+        check_tracks(self.tracks)
+        for grid in self.grids:
+            for track, provenance in self.tracks.items():
+                shape, dtype = row_form(grid, provenance)
+                if shape[0] * shape[1] * dtype.itemsize * self.rows_per_task > MAX_TASK_BYTES:
+                    raise ConfigError(
+                        f"a task of {self.rows_per_task:,} rows of track {track} in grid {grid} "
+                        f"would have more than {MAX_TASK_BYTES:,} bytes."
+                    )
 
 
 def code_dtype(codebook_size: int) -> np.dtype[Any]:
@@ -69,11 +94,11 @@ def inner_rows(rows_per_task: int, compress: bool = False) -> int:
     Raw shards: the largest divisor up to MAX_INNER_ROWS. Compressed ones: the smallest of at least
     MIN_COMPRESSED_ROWS rows that gives at most MAX_COMPRESSED_CHUNKS chunks.
     """
-    divisors = [n for n in range(1, rows_per_task + 1) if rows_per_task % n == 0]
     if not compress:
-        return max(n for n in divisors if n <= MAX_INNER_ROWS)
+        return max(n for n in range(1, MAX_INNER_ROWS + 1) if rows_per_task % n == 0)
     least = max(MIN_COMPRESSED_ROWS, -(-rows_per_task // MAX_COMPRESSED_CHUNKS))
-    return min(n for n in divisors if n >= min(least, rows_per_task))
+    rows = range(min(least, rows_per_task), rows_per_task + 1)
+    return next(n for n in rows if rows_per_task % n == 0)
 
 
 def array_metadata(
@@ -149,16 +174,21 @@ def write_metadata(root: Path, attributes: StoreAttributes) -> None:
 def read_attributes(root: Path) -> StoreAttributes:
     """The attributes of the store at `root`; raises StoreError where there is none."""
     path = root / "zarr.json"
-    if not path.is_file():
+    if not path.exists():
         raise StoreError(f"{root} is not a code store: it has no zarr.json. Make one with encode.")
     try:
-        data = dict(json.loads(path.read_text())["attributes"][ATTRIBUTE])
+        data = dict(read_json(path, follow=False)["attributes"][ATTRIBUTE])
+    except (OSError, NotRegularError) as error:
+        raise StoreError(f"{path}: cannot be read ({error}).") from error
     except (ValueError, KeyError, TypeError):
         raise StoreError(
             f"{root} is not a code store: its zarr.json has no {ATTRIBUTE!r} attribute."
         ) from None
     check_format(root, data.get("format"))
     try:
-        return from_json(StoreAttributes, data)
-    except ConfigError as error:
+        attributes = from_json(StoreAttributes, data)
+    except (ConfigError, ValueError, TypeError) as error:
         raise StoreError(f"{path}: {error}") from error
+    if "image" not in attributes.tracks:
+        raise StoreError(f"{path}: it has no track image.")
+    return attributes

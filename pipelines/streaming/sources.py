@@ -198,7 +198,5 @@ def join_labels(stores: Sequence[CodeStore]) -> tuple[list[str], list[IntArray]]
 def _keys_of(store: CodeStore, grid: str, rows: IntArray) -> pa.Array:
     """The keys (n,) of row numbers (n,) of one grid."""
     lines = store.index.filter(pc.equal(store.index["grid"], grid)).select(["row", "key"])
-    row = lines["row"].to_numpy()
-    place = np.empty(row.max() + 1, np.int64)
-    place[row] = np.arange(len(row))
-    return lines["key"].combine_chunks().take(pa.array(place[rows]))
+    places = np.searchsorted(lines["row"].to_numpy(), rows)  # ascending within a grid
+    return lines["key"].combine_chunks().take(pa.array(places))

@@ -40,7 +40,7 @@ def _draw(axes: Axes, column: Column, cells: Sequence[Cell | None]) -> None:
         if cell is not None:
             axes.hlines(cell.mean, position - 0.25, position + 0.25, color="C0", linewidth=2)
             axes.plot([position] * len(cell.values), cell.values, "o", color="C1", markersize=4)
-    axes.set_title(column.heading, fontsize=9)
+    axes.set_title(column.heading, fontsize=9, parse_math=False)
     axes.tick_params(axis="y", labelsize=7)
     axes.grid(axis="y", alpha=0.3)
 

@@ -78,6 +78,9 @@ class AnnotationTrack(Track):
         known = list(self.older[which]) if self.older else []
         return [*known, *sorted(names - set(known))]
 
+    def names(self) -> Sequence[str]:
+        return list(self.lines.found)
+
     @property
     def reads(self) -> Mapping[str, Path]:
         return {}  # no other process reads it

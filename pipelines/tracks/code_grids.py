@@ -3,7 +3,7 @@ resolution."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +17,7 @@ from pipelines.jobs import check_absolute
 from pipelines.planning import Plan
 from pipelines.store import code_dtype, tokenizer_path
 from pipelines.tracks.plan import PARTNER, PARTNER_SCHEMA, FindPartners
-from pipelines.tracks.track import Track, TrackInput
+from pipelines.tracks.track import NAMED, Track, TrackInput
 from tokenizer import VQGAN, load_tokenizer
 
 FROM_IMAGES = ("batch_size", "threads", "convolution", "device")  # as the images were encoded
@@ -104,6 +104,10 @@ class FileTrack(Track):
             return pa.table(columns, schema=PARTNER_SCHEMA)
 
         return find
+
+    def names(self) -> Sequence[str]:
+        names: list[str] = self.files["key"].slice(0, NAMED).to_pylist()
+        return names
 
     @property
     def reads(self) -> Mapping[str, Path]:

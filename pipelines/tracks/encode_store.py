@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ops.config import ConfigError
-from ops.files import exclusive_lock
 from ops.images import Transform
 from pipelines.encoding import EncodeFlags, check_flags, check_same, encode_tasks, plan_settings
-from pipelines.inputs import InputError, Listing, list_input
+from pipelines.inputs import InputError, Listing, label_lines, list_input
 from pipelines.jobs import check_absolute, cluster_address, ray_running
 from pipelines.planning import Plan, extend_plan, grids_of, prune_plan, read_plan
 from pipelines.store import (
@@ -26,7 +25,7 @@ from pipelines.store import (
     empty_staging,
     forget_missing,
     keep_tokenizer,
-    lock_path,
+    locked,
     publish_committed,
     remove_partials,
     write_checksums,
@@ -35,8 +34,8 @@ from pipelines.store import (
 from pipelines.tracks.annotations import AnnotationTrack
 from pipelines.tracks.flags import open_tracks
 from pipelines.tracks.plan import check_as_planned, store_attributes
-from pipelines.tracks.report import first_lines, lacking_lines
-from pipelines.tracks.track import Track, waiting_tasks
+from pipelines.tracks.report import first_lines, lacking_lines, noted_lines
+from pipelines.tracks.track import Track, check_made_by_encode, waiting_tasks
 from tokenizer import VQGAN, load_tokenizer
 
 
@@ -44,7 +43,7 @@ class EncodeOutcome(NamedTuple):
     """What a run reports."""
 
     lines: list[str]  # failed and skipped files, rows of further tracks, and a summary
-    error: str | None  # set where more than --max-bad of the images failed
+    error: str | None  # set where more than --max-bad failed, or a track's input is gone
 
 
 def encode_tracks(flags: EncodeFlags, kinds: Mapping[str, type[Track]]) -> EncodeOutcome:
@@ -70,16 +69,12 @@ def encode_tracks(flags: EncodeFlags, kinds: Mapping[str, type[Track]]) -> Encod
         seed=flags.seed,
         multiple_of=tokenizer.config.downsample_factor,
     )
-    listing = list_input(flags.in_, flags.labels)
-    if flags.prune and listing.unread:
-        raise InputError(
-            f"--prune: {listing.unread[0]!r} cannot be read now, so its images would count as "
-            "removed. Make it readable, or leave --prune out."
+    # What decides what is written is read under the lock: another run may be writing now.
+    with locked(root):
+        listing = _list_images(flags)
+        tracks, gone = open_tracks(
+            root, flags.in_, tokenizer, flags.track, flags.track_tokenizer, kinds
         )
-    tracks, stale = open_tracks(
-        root, flags.in_, tokenizer, flags.track, flags.track_tokenizer, kinds
-    )
-    with exclusive_lock(lock_path(root)):
         remove_partials(root)
         forget_missing(root)
         plan = _plan(root, flags, tokenizer, transform, listing)
@@ -96,10 +91,19 @@ def encode_tracks(flags: EncodeFlags, kinds: Mapping[str, type[Track]]) -> Encod
     store = CodeStore.open(root)
     lines = [line for track in tracks for line in first_lines(f"{track.name}: bad line", track.bad)]
     lines += [line for name in store.track_names for line in lacking_lines(store, name)]
-    lines += [f"note: {line}" for line in stale]
     ran = sum(task.num_rows for task in waiting)
     lines += _summary(flags, store, ran, sum(track_rows), listing, seconds)
-    return EncodeOutcome(lines, _too_many_failed(flags, store))
+    return EncodeOutcome(lines, "; ".join([*_too_many_failed(flags, store), *gone]) or None)
+
+
+def _list_images(flags: EncodeFlags) -> Listing:
+    listing = list_input(flags.in_, flags.labels)
+    if flags.prune and listing.unread:
+        raise InputError(
+            f"--prune: {listing.unread[0]!r} cannot be read now, so its images would count as "
+            "removed. Make it readable, or leave --prune out."
+        )
+    return listing
 
 
 def _one_ray(flags: EncodeFlags, needed: bool) -> AbstractContextManager[None]:
@@ -146,6 +150,8 @@ def _plan(
     older = read_plan(root)
     if older is not None and "generated" in older.settings.track:
         raise StoreError(f"{root} has codes that generate made. Name another --out.")
+    if older is not None:
+        check_made_by_encode(root, older.settings.track)
     num_rows = len(listing.table) * transform.views
     settings = plan_settings(
         flags, tokenizer, transform, num_rows, older.settings if older else None
@@ -191,15 +197,18 @@ def _summary(
     else:
         summary = f"{flags.out}: nothing to do; {counts}"
     return [
+        *noted_lines(store),
         *first_lines("failed", reasons, in_index=True),
         *first_lines("skipped", listing.skipped),
+        *first_lines("note", listing.unused),
+        *label_lines(listing, flags.labels),
         summary,
     ]
 
 
-def _too_many_failed(flags: EncodeFlags, store: CodeStore) -> str | None:
+def _too_many_failed(flags: EncodeFlags, store: CodeStore) -> list[str]:
     num_failed = len(store.failed)
     share = num_failed / max(1, num_failed + len(store))
     if share > flags.max_bad:
-        return f"{share:.0%} failed, more than --max-bad {flags.max_bad}"
-    return None
+        return [f"{share:.0%} failed, more than --max-bad {flags.max_bad}"]
+    return []

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ops.config import ConfigError
-from pipelines.store import source_path, track_path
+from ops.files import NotRegularError, read_json
+from pipelines.store import is_track_name, source_path, track_path
 from pipelines.tracks.code_grids import FileTrack
 from pipelines.tracks.plan import kept_tracks
 from pipelines.tracks.track import Track, TrackInput
 from tokenizer import VQGAN
 
-NAME = re.compile(r"[a-z][a-z0-9_]*")
 #: Names that mean something else in a store or in a batch of it.
 TAKEN = ("image", "codes", "label", "key", "true_edges", "place", "crop")
 
@@ -27,7 +25,7 @@ def open_tracks(
     tokenizers: Sequence[str],
     kinds: Mapping[str, type[Track]],
 ) -> tuple[list[Track], list[str]]:
-    """The tracks that a run adds or extends, and a line for each that it must leave as it is.
+    """The tracks that a run adds or extends, and why it must leave others as they are.
 
     `asked` and `tokenizers` are NAME=VALUE; the tracks that the store has are extended, too.
     `kinds` are the kinds of tracks by name; any other name is a folder of files that a tokenizer
@@ -56,10 +54,10 @@ def _pairs(flag: str, texts: Sequence[str]) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
-        if not (equals and value and NAME.fullmatch(name)) or name in TAKEN:
+        if not (equals and value and is_track_name(name)) or name in TAKEN:
             raise ConfigError(
                 f"{flag} {text}: give NAME=VALUE, for instance segmentation=segs/; names are lower "
-                f"case, and none of {', '.join(TAKEN)}."
+                f"case, of at most 64 characters, and none of {', '.join(TAKEN)}."
             )
         if name in pairs:
             raise ConfigError(f"{flag} names {name} twice.")
@@ -70,8 +68,8 @@ def _pairs(flag: str, texts: Sequence[str]) -> dict[str, str]:
 def _recorded(track_dir: Path) -> str | None:
     """The path or ratio that the last run made the track from."""
     try:
-        value = json.loads(source_path(track_dir).read_bytes())["source"]
-    except (OSError, ValueError, KeyError, TypeError):
+        value = read_json(source_path(track_dir), follow=False)["source"]
+    except (OSError, NotRegularError, ValueError, KeyError, TypeError):
         return None
     return value if isinstance(value, str) else None
 

@@ -145,9 +145,12 @@ def failed_tasks(track_dir: Path) -> set[tuple[str, int]]:
 
 
 def kept_tracks(root: Path) -> list[str]:
-    """The names of the further tracks that have a plan in a store, sorted."""
+    """The names of the further tracks that have a plan in a store, sorted.
+
+    Raises StoreError for a name that no track has.
+    """
     folders = (root / TRACKS).glob("*/_plan/0.parquet")
-    return sorted(path.parent.parent.name for path in folders)
+    return sorted(track_path(root, path.parent.parent.name).name for path in folders)
 
 
 def store_attributes(root: Path, images: Plan) -> StoreAttributes:

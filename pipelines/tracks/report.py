@@ -41,6 +41,14 @@ def lacking_lines(store: CodeStore, name: str) -> list[str]:
     return [*listed, f"{name}: {lack.rows} rows{lack.summary}"]
 
 
+def noted_lines(store: CodeStore) -> list[str]:
+    """A line for each kind of note on images that are encoded, such as of a broken profile."""
+    ok = store.index.filter(pc.equal(store.index["status"], "ok"))
+    noted = ok.filter(pc.is_valid(ok["error"])).select(["key", "error"]).to_pylist()
+    counts = Counter(note for _, note in {(line["key"], line["error"]) for line in noted})
+    return [f"note: {n} encoded, but {note}" for note, n in counts.most_common(LISTED)]
+
+
 def first_lines(
     title: str, reasons: Sequence[tuple[str, str]], *, in_index: bool = False
 ) -> list[str]:

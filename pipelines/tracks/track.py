@@ -8,12 +8,19 @@ images get their rows in all tracks.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import pyarrow.compute as pc
+import torch
+
+from ops.config import ConfigError, from_json
 from ops.files import fsync_path, make_folders, write_json_if_changed
-from pipelines.planning import Plan, Task, read_plan
+from ops.images import Transform
+from ops.text import printable
+from pipelines.encoding import NO_PARTNER
+from pipelines.planning import Plan, Task, read_plan, task_table
 from pipelines.store import (
     TRACKS,
     StoreError,
@@ -28,6 +35,12 @@ from pipelines.store import (
 )
 from pipelines.tracks.plan import FindPartners, align_plan, failed_tasks
 from tokenizer import VQGAN
+
+NAMED = 3  # names in a message
+#: What encode records of a track of codes, besides its tokenizer, with the type.
+RECORDED = {
+    "transform": dict, "batch_size": int, "threads": int, "convolution": str, "device": str,
+}  # fmt: skip
 
 
 class TrackInput(NamedTuple):
@@ -56,6 +69,8 @@ class Track(ABC):
         older = read_plan(self.track_dir)
         #: The provenance of the track that the store has already, if any.
         self.older = None if older is None else older.settings.track
+        if self.older is not None and "row_shape" not in self.older:
+            check_made_by_encode(self.track_dir, self.older)
         self.tokenizer: VQGAN | None = None
         #: (where, why) of each line of the input that cannot be used.
         self.bad: list[tuple[str, str]] = []
@@ -67,6 +82,10 @@ class Track(ABC):
     @abstractmethod
     def partners(self, images: Plan) -> FindPartners:
         """A function that finds the partners of planned images."""
+
+    def names(self) -> Sequence[str]:
+        """The first names that the input has for partners, for messages."""
+        return ()
 
     @property
     @abstractmethod
@@ -82,7 +101,12 @@ class Track(ABC):
             )
 
     def plan(self, images: Plan, retry_failed: bool) -> Plan:
-        """Plan a row for each of the images' rows, and reopen the tasks whose partners changed."""
+        """Plan a row for each of the images' rows, and reopen the tasks whose partners changed.
+
+        Raises ConfigError where no image has a partner.
+        """
+        partners = self.partners(images)
+        self._check_partners(images, partners)
         make_folders(staging_path(self.track_dir))
         for folder in (self.track_dir, self.root / TRACKS, self.root):
             fsync_path(folder)  # an earlier run may have been killed before it did this
@@ -94,9 +118,39 @@ class Track(ABC):
             keep_tokenizer(self.track_dir, self.tokenizer.folder)
         retried = failed_tasks(self.track_dir) if retry_failed else set()
         made = self.provenance(images.settings.track)
-        plan = align_plan(self.root, images, self.track_dir, made, self.partners(images), retried)
+        plan = align_plan(self.root, images, self.track_dir, made, partners, retried)
         publish_committed(self.track_dir)
         return plan
+
+    def _check_partners(self, images: Plan, partners: FindPartners) -> None:
+        """Raise ConfigError where no image has a partner: the names must then be others."""
+        keys: list[str] = []
+        for task in images.tasks:
+            planned = task_table(self.root, task)
+            if not pc.all(pc.equal(partners(planned)["etag"], NO_PARTNER)).as_py():
+                return
+            keys = [*keys, *planned["key"].slice(0, NAMED).to_pylist()][:NAMED]
+        raise ConfigError(
+            f"--track {self.name}={self.value}: none of the {images.num_rows} rows of images has a "
+            f"partner there. Looked for names such as {_quoted(keys)}, with any suffix; there are "
+            f"{_quoted(self.names()) or 'none'}."
+        )
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(printable(repr(name), 100) for name in names[:NAMED])
+
+
+def check_made_by_encode(path: Path, provenance: Mapping[str, Any]) -> None:
+    """Raise StoreError where the store or track at `path` lacks what encode records of it."""
+    for name, kind in RECORDED.items():
+        if not isinstance(provenance.get(name), kind):
+            raise StoreError(f"{path} was not made by encode: its plan records no {name}.")
+    try:
+        from_json(Transform, provenance["transform"])
+        torch.device(provenance["device"])
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise StoreError(f"{path} was not made by encode: {error}") from error
 
 
 def waiting_tasks(root: Path, plan: Plan) -> list[Task]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ops.files import file_hash, holds_json
+from ops.config import ConfigError
+from ops.files import NotRegularError, file_hash, holds_json
 from pipelines.console import progress_bar
 from pipelines.planning import Plan, Task, read_plan, task_table
 from pipelines.store import (
@@ -23,6 +24,7 @@ from pipelines.store import (
     checksums_path,
     committed_tasks,
     index_path,
+    links_and_pipes,
     listed_files,
     metadata_files,
     plan_path,
@@ -51,6 +53,9 @@ REMEDIES = {
 }
 
 
+Committed = Set[tuple[str, int]]  # (grid, task)
+
+
 class Verification(NamedTuple):
     """What reading a whole store again found."""
 
@@ -63,13 +68,19 @@ def verify_store(root: Path) -> Verification:
 
     Raises StoreError if `root` is not a code store.
     """
+    linked = list(links_and_pipes(root)) if root.is_dir() else []
+    if linked:
+        return Verification(linked, "a store of which nothing else is checked")
     if not any(path.exists() for path in (plan_path(root, 0), checksums_path(root))):
         read_attributes(root)  # raises if this is no code store
     with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1), "verify") as threads:
         problems, plan = _check_track(root, threads)
         tracks = _further_tracks(root)
         for name in tracks:
-            problems += _check_track(track_path(root, name), threads)[0]
+            try:
+                problems += _check_track(track_path(root, name), threads)[0]
+            except StoreError as error:  # it is no name of a track
+                problems.append(f"{error} Remove its folder.")
     contents = f"{plan.num_rows} rows in {len(plan.tasks)} shards" if plan else "a store"
     contents += f", and the tracks {', '.join(tracks)}" if tracks else ""
     return Verification([_with_remedy(plan, problem) for problem in problems], contents)
@@ -114,11 +125,15 @@ def _check_track(root: Path, threads: ThreadPoolExecutor) -> tuple[list[str], Pl
         return [*problems, str(error)], None
     if plan is None:
         return [*problems, f"{plan_path(root, 0)}: missing. {REMEDIES['_plan']}"], None
+    try:
+        committed = committed_tasks(root)
+    except StoreError as error:
+        return [*problems, str(error)], plan
     problems += _problems_of_metadata(root, plan)
     if not any(name.startswith("_tokenizer/") for name in wrong):
         problems += _problems_of_tokenizer(root, plan)
-    problems += _problems_of_tasks(root, plan, wrong, threads)
-    return problems + _problems_of_completeness(root, plan, checksums), plan
+    problems += _problems_of_tasks(root, plan, committed, wrong, threads)
+    return problems + _problems_of_completeness(root, plan, committed, checksums), plan
 
 
 # --- files other than shards
@@ -136,6 +151,8 @@ def _wrong_files(
             return "missing"
         except OSError as error:
             return f"cannot be read ({error.strerror})"
+        except NotRegularError:
+            return "not a regular file"
 
     states = threads.map(state, checksums)
     return {name: what for name, what in zip(checksums, states, strict=True) if what}
@@ -146,7 +163,7 @@ def _problems_of_metadata(root: Path, plan: Plan) -> list[str]:
         return []  # the metadata is the whole store's
     try:
         attributes = store_attributes(root, plan)
-    except StoreError:
+    except (StoreError, ConfigError):
         return []  # a track's plan is corrupt, which checking that track reports
     return [
         f"{root / name}: not what the plan says. Run encode again to restore it."
@@ -168,9 +185,10 @@ def _problems_of_tokenizer(root: Path, plan: Plan) -> list[str]:
     return []
 
 
-def _problems_of_completeness(root: Path, plan: Plan, checksums: Mapping[str, str]) -> list[str]:
+def _problems_of_completeness(
+    root: Path, plan: Plan, committed: Committed, checksums: Mapping[str, str]
+) -> list[str]:
     """What the last run has left to do, if it has not finished."""
-    committed = committed_tasks(root)
     todo = [
         task
         for task in plan.tasks
@@ -196,12 +214,16 @@ def _problems_of_completeness(root: Path, plan: Plan, checksums: Mapping[str, st
 
 
 def _problems_of_tasks(
-    root: Path, plan: Plan, wrong: Mapping[str, str], threads: ThreadPoolExecutor
+    root: Path,
+    plan: Plan,
+    committed: Committed,
+    wrong: Mapping[str, str],
+    threads: ThreadPoolExecutor,
 ) -> list[str]:
     planned = {(task.grid, task.number) for task in plan.tasks}
     problems = [
         f"{index_path(root, grid, number)}: no plan lists this part. Remove it."
-        for grid, number in sorted(committed_tasks(root) - planned)
+        for grid, number in sorted(committed - planned)
     ]
     with progress_bar("shard") as progress:
         bar = progress.add_task("verifying", total=len(plan.tasks), note="")
@@ -235,9 +257,9 @@ def _problems_of_task(root: Path, plan: Plan, wrong: Mapping[str, str], task: Ta
         return [f"{error} It lists {rows}. {remedy}"]
     tracks = plan.attributes.tracks
     differing = _differing(planned, index)
-    if len(differing) or shards.keys() != tracks.keys():
+    if len(differing):
         first = task.number * plan.settings.rows_per_task
-        rows = _ranges(first + differing) if len(differing) else rows
+        rows = _ranges(first + differing)
         return [f"{part}: not as planned in {rows}. {remedy}"]
     return [
         problem
@@ -272,6 +294,8 @@ def _problems_of_shard(
         return [f"{path}: missing, {rows}. {remedy}"]
     except OSError as error:
         return [f"{path}: cannot be read ({error.strerror}), {rows}. {remedy}"]
+    except NotRegularError:
+        return [f"{path}: not a regular file, {rows}. Remove it. {remedy}"]
     if corruption.rows.any():
         corrupt = index["row"].filter(pa.array(corruption.rows)).to_pylist()
         return [f"{path}: corrupt in {_ranges(corrupt)}. {remedy}"]

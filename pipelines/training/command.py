@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 
+from ops.checkpoint import newest_step
+from ops.files import exclusive_lock
 from ops.ranks import Ranks
 from ops.runtime import keep_freed_memory, resolve_device, use_threads
 from pipelines.training.flags import TrainingFlags, parallel_config_of, worker_config_of
@@ -28,12 +30,23 @@ def set_up_process(
 
 
 def run_training(
-    flags: TrainingFlags, steps: int, attempt: Attempt, reads: Mapping[str, Path], next_step: str
+    flags: TrainingFlags,
+    steps: int,
+    start: Callable[[bool], None],
+    attempt: Attempt,
+    reads: Mapping[str, Path],
+    next_step: str,
 ) -> str:
     """Train in --out until `steps` are done; the line to print, which ends with `next_step`.
 
-    Raises what run_attempts raises.
+    `start(begun)` writes into the run folder what a run needs besides its checkpoints, or, where it
+    has begun and has one, checks it. Raises LockedError where another process trains in --out,
+    ConfigError for a device that is not there, and what `start` and run_attempts raise.
     """
-    taken = run_attempts(flags.out, steps, attempt, worker_config_of(flags), reads)
+    if not flags.workers:  # workers may have other devices than this machine
+        resolve_device(flags.device)
+    with exclusive_lock(flags.out / ".lock"):
+        start(newest_step(flags.out) is not None)
+        taken = run_attempts(flags.out, steps, attempt, worker_config_of(flags), reads)
     done = f"{taken} steps taken" if taken else "nothing left to do"
     return f"{flags.out}: {done}, {steps} in all; {next_step}"

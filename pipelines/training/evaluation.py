@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from ops.config import UserError
+from ops.config import Count, Share, UserError
 from ops.files import write_json
 from ops.images import write_png
 from ops.runtime import resolve_device
@@ -19,6 +19,7 @@ from pipelines.conditioning import tracks_of
 from pipelines.store import CodeStore
 from pipelines.streaming import CodeDataset, check_tokenizer
 from pipelines.training.prior_task import held_out_cut, held_out_nll
+from pipelines.training.recipe import Side
 from pipelines.training.tokenizer_data import evaluation_samples, list_data
 from pipelines.training.tokenizer_task import reconstruction_images, reconstruction_metrics
 from prior import load_prior
@@ -39,11 +40,11 @@ class EvaluateFlags:
     """for a tokenizer of label or depth maps: a folder of these, named like --data's images"""
     out: Path
     """the JSON file to write, for instance metrics.json"""
-    held_out: float = 0.1
+    held_out: Share = 0.1
     """evaluate on this share of the images, the same that training holds out; 1: all"""
-    image_size: int = 256
+    image_size: Side = 256
     """side, in pixels, of the centre crops that a tokenizer is evaluated on"""
-    most: int = 1000
+    most: Count = 1000
     """evaluate on at most this many samples"""
     reconstructions: Path | None = None
     """for a tokenizer: also write this PNG of originals above their reconstructions"""

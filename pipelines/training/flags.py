@@ -11,14 +11,23 @@ from typing import Annotated, Any, Literal, TypeVar
 import torch
 import tyro
 
-from ops.config import ConfigError
+from ops.config import ConfigError, Count, Range, Seed, Share, Weight, check_flags
 from ops.ranks import Ranks
 from pipelines.conditioning import training_help
 from pipelines.training.estimate import Division
 from pipelines.training.launch import WorkerConfig
 from pipelines.training.loop import LoopSettings
+from pipelines.training.optimizer import LearningRate
 from pipelines.training.parallel import ParallelConfig
-from pipelines.training.recipe import LOOP_FIELDS, PriorRecipe, TokenizerRecipe
+from pipelines.training.recipe import (
+    LOOP_FIELDS,
+    BatchSize,
+    PriorRecipe,
+    Side,
+    Steps,
+    TokenizerRecipe,
+    Window,
+)
 
 Recipe = TypeVar("Recipe", TokenizerRecipe, PriorRecipe)
 
@@ -29,25 +38,30 @@ class TrainingFlags:
 
     out: Path
     """the run folder: checkpoints, metrics.jsonl, TensorBoard events, samples/"""
-    steps: int | None = None
+    steps: Steps | None = None
     """train until this many steps are done (default: the recipe's)"""
-    save_every: int | None = None
+    save_every: Count | None = None
     """steps between checkpoints"""
-    sample_every: int | None = None
+    save_minutes: Annotated[float, Range(above=0, most=1e6)] = 15.0
+    """minutes after which a checkpoint is written even if --save-every has not come"""
+    sample_every: Count | None = None
     """steps between held-out metrics and images"""
-    log_every: int | None = None
+    log_every: Count | None = None
     """steps between lines of metrics.jsonl"""
-    batch_size: int | None = None
+    batch_size: BatchSize | None = None
     """samples per step, over all workers"""
-    learning_rate: float | None = None
+    learning_rate: LearningRate | None = None
     """peak learning rate"""
-    threads: int | None = None
+    skip_non_finite: Annotated[int, Range(least=0)] = 0
+    """leave out up to this many batches, in the whole run, whose loss or gradient is not finite;
+    beyond that, such a batch ends the run before it has changed the weights"""
+    threads: Annotated[int, Range(least=1, most=1024)] | None = None
     """CPU threads (default: torch's choice); at equal numbers losses are bit-identical"""
-    seed: int = 0
+    seed: Seed = 0
     """seed of the data order, the crops and the initial weights"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""
-    accumulate: int = 1
+    accumulate: BatchSize = 1
     """micro-batches per batch (gradient accumulation): less memory, the same losses"""
     compile: Literal["auto", "yes", "no"] = "auto"
     """compile the model with torch.compile; auto does so on GPUs"""
@@ -55,13 +69,13 @@ class TrainingFlags:
     """activation checkpointing: less memory, about a third slower"""
     dry_run: bool = False
     """print sizes, memory and steps per epoch, and write nothing"""
-    workers: int = 0
+    workers: Annotated[int, Range(least=0, most=2**16)] = 0
     """data-parallel processes under Ray, each with its part of every batch; 0: this process"""
     address: str | None = None
     """the Ray cluster to use (default: in a Ray job its own cluster, else one started here)"""
-    cpus_per_worker: int = 1
+    cpus_per_worker: Annotated[int, Range(least=1, most=1024)] = 1
     """CPU cores, and torch threads, of each worker"""
-    restarts: int = 10
+    restarts: Annotated[int, Range(least=0)] = 10
     """how often the workers may be restarted after one of them has died"""
 
 
@@ -80,32 +94,32 @@ class TrainTokenizerFlags(TrainingFlags):
     targets: Path | None = None
     """a folder of label maps or depth maps named like --data's images, to train on instead of
     these; the same names are held out"""
-    num_classes: int | None = None
+    num_classes: Annotated[int, Range(least=2, most=2**16)] | None = None
     """for label maps: number of classes (default: the highest label in the data + 1)"""
-    void_label: int | None = None
+    void_label: Annotated[int, Range(least=-1, most=2**31 - 1)] | None = None
     """for label maps: the label of unlabelled pixels (default 255); -1: none"""
-    crop_size: int | None = None
+    crop_size: Side | None = None
     """side of the training crops, in pixels"""
     perceptual: str | None = None
     """lpips (downloads torchvision's VGG16 on first use), none, or the path of that file"""
     adversarial: Literal["hinge", "vanilla", "none"] | None = None
     """the discriminator's loss; none trains without one"""
-    adversarial_start: int | None = None
+    adversarial_start: Annotated[int, Range(least=0)] | None = None
     """the step from which the discriminator is trained and its loss is used"""
-    adversarial_ramp: int | None = None
+    adversarial_ramp: Count | None = None
     """steps over which the weight of the discriminator's loss rises to its full value"""
-    adversarial_weight: float | None = None
+    adversarial_weight: Weight | None = None
     """weight of the discriminator's loss, multiplied by the adaptive weight with --adaptive yes"""
     adaptive: Literal["yes", "no"] | None = None
     """weight the discriminator's loss by the ratio of gradients at the last layer, as in the paper;
     no, with a weight of 0.1 to 0.5, is more stable"""
-    lecam_weight: float | None = None
+    lecam_weight: Weight | None = None
     """LeCAM regularisation of the discriminator, against overfitting small data: 0.001 to 0.1"""
-    r1_weight: float | None = None
+    r1_weight: Weight | None = None
     """R1 penalty on the discriminator's gradient at real images"""
-    held_out: float = 0.1
+    held_out: Share = 0.1
     """share of the images, by key, held out for evaluation"""
-    num_workers: int | None = None
+    num_workers: Annotated[int, Range(least=0, most=1024)] | None = None
     """DataLoader workers of each training process; 0: decode in a thread of it (default: on a GPU
     one less than its CPU cores, else a quarter of them; at most 4)"""
 
@@ -121,19 +135,19 @@ class TrainPriorFlags(TrainingFlags):
     """tiny, tiny-local, base, large, ...: see pipelines/recipes.py"""
     codes: tuple[Path, ...]
     """stores written by pipelines.encode, all with one tokenizer"""
-    weights: tuple[float, ...] | None = None
+    weights: tuple[Annotated[float, Range(least=0, most=1e9)], ...] | None = None
     """sampling weights of the stores (default: their numbers of images)"""
     conditions: Annotated[tuple[str, ...], tyro.conf.arg(help=training_help())] = ("sos",)
-    window: int | None = None
+    window: Window | None = None
     """side, in codes, of the square window that the prior is trained on"""
     ordering: str | None = None
     """order in which a window's codes are predicted: row-major, alternate, spiral-in, spiral-out,
     z-curve, subsample or random"""
     every_view: bool = False
     """train on each view of an image once an epoch, instead of on one of them at random"""
-    cache_memory: float | None = None
+    cache_memory: Annotated[float, Range(least=0, most=2**20)] | None = None
     """GiB of memory for codes on slow storage: shuffle within as many shards as fit in it"""
-    held_out: float = 0.05
+    held_out: Share = 0.05
     """share of the images, by key, held out for evaluation"""
     shard: bool = False
     """also shard the weights over the workers (FSDP), for models beyond one GPU"""
@@ -144,8 +158,9 @@ def override_recipe(
 ) -> Recipe:
     """The recipe `name`, overridden by the flags given: the shared ones and those named in `more`.
 
-    Raises ConfigError where there is no such recipe, or a count is below 1.
+    Raises ConfigError where there is no such recipe, or a flag is out of range.
     """
+    check_flags(flags)
     if name not in recipes:
         raise ConfigError(f"No recipe {name!r}; there are {', '.join(recipes)}.")
     recipe = recipes[name]
@@ -153,8 +168,6 @@ def override_recipe(
     for field in (*LOOP_FIELDS, "batch_size", *more):
         value = getattr(flags, field)
         if value is not None:
-            if not isinstance(value, str):
-                _check_least(field, value, 1)
             given[field] = value
     if flags.learning_rate is not None:
         optimizer = dataclasses.replace(recipe.optimizer, learning_rate=flags.learning_rate)
@@ -164,17 +177,8 @@ def override_recipe(
     return recipe
 
 
-def _check_least(field: str, value: int, least: int) -> None:
-    if value < least:
-        raise ConfigError(f"--{field.replace('_', '-')} must be at least {least}, found {value}.")
-
-
 def _check_division(batch_size: int, flags: TrainingFlags) -> None:
     """Raise ConfigError unless all workers' micro-batches have equally many samples."""
-    for field in ("accumulate", "cpus_per_worker"):
-        _check_least(field, getattr(flags, field), 1)
-    for field in ("workers", "restarts"):
-        _check_least(field, getattr(flags, field), 0)
     if flags.address and not flags.workers:
         raise ConfigError("--address needs --workers, the number of processes to train there.")
     parts = flags.accumulate * max(1, flags.workers)
@@ -222,6 +226,11 @@ def worker_config_of(flags: TrainingFlags) -> WorkerConfig:
     )
 
 
-def loop_settings(recipe: TokenizerRecipe | PriorRecipe, seed: int) -> LoopSettings:
-    """The training loop's settings of a recipe."""
-    return LoopSettings(seed=seed, **{name: getattr(recipe, name) for name in LOOP_FIELDS})
+def loop_settings(recipe: TokenizerRecipe | PriorRecipe, flags: TrainingFlags) -> LoopSettings:
+    """The training loop's settings of a recipe and the flags."""
+    return LoopSettings(
+        seed=flags.seed,
+        save_minutes=flags.save_minutes,
+        skip_non_finite=flags.skip_non_finite,
+        **{name: getattr(recipe, name) for name in LOOP_FIELDS},
+    )

@@ -20,6 +20,7 @@ from ops.config import UserError
 from ops.images import ImageError, Raster
 from ops.noise import uniforms
 from ops.ranks import ALONE, Ranks
+from ops.transient_errors import TransientError, retried
 from pipelines.inputs import Ledger
 from pipelines.streaming import KeyedOrder
 from tokenizer import Modality, ModalityConfig, make_modality
@@ -34,6 +35,7 @@ class Crop(NamedTuple):
 
     pixels: Raster | None  # (crop_size, crop_size[, 3]); None where no image can be read
     unreadable: list[tuple[str, str]]  # (key, reason) of images first found to be so here
+    failure: str | None = None  # why an image could not be read now, and perhaps can be later
 
 
 class ImageCrops(Dataset[Crop]):
@@ -73,7 +75,10 @@ class ImageCrops(Dataset[Crop]):
 
     def __getitem__(self, position: int) -> Crop:
         unreadable: list[tuple[str, str]] = []
-        image = self._image_at(position, unreadable)
+        try:
+            image = self._image_at(position, unreadable)
+        except TransientError as error:  # returned: loader workers raise it with a traceback
+            return Crop(None, unreadable, str(error))
         return Crop(None if image is None else self._crop(image, position), unreadable)
 
     def positions(self, step: int, ranks: Ranks = ALONE) -> list[int]:
@@ -118,7 +123,7 @@ class ImageCrops(Dataset[Crop]):
             return cached
         key, read = self.read[number]
         try:
-            image = self._shrink(self.modality.decode(read()))
+            image = retried(lambda: self._shrink(self.modality.decode(read())), key)
         except (ImageError, OSError) as error:
             self._unreadable.add(number)
             unreadable.append((key, str(error)))
@@ -148,7 +153,8 @@ def load_batches(
 
     `num_workers` processes decode ahead, 0 decodes in this one; the batches are the same for any
     number. Images that cannot be read go into `ledger`, once each. Raises UserError where none
-    can be read.
+    can be read, and TransientError where one cannot be read now: another in its place would change
+    the run.
     """
     settings: dict[str, Any] = {}
     if num_workers:
@@ -168,6 +174,8 @@ def load_batches(
     for batch in loader:
         for key, reason in batch.unreadable:
             ledger.add(key, reason)
+        if batch.failure is not None:
+            raise TransientError(batch.failure)
         if batch.pixels is None:
             raise UserError(f"Not one image can be read; the reasons are in {ledger.path}.")
         yield crops.modality.samples(batch.pixels)
@@ -181,7 +189,9 @@ def _collate(crops: list[Crop]) -> Crop:
     """
     pixels = [crop.pixels for crop in crops if crop.pixels is not None]
     unreadable = [entry for crop in crops for entry in crop.unreadable]
-    return Crop(np.stack(pixels) if len(pixels) == len(crops) else None, unreadable)
+    failures = [crop.failure for crop in crops if crop.failure is not None]
+    whole = np.stack(pixels) if len(pixels) == len(crops) else None
+    return Crop(whole, unreadable, failures[0] if failures else None)
 
 
 def _init_worker(worker: int) -> None:

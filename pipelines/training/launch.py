@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from ops.checkpoint import newest_step, step_of
-from ops.files import exclusive_lock
 from ops.ranks import ALONE, Ranks, ranks_here
 from pipelines.console import PLAIN_ERRORS, progress_bar
 from pipelines.jobs import check_on_every_node, cluster_address, ray_running
@@ -39,20 +38,19 @@ def run_attempts(
     """Train in the run folder `run` until `steps` are done; returns how many were taken.
 
     `attempt` is pickled for the workers and must hold absolute paths; those in `reads`, by flag,
-    must exist on every node. Raises LockedError where another process trains in `run`, the first
-    UserError of any worker, TrainingError where workers die more than `restarts` times.
+    must exist on every node. The caller holds the run's lock. Raises the first UserError of any
+    worker, TrainingError where workers die more than `restarts` times.
     """
-    with exclusive_lock(run / ".lock"):
-        start = _steps_done(run)
-        if start >= steps:
-            return 0
-        if not worker_config.workers:
-            return attempt(ALONE, None)
-        address = cluster_address(worker_config.address)
-        with ray_running(address, cpus=worker_config.workers * worker_config.cpus_per_worker):
-            check_on_every_node(reads, {"--out": run})
-            _launch(run, steps, attempt, worker_config)
-        return _steps_done(run) - start
+    start = _steps_done(run)
+    if start >= steps:
+        return 0
+    if not worker_config.workers:
+        return attempt(ALONE, None)
+    address = cluster_address(worker_config.address)
+    with ray_running(address, cpus=worker_config.workers * worker_config.cpus_per_worker):
+        check_on_every_node(reads, {"--out": run})
+        _launch(run, steps, attempt, worker_config)
+    return _steps_done(run) - start
 
 
 def _steps_done(run: Path) -> int:

@@ -11,7 +11,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -27,25 +27,26 @@ from ops.checkpoint import (
     held_out_of,
     newest_step,
     prune_steps,
+    skipped_of,
     step_folder,
     step_of,
     write_held_out,
+    write_skipped,
 )
 from ops.config import UserError
+from ops.disk_errors import disk_errors_explained
 from ops.files import atomic_path
 from ops.images import write_png
+from ops.metrics_log import MetricsLog, read_metrics
 from ops.ranks import ALONE, Ranks
-from ops.runtime import MetricsLog, read_metrics
 from pipelines.console import interrupts_noted, progress_bar
+from pipelines.training.optimizer import NonFiniteError
 from pipelines.training.plots import plot_curves
 
 Batch = TypeVar("Batch")
 OnStep = Callable[[int, str], None]  # called with the number of steps done and a short note
 BATCHES_AHEAD = 3  # made while a step is computed
 KEYS_NAMED = 8  # in the message about a loss that is not finite
-# A gradient that is not finite spoils the weights in the same step; the discriminator's spoil the
-# model's later.
-MUST_BE_FINITE = ("loss", "gradient_norm", "discriminator_loss", "discriminator_gradient_norm")
 
 
 class TrainingError(UserError):
@@ -54,7 +55,10 @@ class TrainingError(UserError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoopSettings:
-    """How long a run is and how often it saves, logs and evaluates, in steps."""
+    """How long a run is and how often it saves, logs and evaluates, in steps.
+
+    Only `steps`, `seed` and `skip_non_finite` decide the result.
+    """
 
     steps: int
     save_every: int
@@ -63,6 +67,10 @@ class LoopSettings:
     keep: int = 2
     """newest checkpoints to keep, in addition to the best one"""
     seed: int = 0
+    save_minutes: float = 15.0
+    """a checkpoint is also written when the last one is this old"""
+    skip_non_finite: int = 0
+    """batches, of the whole run, that may be left out for a loss or gradient that is not finite"""
 
 
 class Evaluation(NamedTuple):
@@ -88,7 +96,14 @@ class TrainTask(ABC, Generic[Batch]):
 
     @abstractmethod
     def train_step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
-        """Take one step. Returns scalars to log, `loss` among them, still on their device."""
+        """Take one step. Returns scalars to log, `loss` among them, still on their device.
+
+        Raises NonFiniteError, before any weight has changed, in all processes together.
+        """
+
+    def forward_state(self) -> list[Tensor]:
+        """The tensors that the forward pass of a step changes, as running statistics."""
+        return []
 
     def prepare(self, batch: Batch, step: int) -> Batch:
         """Preprocess a step's batch; called in the thread that makes batches ahead."""
@@ -125,7 +140,8 @@ def train(
     """Resume from the newest checkpoint in `run`; returns the number of steps taken.
 
     Without `on_step` a progress bar is shown. The caller must hold the run folder's lock. Raises
-    TrainingError on a loss or gradient norm that is not finite.
+    TrainingError on a loss or gradient norm that is not finite, before that batch has changed the
+    weights, unless more batches may be skipped; DiskError where the run folder cannot be written.
     """
     newest = newest_step(run)
     start = ranks.broadcast(step_of(newest) if newest else 0)
@@ -178,8 +194,10 @@ class _Loop(Generic[Batch]):
         self.ranks, self.log = ranks, log
         best = best_step(run)
         self.lowest = ranks.broadcast(held_out_of(best) if best else math.inf)
+        newest = newest_step(run)
+        self.skipped = ranks.broadcast(skipped_of(newest) if newest else [])
         self.unlogged: list[Mapping[str, Tensor]] = []
-        self.saved = -1
+        self.saved, self.saved_at = -1, time.monotonic()
         self.since = time.perf_counter()
 
     def run_steps(self, start: int, tick: OnStep) -> None:
@@ -188,13 +206,43 @@ class _Loop(Generic[Batch]):
         with interrupts_noted() as interrupted, ahead as batches:
             for step, batch in enumerate(batches, start):
                 torch.manual_seed(step_seed(self.settings.seed, step, self.ranks.rank))
-                self.unlogged.append(self.train_task.train_step(batch, step))
+                self._take_step(batch, step)
                 note = self._after(step + 1) or note
                 tick(step + 1, note)
                 if interrupted():
                     self._flush(step + 1)
                     self._save(step + 1)
                     raise KeyboardInterrupt
+
+    def _take_step(self, batch: Batch, step: int) -> None:
+        """Take a step, or leave its batch out where it is not finite and that is allowed."""
+        may_skip = len(self.skipped) < self.settings.skip_non_finite
+        state = self.train_task.forward_state() if may_skip else []
+        before = [tensor.detach().clone() for tensor in state]
+        try:
+            self.unlogged.append(self.train_task.train_step(batch, step))
+            return
+        except NonFiniteError as error:
+            names = self.ranks.gather(self.source.keys(step) if error.own else [])
+            keys = [key for part in names for key in part] or self.source.keys(step)
+            if not may_skip:
+                raise TrainingError(self._describe(error, step, keys)) from None
+        for tensor, value in zip(state, before, strict=True):
+            tensor.detach().copy_(value)
+        self.skipped.append(step)
+        self._write(step + 1, {"skipped_steps": len(self.skipped)})
+
+    def _describe(self, error: NonFiniteError, step: int, keys: Sequence[str]) -> str:
+        good, allowed = newest_step(self.run), self.settings.skip_non_finite
+        named = f" ({', '.join(keys[:KEYS_NAMED])}{', ...' if len(keys) > KEYS_NAMED else ''})"
+        spent = f"{allowed} such batches were left out already. " if allowed else ""
+        return (
+            f"The {error.what} of step {step} is {error.value}; resuming would repeat its batch"
+            f"{named if keys else ''}. {spent}The newest good checkpoint is "
+            f"{good.name if good else 'none'}. Look at those samples, run again with a lower "
+            f"learning rate and another --out, or leave out up to {allowed + 1} such batches by "
+            f"--skip-non-finite {allowed + 1}."
+        )
 
     def _batches(self, start: int) -> Generator[Batch, None, None]:
         for step, batch in enumerate(self.source.batches(start, self.settings.steps), start):
@@ -203,7 +251,8 @@ class _Loop(Generic[Batch]):
     def _after(self, done: int) -> str:
         """Log, evaluate and save where due; returns the progress bar's note, if it changed."""
         settings, last = self.settings, done == self.settings.steps
-        saves = last or done % settings.save_every == 0
+        late = time.monotonic() - self.saved_at >= 60 * settings.save_minutes
+        saves = last or done % settings.save_every == 0 or self.ranks.any(late)
         samples = last or done % settings.sample_every == 0
         note = ""
         if saves or samples or done % settings.log_every == 0:
@@ -214,17 +263,14 @@ class _Loop(Generic[Batch]):
         return note
 
     def _flush(self, done: int) -> str:
-        """Log the mean of each metric since the last line; raises where one is not finite."""
+        """Log the mean of each metric since the last line."""
         if not self.unlogged:
             return ""
         taken, self.unlogged = self.unlogged, []
         means: dict[str, float] = {}
         for name in dict.fromkeys(name for metrics in taken for name in metrics):
             values = torch.stack([metrics[name].float() for metrics in taken if name in metrics])
-            values = self.ranks.mean(values)
-            if name in MUST_BE_FINITE:
-                self._check(name, values.tolist(), done - len(values))
-            means[name] = float(values.mean())
+            means[name] = float(self.ranks.mean(values).mean())
         now = time.perf_counter()
         means["steps_per_second"] = len(taken) / (now - self.since)
         for name, amount in self.train_task.amounts().items():
@@ -233,25 +279,10 @@ class _Loop(Generic[Batch]):
         self._write(done, means)
         return f"loss {means['loss']:.4f}"
 
-    def _check(self, name: str, values: list[float], first_step: int) -> None:
-        """Raise TrainingError for the first of a metric's values that is not finite."""
-        for step, value in enumerate(values, first_step):
-            if not math.isfinite(value):
-                raise TrainingError(self._describe(name.replace("_", " "), step, value))
-
-    def _describe(self, name: str, step: int, value: float) -> str:
-        good, keys = newest_step(self.run), self.source.keys(step)
-        named = f" ({', '.join(keys[:KEYS_NAMED])}{', ...' if len(keys) > KEYS_NAMED else ''})"
-        return (
-            f"The {name} of step {step} is {value}; resuming would repeat its batch"
-            f"{named if keys else ''}. The newest good checkpoint is "
-            f"{good.name if good else 'none'}. Run again with a lower learning rate and another "
-            "--out, or look at those samples."
-        )
-
     def _write(self, done: int, metrics: Mapping[str, float]) -> None:
         if self.log is not None:
-            self.log.log(done, metrics)
+            with disk_errors_explained(self.run):
+                self.log.log(done, metrics)
 
     def _evaluate(self, done: int) -> float:
         """Log the held-out metrics; returns rank 0's held-out loss.
@@ -262,12 +293,13 @@ class _Loop(Generic[Batch]):
         if evaluation.metrics:
             self._write(done, evaluation.metrics)
         if self.log is not None:
-            for name, image in evaluation.images.items():
-                folder = self.run / "samples"
-                folder.mkdir(exist_ok=True)
-                write_png(folder / f"{name}-{done:08d}.png", image)
-                self.log.image(done, name, image)
-            self._draw_curves(self.log.path)
+            with disk_errors_explained(self.run):
+                for name, image in evaluation.images.items():
+                    folder = self.run / "samples"
+                    folder.mkdir(exist_ok=True)
+                    write_png(folder / f"{name}-{done:08d}.png", image)
+                    self.log.image(done, name, image)
+                self._draw_curves(self.log.path)
         self.since = time.perf_counter()
         return self.ranks.broadcast(evaluation.loss)
 
@@ -280,14 +312,18 @@ class _Loop(Generic[Batch]):
         if done == self.saved:
             return
         if self.ranks.is_first:
-            with atomic_path(step_folder(self.run, done)) as partial:
-                self.train_task.save(partial)
-                if math.isfinite(held_out):
-                    write_held_out(partial, held_out)
-            prune_steps(self.run, self.settings.keep)
+            with disk_errors_explained(self.run):
+                with atomic_path(step_folder(self.run, done)) as partial:
+                    self.train_task.save(partial)
+                    if math.isfinite(held_out):
+                        write_held_out(partial, held_out)
+                    if self.skipped:
+                        write_skipped(partial, self.skipped)
+                prune_steps(self.run, self.settings.keep)
         else:
             self.train_task.save(None)
-        self.saved, self.lowest = done, min(self.lowest, held_out)
+        self.saved, self.saved_at = done, time.monotonic()
+        self.lowest = min(self.lowest, held_out)
         self.since = time.perf_counter()
 
 

@@ -6,29 +6,35 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from ops.config import ConfigError
+from ops.config import ConfigError, Range, Share, check_fields
+from ops.ranks import ALONE, Ranks
+
+LearningRate = Annotated[float, Range(above=0, most=100)]
+Beta = Annotated[float, Range(least=0, below=1)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimizerConfig:
     """AdamW with linear warm-up, then a cosine or a constant learning rate."""
 
-    learning_rate: float = 1e-3
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.0
-    warmup_steps: int = 100
+    learning_rate: LearningRate = 1e-3
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    weight_decay: Annotated[float, Range(least=0, most=100)] = 0.0
+    warmup_steps: Annotated[int, Range(least=0)] = 100
     schedule: str = "cosine"
-    final_share: float = 0.03
+    final_share: Share = 0.03
     """the cosine ends at this share of `learning_rate`"""
-    max_gradient_norm: float = 1.0
-    ema_decay: float = 0.999
+    max_gradient_norm: Annotated[float, Range(above=0, most=1e6)] = 1.0
+    ema_decay: Share = 0.999
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.schedule not in ("cosine", "constant"):
             raise ConfigError(f"schedule must be cosine or constant, found {self.schedule!r}.")
 
@@ -59,27 +65,68 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
     )
 
 
+class NonFiniteError(Exception):
+    """A loss or a gradient norm that is not finite; the weights are as before the step.
+
+    `own` is whether this process's part of the batch has it: all processes raise it together.
+    """
+
+    def __init__(self, what: str, value: float, own: bool) -> None:
+        super().__init__(f"the {what} is {value}")
+        self.what, self.value, self.own = what, value, own
+
+
 def take_step(
     optimizer: torch.optim.Optimizer,
     losses: Iterable[Tensor],
     rate: float,
     max_gradient_norm: float,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """One step at learning rate `rate` on the sum of `losses`, with clipped gradients.
 
+    Returns the gradient's norm before clipping, a scalar. Raises NonFiniteError instead of changing
+    the weights.
+    """
+    norm = compute_gradients(optimizer, losses, max_gradient_norm, ranks)
+    apply_gradients(optimizer, rate)
+    return norm
+
+
+def compute_gradients(
+    optimizer: torch.optim.Optimizer,
+    losses: Iterable[Tensor],
+    max_gradient_norm: float,
+    ranks: Ranks = ALONE,
+    prefix: str = "",
+) -> Tensor:
+    """The clipped gradients of the sum of `losses`; returns their norm before, a scalar.
+
     Each loss is backpropagated before the next is drawn, so one graph is in memory at a time; code
-    at the end of a generator runs before clipping. Returns the gradient's norm before clipping, a
-    scalar.
+    at the end of a generator runs before clipping. Raises NonFiniteError on all `ranks` where one
+    has a loss, or all have a norm, that is not finite; `prefix` goes before its name.
     """
     optimizer.zero_grad(set_to_none=True)
+    total = torch.zeros(())
     for loss in losses:
         torch.autograd.backward(loss)
+        total = total.to(loss.device) + loss.detach().float()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norm = nn.utils.clip_grad_norm_(parameters, max_gradient_norm)
+    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    found = torch.stack([total, norm.float().to(total.device)]).cpu()  # waits for a GPU
+    for name, value in zip(("loss", "gradient norm"), ranks.mean(found).tolist(), strict=True):
+        if not math.isfinite(value):
+            own = not bool(found.isfinite().all())
+            raise NonFiniteError(f"{prefix}{name}", value, own)
+    return norm
+
+
+def apply_gradients(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """The optimizer's step at learning rate `rate`."""
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 class WeightAverage:

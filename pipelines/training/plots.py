@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ops.images import ImageArray
-from ops.plots import figure_image
+from ops.plots import figure_image, plot_text
 
 COLUMNS = 3  # of curves
 NO_CURVES = ("step", "learning_rate")
@@ -66,6 +66,6 @@ def plot_curves(lines: Sequence[Mapping[str, float]]) -> ImageArray | None:
         steps, values = zip(*points, strict=True)
         axes = figure.add_subplot(rows, COLUMNS, number + 1)
         axes.plot(steps, [value if math.isfinite(value) else math.nan for value in values])
-        axes.set_title(name, fontsize=9)
+        axes.set_title(plot_text(name), fontsize=9, parse_math=False)
         axes.tick_params(labelsize=7)
     return figure_image(figure)

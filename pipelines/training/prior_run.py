@@ -72,11 +72,11 @@ def train_prior(flags: TrainPriorFlags, recipes: Mapping[str, PriorRecipe]) -> s
     data = open_data(flags, recipe)
     if flags.dry_run:
         return "\n".join(describe_run(flags, recipe, data))
-    start_run(flags, recipe, data)
+    start = functools.partial(start_run, flags, recipe, data)
     opened = None if flags.workers else data  # workers open the stores themselves
     attempt = functools.partial(run_attempt, flags, recipe, opened)
     next_step = f"generate with python -m pipelines.generate --prior {flags.out}"
-    return run_training(flags, recipe.steps, attempt, reads, next_step)
+    return run_training(flags, recipe.steps, start, attempt, reads, next_step)
 
 
 def open_data(flags: TrainPriorFlags, recipe: PriorRecipe, ranks: Ranks = ALONE) -> PriorData:
@@ -147,12 +147,12 @@ def untrained_model(
     return model
 
 
-def start_run(flags: TrainPriorFlags, recipe: PriorRecipe, data: PriorData) -> None:
-    """Write tokenizers and settings into the run folder, or check those of a run to resume.
+def start_run(flags: TrainPriorFlags, recipe: PriorRecipe, data: PriorData, begun: bool) -> None:
+    """Write tokenizers and settings into the run folder, or check those of a run that has begun.
 
     With the tokenizers in it, generate needs nothing but the run folder.
     """
-    keep_tokenizers(flags.out, data.stores[0], own_tokenizers(flags.conditions))
+    keep_tokenizers(flags.out, data.stores[0], own_tokenizers(flags.conditions), begun=begun)
     kept = load_tokenizer(flags.out / "tokenizer").fingerprint
     check_tokenizer(data.stores[0], kept, f"the prior in {flags.out}")
     settings = run_settings(
@@ -162,7 +162,7 @@ def start_run(flags: TrainPriorFlags, recipe: PriorRecipe, data: PriorData) -> N
         held_out=flags.held_out,
         seed=flags.seed,
     )
-    pin_settings(flags.out, settings)
+    pin_settings(flags.out, settings, begun=begun)
 
 
 def run_attempt(
@@ -191,7 +191,7 @@ def run_attempt(
         parallel_config=parallel_config,
     )
     source = Source(dataset.batches, dataset.train_keys)
-    return train(train_task, source, flags.out, loop_settings(recipe, flags.seed), ranks, on_step)
+    return train(train_task, source, flags.out, loop_settings(recipe, flags), ranks, on_step)
 
 
 def describe_run(flags: TrainPriorFlags, recipe: PriorRecipe, data: PriorData) -> list[str]:

@@ -16,9 +16,16 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from ops.checkpoint import load_model, load_tensors, save_tensors
+from ops.checkpoint import read_description
 from ops.images import image_grid, to_image
 from ops.runtime import autocast, pinned
+from ops.tensor_files import (
+    load_state,
+    load_weights,
+    save_state,
+    save_tensors,
+    state_errors_explained,
+)
 from pipelines.training.loop import Evaluation, TrainTask, step_seed
 from pipelines.training.optimizer import WeightAverage, evaluating, make_optimizer, take_step
 from pipelines.training.parallel import (
@@ -137,7 +144,8 @@ class PriorTask(TrainTask[CodeBatch]):
         config = self.recipe.optimizer
         nll: list[Tensor] = []
         rate = config.rate_at(step, self.steps)
-        norm = take_step(self.optimizer, self._losses(batch, nll), rate, config.max_gradient_norm)
+        losses, ranks = self._losses(batch, nll), self.parallel_config.ranks
+        norm = take_step(self.optimizer, losses, rate, config.max_gradient_norm, ranks)
         self.average.update(self.model, step)
         total, cells = torch.stack(nll).sum(0)
         mean = total / cells.clamp(min=1)
@@ -169,20 +177,25 @@ class PriorTask(TrainTask[CodeBatch]):
         optimizer = get_optimizer_state_dict(self.model, self.optimizer, options=GATHER)
         if folder is not None:
             save_prior(folder, self.model, self.conditions, self.tokenizer_info, tensors)
-            torch.save({"optimizer": optimizer}, folder / "train_state.pt")
+            save_state(folder / "train_state.pt", {"optimizer": optimizer})
         with evaluating(self.model, self.average.tensors):
             averages = gather_weights(self.model)
             if folder is not None:
                 save_tensors(folder / "ema.safetensors", averages)
 
     def load(self, folder: Path) -> None:
-        averages = load_tensors(folder / "ema.safetensors")
+        read_description(folder, MODEL_KIND)
+        with torch.device("meta"):
+            outline = make_model(self.model.config)
+        averages = load_weights(folder / "ema.safetensors", outline)
+        tensors = load_weights(folder / "model.safetensors", outline)
         scatter_weights(self.model, averages)
         self.average.load(self.model.state_dict())
-        _, tensors = load_model(folder, MODEL_KIND)
         scatter_weights(self.model, tensors)
-        state = torch.load(folder / "train_state.pt", map_location=self.device, weights_only=True)
-        set_optimizer_state_dict(self.model, self.optimizer, state["optimizer"], options=SCATTER)
+        state = load_state(folder / "train_state.pt", self.device)
+        with state_errors_explained(folder / "train_state.pt"):
+            optimizer = state["optimizer"]
+            set_optimizer_state_dict(self.model, self.optimizer, optimizer, options=SCATTER)
 
     def evaluate(self, step: int) -> Evaluation:
         metrics: dict[str, float] = {}

@@ -12,7 +12,7 @@ import tyro
 from torch import Tensor, nn
 
 from ops.checkpoint import CheckpointError
-from ops.config import ConfigError, UserError
+from ops.config import ConfigError, Range, UserError
 from ops.files import atomic_path
 from ops.published import load_published
 from pipelines.conditioning import tokenizer_info
@@ -33,6 +33,7 @@ from tokenizer import FIRST_STAGE, IMPORTERS, VQGAN, load_tokenizer, save_tokeni
 M = TypeVar("M")
 Tensors = Mapping[str, Tensor]
 CONDITION_STAGE = "cond_stage_model."
+Groups = Annotated[int, Range(least=1, most=2**16)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ class ImportTokenizerFlags:
     """a .safetensors file or a torch checkpoint, of which only the tensors are read"""
     out: Path
     """the model folder to write"""
-    norm_groups: int = 32
+    norm_groups: Groups = 32
     """groups of the group norms, which cannot be read from the weights; 32 in all published ones"""
 
 
@@ -63,17 +64,17 @@ class ImportPriorFlags:
     """a .safetensors file or a torch checkpoint, of which only the tensors are read"""
     out: Path
     """the model folder to write"""
-    num_classes: int | None = None
+    num_classes: Annotated[int, Range(least=1, most=2**24)] | None = None
     """number of classes it is conditioned on, 1000 for ImageNet (default: unconditional)"""
     conditions: Literal["coordinates"] | None = None
     """coordinates: it is conditioned on each code's position in the image, as window models are"""
-    window: int = 16
+    window: Annotated[int, Range(least=1, most=4096)] = 16
     """side of its window, in codes; 16 in all published models"""
-    num_heads: int = 16
+    num_heads: Annotated[int, Range(least=1, most=1024)] = 16
     """attention heads, which cannot be read from the weights; 16 in all published models"""
     tokenizer: str | None = None
     """name or model folder of the tokenizer it was trained with (default: the one in FILE)"""
-    norm_groups: int = 32
+    norm_groups: Groups = 32
     """groups of the group norms of the tokenizer in FILE; 32 in all published ones"""
 
 

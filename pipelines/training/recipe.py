@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from ops.config import ConfigError
+from ops.config import ConfigError, Count, Range, Share, check_fields
 from pipelines.training.optimizer import OptimizerConfig
 from prior import ROW_MAJOR, LossSettings
 from tokenizer import PRESETS, LossConfig, ModalityConfig, VQGANConfig
 
 #: Fields of a recipe that may change when a run is resumed: they decide no step.
 LOOP_FIELDS = ("steps", "save_every", "sample_every", "log_every")
+Steps = Annotated[int, Range(least=1, most=99_999_999)]  # folders of steps have eight digits
+BatchSize = Annotated[int, Range(least=1, most=2**20)]
+Side = Annotated[int, Range(least=1, most=2**16)]
+"""in pixels"""
+Window = Annotated[int, Range(least=1, most=4096)]
+"""in codes"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,16 +32,17 @@ class TokenizerRecipe:
     discriminator_optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(betas=(0.5, 0.9), learning_rate=1e-4)
     )
-    batch_size: int = 16
-    crop_size: int = 64
-    scale_range: tuple[int, int] = (192, 448)
-    evaluation_size: int = 256
-    steps: int = 1000
-    save_every: int = 250
-    sample_every: int = 250
-    log_every: int = 10
+    batch_size: BatchSize = 16
+    crop_size: Side = 64
+    scale_range: tuple[Side, Side] = (192, 448)
+    evaluation_size: Side = 256
+    steps: Steps = 1000
+    save_every: Count = 250
+    sample_every: Count = 250
+    log_every: Count = 10
 
     def __post_init__(self) -> None:
+        check_fields(self)
         kind, losses = self.modality.kind, self.losses
         if kind != "image" and (losses.perceptual, losses.adversarial) != ("none", "none"):
             raise ConfigError(
@@ -58,17 +66,20 @@ class PriorRecipe:
 
     preset: str
     optimizer: OptimizerConfig
-    window: int = 16
+    window: Window = 16
     ordering: str = ROW_MAJOR
     """order in which the window's codes are predicted: see prior.orderings"""
-    dropout: float = 0.0
-    label_dropout: float = 0.1
+    dropout: Annotated[float, Range(least=0, below=1)] = 0.0
+    label_dropout: Share = 0.1
     init_from_codebook: bool = False
     """initialise code embeddings from the codebook: see prior.init_from_codebook"""
     loss: LossSettings = field(default_factory=LossSettings)
     """terms in addition to the cross entropy: see prior.objective"""
-    batch_size: int = 8
-    steps: int = 1000
-    save_every: int = 250
-    sample_every: int = 250
-    log_every: int = 10
+    batch_size: BatchSize = 8
+    steps: Steps = 1000
+    save_every: Count = 250
+    sample_every: Count = 250
+    log_every: Count = 10
+
+    def __post_init__(self) -> None:
+        check_fields(self)

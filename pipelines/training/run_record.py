@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ops.config import to_json
+from ops.config import parse_json, to_json
 from ops.files import write_json
+from ops.text import printable
 from pipelines.training.loop import TrainingError
 from pipelines.training.recipe import LOOP_FIELDS, PriorRecipe, TokenizerRecipe
 
+RUN_RECORD = "run.json"
 #: Increased whenever runs of an older version cannot be resumed: 2 since train_state.pt names a
 #: prior's optimizer entries by parameter.
 FORMAT = 2
@@ -23,31 +25,52 @@ def run_settings(recipe: TokenizerRecipe | PriorRecipe, **more: Any) -> dict[str
     return {"recipe": fixed, **more}
 
 
-def pin_settings(run: Path, settings: Mapping[str, Any]) -> None:
+def pin_settings(run: Path, settings: Mapping[str, Any], *, begun: bool = True) -> None:
     """Write `settings` to run.json of a new run; of an old run, check that they are the same.
 
-    Raises TrainingError where the run was written by another version of Smalti, or with other
-    settings, naming those that differ.
+    A run that is not `begun`, since it has no checkpoint yet, takes the new settings. The caller
+    holds the run's lock. Raises TrainingError where the run was written by another version of
+    Smalti, or with other settings, naming those that differ.
     """
-    path, current = run / "run.json", json.loads(json.dumps({"format": FORMAT, **settings}))
-    if not path.exists():
+    path, current = run / RUN_RECORD, json.loads(json.dumps({"format": FORMAT, **settings}))
+    if not path.exists() or not begun:
         write_json(path, current)
         return
-    before = json.loads(path.read_text())
+    before = _read(path)
     found = before.get("format", 1)
     if found != FORMAT:
-        age = "an older" if found < FORMAT else "a newer"
+        age = "an older" if type(found) is int and found < FORMAT else "a newer"
         raise TrainingError(
-            f"{run} was written by {age} version of Smalti (format {found}, this one has "
+            f"{run} was written by {age} version of Smalti (format {_shown(found)}, this one has "
             f"{FORMAT}) and cannot be resumed. Start a new run in another --out."
         )
-    differing = [
-        f"{name} was {before.get(name)!r}, is {current.get(name)!r}"
-        for name in sorted(set(before) | set(current))
-        if before.get(name) != current.get(name)
-    ]
+    differing = list(_differences(before, current))
     if differing:
         raise TrainingError(
-            f"{run} was started with other settings: {'; '.join(differing)}. "
+            f"{run} was started with other settings (recorded -> asked): {'; '.join(differing)}. "
             "Resume it with the same settings, or use another --out."
         )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        record = parse_json(path.read_bytes())
+    except ValueError as error:
+        raise TrainingError(f"{path} is not JSON ({error}). Restore it from a copy.") from None
+    if not isinstance(record, dict):
+        raise TrainingError(f"{path} holds no JSON object. Restore it from a copy.")
+    return record
+
+
+def _differences(before: Any, current: Any, name: str = "") -> Iterator[str]:
+    """The settings that differ, as "recipe.batch_size: 8 -> 16"."""
+    if isinstance(before, dict) and isinstance(current, dict):
+        for key in sorted(set(before) | set(current)):
+            inside = f"{name}.{key}" if name else key
+            yield from _differences(before.get(key), current.get(key), inside)
+    elif before != current:
+        yield f"{printable(name, 100)}: {_shown(before)} -> {_shown(current)}"
+
+
+def _shown(value: Any) -> str:
+    return printable(json.dumps(value), 100)

@@ -40,7 +40,7 @@ class TokenizerData(NamedTuple):
 
     learned: list[Entry]  # to train on
     measured: list[Entry]  # held out
-    lost: list[Lost]  # images without a partner
+    lost: list[Lost]  # images without a partner; folders and archives not listed completely
 
 
 def list_data(data: Path, targets: Path | None, held_out_share: float) -> TokenizerData:
@@ -49,10 +49,13 @@ def list_data(data: Path, targets: Path | None, held_out_share: float) -> Tokeni
     So the tokenizers of images and of their label maps hold out the same keys. Raises UserError
     where no image has a partner.
     """
-    entries = list_input(data).entries
-    lost: list[Lost] = []
+    listing = list_input(data)
+    entries = listing.entries
+    unread = set(listing.unread)
+    lost = [(key, reason) for key, reason in listing.skipped if key in unread]
     if targets is not None:
-        entries, lost = paired(entries, list_input(targets).entries)
+        entries, without_partner = paired(entries, list_input(targets).entries)
+        lost += without_partner
         if not entries:
             raise UserError(
                 f"No file in {targets} has the name of an image in {data}. Partners differ in what "

@@ -50,8 +50,6 @@ def train_tokenizer(flags: TrainTokenizerFlags, recipes: Mapping[str, TokenizerR
     With --dry-run the text is the estimate of the run, and nothing is written. Raises ConfigError
     for wrong flags, UserError where the data has nothing to train on, and what run_attempts raises.
     """
-    if flags.num_workers is not None and flags.num_workers < 0:
-        raise ConfigError(f"--num-workers must be at least 0, found {flags.num_workers}.")
     reads = {"--data": flags.data}
     if flags.targets is not None:
         reads["--targets"] = flags.targets
@@ -69,11 +67,14 @@ def train_tokenizer(flags: TrainTokenizerFlags, recipes: Mapping[str, TokenizerR
     recipe = dataclasses.replace(recipe, modality=modality)
     if flags.dry_run:
         return "\n".join(describe_run(flags, recipe, files))
-    flags.out.mkdir(parents=True, exist_ok=True)
-    pin_settings(flags.out, run_settings(recipe, held_out=flags.held_out, seed=flags.seed))
+    settings = run_settings(recipe, held_out=flags.held_out, seed=flags.seed)
+
+    def start(begun: bool) -> None:
+        pin_settings(flags.out, settings, begun=begun)
+
     listed = None if flags.workers else files  # workers list the files themselves
     attempt = functools.partial(run_attempt, flags, recipe, listed)
-    return run_training(flags, recipe.steps, attempt, reads, _next_step(flags, recipe))
+    return run_training(flags, recipe.steps, start, attempt, reads, _next_step(flags, recipe))
 
 
 def resolve_recipe(
@@ -171,7 +172,7 @@ def run_attempt(
     workers = loader_workers(flags, device)
     batches = functools.partial(load_batches, crops, ledger, ranks=ranks, num_workers=workers)
     source = Source(batches, functools.partial(crops.keys, ranks=ranks))
-    return train(train_task, source, flags.out, loop_settings(recipe, flags.seed), ranks, on_step)
+    return train(train_task, source, flags.out, loop_settings(recipe, flags), ranks, on_step)
 
 
 def describe_run(

@@ -9,13 +9,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ops.checkpoint import load_model, load_tensors, save_tensors
+from ops.checkpoint import read_description
 from ops.colours import scalar_colours
 from ops.images import ImageArray, image_grid
 from ops.metrics import code_counts, codebook_usage
 from ops.runtime import autocast, pinned
+from ops.tensor_files import (
+    load_state,
+    load_weights,
+    save_state,
+    save_tensors,
+    state_errors_explained,
+)
 from pipelines.training.loop import Evaluation, TrainTask
-from pipelines.training.optimizer import WeightAverage, evaluating, make_optimizer, take_step
+from pipelines.training.optimizer import (
+    WeightAverage,
+    apply_gradients,
+    compute_gradients,
+    evaluating,
+    make_optimizer,
+)
 from pipelines.training.parallel import SINGLE_PROCESS, ParallelConfig, no_sync, wrap_ddp
 from pipelines.training.plots import plot_usage
 from pipelines.training.recipe import TokenizerRecipe
@@ -71,14 +84,25 @@ class TokenizerTask(TrainTask[Tensor]):
         config = self.recipe.optimizer
         rate = config.rate_at(step, self.steps)
         found: list[Losses] = []
-        losses = self._losses(parts, step, found)
-        norm = take_step(self.optimizer, losses, rate, config.max_gradient_norm)
-        self.average.update(self.model, step)
+        losses, ranks = self._losses(parts, step, found), self.parallel_config.ranks
+        norm = compute_gradients(self.optimizer, losses, config.max_gradient_norm, ranks)
         metrics = _means([losses.metrics for losses in found])
         metrics |= {"gradient_norm": norm, "learning_rate": torch.tensor(rate)}
         metrics |= self.model.quantizer.metrics()
+        # Both networks' gradients come first: either both take the step, or none.
         rebuilt = [losses.pixels for losses in found]
-        return metrics | self._train_discriminator(parts, rebuilt, step)
+        metrics |= self._discriminator_gradients(parts, rebuilt, step)
+        apply_gradients(self.optimizer, rate)
+        self.average.update(self.model, step)
+        self._step_discriminator(metrics, step)
+        return metrics
+
+    def forward_state(self) -> list[Tensor]:
+        discriminator = self.objective.discriminator
+        return [
+            *self.model.quantizer.state_dict().values(),
+            *(discriminator.buffers() if discriminator else []),
+        ]
 
     def _init_codebook(self, parts: tuple[Tensor, ...]) -> None:
         """Initialise the codebook from the whole first batch, not from its first micro-batch."""
@@ -104,10 +128,10 @@ class TokenizerTask(TrainTask[Tensor]):
                 )
                 yield losses.total / len(parts)
 
-    def _train_discriminator(
+    def _discriminator_gradients(
         self, real: tuple[Tensor, ...], fake: list[Tensor], step: int
     ) -> dict[str, Tensor]:
-        """One discriminator step, from `adversarial_start` on; its metrics."""
+        """The gradients of the discriminator, from `adversarial_start` on; its metrics."""
         discriminator, optimizer = self.objective.discriminator, self.discriminator_optimizer
         if optimizer is None or not self.objective.adversarial_strength(step):
             return {}
@@ -123,16 +147,26 @@ class TokenizerTask(TrainTask[Tensor]):
             assert discriminator is not None
             self.parallel_config.ranks.average_gradients(discriminator)
 
-        config = self.recipe.discriminator_optimizer
+        norm = compute_gradients(
+            optimizer,
+            losses(),
+            self.recipe.discriminator_optimizer.max_gradient_norm,
+            self.parallel_config.ranks,
+            prefix="discriminator ",
+        )
+        return {**_means(found), "discriminator_gradient_norm": norm}
+
+    def _step_discriminator(self, metrics: Mapping[str, Tensor], step: int) -> None:
+        """Take the step whose gradients are there; `metrics` are those of the step."""
+        if self.discriminator_optimizer is None or "real_logit" not in metrics:
+            return
+        config, start = self.recipe.discriminator_optimizer, self.recipe.losses.adversarial_start
         # Its warm-up counts from its own first step.
-        since = step - self.recipe.losses.adversarial_start
-        rate = config.rate_at(since, max(1, self.steps - self.recipe.losses.adversarial_start))
-        norm = take_step(optimizer, losses(), rate, config.max_gradient_norm)
-        metrics = _means(found)
+        rate = config.rate_at(step - start, max(1, self.steps - start))
+        apply_gradients(self.discriminator_optimizer, rate)
         names = ("real_logit", "fake_logit")
         logits = (self.parallel_config.ranks.mean(metrics[name]) for name in names)
         self.objective.lecam.update(*logits)
-        return metrics | {"discriminator_gradient_norm": norm}
 
     def amounts(self) -> Mapping[str, int]:
         return {"images": self.recipe.batch_size}
@@ -148,19 +182,22 @@ class TokenizerTask(TrainTask[Tensor]):
             state["discriminator"] = self.objective.discriminator.state_dict()
             state["lecam"] = self.objective.lecam.state_dict()
             state["discriminator_optimizer"] = self.discriminator_optimizer.state_dict()
-        torch.save(state, folder / "train_state.pt")
+        save_state(folder / "train_state.pt", state)
 
     def load(self, folder: Path) -> None:
-        _, tensors = load_model(folder, KIND)
-        self.model.load_state_dict(tensors)
-        self.average.load(load_tensors(folder / "ema.safetensors"))
-        state = torch.load(folder / "train_state.pt", map_location=self.device, weights_only=True)
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.discriminator_optimizer is not None:
-            assert self.objective.discriminator is not None
-            self.objective.discriminator.load_state_dict(state["discriminator"])
-            self.objective.lecam.load_state_dict(state["lecam"])
-            self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
+        read_description(folder, KIND)
+        with torch.device("meta"):
+            outline = VQGAN(self.model.config)
+        self.model.load_state_dict(load_weights(folder / "model.safetensors", outline))
+        self.average.load(load_weights(folder / "ema.safetensors", outline))
+        state = load_state(folder / "train_state.pt", self.device)
+        with state_errors_explained(folder / "train_state.pt"):
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.discriminator_optimizer is not None:
+                assert self.objective.discriminator is not None
+                self.objective.discriminator.load_state_dict(state["discriminator"])
+                self.objective.lecam.load_state_dict(state["lecam"])
+                self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
 
     def evaluate(self, step: int) -> Evaluation:
         if not len(self.held_out):

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ops.config import ConfigError
+from ops.config import ConfigError, Range
 from prior.conditions.condition import (
     CONDITIONS,
     Condition,
     Shape,
+    Vocabulary,
     check_names,
-    check_positive,
     check_range,
     entry_of,
     needs_track,
 )
 from prior.conditions.frames import Entry, boxes_in, framed, out_of
-from prior.conditions.places import check_places, place_tokens
+from prior.conditions.places import Places, place_tokens
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
@@ -39,10 +39,10 @@ class Boxes(Condition):
     tokens each fill up. Two places, of `crop`, end it.
     """
 
-    num_categories: int
+    num_categories: Vocabulary
     category_names: tuple[str, ...] = ()
-    max_objects: int = 30
-    places: int = 32
+    max_objects: Annotated[int, Range(least=1, most=4096)] = 30
+    places: Places = 32
 
     name: ClassVar[str] = "boxes"
     entries: ClassVar[Mapping[str, Entry]] = {
@@ -51,8 +51,7 @@ class Boxes(Condition):
     }
 
     def __post_init__(self) -> None:
-        check_positive(self, "num_categories", "max_objects")
-        check_places(self.places)
+        super().__post_init__()
         check_names(self.category_names, self.num_categories, "categories")
 
     @property

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ops.config import ConfigError
-from prior.conditions.condition import CONDITIONS, Condition, Shape, check_names, check_positive
+from prior.conditions.condition import CONDITIONS, Condition, Shape, Vocabulary, check_names
 from prior.conditions.frames import Entry
 
 
@@ -22,7 +22,7 @@ class ClassLabel(Condition):
     `label_names`, if any, are the classes' names.
     """
 
-    num_classes: int
+    num_classes: Vocabulary
     label_names: tuple[str, ...] = ()
 
     name: ClassVar[str] = "class"
@@ -30,7 +30,7 @@ class ClassLabel(Condition):
     length: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        check_positive(self, "num_classes")
+        super().__post_init__()
         check_names(self.label_names, self.num_classes, "classes")
 
     @property

@@ -13,7 +13,7 @@ from prior.conditions.condition import (
     CONDITIONS,
     Condition,
     Shape,
-    check_positive,
+    Vocabulary,
     check_range,
     entry_of,
     needs_track,
@@ -28,14 +28,11 @@ class CodeGrid(Condition):
     `fingerprint`, where known, is that tokenizer's.
     """
 
-    codebook_size: int
+    codebook_size: Vocabulary
     fingerprint: str = ""
 
     is_grid: ClassVar[bool] = True
     encode_with: ClassVar[str] = "PATH"  # the value of encode's --track, as an error names it
-
-    def __post_init__(self) -> None:
-        check_positive(self, "codebook_size")
 
     @property
     def vocab_size(self) -> int:

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ops.config import ConfigError, Registry
+from ops.config import ConfigError, Range, Registry, check_fields
 from prior.conditions.frames import Entry
 
 Shape = tuple[int, int]  # rows, columns
+Vocabulary = Annotated[int, Range(least=1, most=2**24)]
 
 
 class Condition(ABC):
@@ -33,6 +34,9 @@ class Condition(ABC):
     the code store's track of that name."""
     is_grid: ClassVar[bool] = False
     """Whether it has a token for each code, at the code's place; else it has `length` of them."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def length(self) -> int:
@@ -114,13 +118,6 @@ def check_range(values: Tensor, lowest: int, highest: int, what: str) -> None:
             f"{what} must be from {lowest} to {highest}; found {values.min().item()} to "
             f"{values.max().item()}."
         )
-
-
-def check_positive(config: Any, *names: str) -> None:
-    """Raise ConfigError unless each named field of a condition is at least 1."""
-    for name in names:
-        if getattr(config, name) < 1:
-            raise ConfigError(f"{name} must be at least 1, found {getattr(config, name)}.")
 
 
 def check_names(names: Sequence[str], count: int, what: str) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ops.config import ConfigError
-from prior.conditions.condition import CONDITIONS, Condition, Shape, check_positive, entry_of
+from ops.config import ConfigError, Range
+from prior.conditions.condition import CONDITIONS, Condition, Shape, Vocabulary, entry_of
 from prior.conditions.frames import Entry, WindowView
 
 
@@ -35,15 +35,12 @@ class Coordinates(Condition):
     In large images the last of them would round to K, for which theirs has no token: it is K-1.
     """
 
-    codebook_size: int
-    downsample_factor: int
+    codebook_size: Vocabulary
+    downsample_factor: Annotated[int, Range(least=1, most=2**16)]
 
     name: ClassVar[str] = "coordinates"
     entries: ClassVar[Mapping[str, Entry]] = {"place": Entry(1, moved)}
     is_grid: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_positive(self, "codebook_size", "downsample_factor")
 
     @property
     def vocab_size(self) -> int:

@@ -16,6 +16,7 @@ from prior.conditions.condition import (
     CONDITIONS,
     Condition,
     Shape,
+    Vocabulary,
     check_range,
     entry_of,
 )
@@ -32,7 +33,7 @@ class Inpaint(Condition):
     The mask token is the null token: where the condition is not given, nothing is known.
     """
 
-    codebook_size: int
+    codebook_size: Vocabulary
 
     name: ClassVar[str] = "inpaint"
     entries: ClassVar[Mapping[str, Entry]] = {"codes": GRID, "known": GRID}

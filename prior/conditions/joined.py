@@ -133,11 +133,14 @@ class Conditions:
 
     @classmethod
     def from_json(cls, data: Sequence[Mapping[str, Any]], codebook_size: int) -> Conditions:
-        """The conditions that to_json described; raises ConfigError for unknown ones."""
-        parts = []
+        """The conditions that to_json described; raises ConfigError for anything else."""
+        parts: list[Condition] = []
         for described in data:
+            name = described.get("name") if isinstance(described, Mapping) else None
+            if not isinstance(name, str) or name in {part.name for part in parts}:
+                raise ConfigError("conditions must be a list of objects with different names.")
             fields = {key: value for key, value in described.items() if key != "name"}
-            parts.append(from_json(CONDITIONS[described["name"]], fields))
+            parts.append(from_json(CONDITIONS[name], fields))
         return cls(parts, codebook_size)
 
     def _shape(self, batch: Mapping[str, Any], shape: Shape | None) -> Shape:

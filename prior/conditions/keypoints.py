@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from ops.config import Range
 from prior.conditions.condition import (
     CONDITIONS,
     Condition,
     Shape,
     check_names,
-    check_positive,
     entry_of,
     needs_track,
 )
 from prior.conditions.frames import Entry, framed, points_in
-from prior.conditions.places import check_places, place_tokens
+from prior.conditions.places import Places, place_tokens
 
 
 @CONDITIONS.register("keypoints")
@@ -31,16 +31,15 @@ class Keypoints(Condition):
     none. `point_names`, if any, are their names.
     """
 
-    num_points: int
+    num_points: Annotated[int, Range(least=1, most=4096)]
     point_names: tuple[str, ...] = ()
-    places: int = 32
+    places: Places = 32
 
     name: ClassVar[str] = "keypoints"
     entries: ClassVar[Mapping[str, Entry]] = {"keypoints": Entry(2, framed(points_in))}
 
     def __post_init__(self) -> None:
-        check_positive(self, "num_points")
-        check_places(self.places)
+        super().__post_init__()
         check_names(self.point_names, self.num_points, "points")
 
     @property

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ops.config import Count
 from prior.conditions.code_grids import CodeGrid
 from prior.conditions.condition import CONDITIONS
 from prior.conditions.frames import GRID, Entry
@@ -19,7 +20,7 @@ class LowResolution(CodeGrid):
     `ratio`, where known, is by how much it was shrunk.
     """
 
-    ratio: int | None = None
+    ratio: Count | None = None
 
     name: ClassVar[str] = "low_res"
     entries: ClassVar[Mapping[str, Entry]] = {"low_res": GRID}

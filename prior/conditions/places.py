@@ -7,10 +7,15 @@ likewise.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
-from ops.config import ConfigError
+from ops.config import Range
+
+#: Places to a side.
+Places = Annotated[int, Range(least=2, most=1024)]
 
 
 def place_tokens(points: Tensor, places: int) -> Tensor:
@@ -18,9 +23,3 @@ def place_tokens(points: Tensor, places: int) -> Tensor:
     outside is moved to the edge."""
     columns, rows = (points.clamp(0, 1) * (places - 1)).round().to(torch.int64).unbind(-1)
     return rows * places + columns
-
-
-def check_places(places: int) -> None:
-    """Raises ConfigError for fewer than 2 places to a side."""
-    if places < 2:
-        raise ConfigError(f"places must be at least 2 to a side, found {places}.")

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ops.config import ConfigError
+from ops.config import ConfigError, Range, check_fields
 from ops.cpu import Linear
 from prior.models.layers import MLPS, NORMS
 from prior.models.rotary import Rotation, rotate
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Attention output of queries, keys and values, each (B, heads, T, head_dim)."""
+
+
+Vocabulary = Annotated[int, Range(least=1, most=2**26)]
+Length = Annotated[int, Range(least=0, most=2**24)]
+Layers = Annotated[int, Range(least=1, most=1024)]
+Width = Annotated[int, Range(least=1, most=2**16)]
+Window = Annotated[int, Range(least=1, most=4096)]
+Radius = Annotated[int, Range(least=1, most=4096)]
+Dropout = Annotated[float, Range(least=0, below=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,14 +34,14 @@ class BlockConfig:
     Raises ConfigError for a size out of range or a part of an unknown name.
     """
 
-    codebook_size: int
-    condition_vocab_size: int
-    condition_length: int
+    codebook_size: Vocabulary
+    condition_vocab_size: Vocabulary
+    condition_length: Length
     """number of condition tokens before the codes"""
-    num_layers: int = 4
-    num_heads: int = 4
-    width: int = 256
-    dropout: float = 0.0
+    num_layers: Layers = 4
+    num_heads: Layers = 4
+    width: Width = 256
+    dropout: Dropout = 0.0
     norm: str = "layer"
     """a name in prior.models.layers.NORMS"""
     mlp: str = "gelu"
@@ -46,16 +56,14 @@ class BlockConfig:
     sqrt(2 * num_layers), so that its variance does not grow with depth (Radford et al. 2019)"""
 
     def __post_init__(self) -> None:
-        least = {"codebook_size": 1, "condition_vocab_size": 1}
-        for name, lowest in {**least, "condition_length": self.min_condition_length}.items():
-            if getattr(self, name) < lowest:
-                raise ConfigError(f"{name} must be at least {lowest}, found {getattr(self, name)}.")
-        if self.num_layers < 1 or self.num_heads < 1 or self.width < self.num_heads:
-            raise ConfigError("num_layers and num_heads must be at least 1, width num_heads.")
+        check_fields(self)
+        if self.condition_length < self.min_condition_length:
+            raise ConfigError(
+                f"condition_length must be at least {self.min_condition_length}, found "
+                f"{self.condition_length}."
+            )
         if self.width % self.num_heads:
             raise ConfigError(f"width {self.width} is not a multiple of {self.num_heads} heads.")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout must be in [0, 1), found {self.dropout}.")
         self._check_choice("norm", NORMS)
         self._check_choice("mlp", MLPS)
 

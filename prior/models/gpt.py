@@ -9,14 +9,15 @@ transformers for high-resolution image synthesis", section 3.2 and appendix.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ops.config import ConfigError
+from ops.config import ConfigError, Range
 from ops.cpu import Linear
-from prior.models.attention import Block, BlockConfig
+from prior.models.attention import Block, BlockConfig, Window
 from prior.models.layers import NORMS, initialise_layer, run_block, scale_residual
 from prior.models.rotary import Rotation, grid_coordinates, rotation_at
 from prior.orderings import ORDERINGS, PUBLISHED_SEED, ROW_MAJOR, TokenOrder, token_order
@@ -31,19 +32,17 @@ class GPTConfig(BlockConfig):
     Raises ConfigError for values out of range, unknown names and combinations that do not work.
     """
 
-    window: int = 16
+    window: Window = 16
     """side, in codes, of the square windows it is trained on"""
     positions: str = "learned"
     """learned: one embedding for each position; rope2d: see prior.models.rotary"""
     ordering: str = ROW_MAJOR
     """a name in prior.orderings.ORDERINGS: the order in which the window's codes are predicted"""
-    ordering_seed: int = PUBLISHED_SEED
+    ordering_seed: Annotated[int, Range(least=0, most=2**32 - 1)] = PUBLISHED_SEED
     """seed of the ordering `random`"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.window < 1:
-            raise ConfigError(f"window must be at least 1, found {self.window}.")
         self._check_choice("positions", POSITIONS)
         if self.positions == "rope2d" and self.head_dim % 4:
             raise ConfigError(
@@ -56,10 +55,6 @@ class GPTConfig(BlockConfig):
                 f"rope2d encodes the position of the code that a token holds, which determines "
                 f"the code to predict in the order {ROW_MAJOR} only, not in {self.ordering!r}. Use "
                 f"learned positions."
-            )
-        if not 0 <= self.ordering_seed < 2**32:
-            raise ConfigError(
-                f"ordering_seed must be from 0 to 2**32 - 1, found {self.ordering_seed}."
             )
 
     @property

@@ -18,14 +18,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ops.config import ConfigError
+from ops.config import ConfigError, Range
 from ops.cpu import Linear
-from prior.models.attention import Attend, Attention, Block, BlockConfig
+from prior.models.attention import Attend, Attention, Block, BlockConfig, Radius, Window
 from prior.models.depthwise_context import DepthwiseContext
 from prior.models.gpt import cross_entropy
 from prior.models.layers import NORMS, initialise_layer, run_block, scale_residual
@@ -37,13 +38,13 @@ from prior.models.rotary import Rotation, rotate, rotation_at
 class LocalConfig(BlockConfig):
     """Sizes and parts of a LocalGPT. Raises ConfigError for values out of range."""
 
-    window: int = 32
+    window: Window = 32
     """side, in codes, of the squares it is trained on; it samples canvases of any size"""
-    radius: int = 8
+    radius: Radius = 8
     """reach of attention in one layer, in codes"""
-    condition_grids: int = 0
+    condition_grids: Annotated[int, Range(least=0, most=64)] = 0
     """number of conditions with a token for each code; condition_length counts all other tokens"""
-    depthwise_context: int = 2
+    depthwise_context: Annotated[int, Range(least=0, most=64)] = 2
     """radius, in codes, of the convolution over grid conditions"""
     norm: str = "rms"
     mlp: str = "swiglu"
@@ -53,15 +54,6 @@ class LocalConfig(BlockConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.window < 1 or self.radius < 1:
-            raise ConfigError(
-                f"window and radius must be at least 1, found {self.window} and {self.radius}."
-            )
-        if self.condition_grids < 0 or self.depthwise_context < 0:
-            raise ConfigError(
-                f"condition_grids and depthwise_context must be 0 or more, found "
-                f"{self.condition_grids} and {self.depthwise_context}."
-            )
         if self.head_dim % 8:
             raise ConfigError(
                 f"half of each head's channels are rotated, in pairs by row and by column, so "

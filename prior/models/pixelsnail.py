@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ops.config import ConfigError
+from ops.config import ConfigError, Range, check_fields
 from ops.cpu import Linear
+from prior.models.attention import Dropout, Layers, Length, Vocabulary, Width, Window
 from prior.models.gpt import cross_entropy
 from prior.models.layers import initialise_layer, run_block
 
@@ -32,40 +34,32 @@ class SnailConfig:
     The condition is P prefix tokens and then G grids with a token for each code.
     """
 
-    codebook_size: int
-    condition_vocab_size: int
-    condition_length: int
+    codebook_size: Vocabulary
+    condition_vocab_size: Vocabulary
+    condition_length: Length
     """P, 0 or more"""
-    condition_grids: int = 0
+    condition_grids: Annotated[int, Range(least=0, most=64)] = 0
     """G"""
-    window: int = 16
+    window: Window = 16
     """side, in codes, of the square windows it is trained on"""
-    num_blocks: int = 2
+    num_blocks: Layers = 2
     """each ends with attention"""
-    num_residuals: int = 2
+    num_residuals: Annotated[int, Range(least=0, most=64)] = 2
     """residual blocks of 2x2 convolutions before each attention"""
-    num_heads: int = 4
-    width: int = 256
+    num_heads: Layers = 4
+    width: Width = 256
     """channels of the features"""
-    hidden: int = 64
+    hidden: Width = 64
     """channels inside residual blocks"""
-    dropout: float = 0.0
+    dropout: Dropout = 0.0
 
     def __post_init__(self) -> None:
-        least = {"condition_length": 0, "condition_grids": 0, "num_residuals": 0}
-        sizes = ("codebook_size", "condition_vocab_size", "window", "num_blocks", "num_heads")
-        for name in (*least, *sizes, "width", "hidden"):
-            if getattr(self, name) < least.get(name, 1):
-                raise ConfigError(
-                    f"{name} must be at least {least.get(name, 1)}, found {getattr(self, name)}."
-                )
+        check_fields(self)
         if self.width % (2 * self.num_heads):
             raise ConfigError(
                 f"half the width is divided among the heads, so width must be a multiple of "
                 f"{2 * self.num_heads}; found {self.width}."
             )
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout must be in [0, 1), found {self.dropout}.")
 
     @property
     def default_stride(self) -> int:

@@ -49,21 +49,31 @@ def preset_config(preset: str, **sizes: Any) -> PriorConfig:
 
 
 def condition_sizes(preset: str, conditions: Conditions, window: int) -> dict[str, int]:
-    """The `sizes` of preset_config that follow from the conditions and the window.
+    """The `sizes` of preset_config that follow from the conditions and the window."""
+    kinds = [kind.config for kind in ARCHITECTURES.values() if preset in kind.presets]
+    sizes = _sizes(kinds[0], conditions, window) if kinds else {}
+    return {**sizes, "codebook_size": conditions.codebook_size, "window": window}
+
+
+def check_conditions(config: PriorConfig, conditions: Conditions) -> None:
+    """Raise ConfigError unless a config has the sizes that follow from the conditions."""
+    for name, size in _sizes(type(config), conditions, config.window).items():
+        if getattr(config, name) != size:
+            raise ConfigError(f"{name} is {getattr(config, name)}, but the conditions need {size}.")
+
+
+def _sizes(config: type[PriorConfig], conditions: Conditions, window: int) -> dict[str, int]:
+    """The sizes that follow from the conditions.
 
     Architectures with a field condition_grids read grid conditions aligned with the codes; the
     others read them as part of the prefix, a token for each cell of the window.
     """
-    sizes = {
-        "codebook_size": conditions.codebook_size,
-        "condition_vocab_size": conditions.vocab_size,
-        "condition_length": conditions.length,
-        "window": window,
-    }
-    kinds = [kind.config for kind in ARCHITECTURES.values() if preset in kind.presets]
-    if any(field.name == "condition_grids" for kind in kinds for field in fields(kind)):
-        return {**sizes, "condition_grids": conditions.num_grids}
-    return {**sizes, "condition_length": conditions.length + conditions.num_grids * window**2}
+    vocabulary = {"condition_vocab_size": conditions.vocab_size}
+    if any(field.name == "condition_grids" for field in fields(config)):
+        grids = {"condition_grids": conditions.num_grids}
+        return {**vocabulary, **grids, "condition_length": conditions.length}
+    length = conditions.length + conditions.num_grids * window**2
+    return {**vocabulary, "condition_length": length}
 
 
 def architecture_name(config: PriorConfig) -> str:

@@ -32,7 +32,7 @@ from ops.runtime import keep_freed_memory
 from pipelines import encode
 from pipelines.encoding.worker import EncodeWorker
 from pipelines.inputs.listing import list_input
-from pipelines.jobs.actors import ray_running
+from pipelines.jobs import ray_running
 from pipelines.jobs.queue import Piece
 from pipelines.jobs.run import run_tasks
 from pipelines.planning.plan import Plan, Task, read_plan

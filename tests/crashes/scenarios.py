@@ -86,7 +86,7 @@ def run_task(root: Path, number: int, shift: int = 0) -> int:
     worker = EncodeWorker(root)
     if shift:
         right, size = worker.tokenizer.encode, worker.tokenizer.config.codebook_size
-        worker.tokenizer.encode = lambda pixels: (right(pixels) + shift) % size  # type: ignore[method-assign]
+        worker.tokenizer.encode = lambda pixels, **_: (right(pixels) + shift) % size  # type: ignore[method-assign]
     task = plan.tasks[number]
     worker.run(Piece(task=task, first=0, end=task.num_rows))
     return 0

@@ -184,7 +184,7 @@ def test_codes_do_not_depend_on_neighbours_only_because_batches_are_padded(
 ) -> None:
     right, read = VQGAN.encode, BatchEncoder.read
 
-    def size_dependent(self: VQGAN, pixels: torch.Tensor) -> torch.Tensor:
+    def size_dependent(self: VQGAN, pixels: torch.Tensor, **_: bool) -> torch.Tensor:
         return (right(self, pixels) + len(pixels)) % self.config.codebook_size
 
     def read_without_padding(self: BatchEncoder, *arguments: object) -> Reading:

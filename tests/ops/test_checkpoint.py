@@ -6,15 +6,16 @@ import torch
 from ops.checkpoint import (
     CheckpointError,
     fingerprint,
-    load_model,
     newest_step,
     prune_steps,
+    read_description,
     resolve_model_folder,
     save_model,
     step_folder,
     step_folders,
     step_of,
 )
+from ops.tensor_files import load_tensors
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor([True, False])}
 
@@ -30,7 +31,8 @@ def make_step(run, step, *, complete=True):
 def test_a_model_folder_round_trips(tmp_path):
     strided = {**TENSORS, "a": TENSORS["a"].T}
     save_model(tmp_path / "m", "thing", {"size": 1}, strided, {"name": "x"})
-    description, tensors = load_model(tmp_path / "m", "thing")
+    description = read_description(tmp_path / "m", "thing")
+    tensors = load_tensors(tmp_path / "m" / "model.safetensors")
     assert description == {"format": 2, "kind": "thing", "config": {"size": 1}, "name": "x"}
     assert set(tensors) == {"a", "b"}
     assert torch.equal(tensors["a"], TENSORS["a"].T)
@@ -39,24 +41,24 @@ def test_a_model_folder_round_trips(tmp_path):
 def test_foreign_and_corrupt_folders_are_refused_with_the_reason(tmp_path):
     save_model(tmp_path / "m", "thing", {}, TENSORS)
     with pytest.raises(CheckpointError, match="holds a 'thing', not a 'prior'"):
-        load_model(tmp_path / "m", "prior")
+        read_description(tmp_path / "m", "prior")
     with pytest.raises(CheckpointError, match=r"no config\.json"):
-        load_model(tmp_path, "thing")
+        read_description(tmp_path, "thing")
     (tmp_path / "m" / "model.safetensors").write_bytes(b"\x00" * 20)
     with pytest.raises(CheckpointError, match="cannot be read"):
-        load_model(tmp_path / "m", "thing")
+        load_tensors(tmp_path / "m" / "model.safetensors")
     (tmp_path / "m" / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="not JSON"):
-        load_model(tmp_path / "m", "thing")
+        read_description(tmp_path / "m", "thing")
     (tmp_path / "m" / "config.json").write_text(json.dumps({"format": 99}))
     with pytest.raises(CheckpointError, match="newer format"):
-        load_model(tmp_path / "m", "thing")
+        read_description(tmp_path / "m", "thing")
     (tmp_path / "m" / "config.json").write_text(json.dumps({"format": 1, "kind": "thing"}))
     with pytest.raises(CheckpointError, match="written by an older version of Smalti"):
-        load_model(tmp_path / "m", "thing")
+        read_description(tmp_path / "m", "thing")
     (tmp_path / "m" / "config.json").write_text("[]")
     with pytest.raises(CheckpointError, match="holds no JSON object"):
-        load_model(tmp_path / "m", "thing")
+        read_description(tmp_path / "m", "thing")
 
 
 def test_the_newest_complete_step_is_where_to_resume(tmp_path):

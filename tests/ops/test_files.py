@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import suppress
@@ -11,11 +12,13 @@ import pytest
 from ops.disk import Disk
 from ops.files import (
     LockedError,
+    NotRegularError,
     atomic_path,
     exclusive_lock,
     file_hash,
     json_hash,
     link_once,
+    open_regular,
     write_json,
     write_temporary,
 )
@@ -25,6 +28,24 @@ def fail_in_the_middle(path):
     with suppress(ZeroDivisionError), atomic_path(path) as partial:
         partial.write_text("half")
         partial.write_text(str(1 / 0))
+
+
+def test_regular_files_are_opened_and_nothing_else_blocks_or_is_read(tmp_path):
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "link").symlink_to("file")
+    for name in ("file", "link"):
+        with open_regular(tmp_path / name) as file:
+            assert file.read() == b"content"
+    os.mkfifo(tmp_path / "pipe")  # without a writer
+    (tmp_path / "link to pipe").symlink_to("pipe")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket"))
+    for path in ("pipe", "link to pipe", "socket", "", "/dev/zero"):
+        with pytest.raises(NotRegularError, match="regular file is needed"):
+            open_regular(tmp_path / path)
+    for path in ("missing", "nul\0", "\ud800"):
+        with pytest.raises(FileNotFoundError):
+            open_regular(tmp_path / path)
 
 
 def test_a_file_appears_only_if_its_body_succeeds(tmp_path):

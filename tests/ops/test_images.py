@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import struct
 import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -94,23 +96,9 @@ def test_sixteen_bit_grey_keeps_its_high_byte(kind: str) -> None:
     np.testing.assert_array_equal(image, np.repeat((samples >> 8)[..., None], 3, -1))
 
 
-def png_of_sixteen_bit_rgb() -> bytes:
-    import struct
-    import zlib
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
-
-    header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
-    row = b"\0" + struct.pack(">6H", 0, 0x80FF, 0xFFFF, 0x0100, 0x00FF, 0x7FFF)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
-
-
 def test_sixteen_bit_rgb_keeps_its_high_byte() -> None:
-    assert decode_image(png_of_sixteen_bit_rgb()).tolist() == [[[0, 0x80, 0xFF], [1, 0, 0x7F]]]
+    samples = np.array([[[0, 0x80FF, 0xFFFF], [0x0100, 0x00FF, 0x7FFF]]])
+    assert decode_image(png(16, 2, samples)).tolist() == [[[0, 0x80, 0xFF], [1, 0, 0x7F]]]
 
 
 def half_transparent(mode: str) -> Image.Image:
@@ -129,6 +117,38 @@ def test_alpha_is_composited_on_white(mode: str) -> None:
     image = decode_image(encoded(half_transparent(mode), "PNG", **options))
     assert image[0, 1].tolist() == [255, 255, 255]
     assert image[0, 0, 1] < 70
+
+
+def png(bits: int, colour: int, samples: np.ndarray, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG of samples (H, W, channels) of 1, 2, 4, 8 or 16 bits; colour types 0, 2, 4 and 6."""
+    head = struct.pack(">IIBBBBB", samples.shape[1], samples.shape[0], bits, colour, 0, 0, 0)
+    rows = samples.reshape(len(samples), -1, 1) >> np.arange(bits)[::-1] & 1  # bits, highest first
+    packed = np.packbits(rows.reshape(len(samples), -1).astype(np.uint8), axis=1)
+    data = zlib.compress(np.pad(packed, ((0, 0), (1, 0))).tobytes())
+    parts = [(b"IHDR", head), *chunks, (b"IDAT", data), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in parts
+    )
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_transparent_colour_is_like_an_alpha_channel(bits: int, channels: int) -> None:
+    """Also where another colour has the same high byte, or the same low one."""
+    if channels == 3 and bits < 8:
+        pytest.skip("a PNG has no colours of that depth")
+    top = 2**bits - 1
+    levels = np.array([0, top, top // 3, 0x80, 0x8001, 0x80FF, 0x0180, 0xFF80]) & top
+    samples = np.repeat(levels[None, :, None], channels, -1)
+    samples[..., 1:] //= 2
+    scale = {1: 255, 2: 85, 4: 17, 8: 1, 16: 1}[bits]
+    for key in samples[0]:
+        data = png(bits, channels - 1, samples, (b"tRNS", struct.pack(f">{channels}H", *key)))
+        alpha = (samples != key).any(-1, keepdims=True) * (255 if bits < 16 else 65535)
+        layers = np.concatenate([samples * scale, alpha], -1)
+        expected = decode_image(png(max(bits, 8), channels + 3, layers))
+        np.testing.assert_array_equal(decode_image(data), expected)
 
 
 def test_palette_with_partial_alpha_is_composited() -> None:

@@ -1,18 +1,12 @@
 import ctypes
-import json
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 
 from ops.config import ConfigError
-from ops.runtime import MetricsLog, autocast, keep_freed_memory, resolve_device
-
-
-def lines(run):
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+from ops.runtime import autocast, keep_freed_memory, resolve_device
 
 
 def test_devices_are_resolved_or_refused():
@@ -59,23 +53,3 @@ def test_freed_memory_is_reused_instead_of_mapped_anew():
 def test_without_glibc_nothing_happens(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     keep_freed_memory()
-
-
-def test_metrics_are_appended_as_json_lines(tmp_path):
-    with MetricsLog(tmp_path) as log:
-        log.log(1, {"loss": 2.0})
-        log.log(2, {"loss": 1.0, "psnr": 20.0})
-        log.image(2, "samples", np.zeros((4, 4, 3), np.uint8))
-    assert lines(tmp_path) == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0, "psnr": 20.0}]
-    assert list((tmp_path / "tensorboard").iterdir())
-
-
-def test_lines_of_steps_to_repeat_are_dropped_on_resume(tmp_path):
-    with MetricsLog(tmp_path) as log:
-        for step in (1, 2, 3):
-            log.log(step, {"loss": float(step)})
-    with open(tmp_path / "metrics.jsonl", "a") as file:
-        file.write('{"step": 4, "lo')  # cut short by a kill
-    with MetricsLog(tmp_path, after_step=2) as log:
-        log.log(3, {"loss": 30.0})
-    assert [(line["step"], line["loss"]) for line in lines(tmp_path)] == [(1, 1), (2, 2), (3, 30)]

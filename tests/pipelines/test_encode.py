@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 import torch
 import zarr
+from PIL import Image
 
 from ops.images import Transform, to_pixels
 from pipelines import encode
 from pipelines.store import CodeStore
 from pipelines.store.commit import read_part
+from tests.conftest import photograph
 from tests.encode_run import EncodeRun, everything
 from tokenizer import load_tokenizer
 
@@ -61,6 +63,20 @@ def test_a_second_run_does_nothing(run: EncodeRun, photographs: Path) -> None:
     assert "nothing to do" in run.printed
     assert everything(run.out) == before
     assert {p: p.stat().st_mtime_ns for p in run.out.rglob("*") if p.is_file()} == times
+
+
+def test_profiles_that_cannot_be_used_are_counted_and_named(run: EncodeRun, tmp_path: Path) -> None:
+    image = Image.fromarray(photograph(0))
+    (tmp_path / "in").mkdir()
+    for name, profile in (("a", None), ("b", b"no profile"), ("c", b"nor this")):
+        image.save(tmp_path / "in" / f"{name}.png", icc_profile=profile)
+    assert run(tmp_path / "in") == 0
+    note = "its colour profile is for '' and not for RGB: read as sRGB"
+    assert f"note: 2 encoded, but {note}" in run.printed
+    index = run.store().index
+    assert index["status"].to_pylist() == ["ok"] * 3
+    assert index["error"].to_pylist() == [None, note, note]
+    assert len(set(index["checksum"].to_pylist())) == 1
 
 
 @pytest.mark.parametrize("changed", [{"batch_size": 4}, {"batch_size": 8, "rows_per_task": 8}])

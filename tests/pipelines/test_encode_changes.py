@@ -139,8 +139,8 @@ def test_nothing_is_pruned_while_a_folder_cannot_be_read(
     assert run(folder) == 0
     scandir = os.scandir
 
-    def closed(path: Path | str) -> object:
-        if Path(path).name == "closed":
+    def closed(path: Path | str | int) -> object:
+        if not isinstance(path, int) and Path(path).name == "closed":
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 

@@ -79,6 +79,27 @@ def test_generation_json_has_the_deciding_settings(five, prior_run):
     assert {name: settings[name] for name in expected} == expected
 
 
+def test_a_folder_goes_on_under_another_torch_where_that_is_accepted(
+    five, prior_run, tmp_path, capsys
+):
+    out = shutil.copytree(five, tmp_path / "out")
+    path = out / "generation.json"
+    record = json.loads(path.read_text()) | {"torch": "1.0"}
+    path.write_text(json.dumps(record))
+    more = ["--count", 6, "--batch-size", 2]
+    assert generate(prior_run, out, *more) == 2
+    assert "--accept torch-version" in capsys.readouterr().err
+    assert generate(prior_run, out, *more, "--accept", "device") == 2
+    assert generate(prior_run, out, *more, "--seed", 9) == 2
+    assert "--accept" not in capsys.readouterr().err.rpartition("seed was")[2]
+    assert generate(prior_run, out, *more, "--accept", "torch-version", "device") == 0
+    found = json.loads(path.read_text())
+    assert found["torch"] == "1.0"
+    (other,) = found["environments"]
+    assert (other["torch"], other["device"]) == (torch.__version__, "cpu")
+    assert other["samples"] == [[4, 6]]
+
+
 def test_running_again_does_nothing(all_saves, prior_run, capsys):
     before = {path: path.stat().st_mtime_ns for path in all_saves.rglob("*") if path.is_file()}
     again = ["--count", 5, "--batch-size", 2, "--save", "tars,images,codes"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,11 +15,14 @@ import pytest
 from PIL import Image
 
 from ops.images import write_png
-from ops.runtime import read_metrics
+from ops.metrics_log import read_metrics
 from pipelines import report
 from pipelines.reports.plots import curve_plot, image_uri, usage_plot
 from pipelines.reports.sections import store_section
+from pipelines.training.plots import plot_curves
 from tests.conftest import make_store, photograph
+from tests.encode_run import EncodeRun
+from tests.pipelines.store.foreign import change_parquet
 from tokenizer import build_tokenizer, save_tokenizer
 
 
@@ -170,3 +175,115 @@ def test_plots_have_a_transparent_background() -> None:
         alpha = np.asarray(decoded(uri))[..., 3]
         assert alpha.min() == 0
         assert alpha.max() == 255
+
+
+def encoded(run: EncodeRun, folder: Path) -> Path:
+    """Two images in `folder`, encoded."""
+    folder.mkdir()
+    for seed in range(2):
+        write_png(folder / f"{seed}.png", photograph(seed))
+    assert run(folder) == 0
+    return run.out
+
+
+def images_of_store(store: Path, *flags: str) -> int:
+    """How many images of the page show rows of the store, which has two."""
+    assert report.main([str(store), *flags]) == 0
+    return len(Page(store / "report.html").images) - 1  # without the plot
+
+
+def test_originals_are_shown_where_they_are_what_was_encoded(
+    run: EncodeRun, tmp_path: Path
+) -> None:
+    folder = tmp_path / "images"
+    store = encoded(run, folder)
+    assert images_of_store(store) == 4
+    assert f"images read from {folder}" in Page(store / "report.html").text
+    os.utime(folder / "0.png", (1, 1))
+    assert images_of_store(store) == 3
+    assert images_of_store(store, "--originals-by-content") == 4
+    write_png(folder / "1.png", photograph(5))
+    assert images_of_store(store) == 2
+    assert images_of_store(store, "--originals-by-content") == 3
+    assert "has changed" in Page(store / "report.html").text
+
+
+@pytest.mark.parametrize("plan", [False, True])
+@pytest.mark.parametrize("flags", [[], ["--originals-by-content"]])
+def test_foreign_store_puts_no_file_of_its_choice_into_a_page(
+    run: EncodeRun, tmp_path: Path, plan: bool, flags: list[str]
+) -> None:
+    store = encoded(run, tmp_path / "images")
+    write_png(tmp_path / "secret.png", photograph(9))
+    secret = [str(tmp_path / "secret.png")] * 2
+    change_parquet(next(store.glob("_index/*/0.parquet")), columns={"source": secret})
+    if plan:
+        sizes = [(tmp_path / "secret.png").stat().st_size] * 2
+        change_parquet(store / "_plan" / "0.parquet", columns={"uri": secret, "size": sizes})
+    assert images_of_store(store, *flags) == 1
+    assert "no file from outside the store" in Page(store / "report.html").text
+
+
+@pytest.mark.parametrize("name", ["sample-00000.png", "tars", "index"])
+def test_links_in_a_folder_of_samples_are_not_followed(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_samples(tmp_path / "samples")
+    write_png(tmp_path / "elsewhere" / "secret.png", photograph(9))
+    target = tmp_path / "elsewhere"
+    (folder / name).symlink_to(target / "secret.png" if name.endswith(".png") else target)
+    assert report.main([str(folder)]) == 2
+    assert "symbolic link" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["samples", "image"])
+def test_links_in_a_run_are_not_followed(tmp_path: Path, what: str) -> None:
+    folder = write_run(tmp_path / "run")
+    secrets = tmp_path / "elsewhere"
+    write_png(secrets / "secret.png", photograph(9))
+    if what == "samples":
+        shutil.rmtree(folder / "samples")
+        (folder / "samples").symlink_to(secrets)
+        assert report.main([str(folder)]) == 0
+        assert "secret" not in Page(folder / "report.html").text
+    else:
+        (folder / "samples" / "secret.png").symlink_to(secrets / "secret.png")
+        assert report.main([str(folder)]) == 2
+
+
+@pytest.mark.parametrize("name", ["run.json", "generation.json", "timings.json"])
+@pytest.mark.parametrize("content", [b"[1", b"7", b"[" * 10**5, b'{"a": NaN}', b"\xff"])
+def test_settings_that_are_no_json_are_one_line(
+    tmp_path: Path, name: str, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_run(tmp_path / "run")
+    (folder / name).write_bytes(content)
+    assert report.main([str(folder)]) == 2
+    assert f"{folder / name} cannot be read" in capsys.readouterr().err
+
+
+def test_deeply_nested_settings_are_cut_short(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    (folder / "run.json").write_text('{"a": ' * 300 + "1" + "}" * 300)
+    assert report.main([str(folder)]) == 0
+    assert "..." in Page(folder / "report.html").text
+
+
+HOSTILE = "<b>\x1b[31m$\\frac{$ \u202egnp.\u2028 $\\foo$"
+
+
+def test_names_hide_and_reorder_nothing_on_the_page(tmp_path: Path) -> None:
+    path = write_samples(tmp_path / "a\u202eb\x1bc")
+    (path / "generation.json").write_text(json.dumps({"seed": HOSTILE}))
+    assert report.main([str(path), "--out", str(tmp_path / "page.html")]) == 0
+    page = Page(tmp_path / "page.html")
+    assert "b" not in page.tags
+    assert not {"\x1b", "\u202e", "\u2028"} & set(page.text)
+    assert r"a\u202eb\x1bc" in page.text
+    assert r"<b>\x1b[31m$\frac{$ \u202egnp.\u2028 $\foo$" in page.text
+
+
+def test_plots_take_any_name_of_a_metric(tmp_path: Path) -> None:
+    assert decoded(curve_plot([1, 2], [0.5, 0.25], HOSTILE)).width > 100
+    image = plot_curves([{"step": 1, HOSTILE: 0.5}, {"step": 2, HOSTILE: 0.25}])
+    assert image is not None

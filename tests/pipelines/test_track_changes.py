@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ops.files import exclusive_lock
 from pipelines import report, verify
 from pipelines.planning.plan import read_plan
 from pipelines.store import StoreError
-from pipelines.store.layout import index_path, shard_path, track_path
+from pipelines.store.layout import index_path, lock_path, shard_path, track_path
 from pipelines.tracks.plan import check_as_planned
 from tests.conftest import photograph
 from tests.encode_run import EncodeRun, everything
@@ -135,14 +136,35 @@ def test_track_whose_folder_is_missing_is_not_extended(maps: Maps) -> None:
     assert maps() == 0
     maps.labels.rename(maps.labels.with_name("moved"))
     Image.fromarray(photograph(7)).save(maps.images / "later.png")
-    assert maps.again() == 0
-    assert f"track segmentation is not extended: {maps.labels} no longer exists" in maps.run.printed
+    assert maps.again() == 1
+    assert f"track segmentation is not extended: {maps.labels} no longer exists" in maps.run.errors
+    assert verify.main([str(maps.run.out)]) == 0
     assert len(maps.run.store()) == 4
     assert len(maps.run.store().track("segmentation")) == 3
     before = maps.parts()
     assert maps.run(maps.images, rows_per_task=1, track=f"segmentation={maps.labels}/../moved") == 0
     assert maps.statuses() == ["ok", "ok", "ok", "no partner"]
     assert {name: maps.parts()[name] for name in before} == before  # the others are as they were
+
+
+def test_track_without_any_partner_is_an_error_that_shows_names(maps: Maps) -> None:
+    for path in maps.labels.iterdir():
+        path.rename(path.with_name(f"other-{path.name}"))
+    assert maps() == 2
+    assert "none of the 3 rows of images has a partner there" in maps.run.errors
+    assert "names such as '0.png', '1.png', '2.png'" in maps.run.errors
+    assert "there are 'other-0.png', 'other-1.png'" in maps.run.errors
+    assert not (maps.run.out / "_tracks").exists()
+
+
+def test_input_is_read_once_the_store_is_locked(maps: Maps) -> None:
+    """Or two runs with other tracks or images could each plan what the other does not know of."""
+    with exclusive_lock(lock_path(maps.run.out)):
+        assert maps(track=f"segmentation={maps.labels}/missing") == 2
+        assert maps.run(maps.images / "missing") == 2
+    assert "is held by another process" in maps.run.errors
+    assert maps(track=f"segmentation={maps.labels}/missing") == 2
+    assert "missing" in maps.run.errors
 
 
 def test_another_tokenizer_or_ratio_is_refused(maps: Maps, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from ops.checkpoint import load_tensors, step_folder
+from ops.checkpoint import step_folder
+from ops.tensor_files import load_tensors
 from pipelines import evaluate, generate, train_prior
 from pipelines.store import CodeStore
 from pipelines.streaming.dataset import CodeDataset

@@ -5,9 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from ops.checkpoint import load_tensors, step_folder
+from ops.checkpoint import step_folder
 from ops.images import decode_image, resize_and_crop, to_pixels
 from ops.metrics import psnr
+from ops.tensor_files import load_tensors
 from pipelines import evaluate, train_tokenizer
 from pipelines.inputs.holdout import held_out
 from pipelines.inputs.listing import list_input

@@ -154,8 +154,8 @@ def test_unreadable_file_is_reported(store: Path, report: Report) -> None:
         path.unlink()
         path.mkdir()
     printed = report()
-    assert f"{shard(store, 1)}: cannot be read (Is a directory), rows 4 to 7." in printed
-    assert f"{part(store, 2)}: cannot be read (Is a directory), rows 8 to 10." in printed
+    assert f"{shard(store, 1)}: not a regular file, rows 4 to 7." in printed
+    assert f"{part(store, 2)}: not a regular file, rows 8 to 10." in printed
     assert "2 problems in 12 rows" in printed
 
 
@@ -281,7 +281,8 @@ def test_index_part_of_other_rows_is_found_without_checksums(store: Path, report
     shutil.copyfile(part(store, 0), part(store, 1))
     shutil.copyfile(part(store, 0), part(store, 0).with_name("9.parquet"))
     printed = report()
-    assert f"{part(store, 1)}: not as planned in rows 4 to 7. If its images" in printed
+    assert f"{part(store, 1)}: corrupt index part (it names another file" in printed
+    assert "It lists rows 4 to 7. If its images" in printed
     assert f"{part(store, 9)}: no plan lists this part" in printed
 
 

@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ops.checkpoint import CheckpointError, save_tensors
+from ops.checkpoint import CheckpointError
 from ops.config import ConfigError
+from ops.tensor_files import save_tensors
 from prior import (
     GPT,
     ClassLabel,
@@ -82,10 +83,13 @@ def test_a_folder_without_a_prior_is_rejected(tmp_path):
 
 def test_weights_that_do_not_fit_the_config_are_rejected(tmp_path):
     save_prior(tmp_path, UNCONDITIONAL.model, LABELLED.conditions, TOKENIZER)
+    with pytest.raises(CheckpointError, match="condition_vocab_size is 1, but the conditions need"):
+        load_prior(tmp_path)
+    save_prior(tmp_path, UNCONDITIONAL.model, UNCONDITIONAL.conditions, TOKENIZER)
     description = json.loads((tmp_path / "config.json").read_text())
     description["config"]["width"] = 16
     (tmp_path / "config.json").write_text(json.dumps(description))
-    with pytest.raises(CheckpointError, match="do not fit"):
+    with pytest.raises(CheckpointError, match=r"is \(.*\), but config.json asks for \(.*16\)"):
         load_prior(tmp_path)
 
 

@@ -79,5 +79,5 @@ def test_the_lfq_loss_is_lowest_for_confident_and_evenly_used_codes():
 
 
 def test_lfq_sizes_that_disagree_are_refused():
-    with pytest.raises(ConfigError, match=r"code_dim 5 channels, 32; .* codebook_size 64"):
+    with pytest.raises(ConfigError, match=r"code_dim 5 channels, 2\*\*5; .* codebook_size 64"):
         LookupFreeQuantizer(QuantizerConfig(kind="lfq", codebook_size=64, code_dim=5))

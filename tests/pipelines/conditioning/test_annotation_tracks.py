@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,17 @@ def test_bad_lines_are_named_and_the_others_used(
     boxes.write_text("\n".join(bad))
     assert run(images, track=f"boxes={boxes}") == 2
     assert "none of its lines can be used" in run.errors
+
+
+def test_pipe_and_columns_without_annotations_are_refused(
+    run: EncodeRun, images: Path, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    assert run(images, track=f"boxes={tmp_path / 'pipe.jsonl'}") == 2
+    assert "A regular file is needed" in run.errors
+    (tmp_path / "labels.csv").write_text("file,label\na.png,cat\n")
+    assert run(images, track=f"class={tmp_path / 'labels.csv'}") == 2
+    assert "fields that are not read: 'label'" in run.errors
 
 
 def test_figures_of_another_number_of_points_are_bad_lines(

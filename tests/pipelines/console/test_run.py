@@ -38,6 +38,18 @@ def test_exit_code_is_what_the_command_returns():
             2,
             "No space left on device. Make room",
         ),
+        (OSError(errno.EMFILE, "Too many open files"), 2, "(ulimit -n)"),
+        (OSError(errno.EFBIG, "File too large", "d"), 2, "error: d: File too large. Raise"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "e" * 300), 2, "Use a shorter name"),
+        (OSError(errno.EINVAL, "Invalid argument", "f"), 2, "error: f: Invalid argument"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "g"), 2, "error: g: Is a directory"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "h/i"), 2, "part of it is a file"),
+        (FileNotFoundError("no usable temporary folder"), 2, "no usable temporary folder"),
+        (
+            ConfigError("\x1b]0;p\x07, line\n2, \u202efeil, \udce9"),
+            2,
+            r"\x1b]0;p\x07, line\n2, \u202e",
+        ),
         (KeyboardInterrupt(), 130, "run the same command again"),
     ],
 )
@@ -51,8 +63,17 @@ def test_errors_of_users_are_one_line_without_a_traceback(error, code, message, 
 def test_bugs_keep_their_traceback():
     with pytest.raises(ZeroDivisionError):
         run_raising(ZeroDivisionError())
-    with pytest.raises(OSError, match="Too many open files"):
-        run_raising(OSError(errno.EMFILE, "Too many open files"))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        run_raising(OSError(errno.EBADF, "Bad file descriptor"))
+    with pytest.raises(OSError, match="image file is truncated"):
+        run_raising(OSError("image file is truncated"))
+
+
+def test_notes_of_an_error_are_lines_below_it(capsys):
+    error = ConfigError("no such size")
+    error.add_note("line one\nline \x1b two")
+    assert run_raising(error) == 2
+    assert capsys.readouterr().err == "error: no such size\nline one\nline \\x1b two\n"
 
 
 def test_help_names_the_command_and_every_flag(capsys):

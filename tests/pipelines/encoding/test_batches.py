@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,9 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
+from ops import transient_errors
 from ops.images import Transform
+from ops.transient_errors import TransientError
 from pipelines.encoding.batches import BatchEncoder
 from pipelines.encoding.sources import Photographs
 from pipelines.inputs.listing import list_input
@@ -84,7 +88,6 @@ def test_one_of_two_images_with_the_same_key_is_not_read(
 @pytest.mark.parametrize(
     ("error", "status", "text"),
     [
-        (MemoryError("4 GiB"), "out of memory", "MemoryError: 4 GiB"),
         (OSError("strange disk"), "unreadable", "OSError: strange disk"),
         (ZeroDivisionError("codec"), "broken", "ZeroDivisionError: codec"),
     ],
@@ -111,6 +114,33 @@ def test_an_exception_of_a_codec_becomes_the_status_of_its_image(
     assert [line.status for line in lines].count("ok") == 4
 
 
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, "no disk"), OSError(errno.EMFILE, "files"), MemoryError("4 GiB")]
+)
+def test_what_is_transient_is_tried_again_and_then_fails_the_batch(
+    encoder: BatchEncoder,
+    rows: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    monkeypatch.setattr(transient_errors, "WAITS", (0.0, 0.0))
+    opened, tries, failing = os.open, [0], [2]
+
+    def open_now(path: Any, *arguments: Any, **options: Any) -> int:
+        if str(path) == rows[3]["uri"]:
+            tries[0] += 1
+            if tries[0] <= failing[0]:
+                raise error
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", open_now)
+    assert [line.status for line in lines_of(encoder, rows)] == ["ok"] * 5
+    assert tries == [3]
+    tries[0], failing[0] = 0, 9
+    with pytest.raises(TransientError, match="cannot be read now, after 3 tries"):
+        lines_of(encoder, rows)
+
+
 def test_a_missing_file_has_no_hash(encoder: BatchEncoder, rows: list[dict[str, Any]]) -> None:
     (line,) = lines_of(encoder, [{**rows[0], "uri": "/nowhere/at all.jpg"}])
     assert (line.status, line.content) == ("missing", None)
@@ -119,7 +149,7 @@ def test_a_missing_file_has_no_hash(encoder: BatchEncoder, rows: list[dict[str, 
 def test_a_tokenizer_that_does_not_work_fails_before_any_image(tiny_tokenizer: Path) -> None:
     tokenizer = load_tokenizer(tiny_tokenizer)
 
-    def failing(pixels: torch.Tensor) -> torch.Tensor:
+    def failing(pixels: torch.Tensor, **options: bool) -> torch.Tensor:
         raise RuntimeError("no kernel for this device")
 
     tokenizer.encode = failing  # type: ignore[method-assign]

@@ -1,17 +1,25 @@
 """The settings of a new store: the choices of `auto`, and what later runs must match."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from ops.config import ConfigError
 from ops.cpu import Convolution, nnpack_works
 from ops.images import Transform
 from pipelines.encoding import settings as encode_settings
 from pipelines.encoding.flags import EncodeFlags
-from pipelines.encoding.settings import check_same, plan_settings
+from pipelines.encoding.settings import (
+    accepted_environment,
+    check_same,
+    plan_settings,
+    record_environment,
+)
 from pipelines.encoding.worker import EncodeWorker
+from pipelines.planning import read_plan
 from pipelines.store import StoreError
 from tokenizer import load_tokenizer
 
@@ -69,6 +77,14 @@ def test_another_convolution_than_the_stores_is_refused(tokenizer, machine):
         check_same(Path("store"), begun, other)
 
 
+def test_a_store_of_a_version_that_read_files_otherwise_is_not_extended(tokenizer):
+    begun = settings(tokenizer)
+    older = {**begun.track["transform"], "decoding": "orientation applied, first frame"}
+    begun = dataclasses.replace(begun, track={**begun.track, "transform": older})
+    with pytest.raises(StoreError, match=r"read images otherwise: orientation applied, first"):
+        check_same(Path("store"), begun, settings(tokenizer))
+
+
 def test_missing_nnpack_is_reported_before_planning(tokenizer, machine):
     machine(has_nnpack=True)
     begun = settings(tokenizer)
@@ -79,6 +95,34 @@ def test_missing_nnpack_is_reported_before_planning(tokenizer, machine):
         settings(tokenizer, convolution="nnpack")
     # Actors run on other machines, and each checks its own.
     assert settings(tokenizer, begun, workers=2).track == begun.track
+
+
+def test_a_store_begun_on_a_gpu_goes_on_on_a_cpu_where_that_is_accepted(run, photographs):
+    assert run(photographs, image_size=32, device="cpu") == 0
+    track = read_plan(run.out).settings.track | {"device": "cuda", "convolution": "direct"}
+    begun = dataclasses.replace(read_plan(run.out).settings, track=track)
+    tokenizer = load_tokenizer(run.tokenizer)
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match=r"begun there\. --accept device goes on"):
+            settings(tokenizer, begun, device="auto")
+    other = settings(tokenizer, begun, device="cpu")
+    with pytest.raises(StoreError, match=r"--device \(the store has cuda.* --accept device goes"):
+        check_same(run.out, begun, other)
+    for device in ("cpu", "auto"):
+        asked = {"device": device, "accept": ("device",)}
+        assert settings(tokenizer, begun, **asked).track["device"] == "cuda"
+    flags = EncodeFlags(in_=photographs, out=run.out, device="cpu", accept=("device",))
+    environment = accepted_environment(flags, track)
+    assert environment == {"device": "cpu", "convolution": "direct"}
+    assert accepted_environment(flags, track | environment) == {}
+    record_environment(run.out, environment, read_plan(run.out).tasks[:2])
+    (entry,) = json.loads((run.out / "environments.json").read_text())
+    assert entry["tasks"] == ["4x4/0", "4x4/1"]
+    assert (entry["device"], entry["torch"]) == ("cpu", torch.__version__)
+    worker = EncodeWorker(run.out, environment={"convolution": "direct"})
+    assert {m.method for m in worker.tokenizer.modules() if isinstance(m, Convolution)} == {
+        "direct"
+    }
 
 
 def test_nnpack_is_for_cpus(tokenizer, machine, monkeypatch):

@@ -90,9 +90,9 @@ def watch_encode(worker: EncodeWorker, before: Callable[[int], None]) -> None:
     """Call `before` with the running number of each batch, in the thread that encodes it."""
     encode, numbers = worker.tokenizer.encode, iter(range(1000))
 
-    def watched(pixels: Tensor) -> Tensor:
+    def watched(pixels: Tensor, **options: bool) -> Tensor:
         before(next(numbers))
-        return encode(pixels)
+        return encode(pixels, **options)
 
     worker.tokenizer.encode = watched  # type: ignore[method-assign]
 

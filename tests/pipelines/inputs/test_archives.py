@@ -21,7 +21,7 @@ from pipelines.inputs.reading import read_bytes, read_entry, read_source
 from pipelines.reports.sections import store_section
 from pipelines.store import CodeStore
 from pipelines.training.image_dataset import SHARDS_TOGETHER, ImageCrops
-from pipelines.training.tokenizer_data import in_groups
+from pipelines.training.tokenizer_data import in_groups, list_data
 from tests.encode_run import EncodeRun
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -125,12 +125,22 @@ def test_members_before_a_defect_are_kept(tmp_path: Path, kind: str) -> None:
 
 def test_archive_without_images_as_input_is_an_error_with_the_reason(tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "a.tar", {"1.png": b"one"}, "w:gz")
-    with pytest.raises(InputError, match="uncompressed tar file"):
+    with pytest.raises(InputError, match="compressed with gzip, which is not read"):
         list_input(tar)
     with pytest.raises(InputError, match="holds no images"):
         list_input(write_tar(tmp_path / "b.tar", {"1.txt": b"one"}))
     with pytest.raises(InputError, match="does not exist"):
         list_input(tmp_path / "c.tar")
+
+
+def test_training_names_archives_that_are_not_read_to_their_end(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "a.tar", {f"{number}.png": PNG for number in range(9)})
+    tar.write_bytes(tar.read_bytes()[:5000])
+    data = list_data(tmp_path, None, 0)
+    assert len(data.learned) == 5
+    ((key, reason),) = data.lost
+    assert key == "a.tar"
+    assert "cannot be read to its end" in reason
 
 
 def test_replaced_archive_is_detected_on_reading(tmp_path: Path) -> None:
@@ -170,6 +180,32 @@ def test_keys_in_a_table_are_its_name_column_or_row_numbers(tmp_path: Path) -> N
     plain = tmp_path / "e.parquet"
     pq.write_table(pa.table({"mask": data, "jpg": data[::-1], "key": list("abcde")}), plain)
     assert read_all(plain) == dict(zip("abcde", data[::-1], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "classes"),
+    [
+        ("label", pa.array([3, None, 0], pa.int64()), ["3", None, "0"]),
+        ("label", pa.array([3, 4, 0], pa.uint8()), ["3", "4", "0"]),
+        ("Class", pa.array(["cat", "", "two\nlines"]), ["cat", None, None]),
+        ("cls", pa.array(["cat", "dog", "cat"]).dictionary_encode(), ["cat", "dog", "cat"]),
+        ("cls", pa.array([b"cat", b"", b"x" * 201]), ["cat", None, None]),
+        ("label", pa.array([0.5, 1, 2]), [None] * 3),
+        ("label", pa.array([[1], [2], [3]]), [None] * 3),
+    ],
+)
+def test_classes_are_read_from_a_tables_column_on_request(
+    tmp_path: Path, name: str, values: pa.Array, classes: list[str | None]
+) -> None:
+    named: dict[str, list[str] | pa.Array] = {"path": ["1", "2", "3"], name: values}
+    table = write_table(tmp_path / "a.parquet", [b"1", b"2", b"3"], **named)
+    listing = list_input(table, "field")
+    assert [entry.label_name for entry in listing.entries] == classes
+    assert not listing.unused
+    listing = list_input(table, "first")
+    assert [entry.label_name for entry in listing.entries] == [None] * 3
+    note = ("a.parquet", f"column '{name}' holds classes that --labels field reads")
+    assert listing.unused == ([note] if any(classes) else [])
 
 
 def test_row_without_bytes_is_an_empty_image(tmp_path: Path) -> None:

@@ -257,6 +257,16 @@ def test_input_that_is_missing_not_utf8_or_without_images_is_an_error(tmp_path: 
         list_input(tmp_path / "nowhere")
     with pytest.raises(InputError, match="not UTF-8"):
         list_input(touch(tmp_path / os.fsdecode(b"\xff") / "a.png").parent)
+    with pytest.raises(InputError, match="cannot be read: File name too long"):
+        list_input(tmp_path / ("n" * 300))
+    with pytest.raises(InputError, match="does not exist"):
+        list_input(tmp_path / "a\0b")
+    with pytest.raises(InputError, match="does not exist"):
+        list_input(touch(tmp_path / "file") / "below.png")
+    for name in ("pipe", "pipe.tar", "pipe.parquet", "pipe.png"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(InputError, match=r"holds no images.*not a regular file"):
+            list_input(tmp_path / name)
     touch(tmp_path / "words/notes.txt", b"words")
     with pytest.raises(InputError, match="no images"):
         list_input(tmp_path / "words")

@@ -1,5 +1,6 @@
+from pipelines.inputs.file_names import FileNames
 from pipelines.inputs.listing import list_input
-from pipelines.inputs.partners import paired
+from pipelines.inputs.partners import paired, without_suffix
 
 
 def folder_of(root, *names):
@@ -30,3 +31,21 @@ def test_images_without_a_target_or_with_several_are_returned_with_the_reason(tm
         ("a.jpg", "several partners: a.png, a.tif"),
         ("lake/c.jpg", "no partner of the same name"),
     ]
+
+
+def test_only_what_looks_like_a_suffix_is_left_out_of_a_name():
+    for name, stem in {
+        "lake/a.jpg": "lake/a", "a.JPEG": "a", "a.heic": "a", "v1.5": "v1.5", "v1.5.png": "v1.5",
+        "shot 10.15.30": "shot 10.15.30", "lake.v2/a": "lake.v2/a", "a.b": "a.b", ".jpg": ".jpg",
+        "x/.jpg": "x/.jpg",
+    }.items():  # fmt: skip
+        assert without_suffix(name) == stem
+
+
+def test_names_with_dots_and_no_suffix_mean_their_own_image(tmp_path):
+    images = folder_of(tmp_path / "images", "v1.png", "v1.5.png", "v1.6.png")
+    names = FileNames(["v1", "v1.5", "v1.6"], [entry.key for entry in images])
+    assert [names.of(entry.key).name for entry in images] == ["v1.5", "v1.6", "v1"]
+    found, lost = paired(images, folder_of(tmp_path / "maps", "v1", "v1.5", "v1.6"))
+    assert [entry.uri.rpartition("/")[2] for entry in found] == ["v1.5", "v1.6", "v1"]
+    assert not lost

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from ops.config import ConfigError
-from pipelines.jobs import actors
+from ops.transient_errors import TransientError
+from pipelines.jobs import actors, local
+from pipelines.jobs.fork_server import fork_server
 from pipelines.jobs.run import JobError, run_tasks
 
 
@@ -192,6 +194,118 @@ class Eater:
         if any(row in rows and not (self.given_up / str(row)).exists() for row in self.poison):
             os.kill(os.getpid(), signal.SIGKILL)
         return len(rows)
+
+
+class Stubborn:
+    """A worker whose task ends only when it is stopped."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.stopped = folder, threading.Event()
+
+    def run(self, task: int) -> int:
+        (self.folder / "begun").touch()
+        assert self.stopped.wait(60)
+        (self.folder / "ended").touch()
+        return task
+
+    def stop(self) -> None:
+        self.stopped.set()
+
+
+class TestInAChildProcess:
+    @pytest.fixture(autouse=True)
+    def server(self) -> Iterator[None]:
+        with fork_server(local._serve_driver):
+            yield
+
+    def test_results_are_those_of_this_process(self, tmp_path: Path) -> None:
+        tasks = [(number, "") for number in range(9)]
+        assert run(tmp_path, tasks, 0) == {number: 2 * number for number in range(9)}
+
+    def test_a_death_is_an_attempt(self, tmp_path: Path) -> None:
+        tasks = [(n, {1: "dies once", 3: "raises once"}.get(n, "")) for n in range(6)]
+        assert run(tmp_path, tasks, 0) == {number: 2 * number for number in range(6)}
+        assert (tmp_path / "1").read_text() == "xx"
+
+    @pytest.mark.parametrize("failure", ["always dies", "raises"])
+    def test_a_task_has_three_attempts(self, tmp_path: Path, failure: str) -> None:
+        with pytest.raises(JobError, match=r"Task \(1, .* failed 3 times"):
+            run(tmp_path, [(0, ""), (1, failure), (2, "")], 0)
+        assert (tmp_path / "1").read_text() == "xxx"
+
+    def test_user_error_ends_the_run_at_once(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="the user's mistake"):
+            run(tmp_path, [(0, "user")], 0)
+        assert (tmp_path / "0").read_text() == "x"
+
+    @pytest.mark.parametrize("overlap", [1, 2])
+    def test_a_task_that_kills_is_halved_until_one_row_is_given_up(
+        self, tmp_path: Path, overlap: int
+    ) -> None:
+        results: list[tuple[range, int]] = []
+        given_up: list[range] = []
+
+        def give_up(rows: range) -> None:
+            given_up.append(rows)
+            (tmp_path / str(rows[0])).touch()
+
+        run_tasks(
+            [range(3), range(3, 7), range(7, 9)],
+            partial(Eater, tmp_path, (4,)),
+            on_result=lambda rows, count: results.append((rows, count)),
+            overlap=overlap,
+            split=halves,
+            give_up=give_up,
+        )
+        assert given_up == [range(4, 5)]
+        expected = [(range(3), 3), (range(3, 7), 4), (range(7, 9), 2)]
+        assert sorted(results, key=lambda result: result[0][0]) == expected
+
+    def test_workers_that_die_at_the_start_are_reported(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(local, "LOST_STARTS", 3)
+        with pytest.raises(JobError, match=r"do not start: .*\(SIGTERM\)"):
+            run_tasks([1], dying, on_result=print)
+
+    def test_progress_is_reported(self, tmp_path: Path) -> None:
+        assert [7] in report(tmp_path, 0)
+
+    def test_ctrl_c_lets_the_worker_end(self, tmp_path: Path) -> None:
+        def interrupt() -> None:
+            wait_for(tmp_path / "begun")
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt):
+            run_tasks([0], partial(Stubborn, tmp_path), on_result=print)
+        assert (tmp_path / "ended").exists()
+
+
+def dying() -> Doubler:
+    os.kill(os.getpid(), signal.SIGTERM)
+    raise AssertionError
+
+
+class Flaky:
+    """A worker that cannot read now, so many times."""
+
+    def __init__(self, times: int) -> None:
+        self.times, self.calls = times, 0
+
+    def run(self, task: int) -> int:
+        self.calls += 1
+        if self.calls <= self.times:
+            raise TransientError("a.jpg cannot be read now")
+        return task
+
+
+def test_transient_errors_are_attempts_in_this_process() -> None:
+    results: list[int] = []
+    run_tasks([5], partial(Flaky, 2), on_result=lambda _, result: results.append(result))
+    assert results == [5]
+    with pytest.raises(TransientError, match="cannot be read now"):
+        run_tasks([5], partial(Flaky, 3), on_result=print)
 
 
 @pytest.mark.ray

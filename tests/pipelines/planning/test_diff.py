@@ -18,8 +18,9 @@ from pipelines.store import INDEX_SCHEMA, commit_task
 from pipelines.store.commit import committed_tasks
 from pipelines.store.layout import staging_path
 from pipelines.store.tombstones import read_tombstones
+from tests.conftest import made_up_provenance
 
-SETTINGS = PlanSettings(rows_per_task=4, track={})
+SETTINGS = PlanSettings(rows_per_task=4, track=made_up_provenance())
 
 
 class Images:

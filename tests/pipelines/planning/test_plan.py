@@ -18,8 +18,9 @@ from pipelines.inputs.listing import ENTRY_SCHEMA
 from pipelines.inputs.reading import Entry
 from pipelines.planning.plan import Plan, PlanSettings, extend_plan, read_plan, task_table
 from pipelines.store import StoreError
+from tests.conftest import made_up_provenance
 
-SETTINGS = PlanSettings(rows_per_task=4, track={"codebook_size": 16, "transform": {"crop": "ten"}})
+SETTINGS = PlanSettings(rows_per_task=4, track={**made_up_provenance(), "crop": "ten"})
 
 
 def entry(key: str, etag: str = "1") -> Entry:

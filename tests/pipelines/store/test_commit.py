@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 
 from ops.disk import Disk
+from ops.disk_errors import DiskError
 from pipelines.store import CodeStore, StoreError, commit_task
 from pipelines.store.commit import publish_task, read_part
 from pipelines.store.layout import index_path, shard_path, staging_path
@@ -92,7 +93,7 @@ def test_a_failed_link_commits_nothing_and_can_be_retried(
 
     with monkeypatch.context() as patched:
         patched.setattr("ops.disk.disk", DisturbedDisk(fail))
-        with pytest.raises(OSError, match=os.strerror(reported)):
+        with pytest.raises((OSError, DiskError), match=os.strerror(reported)):
             commit(path, index)
     assert outside_staging(path) == before
     assert commit(path, index)

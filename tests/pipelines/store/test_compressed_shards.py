@@ -6,6 +6,7 @@ import math
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numcodecs import blosc
 
-from pipelines.store import CodeStore, StoreError, code_dtype
+from ops.files import open_regular
+from pipelines.store import CodeStore, StoreError, code_dtype, mapping
 from pipelines.store.layout import shard_path
 from pipelines.store.shards import decode_shard, shard_bytes
 from pipelines.store.zarr_metadata import inner_rows
@@ -100,14 +102,13 @@ def archive(tmp_path: Path) -> Path:
 
 def test_decompressed_shards_are_kept_up_to_a_limit(archive: Path, monkeypatch) -> None:
     read: list[Path] = []
-    whole = Path.read_bytes
 
-    def counting(path: Path) -> bytes:
+    def counting(path: Path, *, follow: bool) -> BinaryIO:
         read.append(path)
-        return whole(path)
+        return open_regular(path, follow=follow)
 
     store = CodeStore.open(archive, decoded_bytes=40_000)
-    monkeypatch.setattr(Path, "read_bytes", counting)
+    monkeypatch.setattr(mapping, "open_regular", counting)
     for row in (0, 1, 130, 2, 131, 260, 3, 132):
         store.read("8x8", np.array([row]))
     shards = [shard_path(archive, "8x8", "image", task) for task in (0, 1, 2, 0, 1)]
@@ -133,9 +134,12 @@ def test_a_compressed_shard_that_does_not_decode_is_an_error(archive: Path) -> N
             store.read("8x8", np.arange(128, 256))
         except StoreError as error:
             refusals.append(str(error))
-    # Blosc has no checksum: a flipped bit in the codes is found by verify only.
-    assert len(refusals) > 20
-    assert set(refusals) == {f"{path}: rows 0 to 127 of this shard cannot be decoded. Run verify."}
+    # Blosc has no checksum: a flipped bit in the codes is found by verify only, unless it gives a
+    # code beyond the codebook.
+    undecodable = f"{path}: rows 0 to 127 of this shard cannot be decoded. Run verify."
+    assert refusals.count(undecodable) > 20
+    others = [refusal for refusal in refusals if refusal != undecodable]
+    assert all("but its tokenizer has" in refusal for refusal in others)
 
 
 def test_a_missing_or_short_compressed_shard_is_an_error(archive: Path) -> None:

@@ -88,6 +88,6 @@ def test_true_edges_are_those_on_the_grids_border(tmp_path):
             assert edges == [top == 0, left == 0, left + 4 == 7]
             seen.add(tuple(edges))
     assert len(seen) >= 5
-    whole = CodeDataset(CodeStore.open(make_store(tmp_path / "whole.zarr", codes[:, :, :5])),
-                        window=5, batch_size=2)  # fmt: skip
+    square = make_store(tmp_path / "whole.zarr", codes[:, :, :5], codebook_size=64)
+    whole = CodeDataset(CodeStore.open(square), window=5, batch_size=2)
     assert whole.train_batch(0)["true_edges"].all()

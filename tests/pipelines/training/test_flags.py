@@ -29,8 +29,8 @@ def test_flags_replace_their_own_fields_only():
     assert (recipe.steps, recipe.optimizer.learning_rate) == (7, 0.5)
     assert recipe.optimizer.betas == PRIOR_RECIPES["tiny"].optimizer.betas
     assert recipe.batch_size == PRIOR_RECIPES["tiny"].batch_size
-    assert loop_settings(recipe, seed=3).steps == 7
-    assert loop_settings(recipe, seed=3).seed == 3
+    assert loop_settings(recipe, flags(seed=3)).steps == 7
+    assert loop_settings(recipe, flags(seed=3, skip_non_finite=2)).skip_non_finite == 2
 
 
 def test_counts_below_one_and_unknown_recipes_are_refused():

@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 import os
@@ -13,8 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
+from ops import transient_errors
 from ops.config import UserError
 from ops.ranks import Ranks
+from ops.transient_errors import TransientError
 from pipelines.inputs.bad_images import Ledger
 from pipelines.training.image_dataset import ImageCrops, load_batches
 from tests.conftest import photograph
@@ -51,6 +54,29 @@ def batch(ledger):
         return samples
 
     return load
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "no disk"), MemoryError()])
+def test_a_crop_that_cannot_be_read_now_changes_no_run(batch, ledger, monkeypatch, error):
+    monkeypatch.setattr(transient_errors, "WAITS", (0.0,))
+    images = [flat(value) for value in (10, 60, 110, 160)]
+    expected = batch(make_crops(images), 0)
+    failures = [error]
+
+    def read():
+        if failures:
+            raise failures.pop()
+        return images[2]
+
+    crops = make_crops(images)
+    crops.read = [*crops.read[:2], ("2.png", read), crops.read[3]]
+    assert torch.equal(batch(crops, 0), expected)  # the second try succeeded
+    crops.cache = type(crops.cache)(0)
+    failures += [error] * 2
+    with pytest.raises(TransientError, match=r"2\.png cannot be read now, after 2 tries"):
+        batch(crops, 0)
+    assert torch.equal(batch(crops, 0), expected)
+    assert not ledger.path.exists()
 
 
 def test_a_batch_is_a_function_of_seed_and_step(batch):

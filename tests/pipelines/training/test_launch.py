@@ -10,7 +10,6 @@ import torch
 
 from ops.checkpoint import newest_step, step_folders, step_of
 from ops.config import UserError
-from ops.files import LockedError, exclusive_lock
 from pipelines import train_prior, train_tokenizer
 from pipelines.jobs.cluster import (
     ClusterPathError,
@@ -188,8 +187,3 @@ def test_a_relative_path_is_refused_in_a_job_and_fine_elsewhere(monkeypatch, tmp
         check_absolute(paths)
     assert cluster_address(None) == "auto"
     assert cluster_address("10.0.0.1:6379") == "10.0.0.1:6379"
-
-
-def test_a_run_that_another_process_trains_is_refused(tmp_path):
-    with exclusive_lock(tmp_path / ".lock"), pytest.raises(LockedError):
-        run_attempts(tmp_path, 5, lambda ranks, on_step: 5, WorkerConfig(), {})

@@ -1,16 +1,27 @@
 import json
 import math
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from ops.checkpoint import best_step, newest_step, step_folders, step_of
+from ops.checkpoint import (
+    CheckpointError,
+    best_step,
+    newest_step,
+    skipped_of,
+    step_folders,
+    step_of,
+)
+from ops.disk_errors import DiskError
+from ops.tensor_files import save_state, save_tensors
 from pipelines import train_prior, train_tokenizer
 from pipelines.training.loop import (
     Evaluation,
@@ -20,7 +31,7 @@ from pipelines.training.loop import (
     TrainTask,
     train,
 )
-from pipelines.training.optimizer import evaluating
+from pipelines.training.optimizer import NonFiniteError, evaluating
 
 SETTINGS = LoopSettings(steps=10, save_every=4, log_every=3, sample_every=5)
 
@@ -37,10 +48,12 @@ class Adder(TrainTask[float]):
     def train_step(self, batch, step):
         self.seen.append((step, batch))
         self.total += batch + torch.rand(())
-        metrics = {"loss": self.total.clone(), "gradient_norm": torch.ones(())}
         if step in self.poison:
-            metrics[self.poison[step]] = torch.tensor(float("nan"))
-        return metrics
+            raise NonFiniteError(self.poison[step], float("nan"), own=True)
+        return {"loss": self.total.clone(), "gradient_norm": torch.ones(())}
+
+    def forward_state(self):
+        return [self.total]
 
     def amounts(self):
         return {"codes": 500}
@@ -102,18 +115,93 @@ def test_a_resumed_run_takes_the_steps_of_an_uninterrupted_one(tmp_path):
     assert torch.equal(second.total, whole.total)
 
 
-@pytest.mark.parametrize(
-    ("metric", "words"), [("loss", "loss"), ("gradient_norm", "gradient norm")]
-)
-def test_a_metric_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path, metric, words):
+@pytest.mark.parametrize("words", ["loss", "discriminator gradient norm"])
+def test_a_step_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path, words):
     source = Source(each(float), keys=lambda step: [f"{step}-{n}.jpg" for n in range(9)])
     with pytest.raises(TrainingError) as raised:
-        train(Adder(poison={5: metric}), source, tmp_path, SETTINGS)
+        train(Adder(poison={5: words}), source, tmp_path, SETTINGS)
     message = str(raised.value)
     assert f"The {words} of step 5 is nan; resuming would repeat its batch (5-0.jpg, 5-1" in message
     assert "5-7.jpg, ...)" in message
     assert "newest good checkpoint is step-00000004" in message
     assert newest_step(tmp_path).name == "step-00000004"
+    assert "--skip-non-finite 1" in message
+
+
+def test_skipped_steps_are_counted_over_the_attempts_of_a_run(tmp_path):
+    def some(steps, skip):
+        return LoopSettings(
+            steps=steps, save_every=4, log_every=3, sample_every=100, skip_non_finite=skip
+        )
+
+    poison = dict.fromkeys((2, 3, 6, 9), "loss")
+    whole, first, second = (Adder(poison) for _ in range(3))
+    train(whole, Source(each(float)), tmp_path / "whole", some(12, 4))
+    train(first, Source(each(float)), tmp_path / "parts", some(4, 2))
+    train(second, Source(each(float)), tmp_path / "parts", some(12, 4))
+    assert torch.equal(second.total, whole.total)
+    for run in ("whole", "parts"):
+        assert skipped_of(newest_step(tmp_path / run)) == [2, 3, 6, 9]
+    counts = [line.get("skipped_steps") for line in lines(tmp_path / "whole")]
+    assert [count for count in counts if count] == [1, 2, 3, 4]
+    train(Adder(poison), Source(each(float)), tmp_path / "few", some(4, 2))
+    with pytest.raises(TrainingError, match=r"2 such batches were left out already.*-finite 3"):
+        train(Adder(poison), Source(each(float)), tmp_path / "few", some(12, 2))
+    assert newest_step(tmp_path / "few").name == "step-00000004"
+
+
+def test_a_skipped_step_leaves_what_its_forward_pass_changed_as_it_was(tmp_path):
+    def batch(step):
+        return float(step) if step != 5 else 1000.0
+
+    settings = LoopSettings(steps=10, save_every=4, log_every=3, sample_every=5, skip_non_finite=1)
+    skipping = Adder({5: "loss"})
+    train(skipping, Source(each(batch)), tmp_path, settings)
+    assert 40 <= float(skipping.total) < 50  # 0 + ... + 9 without 5, and nine numbers below 1
+
+
+def test_a_checkpoint_is_written_when_the_last_one_is_old_enough(tmp_path, monkeypatch):
+    clock = iter(range(0, 10_000, 20))
+    ticking = SimpleNamespace(monotonic=lambda: next(clock), perf_counter=time.perf_counter)
+    monkeypatch.setattr("pipelines.training.loop.time", ticking)
+    often = LoopSettings(
+        steps=10, save_every=100, log_every=100, sample_every=100, save_minutes=1, keep=9
+    )
+    timed, untimed = Adder(), Adder()
+    train(timed, Source(each(float)), tmp_path / "timed", often)
+    steps = [step_of(folder) for folder in step_folders(tmp_path / "timed")]
+    assert steps == [3, 6, 9, 10]  # a look at the clock each step, and one at each checkpoint
+    seldom = LoopSettings(steps=10, save_every=100, log_every=100, sample_every=100)
+    train(untimed, Source(each(float)), tmp_path / "untimed", seldom)
+    assert torch.equal(timed.total, untimed.total)
+
+
+def test_a_disk_that_is_full_ends_the_run_in_one_line_and_keeps_the_last_checkpoint(tmp_path):
+    class Growing(Adder):
+        def save(self, folder):
+            super().save(folder)
+            more = torch.zeros(1 << 16 if len(self.seen) > 4 else 1)
+            save_state(folder / "train_state.pt", {"total": self.total, "more": more})
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 17, before[1]))
+    try:
+        with pytest.raises(DiskError, match=r"train_state.pt: File too large"):
+            train(Growing(), Source(each(float)), tmp_path, SETTINGS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in tmp_path.glob("step-*")] == ["step-00000004"]
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    class Diverging(Adder):
+        def save(self, folder):
+            folder.mkdir()
+            save_tensors(folder / "model.safetensors", {"total": self.total / 0})
+
+    with pytest.raises(CheckpointError, match="total holds values that are nan or infinite"):
+        train(Diverging(), Source(each(float)), tmp_path, SETTINGS)
+    assert step_folders(tmp_path) == []
 
 
 def test_the_best_checkpoint_is_kept_and_the_newest_is_resumed(tmp_path):
@@ -138,15 +226,17 @@ def test_amounts_are_logged_as_rates(tmp_path):
             assert line["codes_per_second"] == pytest.approx(500 * line["steps_per_second"])
 
 
-def test_an_interrupted_run_saves_the_step_under_way(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_saves_the_step_under_way(tmp_path, number):
     class Interrupted(Adder):
         def train_step(self, batch, step):
             if step == 6:
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), number)
             return super().train_step(batch, step)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as raised:
         train(Interrupted(), Source(each(float)), tmp_path / "parts", SETTINGS)
+    assert raised.value.exit_code == 128 + number
     assert newest_step(tmp_path / "parts").name == "step-00000007"
     whole, second = Adder(), Adder()
     assert train(second, Source(each(float)), tmp_path / "parts", SETTINGS) == 3

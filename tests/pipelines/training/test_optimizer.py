@@ -3,7 +3,13 @@ import torch
 from torch import nn
 
 from ops.config import ConfigError
-from pipelines.training.optimizer import OptimizerConfig, WeightAverage, make_optimizer, take_step
+from pipelines.training.optimizer import (
+    NonFiniteError,
+    OptimizerConfig,
+    WeightAverage,
+    make_optimizer,
+    take_step,
+)
 
 
 def test_the_learning_rate_warms_up_then_follows_a_cosine_to_its_final_share():
@@ -53,3 +59,39 @@ def test_the_average_follows_the_formula_and_copies_counters():
     first = WeightAverage(nn.BatchNorm1d(1), decay=0.9)
     first.update(model, step=0)  # the first decay is only 1/20
     assert first.tensors["weight"].item() == pytest.approx(0.05 + 0.95 * 3)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_loss_that_is_not_finite_changes_no_weight(bad, place):
+    weight = nn.Parameter(torch.tensor([1.0]))
+    optimizer = torch.optim.AdamW([weight], lr=1.0)
+    factors = [1.0, 1.0]
+    factors[place] = bad  # of one micro-batch
+    with pytest.raises(NonFiniteError, match=r"the loss is (nan|inf)"):
+        take_step(optimizer, (f * weight.sum() for f in factors), 0.5, max_gradient_norm=1.0)
+    assert weight.item() == 1.0
+    assert not optimizer.state
+    take_step(optimizer, [weight.sum()], 0.5, max_gradient_norm=1.0)  # and the next step is clean
+    assert weight.item() < 1.0
+
+
+def test_a_gradient_that_is_not_finite_changes_no_weight():
+    weight = nn.Parameter(torch.tensor([0.0]))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    with pytest.raises(NonFiniteError, match="the gradient norm is inf"):
+        take_step(optimizer, [weight.sqrt().sum()], 0.5, max_gradient_norm=1.0)
+    assert weight.item() == 0.0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"learning_rate": 0.0}, {"learning_rate": -1.0}, {"learning_rate": float("nan")},
+        {"betas": (0.9, 1.0)}, {"betas": (-0.1, 0.9)}, {"weight_decay": -1.0},
+        {"warmup_steps": -1}, {"max_gradient_norm": 0.0}, {"ema_decay": 1.5},
+    ],
+)  # fmt: skip
+def test_settings_out_of_range_are_refused(change):
+    with pytest.raises(ConfigError, match=f"{next(iter(change))} must be"):
+        OptimizerConfig(**change)

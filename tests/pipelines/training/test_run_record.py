@@ -22,7 +22,7 @@ def test_the_length_of_a_run_may_change_and_its_batches_may_not(tmp_path):
 def test_a_run_resumed_with_other_settings_is_refused(tmp_path):
     pin_settings(tmp_path, SETTINGS)
     pin_settings(tmp_path, SETTINGS)
-    with pytest.raises(TrainingError, match="batch_size was 8, is 16"):
+    with pytest.raises(TrainingError, match=r"asked\): batch_size: 8 -> 16\. Resume"):
         pin_settings(tmp_path, {**SETTINGS, "batch_size": 16})
 
 
@@ -36,4 +36,28 @@ def test_a_run_resumed_with_other_settings_is_refused(tmp_path):
 def test_a_run_of_another_version_is_refused(tmp_path, change, message):
     (tmp_path / "run.json").write_text(json.dumps({**SETTINGS, **change}))
     with pytest.raises(TrainingError, match=message):
+        pin_settings(tmp_path, SETTINGS)
+
+
+def test_a_run_without_a_checkpoint_takes_other_settings(tmp_path):
+    pin_settings(tmp_path, SETTINGS, begun=False)
+    pin_settings(tmp_path, {**SETTINGS, "batch_size": 16}, begun=False)
+    pin_settings(tmp_path, {**SETTINGS, "batch_size": 16}, begun=True)
+
+
+def test_only_the_settings_that_differ_are_named(tmp_path):
+    recipe = {"optimizer": {"learning_rate": 0.1, "betas": [0.9, 0.95]}, "preset": "tiny"}
+    pin_settings(tmp_path, {"recipe": recipe, "seed": 0})
+    other = {**recipe, "optimizer": {**recipe["optimizer"], "learning_rate": 0.2}}
+    with pytest.raises(TrainingError) as raised:
+        pin_settings(tmp_path, {"recipe": other, "seed": 1})
+    assert "recipe.optimizer.learning_rate: 0.1 -> 0.2; seed: 0 -> 1. " in str(raised.value)
+    assert "betas" not in str(raised.value)
+    assert "preset" not in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"format": [1]}', '{"a": 1, "a": 2}', "[" * 99_999])
+def test_a_corrupt_record_is_refused(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(TrainingError, match=r"run\.json|format"):
         pin_settings(tmp_path, SETTINGS)

@@ -20,14 +20,14 @@ SIDE, STEPS, START = 32, 120, 60
 SMALL_DISCRIMINATOR = DiscriminatorConfig(channels=16)
 
 
-def tokenizer_task(accumulate=1, **losses):
+def tokenizer_task(accumulate=1, compile=False, **losses):
     torch.manual_seed(0)
     recipe = TOKENIZER_RECIPES["tiny"]
     losses = {"adversarial_start": 0, "discriminator": SMALL_DISCRIMINATOR, **losses}
     recipe = dataclasses.replace(recipe, losses=dataclasses.replace(recipe.losses, **losses))
     model = build_tokenizer(recipe.preset, seed=0)
     held_out = photographs()[32:]
-    parallel_config = ParallelConfig(accumulate=accumulate)
+    parallel_config = ParallelConfig(accumulate=accumulate, compile=compile)
     return TokenizerTask(model, recipe, STEPS, held_out, CPU, parallel_config)
 
 
@@ -78,6 +78,24 @@ def test_reconstructions_stay_good_when_the_discriminator_starts():
     assert ratios[-1] < 0.95  # and they go on improving
     # Without ramp and adaptive weight they do not.
     assert max(errors_after_the_start(adversarial_ramp=1, adaptive=False)) > 1.3
+
+
+# Inside torch's tracing a warning that is an error ends the compilation.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_training_goes_on_when_the_discriminator_starts(monkeypatch, backend):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    eager, compiled = (
+        take(tokenizer_task(compile=compile, adversarial_start=1), range(3))
+        for compile in (False, True)
+    )
+    assert "adaptive_weight" in compiled[1]
+    for step in range(3):
+        for name in ("loss", "gradient_norm", "discriminator_loss"):
+            if name in eager[step]:
+                torch.testing.assert_close(
+                    compiled[step][name], eager[step][name], rtol=1e-4, atol=0
+                )
 
 
 def test_the_discriminator_is_not_called_before_it_starts():

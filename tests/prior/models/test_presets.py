@@ -10,6 +10,9 @@ from prior.models.presets import GPT_PRESETS, MODERN
 SIZES = {"codebook_size": 11, "condition_vocab_size": 3, "condition_length": 2}
 
 
+TOKENIZER = {"fingerprint": "0" * 16, "name": "x", "codebook_size": 11, "downsample_factor": 8}
+
+
 def num_parameters(**sizes):
     """Number of parameters of a GPT, counted without allocating them."""
     config = GPTConfig(**sizes)
@@ -58,7 +61,7 @@ def test_every_preset_is_a_config_that_round_trips_through_json(name):
 def test_config_fields_that_are_missing_default_to_the_paper(tmp_path):
     conditions = Conditions([StartOfSequence()], 11)
     model = GPT(GPTConfig(**SIZES | {"condition_vocab_size": 1, "condition_length": 1}, width=8))
-    save_prior(tmp_path, model, conditions, {"fingerprint": "0" * 16})
+    save_prior(tmp_path, model, conditions, TOKENIZER)
     description = json.loads((tmp_path / "config.json").read_text())
     for name in MODERN:
         del description["config"][name]

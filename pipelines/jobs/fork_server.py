@@ -1,0 +1,128 @@
+"""A process that is forked when a command begins, and of which its workers are forked later.
+
+A worker may die of an image (a decoder that crashes, the system's killer of processes that use up
+the memory), so it must not run in the driver. Starting a Python process and importing torch takes
+seconds, and forking a driver whose torch has threads can deadlock the child; a process that was
+forked before there were any costs a hundredth of a second and shares its memory.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+EXIT_CODE = struct.Struct("i")
+#: Of workers: if the memory is used up, the system is to kill one of them and not the driver.
+OOM_SCORE = "500"
+
+#: What a worker process does with the connection to the driver.
+Main = Callable[[Connection], None]
+
+
+class ForkServer:
+    """The driver's side: starts one worker process at a time."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+
+    def start(self) -> Connection:
+        """Start a worker process; its side of the connection ends when it dies."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            socket.send_fds(self._control, [b"x"], [theirs.fileno()])
+        return Connection(ours.detach())
+
+    def exit_code(self) -> int | None:
+        """The exit code of the worker whose connection has ended, as subprocess has it; None where
+        the server itself is gone."""
+        answer = self._control.recv(EXIT_CODE.size)
+        return int(EXIT_CODE.unpack(answer)[0]) if len(answer) == EXIT_CODE.size else None
+
+
+_running: list[ForkServer] = []
+
+
+def running_server() -> ForkServer | None:
+    """The server of the innermost `fork_server`."""
+    return _running[-1] if _running else None
+
+
+@contextmanager
+def fork_server(main: Main, wanted: bool = True) -> Iterator[None]:
+    """Tasks that run without Ray in the body run in child processes, which do `main`.
+
+    To be called before this process has threads that compute; `wanted` False does nothing.
+    """
+    if not wanted:
+        yield
+        return
+    ours, theirs = socket.socketpair()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    server = os.fork()
+    if server == 0:
+        ours.close()
+        _exit_after(lambda: _serve(theirs, main))
+    theirs.close()
+    _running.append(ForkServer(ours))
+    try:
+        yield
+    finally:
+        _running.pop()
+        ours.close()
+        os.waitpid(server, 0)
+
+
+def is_command() -> bool:
+    """Whether this process was started for one command: `python -m pipelines.NAME` or smalti."""
+    file = getattr(sys.modules["__main__"], "__file__", None)
+    here = Path(__file__).parents[1]
+    return os.path.basename(sys.argv[0]) == "smalti" or (
+        file is not None and Path(file).resolve().parent == here
+    )
+
+
+def _serve(control: socket.socket, main: Main) -> None:
+    """Fork a worker for each descriptor that comes, and answer with its exit code."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides what Ctrl-C means
+    while True:
+        _, descriptors, _, _ = socket.recv_fds(control, 1, 1)
+        if not descriptors:
+            return  # the driver has ended
+        descriptor = descriptors[0]
+        worker = os.fork()
+        if worker == 0:
+            control.close()
+            _exit_after(partial(_work, descriptor, main))
+        os.close(descriptor)
+        _, status = os.waitpid(worker, 0)
+        control.sendall(EXIT_CODE.pack(os.waitstatus_to_exitcode(status)))
+
+
+def _work(descriptor: int, main: Main) -> None:
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write(OOM_SCORE)
+    main(Connection(descriptor))
+
+
+def _exit_after(body: Callable[[], None]) -> None:
+    """End this forked process after `body`, without the driver's clean-up."""
+    code = 1
+    try:
+        body()
+        code = 0
+    except (EOFError, ConnectionError):
+        pass  # the driver has died
+    finally:
+        with suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)

@@ -1,0 +1,56 @@
+"""The rows of a plan: their columns, and reading them from the parts of a store's plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipelines.store import StoreError, checked_table, corrupt_as, open_parquet, plan_path
+
+PLAN_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("view", pa.int32(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("offset", pa.int64()),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("etag", pa.string(), nullable=False),
+        pa.field("label", pa.int32()),
+        pa.field("grid", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("replaces", pa.string()),  # "grid/row" of the same image's older content
+    ]
+)
+BATCH = 65536  # rows of a plan in memory at once
+
+
+def corrupt_plan(path: Path) -> AbstractContextManager[None]:
+    """Raise what the body, which reads a part of a plan at `path`, finds wrong as a StoreError."""
+    return corrupt_as(
+        lambda error: StoreError(f"{path}: corrupt plan ({error}). Restore it from a copy.")
+    )
+
+
+def planned_rows(root: Path, num_parts: int, columns: tuple[str, ...]) -> Iterator[pa.Table]:
+    """Some columns of every planned row, oldest first, in batches; strings become large strings.
+
+    Raises StoreError if a part of the plan is corrupt.
+    """
+    schema = pa.schema([PLAN_SCHEMA.field(name) for name in columns])
+    for part in range(num_parts):
+        path = plan_path(root, part)
+        with corrupt_plan(path):
+            for batch in open_parquet(path).iter_batches(BATCH, columns=list(columns)):
+                table = checked_table(pa.Table.from_batches([batch]), schema)
+                yield _with_large_strings(table)
+
+
+def _with_large_strings(table: pa.Table) -> pa.Table:
+    fields = [
+        (column.name, pa.large_string() if pa.types.is_string(column.type) else column.type)
+        for column in table.schema
+    ]
+    return table.cast(pa.schema(fields))
