@@ -139,11 +139,14 @@ class RowRing:
         keys: Tensor,
         values: Tensor,
     ) -> Tensor:
-        cached, sizes = self.layers[layer], queries.shape[2:]
-        cached[0].index_copy_(1, slots, keys)
-        cached[1].index_copy_(1, slots, values)
-        near = cached.index_select(2, visible).view(2, len(mask), -1, *sizes)
-        keys, values = near.transpose(2, 3).unbind()  # (P * G, heads, M, head_dim)
+        cached_keys, cached_values = self.layers[layer].unbind()
+        cached_keys.index_copy_(1, slots, keys)
+        cached_values.index_copy_(1, slots, values)
+        # Two gathers are faster than one of both on CPUs. (P * G, heads, M, head_dim) each
+        keys, values = (
+            cached.index_select(1, visible).view(len(mask), -1, *queries.shape[2:]).transpose(1, 2)
+            for cached in (cached_keys, cached_values)
+        )
         attended = F.scaled_dot_product_attention(
             queries.flatten(0, 1).unsqueeze(2), keys, values, attn_mask=mask
         )

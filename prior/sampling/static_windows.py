@@ -278,8 +278,10 @@ class StaticWindowSampler:
         values: Tensor,
     ) -> Tensor:
         self._keep(layer, places, queries, keys, values)
-        cached = self._layers[layer].index_select(2, slots)
-        keys, values = cached.flatten(1, 2).transpose(2, 3).unbind()  # (P * k, heads, length, D)
+        keys, values = (  # (P * k, heads, length, head_dim)
+            cached.index_select(1, slots).flatten(0, 1).transpose(1, 2)
+            for cached in self._layers[layer].unbind()
+        )
         return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
 
     def _keep(

@@ -40,7 +40,7 @@ def test_a_failed_capture_is_an_error_that_says_why_and_what_to_do(monkeypatch):
             raise RuntimeError("operation failed due to a previous error during capture")
 
     monkeypatch.setattr(IndexedStep, "_captured", captured)
-    with pytest.raises(GraphCaptureError, match="not permitted.*static_decode=False"):
+    with pytest.raises(GraphCaptureError, match=r"not permitted.*static_decode=False"):
         recording_step(GraphPool(None, None))[0].capture()
 
 
