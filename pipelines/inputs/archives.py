@@ -105,12 +105,16 @@ def parse_address(uri: str) -> tuple[str, int] | None:
 
 
 def _tar_members(path: str, log: MemberLog, with_labels: bool) -> Iterator[Member]:
+    empty = True
     with open_regular(path) as file:
         try:
             for image in tar_images(file, log, with_labels):
+                empty = False
                 yield Member(*image)
         except TarError as error:
             raise ArchiveError(str(error)) from None
+    if empty and not log.skipped and not log.lines():
+        raise NoImagesError("no files")
 
 
 def _read_tar(path: str, place: int) -> bytes:

@@ -11,10 +11,10 @@ import pytest
 
 from pipelines.generation.index import read_parts
 from pipelines.generation.resume import Folder, kept_samples
-from pipelines.generation.settings import deciding_settings, write_record
+from pipelines.generation.settings import deciding_settings, read_record, write_record
 from pipelines.generation.worker import GenerationWorker
 from pipelines.jobs.queue import Piece
-from pipelines.store.layout import staging_path
+from pipelines.store.layout import StoreError, staging_path
 from prior import load_prior
 from tests.generate_run import everything, generate, request_of
 
@@ -104,3 +104,16 @@ def test_partial_shards_of_other_tasks_are_left_by_a_run_of_one(
     assert generate(prior_run, out, *flags) == 0
     assert generate(prior_run, whole, *flags) == 0
     assert everything(out) == everything(whole)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "3", "[]", "NaN", "{" * 100_000, '{"format": 3, "count": "9"}',
+     '{"format": 3, "batch_size": 0}', '{"format": 3, "samples_per_task": 1e9}',
+     '{"format": 3, "count": true}', '{"format": 3, "count": 99999999999999}'],
+)  # fmt: skip
+def test_corrupt_record_is_an_error(text: str, tmp_path: Path) -> None:
+    (tmp_path / "sample-00000.png").touch()
+    (tmp_path / "generation.json").write_text(text)
+    with pytest.raises(StoreError, match="Restore it"):
+        read_record(tmp_path)

@@ -267,6 +267,12 @@ def test_tar_that_is_no_regular_file_or_must_be_unpacked_is_skipped(tmp_path: Pa
     }
 
 
+def test_tar_without_any_file_is_skipped(tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(PNG)
+    (tmp_path / "x.tar").write_bytes(bytes(10 * 1024))  # as tar writes of an empty list
+    assert list_input(tmp_path).skipped == [("x.tar", "no files")]
+
+
 def test_content_is_checked_against_the_header_when_it_is_read(tar: Path) -> None:
     listing = listed(tar, member(b"1.png", b"1" * 600))
     (entry,) = listing.entries
@@ -315,9 +321,12 @@ def test_every_member_is_taken_skipped_or_counted(
 ) -> None:
     tar = tmp_path_factory.getbasetemp() / "any.tar"
     listing = listed(tar, *(blocks for _, _, blocks in members))
+    written = Counter(name for name, kind, _ in members if kind != b"5")
+    if not written:
+        assert listing.skipped == [("any.tar", "no files")]
+        return
     found = Counter(entry.key for entry in listing.entries)
     found += Counter(key for key, _ in listing.skipped)
-    written = Counter(name for name, kind, _ in members if kind != b"5")
     assert not found - written
     counted = sum(int(line.split()[0]) for _, line in listing.unused)
     assert found.total() + counted == written.total()
