@@ -25,11 +25,13 @@ from ops.config import ConfigError, to_json
 from ops.noise import uniforms
 from ops.runtime import resolve_device
 from ops.tensor_files import load_weights
+from ops.windows import Window
 from prior.conditions import ConditionInputs, Conditions, Shape, canvas_tokens, window_prefix
 from prior.models import (
     ARCHITECTURES,
     GPT,
     LocalGPT,
+    PixelSNAIL,
     PriorConfig,
     PriorModel,
     architecture_name,
@@ -39,9 +41,13 @@ from prior.models import (
 from prior.sampling import (
     Decoder,
     GenerationConfig,
+    InferenceCopies,
+    KeptSampler,
     SampledCodes,
     SnailDecoder,
-    inference_copy,
+    StaticLocalSampler,
+    StaticWindowSampler,
+    decodes_statically,
     sample_codes,
     sample_locally,
 )
@@ -67,6 +73,7 @@ class Prior:
         self.conditions = conditions
         self.tokenizer_info = dict(tokenizer_info)
         self.folder = folder
+        self._inference_copies, self._kept_sampler = InferenceCopies(), KeptSampler()
 
     @property
     def config(self) -> PriorConfig:
@@ -163,19 +170,20 @@ class Prior:
 
     def _batch_sampler(self, config: GenerationConfig) -> Callable[..., SampledCodes]:
         """The function that samples a batch with this kind of model."""
-        model, stride = inference_copy(self.model), config.stride
+        model, stride = self._inference_copies.of(self.model), config.stride
+        static = decodes_statically(model.config, config.static_decode, self.device)
         if isinstance(model, LocalGPT):
             if stride is not None:
                 raise ConfigError("This prior has no windows; leave stride out.")
-            return partial(self._sample_locally, model, config)
+            return partial(self._sample_locally, model, config, static)
         stride = model.config.default_stride if stride is None else stride
-        decoder = Decoder(model) if isinstance(model, GPT) else SnailDecoder(model)
-        return partial(self._sample_by_windows, decoder, config, stride)
+        return partial(self._sample_by_windows, model, config, stride, static)
 
     def _sample_locally(
         self,
         model: LocalGPT,
         config: GenerationConfig,
+        static: bool,
         condition_inputs: Mapping[str, Tensor],
         uniforms: Callable[[int], Tensor],
         shape: tuple[int, int, int],
@@ -183,18 +191,22 @@ class Prior:
     ) -> SampledCodes:
         batch, canvas = shape[0], shape[1:]
         tokens = canvas_tokens(self.conditions, condition_inputs, batch, canvas, self.config.window)
-        prefixes = tokens.to(self.device)
-        numbers = torch.stack([uniforms(row) for row in range(shape[1])], dim=1)
-        null_prefixes = self._null_prefixes(batch, canvas) if config.guides else None
-        return sample_locally(
-            model, prefixes, numbers, config, null_prefixes=null_prefixes, **options
-        )
+        prefixes, numbers = tokens.to(self.device), _of_all_rows(uniforms, canvas[0])
+        options["null_prefixes"] = self._null_prefixes(batch, canvas) if config.guides else None
+        if not static:
+            return sample_locally(model, prefixes, numbers, config, **options)
+        settings = config.sampling_settings
+        with self._kept_sampler.use(
+            (model, settings, shape), lambda: StaticLocalSampler(model, settings, shape)
+        ) as sampler:
+            return sampler.sample(prefixes, numbers, **options)
 
     def _sample_by_windows(
         self,
-        decoder: Decoder | SnailDecoder,
+        model: GPT | PixelSNAIL,
         config: GenerationConfig,
         stride: int,
+        static: bool,
         condition_inputs: Mapping[str, Tensor],
         uniforms: Callable[[int], Tensor],
         shape: tuple[int, int, int],
@@ -203,17 +215,24 @@ class Prior:
         batch, canvas, side = shape[0], shape[1:], self.config.window
         of_window = window_prefix(self.conditions, condition_inputs, batch, canvas, side)
         null_prefixes = [self._null_prefixes(batch, (side, side))] if config.guides else []
-        return sample_codes(
-            decoder,
-            lambda window: torch.cat([of_window(window).to(self.device), *null_prefixes]),
-            uniforms,
-            config,
-            shape,
-            stride=stride,
-            cache_memory=config.cache_memory,
-            flush_every_rows=config.flush_every_rows,
-            **options,
-        )
+
+        def prefix(window: Window) -> Tensor:
+            return torch.cat([of_window(window).to(self.device), *null_prefixes])
+
+        by_windows: dict[str, Any] = {
+            "stride": stride,
+            "cache_memory": config.cache_memory,
+            "flush_every_rows": config.flush_every_rows,
+        }
+        if static and isinstance(model, GPT):
+            settings = config.sampling_settings
+            with self._kept_sampler.use(
+                (model, settings, shape, *by_windows.values()),
+                lambda: StaticWindowSampler(model, settings, shape, **by_windows),
+            ) as sampler:
+                return sampler.sample(prefix, _of_all_rows(uniforms, canvas[0]), **options)
+        decoder = Decoder(model) if isinstance(model, GPT) else SnailDecoder(model)
+        return sample_codes(decoder, prefix, uniforms, config, shape, **by_windows, **options)
 
     def _null_prefixes(self, count: int, shape: Shape) -> Tensor:
         return self.conditions.null_tokens(count, shape).to(self.device)
@@ -221,6 +240,11 @@ class Prior:
     @property
     def device(self) -> torch.device:
         return self.model.head.weight.device
+
+
+def _of_all_rows(uniforms: Callable[[int], Tensor], rows: int) -> Tensor:
+    """(B, rows, columns) of a function of the row."""
+    return torch.stack([uniforms(row) for row in range(rows)], dim=1)
 
 
 def _forced_of_batch(

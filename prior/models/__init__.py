@@ -7,6 +7,7 @@ nll(condition_tokens, codes) for training, and are sampled from by prior.samplin
 first.
 """
 
+from prior.models.attention import Block
 from prior.models.gpt import GPT, GPTConfig, cross_entropy
 from prior.models.init_from_codebook import init_from_codebook
 from prior.models.local_gpt import LocalConfig, LocalGPT
@@ -22,9 +23,11 @@ from prior.models.registry import (
     make_model,
     preset_config,
 )
+from prior.models.rotary import Rotation
 
 __all__ = [
     "ARCHITECTURES",
+    "Block",
     "GPT",
     "GPTConfig",
     "Layout",
@@ -33,6 +36,7 @@ __all__ = [
     "PixelSNAIL",
     "PriorConfig",
     "PriorModel",
+    "Rotation",
     "SnailConfig",
     "architecture_name",
     "check_conditions",

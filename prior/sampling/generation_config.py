@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -48,8 +48,12 @@ class GenerationConfig(SamplingSettings):
     """rows of codes after which all rows above are finished before the next ones start. Generation
     can resume there from forced codes and gives the same codes bit for bit. It affects rounding.
     Priors without windows can resume at any row and do not need it"""
+    static_decode: bool | None = None
+    """whether the steps of sampling are computed ahead and, on a GPU, replayed as CUDA graphs: see
+    prior.sampling.static_decode. None: on GPUs, with priors that can. It affects rounding"""
     progress: Callable[[int, int], None] | None = None
-    """progress(done, total), called with numbers of cells; one cell counts once for its batch"""
+    """progress(done, total), called with numbers of cells, with static_decode about once a row; one
+    cell counts once for its batch"""
     preview: Callable[[int, Tensor], None] | None = None
     """preview(sample, codes), called about once a row with the codes (rows, columns) so far, -1
     where none is sampled yet; the tensor changes afterwards, so use it at once"""
@@ -62,6 +66,12 @@ class GenerationConfig(SamplingSettings):
                 raise ConfigError(f"{name} must be at least 1, found {number}.")
         if self.cache_memory < 0:
             raise ConfigError(f"cache_memory must be 0 or more bytes, found {self.cache_memory}.")
+
+    @property
+    def sampling_settings(self) -> SamplingSettings:
+        """The settings of drawing a code alone, which can be compared and hashed."""
+        names = [field.name for field in fields(SamplingSettings)]
+        return SamplingSettings(**{name: getattr(self, name) for name in names})
 
     @property
     def chosen(self) -> list[int]:

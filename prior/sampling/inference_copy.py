@@ -1,9 +1,9 @@
-"""A copy of a prior for sampling, with linear layers packed for the CPU where possible."""
+"""Copies of a prior for sampling, with linear layers packed for the CPU where possible."""
 
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ops.cpu import pack_linear
 from prior.models import PriorModel, make_model
@@ -23,3 +23,41 @@ def inference_copy(model: PriorModel) -> PriorModel:
             if isinstance(child, nn.Linear):
                 setattr(parent, name, pack_linear(child))
     return copy.requires_grad_(False).eval()
+
+
+class InferenceCopies:
+    """Keeps the inference copy of a model, made once and again when the weights have changed.
+
+    A change through `.data` of a parameter is not noticed.
+    """
+
+    def __init__(self) -> None:
+        self._weights: list[tuple[Tensor, int]] | None = None
+        self._copy: PriorModel | None = None
+
+    def of(self, model: PriorModel) -> PriorModel:
+        """The inference copy of a model as it is now."""
+        weights = _versions(model)
+        if self._copy is None or weights is None or not _are_same(weights, self._weights):
+            self._copy = inference_copy(model)
+        self._weights = weights
+        return self._copy
+
+
+def _versions(model: PriorModel) -> list[tuple[Tensor, int]] | None:
+    """The weights and how often each was changed in place; None where torch does not count it."""
+    weights = [tensor.detach() for tensor in model.state_dict(keep_vars=True).values()]
+    if any(tensor.is_inference() for tensor in weights):
+        return None
+    # The tensors are held, so that no other tensor gets their memory.
+    return [(tensor, tensor._version) for tensor in weights]
+
+
+def _are_same(weights: list[tuple[Tensor, int]], before: list[tuple[Tensor, int]] | None) -> bool:
+    return before is not None and [_identity(*one) for one in weights] == [
+        _identity(*one) for one in before
+    ]
+
+
+def _identity(tensor: Tensor, version: int) -> tuple[int, torch.dtype, int]:
+    return tensor.data_ptr(), tensor.dtype, version

@@ -60,13 +60,15 @@ class WindowCaches(Generic[CacheT]):
     ) -> None:
         self._make, self._max_caches, self._schedule = make, max_caches, schedule
         self._caches: dict[Window, CacheT] = {}
+        self._unused: list[CacheT] = []
 
     def enter(self, windows: Sequence[Window]) -> list[CacheT]:
         """The caches of the windows of the schedule's current cells; all windows differ."""
         return [self._caches.get(window) or self._allocate(window, windows) for window in windows]
 
     def clear(self) -> None:
-        """Drop all caches, so that what follows depends on the codes only."""
+        """Empty all caches, so that what follows depends on the codes only."""
+        self._unused += self._caches.values()
         self._caches.clear()
 
     def _allocate(self, window: Window, in_use: Collection[Window]) -> CacheT:
@@ -79,8 +81,8 @@ class WindowCaches(Generic[CacheT]):
         full = len(self._caches) >= self._max_caches
         if furthest is not None and (full or distances[furthest] == math.inf):
             cache = self._caches.pop(furthest)
-            cache.length = 0
         else:
-            cache = self._make()
+            cache = self._unused.pop() if self._unused else self._make()
+        cache.length = 0
         self._caches[window] = cache
         return cache

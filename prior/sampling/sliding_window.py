@@ -17,7 +17,7 @@ the batch are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ from prior.orderings import ROW_MAJOR
 from prior.sampling.decoder import Decoder, Request
 from prior.sampling.distributions import SampledCodes, SamplingSettings, draw, guided
 from prior.sampling.generation_config import DEFAULT_CACHE_MEMORY
-from prior.sampling.kv_cache import Cache, WindowCaches
+from prior.sampling.kv_cache import Cache, CacheT, WindowCaches
 from prior.sampling.snail_decoder import SnailDecoder
 
 # Most sequences in a forward: with more, its time grows in proportion.
@@ -89,13 +89,9 @@ def sample_codes(
     row_uniforms: dict[int, Tensor] = {}
     if on_cells is not None and known_to_all is not None:
         on_cells(int(known_to_all.sum()), canvas.codes)
-    for cells in schedule:
-        first_row, first_column = cells[0]
-        if flush_every_rows is not None and first_row % flush_every_rows == first_column == 0:
-            caches.clear()
+    for cells, windows, entered in steps_of(grid, schedule, caches, flush_every_rows):
         row_uniforms |= {row: uniforms(row) for row, _ in cells if row not in row_uniforms}
-        windows = [grid.window_of(*cell) for cell in cells]
-        requests = list(map(canvas.request, cells, windows, caches.enter(windows)))
+        requests = list(map(canvas.request, cells, windows, entered))
         numbers = torch.stack([row_uniforms[row][:, column] for row, column in cells])
         canvas.draw(cells, windows, decoder.next_logits(requests), numbers)
         for row in [row for row in row_uniforms if row < schedule.first_open_row]:
@@ -103,6 +99,21 @@ def sample_codes(
         if on_cells is not None:
             on_cells(len(cells), canvas.codes)
     return SampledCodes(canvas.codes, canvas.log_probabilities)
+
+
+def steps_of(
+    grid: Grid,
+    schedule: Wavefront | FixedOrder,
+    caches: WindowCaches[CacheT],
+    flush_every_rows: int | None,
+) -> Iterator[tuple[list[tuple[int, int]], list[Window], list[CacheT]]]:
+    """The cells to draw in each forward, with their windows and these windows' caches."""
+    for cells in schedule:
+        first_row, first_column = cells[0]
+        if flush_every_rows is not None and first_row % flush_every_rows == first_column == 0:
+            caches.clear()
+        windows = [grid.window_of(*cell) for cell in cells]
+        yield cells, windows, caches.enter(windows)
 
 
 def check_ordering(
