@@ -136,7 +136,7 @@ def test_an_exception_stops_the_worker_and_ends_the_run() -> None:
             self.stopped.set()
 
     with pytest.raises(RuntimeError, match="worker trouble"):
-        run_tasks(["waits", "raises", "never"], Stoppable, on_result=print, overlap=2)
+        run_tasks(["waits", "raises", "never"], Stoppable, on_result=print, overlap=2, attempts=1)
 
 
 def test_ctrl_c_stops_the_threads_of_this_process() -> None:
