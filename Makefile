@@ -12,7 +12,7 @@ demo: $(INSTALLED)
 	$(RUN) -m pipelines.demo $(if $(IMAGES),--images "$(IMAGES)")
 
 test: $(INSTALLED)
-	$(RUN) -m pytest -n auto --dist loadgroup
+	$(RUN) -m pytest -n auto --dist loadfile
 
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .

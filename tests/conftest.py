@@ -32,18 +32,9 @@ hypothesis.settings.load_profile("smalti")
 torch.set_num_threads(1)  # tensors are small: more threads would cost time
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Over several processes (-n, --dist loadgroup) files stay whole, since their tests share
-    fixtures, and all tests that use the session's Ray go to one process."""
-    for item in items:
-        group = "ray" if item.get_closest_marker("ray") else item.location[0]
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
-    """One local Ray for the session; starting it takes ten seconds."""
+    """One local Ray for each process of tests; starting it takes ten seconds."""
     ray = pytest.importorskip("ray")
     ray.init(
         address="local",
