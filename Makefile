@@ -23,11 +23,11 @@ bench: $(INSTALLED)
 	set -e; for file in tests/benchmarks/bench_*.py; do echo "$$file"; $(RUN) "$$file"; done
 
 # Repeated when pyproject.toml changes; the stamp is touched last, after a successful install.
-# Without --no-compile, a fifth of the time goes into the bytecode of modules nothing imports.
+# Without, a fifth of the time goes into the bytecode of modules nothing imports.
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "Smalti needs Python 3.11 or newer; '$(PYTHON)' is not." \
 		"Install one, or name it: make PYTHON=python3.12 test" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(RUN) -m pip install --disable-pip-version-check --no-compile -e ".[dev,demo]"
+	$(RUN) -m pip install --disable-pip-version-check -e ".[dev,demo]"
 	@touch $@

@@ -6,6 +6,7 @@ Imports and parses the command lines once, so that each child need not.
 from __future__ import annotations
 
 import numpy.ma
+import torch._dynamo  # imported where a model's shapes are made
 import tyro
 from PIL import Image
 
@@ -15,7 +16,7 @@ import pipelines.generate
 import pipelines.generation.flags
 import tests.crashes.scenarios
 
-__all__ = ["numpy", "pipelines", "tests"]
+__all__ = ["numpy", "pipelines", "tests", "torch"]
 
 Image.init()  # imports every format
 tyro.cli(pipelines.encoding.flags.EncodeFlags, args=["--in", ".", "--out", "."])
