@@ -163,7 +163,7 @@ class _SafetensorsFile:
     def __init__(self, path: Path, file: Any) -> None:
         self._path, self._file = path, file
         with _explained(path):
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no mapping
             self.header = {
                 name: Stored(part.get_dtype(), tuple(part.get_shape()))
                 for name, part in slices.items()

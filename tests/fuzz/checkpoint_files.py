@@ -104,9 +104,10 @@ def safetensors_files(
         odd = draw(_odd_tensors(tensors))
         try:
             data = save({name: t.contiguous() for name, t in odd.items() if t.numel() < 10**6})
-            return CheckpointFile(data, _non_finite(odd))
         except (ValueError, KeyError, RuntimeError, NotImplementedError):
-            pass  # a kind of tensor that such files do not hold
+            pass  # what safetensors and torch raise for a kind of tensor that no such file holds
+        else:
+            return CheckpointFile(data, _non_finite(odd))
     data = save(dict(tensors))
     length = struct.unpack("<Q", data[:8])[0]
     head, body = data[8 : 8 + length], data[8 + length :]

@@ -132,12 +132,11 @@ def png(bits: int, colour: int, samples: np.ndarray, *chunks: tuple[bytes, bytes
     )
 
 
-@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("channels", "bits"), [(1, 1), (1, 2), (1, 4), (1, 8), (1, 16), (3, 8), (3, 16)]
+)
 def test_a_transparent_colour_is_like_an_alpha_channel(bits: int, channels: int) -> None:
     """Also where another colour has the same high byte, or the same low one."""
-    if channels == 3 and bits < 8:
-        pytest.skip("a PNG has no colours of that depth")
     top = 2**bits - 1
     levels = np.array([0, top, top // 3, 0x80, 0x8001, 0x80FF, 0x0180, 0xFF80]) & top
     samples = np.repeat(levels[None, :, None], channels, -1)

@@ -89,7 +89,7 @@ def test_bar_on_a_terminal_shows_any_text(columns: str, monkeypatch: pytest.Monk
         os.write(side, b"END")
         text = b""
         while not text.endswith(b"END"):
-            text += screen.read1()  # type: ignore[attr-defined]
+            text += screen.read1()
     for acting in (b"\x07", b"\x1b]", "\u202e".encode(), "\x9b".encode()):
         assert acting not in text
     if columns == "300":
@@ -105,13 +105,13 @@ def test_terminal_that_cannot_move_its_cursor_gets_lines(
         monkeypatch.setenv("TERM", "dumb")
         with progress_bar("image") as bar:
             bar.add_task("encoding", total=8)
-        assert screen.read1().startswith(b"encoding 0/8")  # type: ignore[attr-defined]
+        assert screen.read1().startswith(b"encoding 0/8")
 
 
 def test_lines_that_cannot_be_written_are_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("stdout", "stderr"):
-        monkeypatch.setattr(sys, name, open("/dev/full", "w"))  # noqa: SIM115
-    with sys.stdout, sys.stderr:
+    with open("/dev/full", "w") as output, open("/dev/full", "w") as errors:
+        monkeypatch.setattr(sys, "stdout", output)
+        monkeypatch.setattr(sys, "stderr", errors)
         show_error("nobody sees this")
         with pytest.raises(DiskError, match=r"standard output: .*\. Make room"):
             show("a line")
