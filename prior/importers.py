@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ops.checkpoint import CheckpointError
+from ops.meta_device import on_meta_device
 from ops.tensor_files import check_finite
 from ops.text import printable
 from prior.conditions import Condition, Conditions
@@ -41,7 +42,7 @@ def import_compvis_gpt(
     config = dataclasses.replace(
         _config(published, conditions, window, num_heads), ordering=_ordering(tensors, window)
     )
-    with torch.device("meta"):
+    with on_meta_device():
         shapes = {name: tensor.shape for name, tensor in GPT(config).state_dict().items()}
     table = key_table(config.num_layers)
     known = {key for keys in table.values() for key in keys} | {"tok_emb.weight", "pos_emb"}

@@ -22,6 +22,7 @@ from ops.checkpoint import (
     weights_file,
 )
 from ops.config import ConfigError, to_json
+from ops.meta_device import on_meta_device
 from ops.noise import uniforms
 from ops.runtime import resolve_device
 from ops.tensor_files import load_weights
@@ -322,7 +323,7 @@ def load_prior(path: str | Path, device: str | torch.device = "cpu") -> Prior:
         conditions = Conditions.from_json(parts, config.codebook_size)
         check_conditions(config, conditions)
     tokenizer_info = _tokenizer_info(folder, description, config.codebook_size)
-    with torch.device("meta"):  # takes no memory: the config is not trusted yet
+    with on_meta_device():  # takes no memory: the config is not trusted yet
         outline = make_model(config)
     tensors = load_weights(weights_file(folder), outline)
     model = make_model(config)

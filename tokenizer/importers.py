@@ -12,10 +12,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from ops.checkpoint import CheckpointError
+from ops.meta_device import on_meta_device
 from ops.tensor_files import check_finite
 from ops.text import printable
 from tokenizer.autoencoder import AutoencoderConfig
@@ -144,7 +144,7 @@ def _import(
 ) -> Imported:
     config = _config(theirs, layout, published, quantizer_keys, norm_groups)
     table = {**key_table(config.autoencoder, layout), **quantizer_keys}
-    with torch.device("meta"):
+    with on_meta_device():
         shapes = {name: tensor.shape for name, tensor in VQGAN(config).named_parameters()}
     known = re.compile("|".join([*map(re.escape, table.values()), layout.ignored]))
     for key in theirs:

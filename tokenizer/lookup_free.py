@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
 
 import torch
 import torch.nn.functional as F
@@ -41,10 +43,9 @@ class FiniteScalarQuantizer(Quantizer):
                 "Make them agree."
             )
         super().__init__(config)
-        levels = torch.tensor(config.levels)
-        places = torch.cat([torch.ones(1, dtype=torch.int64), levels.cumprod(0)[:-1]])
-        self.register_buffer("levels", levels, persistent=False)
-        self.register_buffer("places", places, persistent=False)
+        places = list(itertools.accumulate(config.levels[:-1], operator.mul, initial=1))
+        self.register_buffer("levels", torch.tensor(config.levels), persistent=False)
+        self.register_buffer("places", torch.tensor(places), persistent=False)
 
     def quantize(self, latents: Tensor) -> Quantized:
         bounded = self._bound(latents)

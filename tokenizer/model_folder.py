@@ -19,6 +19,7 @@ from ops.checkpoint import (
 )
 from ops.config import ConfigError, to_json
 from ops.cpu import use_convolution
+from ops.meta_device import on_meta_device
 from ops.tensor_files import load_weights
 from tokenizer.modalities import ModalityConfig
 from tokenizer.vqgan import PRESETS, VQGAN, VQGANConfig
@@ -60,7 +61,7 @@ def load_tokenizer(
     description = read_description(folder, KIND)
     config = described_config(folder, description, VQGANConfig)
     name = described(folder, {"name": folder.name, **description}, "name", str)
-    with torch.device("meta"):  # takes no memory: the config is not trusted yet
+    with on_meta_device():  # takes no memory: the config is not trusted yet
         outline = VQGAN(config)
     tensors = load_weights(weights_file(folder), outline)
     model = VQGAN(config, name)

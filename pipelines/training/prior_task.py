@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from ops.checkpoint import read_description
 from ops.images import image_grid, to_image
+from ops.meta_device import on_meta_device
 from ops.runtime import autocast, pinned
 from ops.tensor_files import (
     load_state,
@@ -185,7 +186,7 @@ class PriorTask(TrainTask[CodeBatch]):
 
     def load(self, folder: Path) -> None:
         read_description(folder, MODEL_KIND)
-        with torch.device("meta"):
+        with on_meta_device():
             outline = make_model(self.model.config)
         averages = load_weights(folder / "ema.safetensors", outline)
         tensors = load_weights(folder / "model.safetensors", outline)

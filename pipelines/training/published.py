@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ops.checkpoint import CheckpointError
 from ops.config import ConfigError, Range, UserError
 from ops.files import atomic_path
+from ops.meta_device import on_meta_device
 from ops.published import load_published
 from pipelines.conditioning import tokenizer_info
 from prior import (
@@ -152,7 +153,7 @@ def model_of(flags: ImportPriorFlags, tensors: Tensors, tokenizer: VQGAN) -> tup
     config, weights = import_compvis_gpt(
         tensors, conditions, window=flags.window, num_heads=flags.num_heads
     )
-    with torch.device("meta"):
+    with on_meta_device():
         model = GPT(config)
     model.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
     return model, conditions
@@ -164,7 +165,7 @@ def published_tokenizer(kind: str, tensors: Tensors, norm_groups: int, name: str
     Raises CheckpointError for tensors that are not such a tokenizer's.
     """
     config, weights = IMPORTERS[kind](tensors, norm_groups)
-    with torch.device("meta"):
+    with on_meta_device():
         model = VQGAN(config, name=name)
     model = model.to_empty(device="cpu").eval()
     model.load_state_dict(weights)

@@ -12,6 +12,7 @@ from torch import Tensor
 from ops.checkpoint import read_description
 from ops.colours import scalar_colours
 from ops.images import ImageArray, image_grid
+from ops.meta_device import on_meta_device
 from ops.metrics import code_counts, codebook_usage
 from ops.runtime import autocast, pinned
 from ops.tensor_files import (
@@ -186,7 +187,7 @@ class TokenizerTask(TrainTask[Tensor]):
 
     def load(self, folder: Path) -> None:
         read_description(folder, KIND)
-        with torch.device("meta"):
+        with on_meta_device():
             outline = VQGAN(self.model.config)
         self.model.load_state_dict(load_weights(folder / "model.safetensors", outline))
         self.average.load(load_weights(folder / "ema.safetensors", outline))

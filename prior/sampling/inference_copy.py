@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ops.cpu import pack_linear
+from ops.meta_device import on_meta_device
 from prior.models import PriorModel, make_model
 
 
@@ -15,7 +16,7 @@ def inference_copy(model: PriorModel) -> PriorModel:
     All other weights are shared with `model`. Packed weights are copies: later changes of the
     model's do not reach them.
     """
-    with torch.device("meta"):
+    with on_meta_device():
         copy = make_model(model.config)
     copy.load_state_dict(model.state_dict(), assign=True)
     for parent in list(copy.modules()):

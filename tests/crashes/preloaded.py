@@ -6,7 +6,6 @@ Imports and parses the command lines once, so that each child need not.
 from __future__ import annotations
 
 import numpy.ma
-import torch._dynamo  # imported where a model's shapes are made
 import tyro
 from PIL import Image
 
@@ -16,7 +15,7 @@ import pipelines.generate
 import pipelines.generation.flags
 import tests.crashes.scenarios
 
-__all__ = ["numpy", "pipelines", "tests", "torch"]
+__all__ = ["numpy", "pipelines", "tests"]
 
 Image.init()  # imports every format
 tyro.cli(pipelines.encoding.flags.EncodeFlags, args=["--in", ".", "--out", "."])
