@@ -14,34 +14,22 @@ from typing import ParamSpec, TypeVar
 
 from ops.config import UserError
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 #: Errors of disks, network file systems, and limits of the process or the machine.
 TRANSIENT_ERRNOS = frozenset(
     getattr(errno, name)
     for name in (
-        *(
-            "EIO",
-            "EAGAIN",
-            "EWOULDBLOCK",
-            "EBUSY",
-            "EINTR",
-            "ENOMEM",
-            "EMFILE",
-            "ENFILE",
-            "ENOBUFS",
-        ),
-        *("ESTALE", "ETIMEDOUT", "ETIME", "EREMOTEIO", "EPROTO", "ECOMM", "ENOLCK", "EDEADLK"),
-        *("ENETDOWN", "ENETUNREACH", "ENETRESET", "EHOSTDOWN", "EHOSTUNREACH", "ENOLINK"),
-        *("ECONNREFUSED", "ECONNRESET", "ECONNABORTED", "ENOTCONN", "ESHUTDOWN", "EPIPE"),
-        *("ENODEV", "ENOMEDIUM", "EUCLEAN"),
+        "EIO", "EAGAIN", "EBUSY", "EINTR", "ENOMEM", "EMFILE", "ENFILE", "ENOBUFS", "ESTALE",
+        "ETIMEDOUT", "ETIME", "EREMOTEIO", "EPROTO", "ECOMM", "ENOLCK", "EDEADLK", "ENETDOWN",
+        "ENETUNREACH", "ENETRESET", "EHOSTDOWN", "EHOSTUNREACH", "ENOLINK", "ECONNREFUSED",
+        "ECONNRESET", "ECONNABORTED", "ENOTCONN", "ESHUTDOWN", "EPIPE", "ENODEV", "ENOMEDIUM",
+        "EUCLEAN",
     )
     if hasattr(errno, name)  # some are Linux's own
-)
+)  # fmt: skip
 WAITS = (0.1, 0.5, 2.0)  # seconds before another try
-
-
-P = ParamSpec("P")
 
 
 class TransientError(UserError):

@@ -24,8 +24,8 @@ from pipelines.inputs.archives import (
     is_archive,
 )
 from pipelines.inputs.member_log import MemberLog
+from pipelines.inputs.packed_files import reason_packed
 from pipelines.inputs.reading import Entry, open_image_file
-from pipelines.inputs.tar_headers import reason_packed
 
 BATCH = 65536  # entries kept as Python objects before they become columns
 MISSING = "missing"  # the etag of a broken link: its row will have the status "missing"

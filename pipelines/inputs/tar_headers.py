@@ -16,6 +16,7 @@ from typing import BinaryIO, Literal, NamedTuple
 
 from ops.images import MAGIC_LENGTH
 from ops.text import printable
+from pipelines.inputs.packed_files import reason_packed
 
 BLOCK = 512
 MAX_NAME = 4096  # bytes of a name that can be used: the longest path on Linux
@@ -35,16 +36,6 @@ PAX_RECORD = re.compile(rb"([1-9][0-9]{0,7}) ([^=\n]+)=")
 PAX_KEYS = frozenset((b"path", b"linkpath", b"size", b"GNU.sparse.name"))
 PAX_SPARSE = b"GNU.sparse."
 OCTAL = re.compile(rb"[0-7]*")
-#: How files start that must be unpacked first.
-PACKED = {
-    b"\x1f\x8b": "compressed with gzip",
-    b"BZh": "compressed with bzip2",
-    b"\xfd7zXZ\0": "compressed with xz",
-    b"\x28\xb5\x2f\xfd": "compressed with zstd",
-    b"\x04\x22\x4d\x18": "compressed with lz4",
-    b"PK\x03\x04": "a ZIP archive",
-    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
-}
 
 
 class TarError(Exception):
@@ -71,14 +62,6 @@ class _Header(NamedTuple):
     size: int
     target: bytes
     more_blocks: bool  # of a sparse member's map
-
-
-def reason_packed(head: bytes) -> str | None:
-    """Why a file with these first MAGIC_LENGTH bytes is not read, if it must be unpacked first."""
-    for start, what in PACKED.items():
-        if head.startswith(start):
-            return f"{what}, which is not read: unpack it first"
-    return None
 
 
 def content_size(block: bytes) -> int:

@@ -9,6 +9,7 @@ from typing import BinaryIO, NamedTuple, TextIO
 
 from ops.config import UserError
 from ops.files import open_regular
+from pipelines.inputs.packed_files import packed_kind
 
 MAX_LINE = 1 << 20  # characters; longer lines are read past, not kept
 MARK = "\ufeff"
@@ -19,15 +20,7 @@ MARKS = {
     b"\xff\xfe": "utf-16",
     b"\xfe\xff": "utf-16",
 }
-#: First bytes -> what a file is that is no text.
-NOT_TEXT = {
-    b"\x1f\x8b": "compressed with gzip",
-    b"\x28\xb5\x2f\xfd": "compressed with zstd",
-    b"\xfd7zXZ": "compressed with xz",
-    b"BZh": "compressed with bzip2",
-    b"PK\x03\x04": "a ZIP file or a spreadsheet",
-    b"PAR1": "a Parquet table",
-}
+PARQUET = b"PAR1"
 
 
 class NotTextError(UserError):
@@ -66,9 +59,9 @@ def text_lines(path: Path) -> Iterator[TextLine]:
 def _encoding(path: Path, file: BinaryIO) -> str:
     head = file.read(8)
     file.seek(0)
-    for magic, kind in NOT_TEXT.items():
-        if head.startswith(magic):
-            raise NotTextError(f"{path} is {kind}, not text. Unpack or convert it first.")
+    kind = "a Parquet table" if head.startswith(PARQUET) else packed_kind(head)
+    if kind is not None:
+        raise NotTextError(f"{path} is {kind}, not text. Unpack or convert it first.")
     return next((name for mark, name in MARKS.items() if head.startswith(mark)), "utf-8")
 
 

@@ -206,7 +206,10 @@ def test_members_before_a_defect_are_kept_and_the_defect_is_named(
         (b"BZh9" + bytes(1000), "compressed with bzip2"),
         (b"\xfd7zXZ\0" + bytes(10), "compressed with xz"),
         (b"\x28\xb5\x2f\xfd" + bytes(1000), "compressed with zstd"),
-        (b"PK\x03\x04" + bytes(1000), "a ZIP archive, which is not read: unpack it first"),
+        (
+            b"PK\x03\x04" + bytes(1000),
+            "a ZIP file or a spreadsheet, which is not read: unpack it first",
+        ),
     ],
 )
 def test_what_is_no_tar_file_is_named(tar: Path, data: bytes, why: str) -> None:

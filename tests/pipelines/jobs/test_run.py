@@ -212,6 +212,31 @@ class Stubborn:
         self.stopped.set()
 
 
+def assert_one_row_is_given_up(
+    folder: Path, make_worker: Callable[[], Any], *, workers: int = 0, overlap: int
+) -> None:
+    """Run three tasks, of which row 4 kills its worker; only that row lacks a result of its own."""
+    results: list[tuple[range, int]] = []
+    given_up: list[range] = []
+
+    def give_up(rows: range) -> None:
+        given_up.append(rows)
+        (folder / str(rows[0])).touch()
+
+    run_tasks(
+        [range(3), range(3, 7), range(7, 9)],
+        make_worker,
+        on_result=lambda rows, count: results.append((rows, count)),
+        workers=workers,
+        overlap=overlap,
+        split=halves,
+        give_up=give_up,
+    )
+    assert given_up == [range(4, 5)]
+    expected = [(range(3), 3), (range(3, 7), 4), (range(7, 9), 2)]
+    assert sorted(results, key=lambda result: result[0][0]) == expected
+
+
 class TestInAChildProcess:
     @pytest.fixture(autouse=True)
     def server(self) -> Iterator[None]:
@@ -242,24 +267,7 @@ class TestInAChildProcess:
     def test_a_task_that_kills_is_halved_until_one_row_is_given_up(
         self, tmp_path: Path, overlap: int
     ) -> None:
-        results: list[tuple[range, int]] = []
-        given_up: list[range] = []
-
-        def give_up(rows: range) -> None:
-            given_up.append(rows)
-            (tmp_path / str(rows[0])).touch()
-
-        run_tasks(
-            [range(3), range(3, 7), range(7, 9)],
-            partial(Eater, tmp_path, (4,)),
-            on_result=lambda rows, count: results.append((rows, count)),
-            overlap=overlap,
-            split=halves,
-            give_up=give_up,
-        )
-        assert given_up == [range(4, 5)]
-        expected = [(range(3), 3), (range(3, 7), 4), (range(7, 9), 2)]
-        assert sorted(results, key=lambda result: result[0][0]) == expected
+        assert_one_row_is_given_up(tmp_path, partial(Eater, tmp_path, (4,)), overlap=overlap)
 
     def test_workers_that_die_at_the_start_are_reported(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -365,25 +373,8 @@ class TestOnRay:
         assert (tmp_path / "starts").read_text() == "x"
 
     def test_task_that_kills_is_halved_until_one_row_is_given_up(self, tmp_path: Path) -> None:
-        results: list[tuple[range, int]] = []
-        given_up: list[range] = []
-
-        def give_up(rows: range) -> None:
-            given_up.append(rows)
-            (tmp_path / str(rows[0])).touch()
-
-        run_tasks(
-            [range(3), range(3, 7), range(7, 9)],
-            sendable(partial(Eater, tmp_path, (4,))),
-            on_result=lambda rows, count: results.append((rows, count)),
-            workers=2,
-            overlap=2,
-            split=halves,
-            give_up=give_up,
-        )
-        assert given_up == [range(4, 5)]
-        expected = [(range(3), 3), (range(3, 7), 4), (range(7, 9), 2)]
-        assert sorted(results, key=lambda result: result[0][0]) == expected
+        eater = sendable(partial(Eater, tmp_path, (4,)))
+        assert_one_row_is_given_up(tmp_path, eater, workers=2, overlap=2)
 
     def test_an_actor_runs_two_tasks_at_once(self) -> None:
         pids: list[int] = []
