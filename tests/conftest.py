@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -30,6 +31,12 @@ hypothesis.settings.register_profile("smalti", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("smalti")
 
 torch.set_num_threads(1)  # tensors are small: more threads would cost time
+
+# Tests send signals, which a process started by nohup or in the background ignores.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
