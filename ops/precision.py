@@ -1,0 +1,40 @@
+"""The precision that computations run in: a recorded choice, never torch's default."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Literal, get_args
+
+import torch
+
+from ops.config import ConfigError
+
+#: float32: exact products. tf32: float32 whose products a GPU rounds to 10 bits of mantissa (the
+#: same as float32 on a CPU). bfloat16: products of 8 bits in bfloat16, sums in float32.
+Precision = Literal["float32", "tf32", "bfloat16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+
+def check_precision(name: str) -> Precision:
+    """`name` as a Precision; raises ConfigError for others."""
+    for precision in PRECISIONS:
+        if name == precision:
+            return precision
+    raise ConfigError(f"No precision {name!r}; there are {', '.join(PRECISIONS)}.")
+
+
+def use_precision(precision: Precision) -> None:
+    """Make products of float32 tensors use TF32 on GPUs, or not, in the whole process.
+
+    torch lets cuDNN's convolutions use it unless told otherwise; here nothing does so silently.
+    """
+    allowed = precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:
+    """bfloat16 autocast on `device` where the precision is bfloat16, else nothing."""
+    if precision == "bfloat16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
