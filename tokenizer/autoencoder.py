@@ -226,6 +226,7 @@ class Encoder(nn.Module):
         self.conv_out = Convolution(channels, config.latent_channels)
 
     def forward(self, pixels: Tensor) -> Tensor:
+        pixels = pixels.to(self.conv_in.weight.dtype)
         h = self.conv_in(F.pixel_unshuffle(pixels, self.patch_size))
         latents: Tensor = self.conv_out(norm_silu(self.norm_out, self.blocks(h)))
         return latents

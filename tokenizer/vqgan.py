@@ -115,28 +115,37 @@ class VQGAN(nn.Module):
             latents = latents.float()
             finite = latents.isfinite().all(dim=1)  # else it would get some code without a word
             codes = self.quantizer.assign(latents).where(finite, NO_CODE)
-        if check and bool((codes == NO_CODE).any()):
-            raise NonFiniteLatentsError(NOT_FINITE)
+        if check:
+            check_finite(codes)
         return codes
 
-    def decode(self, codes: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    def decode(
+        self, codes: Tensor, size: tuple[int, int] | None = None, *, check: bool = True
+    ) -> Tensor:
         """Pixels (B, 3, h*f, w*f) for codes (B, h, w), cropped to size (H, W); never clamped.
 
-        Raises ConfigError for a code outside the codebook.
+        Raises ConfigError for a code outside the codebook. Without `check` there must be none, and
+        a GPU is not waited for.
         """
-        if (
-            codes.numel()
-            and not 0 <= int(codes.min()) <= int(codes.max()) < self.config.codebook_size
-        ):
-            raise ConfigError(
-                f"Codes from {int(codes.min())} to {int(codes.max())}, but the codebook has "
-                f"{self.config.codebook_size}. Were they made by another tokenizer?"
-            )
+        if check:
+            self.check_codes(codes)
         pixels = self.decode_latents(self.quantizer.lookup(codes))
         return pixels if size is None else pixels[:, :, : size[0], : size[1]]
 
+    def check_codes(self, codes: Tensor) -> None:
+        """Raise ConfigError for a code outside the codebook; waits for a GPU once."""
+        if not codes.numel():
+            return
+        lowest, highest = torch.stack(codes.aminmax()).tolist()
+        if lowest < 0 or highest >= self.config.codebook_size:
+            raise ConfigError(
+                f"Codes from {lowest} to {highest}, but the codebook has "
+                f"{self.config.codebook_size}. Were they made by another tokenizer?"
+            )
+
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Pixels (B, 3, h*f, w*f) for quantized latents (B, D, h, w)."""
+        latents = latents.to(self.decoder.conv_in.weight.dtype)
         pixels: Tensor = self.decoder(self.post_quant(latents))
         return pixels
 
@@ -171,6 +180,12 @@ class VQGAN(nn.Module):
                 f"encode takes float pixels (B, {channels}, H, W) in [-1, 1], found "
                 f"{pixels.dtype} {tuple(pixels.shape)}. See ops.images.to_pixels."
             )
+
+
+def check_finite(codes: Tensor) -> None:
+    """Raise NonFiniteLatentsError where a code is NO_CODE; waits for a GPU once."""
+    if (codes == NO_CODE).any():
+        raise NonFiniteLatentsError(NOT_FINITE)
 
 
 def _full_precision(pixels: Tensor) -> torch.autocast:

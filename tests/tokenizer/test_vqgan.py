@@ -173,6 +173,17 @@ def test_presets_have_the_published_sizes(preset):
     assert parameters in (None, count)
 
 
+@pytest.mark.parametrize("preset", ["tiny", "photo-f8"])
+def test_bfloat16_weights_encode_and_decode(preset):
+    model = VQGAN(PRESETS[preset]).eval().bfloat16()
+    seen, assign = [], model.quantizer.assign
+    model.quantizer.assign = lambda latents: assign(seen.append(latents.dtype) or latents)
+    codes = model.encode(pixels_of(16, 16))
+    assert seen == [torch.float32]
+    assert codes.dtype == torch.int64
+    assert model.decode(codes).dtype == torch.bfloat16
+
+
 def test_quantization_and_codes_stay_in_full_precision_under_autocast(tiny):
     seen, pixels = [], pixels_of(32, 32)
     tiny.quantizer.register_forward_pre_hook(lambda module, args: seen.append(args[0].dtype))
