@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 import torch
 
+from ops.ranks import ALONE
 from pipelines.recipes import PRIOR_RECIPES
 from pipelines.training.parallel import SINGLE_PROCESS, ParallelConfig
 from pipelines.training.prior_task import PriorTask
@@ -32,6 +33,12 @@ def train_task(parallel_config=SINGLE_PROCESS, **loss):
         device=torch.device("cpu"),
         parallel_config=parallel_config,
     )
+
+
+def save(train_task, folder):
+    """A checkpoint of a task of one process."""
+    folder.mkdir()
+    train_task.snapshot()(folder, ALONE)
 
 
 def take(train_task, step):
