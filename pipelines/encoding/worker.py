@@ -54,7 +54,6 @@ from pipelines.store import (
 )
 from tokenizer import NO_CODE, NOT_FINITE, NonFiniteLatentsError, load_tokenizer
 
-READ_AHEAD = 2  # batches decoded beyond those that are being encoded
 READ_COLUMNS = ["key", "uri", "offset", "size", "etag", "view"]
 KEEP_SECONDS = 30.0  # between two partial shards: how much work a kill may cost
 CRASHED_LINE = IndexLine(None, None, CRASHED, "the process that encoded it died every time", None)
@@ -205,14 +204,14 @@ class EncodeWorker:
         reading = self._read(
             self._to_read(task, planned), missing, (rows * factor, columns * factor)
         )
-        ahead = deque(islice(reading, READ_AHEAD))
+        ahead = deque(islice(reading, self._batches.read_ahead))
         encoding: deque[_Batch] = deque()
         with self._encoding:
             while ahead:
                 places, batch = ahead.popleft()
                 encoding.append(_Batch(places, batch, self._batches.encode(batch)))
                 ahead.extend(islice(reading, 1))
-                if len(encoding) > self._batches.concurrent_batches:
+                if len(encoding) > self._batches.most_submitted:
                     yield self._put(buffer, encoding.popleft(), planned)
         while encoding:
             yield self._put(buffer, encoding.popleft(), planned)
@@ -240,9 +239,10 @@ class EncodeWorker:
 
     def _put(self, buffer: Buffer, batch: _Batch, planned: pa.Table) -> int:
         codes = batch.codes.result().numpy()
+        no_code = (codes == NO_CODE).any(axis=(1, 2))
         for place, (within, line) in zip(batch.places, batch.reading.lines.items(), strict=True):
             found = line.result()
-            if found.status == OK and (codes[within] == NO_CODE).any():
+            if found.status == OK and no_code[within]:
                 key = printable(planned["key"][place].as_py(), 100)
                 raise NonFiniteLatentsError(f"{key}: {NOT_FINITE}")
             buffer.put(place, found, codes[within] if found.status == OK else None)
