@@ -54,7 +54,7 @@ def generate_samples(
 ) -> GenerationOutcome:
     """Generate the samples that the folder lacks.
 
-    `given` are inputs of conditions beside those that the flags name; the samples in `lacking`
+    `given` are inputs of conditions in addition to those that the flags name; the samples in `lacking`
     have none, and are given up. Raises UserError for flags that cannot be used with the prior or
     the folder.
     """
