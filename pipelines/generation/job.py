@@ -54,9 +54,9 @@ def generate_samples(
 ) -> GenerationOutcome:
     """Generate the samples that the folder lacks.
 
-    `given` are inputs of conditions in addition to those that the flags name; the samples in `lacking`
-    have none, and are given up. Raises UserError for flags that cannot be used with the prior or
-    the folder.
+    `given` are inputs of conditions in addition to those that the flags name; the samples in
+    `lacking` have none, and are given up. Raises UserError for flags that cannot be used with the
+    prior or the folder.
     """
     where = find_prior(flags.prior)
     check_absolute({"--prior": where, "--out": flags.out})
