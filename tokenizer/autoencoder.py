@@ -8,7 +8,7 @@ neighbourhood only, so tiles of a large image are exact (see tokenizer/tiling.py
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import torch
@@ -34,6 +34,8 @@ class AutoencoderConfig:
     channel_mult: tuple[Annotated[int, Range(least=1, most=1024)], ...] = (1, 1, 2, 2, 4)
     num_res_blocks: NumBlocks = 2
     decoder_res_blocks: NumBlocks = 3
+    decoder_channels: Annotated[int, Range(least=0, most=2**16)] = 0
+    """the decoder's `channels` where they differ from the encoder's; 0: the same"""
     attention_levels: tuple[Annotated[int, Range(least=0)], ...] = (4,)
     """levels, counted from the pixels, with attention after each residual block"""
     mid_block: bool = True
@@ -54,10 +56,12 @@ class AutoencoderConfig:
             )
         if self.norm not in NORMS:
             raise ConfigError(f"norm must be one of {', '.join(NORMS)}, found {self.norm!r}.")
-        for mult in self.channel_mult if self.norm == "group" else ():
-            if self.channels * mult % self.norm_groups:
+        widths = (self.channels, self.decoder_channels)
+        pairs = [(width, mult) for width in widths for mult in self.channel_mult]
+        for width, mult in pairs if self.norm == "group" else ():
+            if width * mult % self.norm_groups:
                 raise ConfigError(
-                    f"{self.channels} x {mult} channels are not divisible by "
+                    f"{width} x {mult} channels are not divisible by "
                     f"{self.norm_groups} groups. Choose another norm_groups."
                 )
 
@@ -238,6 +242,7 @@ class Decoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.patch_size = config.patch_size
+        config = replace(config, channels=config.decoder_channels or config.channels)
         channels = config.channels * config.channel_mult[-1]
         self.conv_in = Convolution(config.latent_channels, channels)
         blocks: list[nn.Module] = _mid(config)

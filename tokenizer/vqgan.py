@@ -172,7 +172,7 @@ class VQGAN(nn.Module):
         if self.config.modality == ModalityConfig():  # as before there were other modalities
             del config["modality"]
         # These do not decide the codes, or (mid_attention) show in the tensors' names.
-        for name in ("decoder_res_blocks", "mid_attention", "dropout"):
+        for name in ("decoder_res_blocks", "decoder_channels", "mid_attention", "dropout"):
             del config["autoencoder"][name]
         deciding_fields = ("kind", "codebook_size", "code_dim", "levels")
         config["quantizer"] = {name: config["quantizer"][name] for name in deciding_fields}

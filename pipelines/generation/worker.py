@@ -7,7 +7,7 @@ on kills.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
@@ -59,6 +59,7 @@ from pipelines.store import (
 from prior import load_prior
 
 CRASHED_LINE = SampleLine(CRASHED, "the process that sampled it died every time")
+LACKING_LINE = SampleLine(CRASHED, "the image that it was to be made from was given up")
 
 
 class StoppedError(UserError):
@@ -70,6 +71,15 @@ def quarantine(request: GenerationRequest, piece: Piece[int]) -> None:
     (place,) = range(piece.first, piece.end)
     with disk_errors_explained(request.out):
         read_buffer(request, piece.task).quarantine(place, CRASHED_LINE)
+
+
+def give_up(request: GenerationRequest, piece: Piece[int], samples: Collection[int]) -> None:
+    """Record those of the piece's missing samples that are among `samples` as `crashed`."""
+    buffer = read_buffer(request, piece.task)
+    for place in buffer.missing(piece.first, piece.end):
+        if buffer.samples[place] in samples:
+            with disk_errors_explained(request.out):
+                buffer.quarantine(place, LACKING_LINE)
 
 
 class GenerationWorker:

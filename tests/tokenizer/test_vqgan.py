@@ -93,6 +93,17 @@ def test_the_fingerprint_depends_only_on_what_decides_the_codes(tiny):
     assert build_tokenizer("tiny", seed=2).fingerprint != before
 
 
+def test_the_fingerprint_does_not_depend_on_the_size_of_the_decoder(tiny):
+    autoencoder = dataclasses.replace(
+        tiny.config.autoencoder, decoder_channels=64, decoder_res_blocks=2
+    )
+    other = VQGAN(dataclasses.replace(tiny.config, autoencoder=autoencoder))
+    other.encoder.load_state_dict(tiny.encoder.state_dict())
+    other.pre_quant.load_state_dict(tiny.pre_quant.state_dict())
+    other.quantizer.load_state_dict(tiny.quantizer.state_dict())
+    assert other.fingerprint == tiny.fingerprint
+
+
 def test_building_leaves_the_global_random_state_unchanged():
     torch.manual_seed(5)
     expected = torch.rand(1)
