@@ -24,6 +24,7 @@ from ops.checkpoint import (
 from ops.config import ConfigError, to_json
 from ops.meta_device import on_meta_device
 from ops.noise import uniforms
+from ops.precision import use_precision
 from ops.runtime import resolve_device
 from ops.tensor_files import load_weights
 from ops.windows import Window
@@ -171,7 +172,10 @@ class Prior:
 
     def _batch_sampler(self, config: GenerationConfig) -> Callable[..., SampledCodes]:
         """The function that samples a batch with this kind of model."""
-        model, stride = self._inference_copies.of(self.model), config.stride
+        precision = config.precision_on(self.device)
+        if self.device.type == "cuda" and precision != "bfloat16":
+            use_precision(precision)
+        model, stride = self._inference_copies.of(self.model, precision), config.stride
         static = decodes_statically(model.config, config.static_decode, self.device)
         if isinstance(model, LocalGPT):
             if stride is not None:
@@ -198,7 +202,8 @@ class Prior:
             return sample_locally(model, prefixes, numbers, config, **options)
         settings = config.sampling_settings
         with self._kept_sampler.use(
-            (model, settings, shape), lambda: StaticLocalSampler(model, settings, shape)
+            (model, config.precision_on(self.device), settings, shape),
+            lambda: StaticLocalSampler(model, settings, shape),
         ) as sampler:
             return sampler.sample(prefixes, numbers, **options)
 
@@ -228,7 +233,7 @@ class Prior:
         if static and isinstance(model, GPT):
             settings = config.sampling_settings
             with self._kept_sampler.use(
-                (model, settings, shape, *by_windows.values()),
+                (model, config.precision_on(self.device), settings, shape, *by_windows.values()),
                 lambda: StaticWindowSampler(model, settings, shape, **by_windows),
             ) as sampler:
                 return sampler.sample(prefix, _of_all_rows(uniforms, canvas[0]), **options)

@@ -106,13 +106,21 @@ def draw(logits: Tensor, uniforms: Tensor, settings: SamplingSettings) -> Sample
         probabilities = keep_top_p(probabilities, settings.top_p)
     if settings.min_p is not None:
         probabilities = keep_min_p(probabilities, settings.min_p)
-    cumulative = probabilities.cumsum(dim=-1)
+    cumulative = cumulative_sum(probabilities)
     total = cumulative[:, -1:]
     # Rounding may raise u * total to total, past the last code of nonzero probability.
     targets = (uniforms[:, None].double() * total).minimum(total.nextafter(torch.zeros_like(total)))
     codes = torch.searchsorted(cumulative, targets, right=True)
     sampled = probabilities.gather(-1, codes) / total
     return SampledCodes(codes[:, 0], sampled[:, 0].log().float())
+
+
+def cumulative_sum(values: Tensor) -> Tensor:
+    """Sums of the first entries of each row (B, K), the same bits each time."""
+    if values.is_cuda and len(values) == 1:
+        # torch scans a single row by many blocks, which add up in the order in which they end.
+        return values.expand(2, -1).cumsum(dim=-1)[:1]
+    return values.cumsum(dim=-1)
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
@@ -127,7 +135,7 @@ def keep_top_p(probabilities: Tensor, p: float) -> Tensor:
     """Probabilities (B, K), 0 outside the smallest set that reaches p; not normalized."""
     ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
     before = F.pad(
-        ordered.cumsum(dim=-1)[:, :-1], (1, 0)
+        cumulative_sum(ordered)[:, :-1], (1, 0)
     )  # 0 before the most likely code: it is kept
     return torch.zeros_like(probabilities).scatter(-1, order, ordered.masked_fill(before >= p, 0))
 

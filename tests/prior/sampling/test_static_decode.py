@@ -268,3 +268,40 @@ def test_the_inference_copy_and_the_static_sampler_are_made_once(monkeypatch):
         assert not torch.equal(first, changed)
         fresh = Prior(prior.model, prior.conditions, prior.tokenizer_info)
         assert torch.equal(changed, fresh.sample(ROWS, COLUMNS, **options))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "static"),
+    [("gpt", False), ("gpt", True), ("local", False), ("local", True), ("snail", False)],
+)
+def test_bfloat16_samples_repeatably_and_first_codes_are_as_in_float32(architecture, static):
+    prior = prior_for(architecture)
+    with torch.no_grad():
+        for parameter in prior.model.float().parameters():
+            parameter *= 0.2
+    options = {"static_decode": static, "labels": 1, "top_k": 7, "guidance_scale": 1.5}
+    codes = prior.sample(3, 3, precision="bfloat16", **options)
+    assert torch.equal(codes, prior.sample(3, 3, precision="bfloat16", **options))
+    exact, rounded = (
+        prior.sample_with_log_probs(
+            1, 1, precision=precision, count=32, batch_size=32, **options | {"guidance_scale": 1.0}
+        )
+        for precision in ("float32", "bfloat16")
+    )
+    same = exact.codes == rounded.codes
+    assert same.sum() >= 30
+    difference = (exact.log_probabilities - rounded.log_probabilities)[same].abs()
+    assert 0 < difference.mean() < 0.01
+
+
+def test_precisions_have_their_own_copies_and_samplers():
+    """Else graphs of one precision would be replayed for another."""
+    prior = prior_for("local")
+    prior.model.float()
+    codes = {}
+    for precision in ("bfloat16", "float32", "tf32", "bfloat16", "auto"):
+        sampled = prior.sample_with_log_probs(4, 4, precision=precision, static_decode=True)
+        kept = codes.setdefault(precision, sampled.log_probabilities)
+        assert torch.equal(kept, sampled.log_probabilities)
+    assert torch.equal(codes["auto"], codes["float32"])
+    assert not torch.equal(codes["bfloat16"], codes["float32"])
