@@ -8,7 +8,7 @@ first.
 """
 
 from prior.models.attention import Block
-from prior.models.code_levels import LevelHead, code_terms
+from prior.models.code_levels import LevelHead, code_terms, join_levels
 from prior.models.gpt import GPT, GPTConfig, cross_entropy
 from prior.models.init_from_codebook import init_from_codebook
 from prior.models.local_gpt import LocalConfig, LocalGPT
@@ -46,6 +46,7 @@ __all__ = [
     "condition_sizes",
     "cross_entropy",
     "init_from_codebook",
+    "join_levels",
     "make_model",
     "neighbour_offsets",
     "preset_config",

@@ -109,7 +109,7 @@ class LevelEmbedding(nn.Embedding):
         total = others[0]
         for other in others[1:]:
             total = total + other
-        return first + torch.where(is_code[..., None], total, 0)
+        return first + total.masked_fill(~is_code[..., None], 0)
 
     def rows(self, tokens: Tensor) -> tuple[list[Tensor], Tensor]:
         """For each level the rows (...) of tokens (...), and which tokens are codes (...), bool.
@@ -121,7 +121,7 @@ class LevelEmbedding(nn.Embedding):
         for number, start in enumerate(self.starts):
             inside = (tokens >= start) & (tokens < start + self.codebook_size)
             codes = torch.where(inside, tokens - start, codes)
-            ranges = torch.where(inside, start - number * self.saved, ranges)
+            ranges = ranges + inside * (start - number * self.saved)
             own_rows = own_rows - self.saved * (tokens >= start + self.codebook_size)
             is_code = is_code | inside
         rows = [
