@@ -223,7 +223,7 @@ class Prior:
 
     @property
     def device(self) -> torch.device:
-        return self.model.head.weight.device
+        return self.model.token_embedding.weight.device
 
 
 def _of_all_rows(uniforms: Callable[[int], Tensor], rows: int) -> Tensor:

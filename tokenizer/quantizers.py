@@ -116,6 +116,15 @@ class Quantizer(nn.Module, ABC):
         """Latents (B, D, h, w) for codes (B, h, w) int64."""
 
     @property
+    def code_levels(self) -> tuple[int, ...]:
+        """Two or more numbers of values whose product is K, where codes are made of several values.
+
+        A code is the mixed-radix number of its values, the first one varying fastest. () where
+        codes have no such parts.
+        """
+        return ()
+
+    @property
     def needs_init(self) -> bool:
         """Whether a learned codebook still has to be initialised from a batch's latents."""
         return False

@@ -22,6 +22,7 @@ from pipelines.training.parallel import ParallelConfig
 from pipelines.training.recipe import (
     LOOP_FIELDS,
     BatchSize,
+    Factorised,
     PriorRecipe,
     Side,
     Steps,
@@ -146,6 +147,9 @@ class TrainPriorFlags(TrainingFlags):
     ordering: str | None = None
     """order in which a window's codes are predicted: row-major, alternate, spiral-in, spiral-out,
     z-curve, subsample or random"""
+    factorised: Factorised | None = None
+    """yes: embed and predict a code by its levels, of tokenizers with fsq or lfq; no: each code by
+    itself; auto: yes where the tokenizer's codes have levels"""
     every_view: bool = False
     """train on each view of an image once an epoch, instead of on one of them at random"""
     cache_memory: Annotated[float, Range(least=0, most=2**20)] | None = None

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ops.config import Registry
 from ops.cpu import Linear
+from prior.models.code_levels import LevelHead
 
 EPSILON = 1e-5
 INITIAL_STD = 0.02
@@ -78,6 +79,8 @@ def initialise_layer(module: nn.Module) -> None:
         nn.init.normal_(module.weight, std=INITIAL_STD)
     if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
+    if isinstance(module, LevelHead):  # after the layers in it
+        module.initialise()
 
 
 @torch.no_grad()

@@ -105,6 +105,7 @@ def test_codes_of_another_tokenizer_are_refused_naming_both(store, tmp_path, cap
         (["--conditions", "nonesuch"], "No condition 'nonesuch'"),
         (["--device", "abacus"], "No device"),
         (["--held-out", "1"], "no row to train on"),
+        (["--factorised", "yes"], "the quantizer 'vq'. Use --factorised no"),
         (["--ordering", "zigzag"], "ordering must be one of row-major, alternate"),
     ],
 )

@@ -21,6 +21,7 @@ from prior.sampling.step_graphs import IndexedStep
 from tests.device_syncs import no_device_syncs
 
 CODES, WINDOW, ROWS, COLUMNS, COUNT = 9, 4, 6, 5, 2
+LEVELS = (3, 3)  # of codes, in the architectures whose name ends with -levels
 SIZES = {"window": WINDOW, "num_layers": 2, "num_heads": 2, "width": 16}
 INPUTS = {
     "class": {"label": torch.tensor([0, 2])},
@@ -46,7 +47,9 @@ def prior_for(architecture, condition="class", **options):
     torch.manual_seed(0)
     preset = {"gpt": "tiny", "modern": "tiny-modern", "local": "tiny-local", "snail": "tiny-snail"}
     conditions = Conditions(PARTS[condition], CODES)
-    sizes = condition_sizes(preset[architecture], conditions, WINDOW)
+    architecture, _, by_levels = architecture.partition("-")
+    levels = LEVELS if by_levels else ()
+    sizes = condition_sizes(preset[architecture], conditions, WINDOW, levels)
     depth = {} if architecture == "snail" else SIZES
     radius = {"radius": 2} if architecture == "local" else {}
     model = make_model(preset_config(preset[architecture], **sizes | depth | radius | options))
@@ -91,7 +94,7 @@ def test_static_decoding_equals_the_plain_sampler_with_every_condition(architect
     ],
     ids=str,
 )
-@pytest.mark.parametrize("architecture", ["gpt", "local"])
+@pytest.mark.parametrize("architecture", ["gpt", "local", "gpt-levels", "local-levels"])
 def test_static_decoding_equals_the_plain_sampler_with_every_setting(architecture, options):
     assert_same(*both(prior_for(architecture), **options))
 
@@ -193,6 +196,8 @@ LOOPS = [
     ("gpt", "class", {"guidance_scale": 2.0, "guidance_schedule": "power-cosine"}, {"top_k": 4}),
     ("modern", "segmentation", {"stride": 1}, {"top_p": 0.9, "min_p": 0.01}),
     ("modern", "class", {"stride": 2, "flush_every_rows": 3}, {}),
+    ("local-levels", "class", {"guidance_scale": 2.0}, {"top_p": 0.9}),
+    ("gpt-levels", "segmentation", {"stride": 2}, {"temperature": 0.7}),
 ]
 
 
@@ -249,7 +254,14 @@ def test_the_inference_copy_and_the_static_sampler_are_made_once(monkeypatch):
 
 @pytest.mark.parametrize(
     ("architecture", "static"),
-    [("gpt", False), ("gpt", True), ("local", False), ("local", True), ("snail", False)],
+    [
+        ("gpt", False),
+        ("gpt", True),
+        ("local", False),
+        ("local", True),
+        ("snail", False),
+        ("local-levels", True),
+    ],
 )
 def test_bfloat16_samples_repeatably_and_first_codes_are_as_in_float32(architecture, static):
     prior = prior_for(architecture)
