@@ -177,6 +177,7 @@ class GenerationWorker:
             condition_inputs=self._condition_encoder.condition_inputs(samples),
             stride=request.stride,
             batch_size=request.batch_size,
+            precision=request.precision,
             cache_memory=request.cache_memory,
             # A prior without windows can resume at any row without being flushed there.
             flush_every_rows=None
