@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from torch import Tensor
 
 from ops.precision import PRECISIONS, Precision, autocast, use_precision
 from pipelines import encode
+from pipelines.encoding.forward import EncoderForward
 from pipelines.recipes import PRIOR_RECIPES, TOKENIZER_RECIPES
 from pipelines.store import CodeStore
 from pipelines.training.parallel import ParallelConfig
@@ -112,61 +114,54 @@ def ceilings(setting: Setting) -> Iterator[Row]:
 
 
 def encoding(setting: Setting) -> Iterator[Row]:
-    """The paper's f16 network in each precision, compiled or not, by memory format."""
+    """The paper's f16 network in each precision, by memory format, and compiled as encode does."""
     model = build_tokenizer(setting.name("imagenet-f16-1024", "tiny"), seed=0).to(setting.device)
-    pixels = noise_images(setting.size(64, 2), setting.size(256, 32)).to(setting.device)
-    floor = ENCODE_FLOP / FLOOR_RATE
-    with torch.inference_mode():
-        reference = encode_in("float32", model, pixels, setting)
-    encoder = model.encoder
-    for what, changed, memory_format in (
-        ("", encoder, torch.contiguous_format),
-        (", channels_last", encoder, torch.channels_last),
-        (", compiled", torch.compile(encoder, dynamic=False), torch.contiguous_format),
-        (", compiled, channels_last", torch.compile(encoder, dynamic=False), torch.channels_last),
-    ):
-        model.to(memory_format=memory_format)
-        ordered = pixels.to(memory_format=memory_format)
-        for precision in PRECISIONS:
-            if what and precision == "float32":
-                continue
-            model.encoder = changed
-            yield encode_row(f"f16 encode, {precision}{what}", precision, model, ordered, setting,
-                             reference, floor)  # fmt: skip
-            model.encoder = encoder
+    size = setting.size(256, 32)
+    pixels = noise_images(setting.size(64, 2), size).to(setting.device)
+    reference = encode_plainly("float32", model.eval())(pixels)
+    for precision in PRECISIONS:
+        call = encode_plainly(precision, model)
+        yield encode_row(f"f16 encode, {precision}", call, pixels, reference, setting)
+    if not setting.small:  # compiling takes a minute each
+        for precision in ("tf32", "bfloat16"):
+            use_precision(precision)
+            call = EncoderForward(model, precision, {(size, size)})
+            yield encode_row(f"f16 encode, {precision}, compiled", call, pixels, reference, setting)
+    model.to(memory_format=torch.channels_last)
+    ordered = pixels.to(memory_format=torch.channels_last)
+    for precision in ("tf32", "bfloat16"):
+        what = f"f16 encode, {precision}, channels_last"
+        yield encode_row(what, encode_plainly(precision, model), ordered, reference, setting)
+    use_precision("float32")
 
 
-def encode_in(precision: Precision, model: VQGAN, pixels: Tensor, setting: Setting) -> Tensor:
-    with precise(precision, setting):
-        return model.encode(pixels, check=False)
+def encode_plainly(precision: Precision, model: VQGAN) -> Callable[[Tensor], Tensor]:
+    """The model's own encode, in a precision that is set for the process."""
+    use_precision(precision)
+    return partial(model.encode, check=False, precision=precision)
 
 
+@torch.inference_mode()
 def encode_row(
-    what: str,
-    precision: Precision,
-    model: VQGAN,
-    pixels: Tensor,
-    setting: Setting,
-    reference: Tensor,
-    floor: float,
+    what: str, call: Callable[[Tensor], Tensor], pixels: Tensor, reference: Tensor, setting: Setting
 ) -> Row:
     """Rate of encoding, its ratio to the floor, and the share of codes that equal `reference`."""
-    with torch.inference_mode():
-        start = time.perf_counter()
-        codes = encode_in(precision, model, pixels, setting)
-        first = time.perf_counter() - start
-        reset_memory(setting.device)
-        seconds = seconds_of(lambda: encode_in(precision, model, pixels, setting), setting.device)
-        kernels = profiled(lambda: encode_in(precision, model, pixels, setting), setting.device)
-    each = seconds / len(pixels)
+    start = time.perf_counter()
+    codes = call(pixels)
+    synchronize(setting.device)
+    first = time.perf_counter() - start
+    reset_memory(setting.device)
+    each = seconds_of(lambda: call(pixels), setting.device) / len(pixels)
+    found = profiled(lambda: call(pixels), setting.device)
     return row(
         what,
         images_s=1 / each,
-        times_the_floor=each / floor,
+        times_the_floor=each * FLOOR_RATE / ENCODE_FLOP,
         tflops=ENCODE_FLOP / each / 1e12,
         codes_equal_float32=float((codes == reference).double().mean()),
         peak_gib=peak_gib(setting.device),
-        kernels=kernels and kernels.kernels,
+        kernels=found and found.kernels,
+        longest=found and found.longest[:3],
         first_call_s=first,
     )
 
@@ -295,7 +290,7 @@ def prior_task(preset: str, window: int, batch: int, setting: Setting, **more: A
         seed=0,
         held_out=[],
         device=setting.device,
-        parallel_config=ParallelConfig(**more),
+        parallel_config=ParallelConfig(precision="bfloat16", **more),
     )
 
 
@@ -406,7 +401,7 @@ def tokenizer_task(recipe: Any, setting: Setting, compiled: bool) -> TokenizerTa
     torch.manual_seed(0)
     held_out = noise_images(1, recipe.crop_size)
     model = build_tokenizer(recipe.preset)
-    how = ParallelConfig(compile=compiled)
+    how = ParallelConfig(compile=compiled, precision="bfloat16")
     return TokenizerTask(model, recipe, 1000, held_out, setting.device, how)
 
 
