@@ -143,6 +143,8 @@ class AttnBlock(nn.Module):
         q, k, v = (
             layer(h).flatten(2).transpose(1, 2).unsqueeze(1) for layer in (self.q, self.k, self.v)
         )
+        if h.device.type != "cpu":  # So they would for channels that are not contiguous.
+            q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
         h = F.scaled_dot_product_attention(q, k, v).squeeze(1)
         latents: Tensor = x + self.proj_out(h.transpose(1, 2).reshape(x.shape))
         return latents

@@ -16,7 +16,7 @@ from tokenizer import (
     VQGANObjective,
     decode_strips,
 )
-from tokenizer.autoencoder import AutoencoderConfig
+from tokenizer.autoencoder import AttnBlock, AutoencoderConfig
 
 ATTENTIVE = AutoencoderConfig(
     channels=8, channel_mult=(1, 1), num_res_blocks=1, decoder_res_blocks=1, attention_levels=(1,),
@@ -115,3 +115,16 @@ def test_a_strip_is_copied_to_the_host_as_a_whole():
         with no_device_syncs() as operations, pytest.raises(DeviceSyncError, match="cpu"):
             copies += decode_strips(model, codes, tile=8)
         assert sum(name == "pixel_shuffle" for name, _ in operations) == 4  # all tiles of a row
+
+
+def test_attention_on_a_gpu_can_be_fused(monkeypatch):
+    seen = []
+
+    def attention(*parts):
+        seen.extend((part.ndim, part.stride(-1)) for part in parts)
+        return parts[0]
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attention)
+    with fake_gpu() as device, device:
+        AttnBlock(ATTENTIVE, 8)(torch.rand(2, 8, 4, 4))
+    assert seen == [(4, 1)] * 3
