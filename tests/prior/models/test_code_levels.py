@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from ops.config import ConfigError
 from prior import GPT, GPTConfig, init_from_codebook
 from prior.models.code_levels import LevelHead, join_levels, split_codes
+from prior.models.gpt import code_nll
 from prior.objective import LossSettings, training_objective
+from tests.prior.sampling.host_free import HostFree
 from tokenizer.quantizers import QUANTIZERS, QuantizerConfig
 
 LEVELS, CODES = (4, 3, 2), 24
@@ -155,6 +157,15 @@ def test_values_with_similar_latents_get_similar_initial_weights():
         assert similarity[0, 7].abs() < 0.5
         std = 5**-0.5 if weight is of_level[2] else 0.02
         assert weight.std().item() == pytest.approx(std, rel=0.2)
+
+
+def test_embedding_and_head_take_nothing_from_the_host():
+    model, codes = small_gpt(condition_codes=(3,)), torch.arange(CODES).view(1, 4, 6)
+    with HostFree():
+        embedded = model.token_embedding(codes + CODES)
+        nll = code_nll(model.head, embedded, codes)
+    nll.sum().backward()
+    assert model.token_embedding.weight.grad.isfinite().all()
 
 
 @torch.no_grad()
