@@ -181,6 +181,7 @@ def test_initial_weights_predict_all_codes_alike():
     [
         ({"code_levels": (4, 3)}, r"whose product is codebook_size 24; found \[4, 3\]"),
         ({"code_levels": (24,)}, "two numbers or more"),
+        ({"code_levels": (2,) * 100_000}, "two numbers or more"),
         ({"code_levels": (24, 1)}, "code_levels must be at least 2"),
         ({"code_levels": LEVELS, "condition_codes": (7,)}, "among 30 condition tokens"),
         ({"code_levels": LEVELS, "condition_codes": (0, 3)}, "rising starts of 24 codes"),
