@@ -11,7 +11,7 @@ from ops.config import parse_json, to_json
 from ops.files import write_json
 from ops.text import printable
 from pipelines.training.loop import TrainingError
-from pipelines.training.recipe import LATER_FIELDS, LOOP_FIELDS, PriorRecipe, TokenizerRecipe
+from pipelines.training.recipe import LOOP_FIELDS, PriorRecipe, TokenizerRecipe
 
 RUN_RECORD = "run.json"
 #: Increased whenever runs of an older version cannot be resumed: 2 since train_state.pt names a
@@ -44,10 +44,6 @@ def pin_settings(run: Path, settings: Mapping[str, Any], *, begun: bool = True) 
             f"{run} was written by {age} version of Smalti (format {_shown(found)}, this one has "
             f"{FORMAT}) and cannot be resumed. Start a new run in another --out."
         )
-    recipe, asked = before.get("recipe"), current.get("recipe")
-    if isinstance(recipe, dict) and isinstance(asked, dict):
-        later = {name: value for name, value in LATER_FIELDS.items() if name in asked}
-        before["recipe"] = {**later, **recipe}
     differing = list(_differences(before, current))
     if differing:
         raise TrainingError(

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from pipelines.recipes import PRIOR_RECIPES
-from pipelines.training.flags import TrainingFlags, TrainPriorFlags, override_recipe
+from pipelines.training.flags import TrainingFlags, override_recipe
 from pipelines.training.loop import TrainingError
 from pipelines.training.run_record import FORMAT, pin_settings, run_settings
 
@@ -54,19 +54,6 @@ def test_only_the_settings_that_differ_are_named(tmp_path):
     assert "recipe.optimizer.learning_rate: 0.1 -> 0.2; seed: 0 -> 1. " in str(raised.value)
     assert "betas" not in str(raised.value)
     assert "preset" not in str(raised.value)
-
-
-def test_a_run_from_before_a_field_of_recipes_is_resumed_with_what_it_did(tmp_path):
-    def settings(**given):
-        flags = TrainPriorFlags(out=tmp_path, recipe="tiny", codes=(), **given)
-        return run_settings(override_recipe(PRIOR_RECIPES, "tiny", flags, "factorised"))
-
-    before = settings()
-    del before["recipe"]["factorised"]
-    pin_settings(tmp_path, before)
-    pin_settings(tmp_path, settings(factorised="no"))
-    with pytest.raises(TrainingError, match=r'recipe\.factorised: "no" -> "yes"'):
-        pin_settings(tmp_path, settings(factorised="yes"))
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"format": [1]}', '{"a": 1, "a": 2}', "[" * 99_999])
