@@ -213,6 +213,10 @@ def sharded_steps(alone_folder, ranks):
             tensor = resumed.optimizer.state[parameter][moment]
             assert tensor.to_local().numel() <= -(-len(tensor) // 2) * tensor[0].numel(), name
     found["from one"] = losses_of(resumed, codes_batch, ranks, range(2, 4))
+    with pytest.MonkeyPatch.context() as patch:  # graphs are traced, but no code is generated
+        patch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+        compiled = prior_task(dataclasses.replace(sharded, compile=True))
+        found["compiled"] = losses_of(compiled, codes_batch, ranks, range(2))
     for accumulate in (1, 2):
         train_task = prior_task(dataclasses.replace(sharded, accumulate=accumulate))
         losses_of(train_task, codes_batch, ranks, range(1))
@@ -375,6 +379,11 @@ def test_a_checkpoint_of_one_process_is_resumed_sharded(pair, found):
     torch.testing.assert_close(
         pair[0]["sharded"]["from one"], found[0]["prior"][2:], rtol=1e-4, atol=1e-5
     )
+
+
+def test_the_blocks_of_a_sharded_model_are_compiled(pair, found):
+    compiled, plain = pair[0]["sharded"]["compiled"], found[0]["prior"][:2]
+    torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-5)
 
 
 def test_accumulation_reduces_the_gradients_of_a_sharded_model_once(pair):
