@@ -23,6 +23,16 @@ def check_precision(name: str) -> Precision:
     raise ConfigError(f"No precision {name!r}; there are {', '.join(PRECISIONS)}.")
 
 
+def resolve_precision(name: str, device: torch.device) -> Precision:
+    """The precision `name` for training on `device`; auto is bfloat16 on a GPU, else float32.
+
+    Raises ConfigError for other names.
+    """
+    if name == "auto":
+        return "bfloat16" if device.type == "cuda" else "float32"
+    return check_precision(name)
+
+
 def use_precision(precision: Precision) -> None:
     """Make products of float32 tensors use TF32 on GPUs, or not, in the whole process.
 

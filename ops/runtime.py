@@ -7,7 +7,6 @@ import ctypes
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,11 +34,12 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """bfloat16 autocast on a GPU; nothing on a CPU, where bfloat16 products are far slower."""
-    if device.type == "cuda":
-        return torch.autocast("cuda", dtype=torch.bfloat16)
-    return contextlib.nullcontext()
+def free_memory(device: torch.device) -> int:
+    """Bytes that tensors on a device can still take; of a CPU, the machine's physical memory."""
+    if device.type != "cuda":
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
 
 
 def pinned(tensor: Tensor, device: torch.device) -> Tensor:
