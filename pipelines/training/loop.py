@@ -113,9 +113,13 @@ class TrainTask(ABC, Generic[Batch]):
         """Number of samples or codes of one step over all processes, by name, to log rates."""
         return {}
 
-    def flop_share(self, steps_per_second: float) -> float | None:
+    def peak_share(self, steps_per_second: float) -> float | None:
         """The share of the devices' highest bfloat16 rate in use at this speed; None if unknown."""
         return None
+
+    def description(self) -> Mapping[str, str]:
+        """What computes the steps, to be logged: the device, the precision."""
+        return {}
 
     @abstractmethod
     def snapshot(self) -> WriteState:
@@ -212,7 +216,10 @@ class _Loop(Generic[Batch]):
         self.since = time.perf_counter()
 
     def run_steps(self, start: int, tick: OnStep) -> None:
-        note = ""
+        note, description = "", self.train_task.description()
+        if self.log is not None and description:
+            with disk_errors_explained(self.run):
+                self.log.describe(start, description)
         ahead = closing(_ahead(self._batches(start)))
         with interrupts_noted() as interrupted, ahead as batches:
             for step, batch in enumerate(batches, start):
@@ -325,9 +332,9 @@ class _Loop(Generic[Batch]):
         for name, amount in self.train_task.amounts().items():
             means[f"{name}_per_second"] = amount * rate
             notes.append(f"{amount * rate:,.0f} {name}/s")
-        share = self.train_task.flop_share(rate)
+        share = self.train_task.peak_share(rate)
         if share is not None:
-            means["flop_share"] = share
+            means["peak_share"] = share
             notes.append(f"{share:.0%} of the bfloat16 peak")
         self.since = now
         self._write(done, means)

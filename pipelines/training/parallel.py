@@ -64,16 +64,16 @@ def no_sync(module: nn.Module, enabled: bool) -> Iterator[None]:
 
 def shard(
     module: nn.Module,
-    parts: Iterable[nn.Module],
+    blocks: Iterable[nn.Module],
     ranks: Ranks,
     device: torch.device,
     precision: Precision,
 ) -> None:
     """Shard the weights over all processes (FSDP2), gathered while `module` is called.
 
-    Each of its `parts` is gathered on its own, one after the other; in bfloat16, where `precision`
-    is that, while gradients are summed in float32. What is in none of them, embeddings say, stays
-    float32, and so do the inputs of the parts: the sums that residual connections make. Make
+    Each of its `blocks` is gathered on its own, one after the other; in bfloat16, where `precision`
+    is that, while gradients are summed in float32. What is in no block, as embeddings, is gathered
+    in float32, and the inputs of blocks stay in it: the sums that residual connections make. Make
     optimizers and weight averages afterwards. Gradients are means over the ranks, as with
     `wrap_ddp`.
     """
@@ -83,8 +83,8 @@ def shard(
         reduce_dtype=torch.float32,
         cast_forward_inputs=False,
     )
-    for part in parts:
-        fully_shard(part, mesh=mesh, mp_policy=policy)
+    for block in blocks:
+        fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(module, mesh=mesh)
 
 

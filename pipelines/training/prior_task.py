@@ -28,6 +28,7 @@ from ops.tensor_files import (
 )
 from pipelines.console import show_error
 from pipelines.training.checkpoint_writer import WriteState
+from pipelines.training.estimate import prior_flop
 from pipelines.training.loop import FINITE, Evaluation, TrainTask, step_seed
 from pipelines.training.optimizer import WeightAverage, evaluating, make_optimizer, take_step
 from pipelines.training.parallel import (
@@ -39,6 +40,7 @@ from pipelines.training.parallel import (
     shard,
     wrap_ddp,
 )
+from pipelines.training.peak_rate import device_name, peak_share
 from pipelines.training.plots import plot_loss_map
 from pipelines.training.recipe import PriorRecipe
 from pipelines.training.sharded_tensors import (
@@ -116,8 +118,8 @@ class PriorTask(TrainTask[CodeBatch]):
             for module in self.model.blocks if parallel_config.shard else [objective]:
                 module.compile()
         if parallel_config.shard:
-            parts = [*self.model.blocks, self.model.head]
-            shard(objective, parts, parallel_config.ranks, self.device, parallel_config.precision)
+            precision, blocks = parallel_config.precision, self.model.blocks
+            shard(objective, blocks, parallel_config.ranks, self.device, precision)
             return objective
         return wrap_ddp(objective, parallel_config.ranks, self.device)
 
@@ -184,6 +186,18 @@ class PriorTask(TrainTask[CodeBatch]):
 
     def amounts(self) -> Mapping[str, int]:
         return {"codes": self.recipe.batch_size * self.recipe.window**2}
+
+    def peak_share(self, steps_per_second: float) -> float | None:
+        world = self.parallel_config.ranks.world
+        return peak_share(lambda: self._flop, steps_per_second, self.device, world)
+
+    @functools.cached_property
+    def _flop(self) -> int:
+        return self.recipe.batch_size * prior_flop(self.model.config)
+
+    def description(self) -> Mapping[str, str]:
+        precision = self.parallel_config.precision
+        return {"device": device_name(self.device), "precision": precision}
 
     def snapshot(self) -> WriteState:
         weights = copied_parts(self.model.state_dict())

@@ -19,8 +19,6 @@ Side = Annotated[int, Range(least=1, most=2**16)]
 Window = Annotated[int, Range(least=1, most=4096)]
 """in codes"""
 Factorised = Literal["auto", "yes", "no"]
-#: Fields that recipes of older runs lack, with the value that says what these runs did.
-LATER_FIELDS = {"factorised": "no"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from ops.tensor_files import (
     state_errors_explained,
 )
 from pipelines.training.checkpoint_writer import WriteState, cpu_copies
+from pipelines.training.estimate import tokenizer_flop
 from pipelines.training.loop import FINITE, Evaluation, TrainTask
 from pipelines.training.optimizer import (
     WeightAverage,
@@ -35,6 +37,7 @@ from pipelines.training.optimizer import (
     make_optimizer,
 )
 from pipelines.training.parallel import SINGLE_PROCESS, ParallelConfig, no_sync, wrap_ddp
+from pipelines.training.peak_rate import device_name, peak_share
 from pipelines.training.plots import plot_usage
 from pipelines.training.recipe import TokenizerRecipe
 from tokenizer import KIND, VQGAN, Losses, Modality, VQGANObjective, save_tokenizer
@@ -177,6 +180,18 @@ class TokenizerTask(TrainTask[Tensor]):
 
     def amounts(self) -> Mapping[str, int]:
         return {"images": self.recipe.batch_size}
+
+    def peak_share(self, steps_per_second: float) -> float | None:
+        world = self.parallel_config.ranks.world
+        return peak_share(lambda: self._flop, steps_per_second, self.device, world)
+
+    @functools.cached_property
+    def _flop(self) -> int:
+        return self.recipe.batch_size * tokenizer_flop(self.model.config, self.recipe.crop_size)
+
+    def description(self) -> Mapping[str, str]:
+        precision = self.parallel_config.precision
+        return {"device": device_name(self.device), "precision": precision}
 
     def snapshot(self) -> WriteState:
         if not self.parallel_config.ranks.is_first:

@@ -21,9 +21,11 @@ from torch import Tensor, nn
 
 from ops.config import ConfigError, Range
 from ops.cpu import Linear
+from ops.text import printable
 
 Levels = tuple[Annotated[int, Range(least=2, most=2**16)], ...]
 Starts = tuple[Annotated[int, Range(least=0, most=2**26)], ...]
+MOST_LEVELS = 26  # a codebook has 2**26 codes at most
 
 
 class CodeConfig(Protocol):
@@ -48,18 +50,19 @@ def check_code_levels(config: CodeConfig) -> None:
         if config.condition_codes:
             raise ConfigError("condition_codes needs code_levels; leave it out.")
         return
-    if len(levels) < 2 or math.prod(levels) != size:
+    if not 2 <= len(levels) <= MOST_LEVELS or math.prod(levels) != size:
         raise ConfigError(
             f"code_levels must be two numbers or more whose product is codebook_size {size}; "
-            f"found {list(levels)}."
+            f"found {printable(str(list(levels)), 100)}."
         )
     ends = [start + size for start in config.condition_codes]
     if any(
         start < end for start, end in zip(config.condition_codes, [0, *ends], strict=False)
     ) or ends[-1:] > [config.condition_vocab_size]:
         raise ConfigError(
-            f"condition_codes {list(config.condition_codes)} must be rising starts of {size} "
-            f"codes each, among {config.condition_vocab_size} condition tokens."
+            f"condition_codes must be rising starts of {size} codes each, among "
+            f"{config.condition_vocab_size} condition tokens; found "
+            f"{printable(str(list(config.condition_codes)), 100)}."
         )
 
 

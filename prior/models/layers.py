@@ -26,13 +26,20 @@ layer of an MLP is the linear layer whose output is added to the residual stream
 @NORMS.register("layer")
 def layer_norm(width: int, bias: bool) -> nn.Module:
     """Layer norm, as in Esser et al. (2021)."""
-    return nn.LayerNorm(width, eps=EPSILON, bias=bias)
+    return LayerNorm(width, eps=EPSILON, bias=bias)
 
 
 @NORMS.register("rms")
 def rms_norm(width: int, bias: bool) -> nn.Module:
     """RMSNorm (Zhang & Sennrich 2019); it has no bias, whatever `bias` says."""
     return RMSNorm(width, eps=EPSILON)
+
+
+class LayerNorm(nn.LayerNorm):
+    """torch's, computed in its weight's dtype: on CPUs torch refuses a float32 input for others."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.to(self.weight.dtype))
 
 
 class RMSNorm(nn.RMSNorm):

@@ -1,10 +1,13 @@
+import errno
 import json
 import math
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from types import SimpleNamespace
 
@@ -196,6 +199,47 @@ def test_a_disk_that_is_full_ends_the_run_in_one_line_and_keeps_the_last_checkpo
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [path.name for path in tmp_path.glob("step-*")] == ["step-00000004"]
+
+
+def test_steps_go_on_while_a_checkpoint_is_written(tmp_path):
+    written = threading.Event()
+
+    class Slow(Adder):
+        def write(self, folder, total):
+            assert written.wait(30)
+            super().write(folder, total)
+
+        def train_step(self, batch, step):
+            if step == 6:
+                assert newest_step(tmp_path) is None
+                written.set()
+            return super().train_step(batch, step)
+
+    slow = Slow()
+    assert train(slow, Source(each(float)), tmp_path, SETTINGS) == 10
+    assert [step_of(folder) for folder in step_folders(tmp_path)] == [8, 10]
+    whole, parts = Adder(), Adder()
+    train(whole, Source(each(float)), tmp_path / "whole", SETTINGS)
+    shutil.rmtree(tmp_path / "step-00000010")  # what was saved is the state after step 8
+    train(parts, Source(each(float)), tmp_path, SETTINGS)
+    assert torch.equal(parts.total, whole.total)
+
+
+def test_a_failing_disk_ends_the_run_at_the_next_log_line(tmp_path):
+    class Failing(Adder):
+        def write(self, folder, total):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / "ema.safetensors"))
+
+        def train_step(self, batch, step):
+            if step == 6:  # the checkpoint after step 4 has failed meanwhile
+                time.sleep(0.2)
+            return super().train_step(batch, step)
+
+    failing = Failing()
+    with pytest.raises(DiskError, match=r"ema.safetensors: No space left on device. Make room"):
+        train(failing, Source(each(float)), tmp_path, SETTINGS)
+    assert len(failing.seen) < 10
+    assert list(tmp_path.glob("step-*")) == []
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):

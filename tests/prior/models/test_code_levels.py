@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from ops.config import ConfigError
 from prior import GPT, GPTConfig, init_from_codebook
 from prior.models.code_levels import LevelHead, join_levels, split_codes
+from prior.models.gpt import code_nll
 from prior.objective import LossSettings, training_objective
+from tests.prior.sampling.host_free import HostFree
 from tokenizer.quantizers import QUANTIZERS, QuantizerConfig
 
 LEVELS, CODES = (4, 3, 2), 24
@@ -157,6 +159,15 @@ def test_values_with_similar_latents_get_similar_initial_weights():
         assert weight.std().item() == pytest.approx(std, rel=0.2)
 
 
+def test_embedding_and_head_take_nothing_from_the_host():
+    model, codes = small_gpt(condition_codes=(3,)), torch.arange(CODES).view(1, 4, 6)
+    with HostFree():
+        embedded = model.token_embedding(codes + CODES)
+        nll = code_nll(model.head, embedded, codes)
+    nll.sum().backward()
+    assert model.token_embedding.weight.grad.isfinite().all()
+
+
 @torch.no_grad()
 def test_initial_weights_predict_all_codes_alike():
     torch.manual_seed(0)
@@ -170,6 +181,7 @@ def test_initial_weights_predict_all_codes_alike():
     [
         ({"code_levels": (4, 3)}, r"whose product is codebook_size 24; found \[4, 3\]"),
         ({"code_levels": (24,)}, "two numbers or more"),
+        ({"code_levels": (2,) * 100_000}, "two numbers or more"),
         ({"code_levels": (24, 1)}, "code_levels must be at least 2"),
         ({"code_levels": LEVELS, "condition_codes": (7,)}, "among 30 condition tokens"),
         ({"code_levels": LEVELS, "condition_codes": (0, 3)}, "rising starts of 24 codes"),
