@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ops.device_memory import memory_errors_explained
 from ops.images import ImageError
+from ops.precision import Precision
 from ops.transient_errors import is_transient, retried
 from pipelines.encoding.forward import EncoderForward
 from pipelines.encoding.raster_buffers import HostToDevice, RasterBuffers
@@ -73,6 +74,7 @@ class BatchEncoder:
         threads: int,
         concurrent_batches: int,
         decoders: int,
+        precision: Precision = "float32",
         compiled: Collection[Size] = (),
     ) -> None:
         self.tokenizer = tokenizer
@@ -85,7 +87,7 @@ class BatchEncoder:
         self.read_ahead = max(READ_AHEAD, -(-READ_AHEAD * decoders // batch_size))
         self._buffers = RasterBuffers(self.device)
         self._to_device = HostToDevice(self.device)
-        self._forward = EncoderForward(tokenizer, compiled)
+        self._forward = EncoderForward(tokenizer, precision, compiled)
         self._decoders = ThreadPoolExecutor(decoders, "decode")
         self._encoders = ThreadPoolExecutor(
             concurrent_batches, "encode", torch.set_num_threads, (threads,)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ops.config import ConfigError
 from ops.images import Transform
+from ops.precision import Precision
 from pipelines.encoding.sources import Size
 from tokenizer import VQGAN
 
@@ -36,8 +37,11 @@ class EncoderForward:
     The tokenizer stays as it is: the compiled encoder has the same tensors.
     """
 
-    def __init__(self, tokenizer: VQGAN, compiled: Collection[Size] = ()) -> None:
+    def __init__(
+        self, tokenizer: VQGAN, precision: Precision, compiled: Collection[Size] = ()
+    ) -> None:
         self.tokenizer = tokenizer
+        self.precision: Precision = precision
         self.device = next(tokenizer.parameters()).device
         if self.device.type == "cuda":
             tokenizer.to(memory_format=GPU_LAYOUT)
@@ -53,9 +57,9 @@ class EncoderForward:
         if pixels.device.type == "cuda":
             pixels = pixels.contiguous(memory_format=GPU_LAYOUT)
         if (pixels.shape[2], pixels.shape[3]) not in self._compiled_sizes:
-            return self.tokenizer.encode(pixels, check=False)
+            return self.tokenizer.encode(pixels, check=False, precision=self.precision)
         try:
-            return self._compiled.encode(pixels, check=False)
+            return self._compiled.encode(pixels, check=False, precision=self.precision)
         except torch._dynamo.exc.TorchDynamoException as error:
             reason = " ".join(str(error).partition("\n\n")[0].split())
             raise ConfigError(

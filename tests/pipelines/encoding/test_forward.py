@@ -46,7 +46,7 @@ def test_a_crop_of_one_size_is_compiled_and_of_native_ones_those_of_cameras() ->
 
 def test_only_the_sizes_asked_for_are_compiled_and_codes_are_the_same(compiled: Compiled) -> None:
     tokenizer = build_tokenizer("tiny").eval()
-    forward = EncoderForward(tokenizer, {(32, 32), (32, 40)})
+    forward = EncoderForward(tokenizer, "float32", {(32, 32), (32, 40)})
     for size in ((32, 32), (32, 48), (32, 32), (32, 40)):
         expected = tokenizer.encode(pixels(*size))
         assert torch.equal(forward(pixels(*size)), expected)
@@ -56,7 +56,7 @@ def test_only_the_sizes_asked_for_are_compiled_and_codes_are_the_same(compiled: 
 
 def test_the_compiled_encoder_has_the_same_tensors(compiled: Compiled) -> None:
     tokenizer = build_tokenizer("tiny").eval().requires_grad_(False)
-    forward = EncoderForward(tokenizer, {(32, 32)})
+    forward = EncoderForward(tokenizer, "float32", {(32, 32)})
     before = forward(pixels(32, 32))
     tokenizer.encoder.conv_in.weight.mul_(-1)
     after = forward(pixels(32, 32))
@@ -74,7 +74,7 @@ def test_what_cannot_be_compiled_names_the_flag(monkeypatch: pytest.MonkeyPatch)
         torch, "compile", lambda model, *, options, **named: compile_with(model, **named)
     )
     torch._dynamo.reset()
-    forward = EncoderForward(build_tokenizer("tiny").eval(), {(32, 32)})
+    forward = EncoderForward(build_tokenizer("tiny").eval(), "float32", {(32, 32)})
     with pytest.raises(ConfigError, match=r"cannot compile .*no C compiler.* --compile no"):
         forward(pixels(32, 32))
 
@@ -82,7 +82,7 @@ def test_what_cannot_be_compiled_names_the_flag(monkeypatch: pytest.MonkeyPatch)
 def test_the_compiler_times_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
     monkeypatch.setattr(torch, "compile", lambda model, **named: asked.update(named))
-    EncoderForward(build_tokenizer("tiny").eval(), {(32, 32)})
+    EncoderForward(build_tokenizer("tiny").eval(), "float32", {(32, 32)})
     assert asked["dynamic"] is False
     assert asked["options"]["deterministic"] is True
     assert asked["options"]["max_autotune"] is False
