@@ -38,10 +38,7 @@ class EncoderForward:
     """
 
     def __init__(
-        self,
-        tokenizer: VQGAN,
-        precision: Precision = "float32",
-        compiled: Collection[Size] = (),
+        self, tokenizer: VQGAN, precision: Precision, compiled: Collection[Size] = ()
     ) -> None:
         self.tokenizer = tokenizer
         self.precision: Precision = precision

@@ -1,6 +1,6 @@
 """RasterBuffers: host memory for batches of rasters, used again once a batch is on the device.
 
-HostToDevice copies from it beside the device's computations.
+HostToDevice copies from it while the device computes.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class OnDevice(NamedTuple):
 
 
 class HostToDevice:
-    """Copies batches to a device: to a GPU on a stream of its own, beside computations."""
+    """Copies batches to a device: to a GPU on a stream of its own, while it computes."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

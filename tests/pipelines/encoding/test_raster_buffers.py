@@ -16,7 +16,7 @@ SHAPE = (2, 4, 4, 3)
 
 
 class Copy:
-    """A copy that ends when it is told to."""
+    """A copy that ends when `done` is set."""
 
     def __init__(self) -> None:
         self.done = False
