@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 import torch
@@ -23,10 +24,15 @@ def check_precision(name: str) -> Precision:
     raise ConfigError(f"No precision {name!r}; there are {', '.join(PRECISIONS)}.")
 
 
+def on_device(precision: Precision, device_type: str) -> Precision:
+    """What a precision amounts to on a "cuda" or "cpu" device: a CPU has no TF32."""
+    return "float32" if precision == "tf32" and device_type == "cpu" else precision
+
+
 def use_precision(precision: Precision) -> None:
     """Make products of float32 tensors use TF32 on GPUs, or not, in the whole process.
 
-    torch lets cuDNN's convolutions use it unless told otherwise; here nothing does so silently.
+    torch lets cuDNN's convolutions use it by default; here it is used only where it is asked for.
     """
     allowed = precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = allowed
@@ -38,3 +44,15 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
     if precision == "bfloat16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def float32_products(device: torch.device) -> Iterator[None]:
+    """Exact products of float32 tensors in the body, whatever the precision around it."""
+    allowed = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = allowed

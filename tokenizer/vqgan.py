@@ -17,6 +17,7 @@ import tokenizer.lookup_free
 import tokenizer.vector_quantizers  # noqa: F401 - these register quantizers and modalities
 from ops.checkpoint import fingerprint
 from ops.config import ConfigError, UserError, to_json
+from ops.precision import Precision, autocast, float32_products
 from tokenizer.autoencoder import AutoencoderConfig, Decoder, Encoder
 from tokenizer.modalities import ModalityConfig, check_channels, make_modality
 from tokenizer.quantizers import QUANTIZERS, QuantizerConfig
@@ -99,22 +100,28 @@ class VQGAN(nn.Module):
             self.pre_quant = nn.Conv2d(channels, code_dim, 1)
             self.post_quant = nn.Conv2d(code_dim, channels, 1)
 
-    def encode(self, pixels: Tensor, *, check: bool = True) -> Tensor:
+    def encode(
+        self, pixels: Tensor, *, check: bool = True, precision: Precision = "float32"
+    ) -> Tensor:
         """Codes (B, h, w) int64 for pixels (B, 3, H, W) in [-1, 1]; h = ceil(H / f).
 
         Sizes not divisible by f are padded by reflection on the right and below.
         Raises ConfigError for pixels of another shape or dtype, NonFiniteLatentsError for latents
         that are not finite. Without `check`, such a cell has the code NO_CODE, and a GPU is not
-        waited for.
+        waited for. With the precision bfloat16 the encoder runs in it; the nearest code is always
+        searched in float32.
         """
         self._check_pixels(pixels)
-        with torch.no_grad(), _full_precision(pixels):
-            latents = self.pre_quant(
-                self.encoder(pad_to_multiple(pixels, self.config.downsample_factor))
-            )
+        # The same image must give the same codes inside autocast, too.
+        with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
+            with autocast(pixels.device, precision):
+                latents = self.pre_quant(
+                    self.encoder(pad_to_multiple(pixels, self.config.downsample_factor))
+                )
             latents = latents.float()
             finite = latents.isfinite().all(dim=1)  # else it would get some code without a word
-            codes = self.quantizer.assign(latents).where(finite, NO_CODE)
+            with float32_products(pixels.device):
+                codes = self.quantizer.assign(latents).where(finite, NO_CODE)
         if check and bool((codes == NO_CODE).any()):
             raise NonFiniteLatentsError(NOT_FINITE)
         return codes
@@ -143,7 +150,7 @@ class VQGAN(nn.Module):
     def forward(self, pixels: Tensor) -> Reconstruction:
         """Reconstruct pixels (B, C, H, W), H and W divisible by f, with gradients."""
         latents = self.pre_quant(self.encoder(pixels))
-        with torch.autocast(pixels.device.type, enabled=False):
+        with float32_products(pixels.device):
             quantized = self.quantizer(latents.float())
         return Reconstruction(
             self.decode_latents(quantized.latents), quantized.codes, quantized.loss
@@ -171,11 +178,6 @@ class VQGAN(nn.Module):
                 f"encode takes float pixels (B, {channels}, H, W) in [-1, 1], found "
                 f"{pixels.dtype} {tuple(pixels.shape)}. See ops.images.to_pixels."
             )
-
-
-def _full_precision(pixels: Tensor) -> torch.autocast:
-    # The same image must give the same codes inside autocast, too.
-    return torch.autocast(pixels.device.type, enabled=False)
 
 
 def pad_to_multiple(pixels: Tensor, factor: int) -> Tensor:

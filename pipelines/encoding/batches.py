@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ops.images import ImageError
+from ops.precision import Precision
 from ops.runtime import pinned
 from ops.transient_errors import is_transient, retried
 from pipelines.encoding.sources import Row, RowSource, Size
@@ -62,11 +63,13 @@ class BatchEncoder:
         threads: int,
         concurrent_batches: int,
         decoders: int,
+        precision: Precision = "float32",
     ) -> None:
         self.tokenizer = tokenizer
         self.source = source
         self.batch_size = batch_size
         self.concurrent_batches = concurrent_batches
+        self.precision: Precision = precision
         self.device = next(tokenizer.parameters()).device
         self._decoders = ThreadPoolExecutor(decoders, "decode")
         self._encoders = ThreadPoolExecutor(
@@ -121,7 +124,9 @@ class BatchEncoder:
             line.result()
         with torch.inference_mode():
             codes = self.tokenizer.encode(
-                self.source.pixels(reading.rasters, self.device), check=False
+                self.source.pixels(reading.rasters, self.device),
+                check=False,
+                precision=self.precision,
             )
             if self.device.type != "cuda":
                 return PendingCodes(codes.cpu(), None)

@@ -11,27 +11,39 @@ import torch
 from ops.runtime import threads_restored
 from pipelines.console import progress_bar
 from pipelines.encoding.flags import EncodeFlags
-from pipelines.encoding.settings import accepted_environment, record_environment
+from pipelines.encoding.settings import run_environment
 from pipelines.encoding.worker import EncodeWorker, quarantine
-from pipelines.jobs import Done, JobProgress, Piece, run_tasks, split_work
+from pipelines.jobs import (
+    Done,
+    JobProgress,
+    Piece,
+    WorkerDevices,
+    gpus_of_worker,
+    run_tasks,
+    split_work,
+)
 from pipelines.planning import Plan, Task
 
 
 def encode_tasks(
-    root: Path, flags: EncodeFlags, plan: Plan, tasks: Sequence[Task], reads: Mapping[str, Path]
+    root: Path,
+    flags: EncodeFlags,
+    plan: Plan,
+    tasks: Sequence[Task],
+    reads: Mapping[str, Path],
+    devices: WorkerDevices,
 ) -> None:
     """Encode and commit tasks of the store at `root`, or of the track whose directory that is.
 
-    `reads` are the paths, by flag, that every node of a cluster must see.
+    `reads` are the paths, by flag, that every node of a cluster must see. Raises ConfigError where
+    the workers do not have the device, what run_tasks raises.
     """
     if not tasks:
         return
-    environment = accepted_environment(flags, plan.settings.track)
-    if environment:
-        record_environment(root, environment, tasks)
+    devices.connect()
+    environment = run_environment(flags, plan.settings.track, devices)
     track = plan.settings.track | environment
     on_gpu = torch.device(track["device"]).type != "cpu"
-    gpus = float(on_gpu) if flags.gpus_per_worker == "auto" else flags.gpus_per_worker
     concurrent_batches = 1 if on_gpu else _concurrent_batches(flags, track["threads"])
     with progress_bar("image") as progress, threads_restored():
         num_rows = sum(task.num_rows for task in tasks)
@@ -48,7 +60,7 @@ def encode_tasks(
             on_result=on_result,
             workers=flags.workers,
             cpus_per_worker=flags.cpus_per_worker,
-            gpus_per_worker=gpus,
+            gpus_per_worker=gpus_of_worker(flags.gpus_per_worker, track["device"]),
             address=flags.address,
             overlap=2,
             split=partial(split_work, batch_size=track["batch_size"]),

@@ -21,11 +21,17 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from ops.disk_errors import disk_errors_explained
-from ops.runtime import keep_freed_memory, resolve_device
+from ops.precision import use_precision
+from ops.runtime import (
+    compute_repeatably,
+    describe_environment,
+    keep_freed_memory,
+    resolve_device,
+)
 from ops.text import printable
 from pipelines.encoding.batches import BatchEncoder, PendingCodes, Reading
 from pipelines.encoding.sources import IMAGE_COLUMNS, Size, source_of
-from pipelines.jobs import Done, Piece
+from pipelines.jobs import Done, Piece, precision_of
 from pipelines.planning import Plan, Task, read_plan, task_table
 from pipelines.store import (
     CRASHED,
@@ -34,6 +40,7 @@ from pipelines.store import (
     StoreError,
     TaskBuffer,
     commit_task,
+    environment_text,
     grid_shape,
     index_buffer,
     index_path,
@@ -69,8 +76,9 @@ class EncodeWorker:
 
     Made once a process: it loads the tokenizer kept there. `concurrent_batches` are encoded at a
     time, each on the store's frozen number of threads, and `decoders` threads (by default one more
-    than batches) read images for them. `environment` replaces settings of the track (--accept). A
-    process may run two tasks at once: while one commits, the other encodes.
+    than batches) read images for them. `environment` replaces settings of the track (--accept);
+    what a row was made with is recorded with it. A process may run two tasks at once: while one
+    commits, the other encodes.
     """
 
     def __init__(
@@ -85,7 +93,9 @@ class EncodeWorker:
         if plan is None:
             raise StoreError(f"{root} has no plan. Run encode to make one.")
         track = plan.settings.track | dict(environment)
-        device = resolve_device(track["device"])
+        compute_repeatably()
+        device, precision = resolve_device(track["device"]), precision_of(track)
+        use_precision(precision)
         self.root, self.plan = root, plan
         self.tokenizer = load_tokenizer(tokenizer_folder(root), device, track["convolution"])
         if self.tokenizer.fingerprint != track["fingerprint"]:
@@ -97,6 +107,14 @@ class EncodeWorker:
             threads=track["threads"],
             concurrent_batches=concurrent_batches,
             decoders=decoders or concurrent_batches + 1,
+            precision=precision,
+        )
+        self._environment = environment_text(
+            {
+                **describe_environment(device),
+                "precision": precision,
+                "convolution": track["convolution"],
+            }
         )
         self._keeper = ThreadPoolExecutor(1, "keep")
         self._encoding = threading.Lock()  # of the task whose batches are being submitted
@@ -110,7 +128,7 @@ class EncodeWorker:
         task = piece.task
         if _is_committed(self.root, task):  # by an attempt that died before it returned
             return self._committed(piece)
-        buffer = _read_buffer(self.root, self.plan, task)
+        buffer = _read_buffer(self.root, self.plan, task, self._environment)
         self._running.append(buffer)
         try:
             planned = task_table(self.root, task)
@@ -242,6 +260,7 @@ class EncodeWorker:
                 {self.plan.track: buffer.codes},
                 index,
                 compress=settings.compress,
+                environments=buffer.environments(),
             )
             remove_partial_shards(self.root, task.grid, task.number)
 
@@ -258,9 +277,9 @@ def _is_committed(root: Path, task: Task) -> bool:
     return index_path(root, task.grid, task.number).exists()
 
 
-def _read_buffer(root: Path, plan: Plan, task: Task) -> Buffer:
+def _read_buffer(root: Path, plan: Plan, task: Task, environment: str = "") -> Buffer:
     """The task's buffer with the rows that earlier attempts have kept."""
     form = row_form(task.grid, plan.settings.track)
-    buffer = index_buffer(root, task.grid, task.number, task.num_rows, form)
+    buffer = index_buffer(root, task.grid, task.number, task.num_rows, form, environment)
     buffer.read_kept()
     return buffer

@@ -8,7 +8,7 @@ codes and index file. Read job.py first, then worker.py and resume.py.
 
 from pipelines.generation.code_store import GENERATED, codes_path
 from pipelines.generation.flags import GenerateFlags
-from pipelines.generation.index import read_index, read_parts, sample_name
+from pipelines.generation.index import read_index, read_made_in, read_parts, sample_name
 from pipelines.generation.job import generate_samples
 from pipelines.generation.outputs import MAX_MEMBER_BYTES, read_members
 
@@ -19,6 +19,7 @@ __all__ = [
     "codes_path",
     "generate_samples",
     "read_index",
+    "read_made_in",
     "read_members",
     "read_parts",
     "sample_name",

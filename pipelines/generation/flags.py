@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from ops.config import ConfigError, Count, Range, Seed
+from ops.precision import check_precision
 from pipelines.conditioning import parse_conditions, sampling_help
 from pipelines.generation.settings import (
+    DEFAULT_PRECISION,
     MOST_TASKS,
     GenerationRequest,
     default_flush_every_rows,
@@ -20,6 +23,7 @@ from pipelines.generation.settings import (
     labels_of,
     saves_of,
 )
+from pipelines.jobs import Accept, WorkerDevices, accepted, choose_environment
 from prior import Prior
 from prior.sampling import DEFAULT_CACHE_MEMORY, LARGEST_DEFAULT_BATCH, SamplingSettings
 from tokenizer import VQGAN
@@ -88,9 +92,12 @@ class GenerateFlags:
     """write preview.png of the current sample every few seconds"""
     retry_failed: bool = False
     """retry samples that are recorded as crashed because they killed their workers"""
-    accept: tuple[Literal["torch-version", "device"], ...] = ()
-    """go on with a folder that another version of torch, or another kind of device, began: the new
-    samples are rounded otherwise; generation.json lists them under environments"""
+    accept: Accept = ()
+    """go on with a folder that was begun on another kind of device (GPU or CPU), in another
+    precision or by another version of torch: the new samples are then rounded otherwise; the index
+    records for all samples what they were made with, down to the model of the GPU"""
+    allow_mixed: bool = False
+    """the same as --accept with everything it can name"""
     workers: Annotated[int, Range(least=0, most=2**16)] = 0
     """Ray actors that generate; 0 generates in one child process. Both give the same bytes"""
     cpus_per_worker: Annotated[int, Range(least=1, most=1024)] | None = None
@@ -98,9 +105,17 @@ class GenerateFlags:
     gpus_per_worker: Annotated[float, Range(least=0, most=1024)] | Literal["auto"] = "auto"
     """GPUs, or a fraction of one, per actor; auto is 1 on a GPU, else 0"""
     address: str | None = None
-    """address of a running Ray cluster; --prior and --out must be visible to all its nodes"""
+    """address of a running Ray cluster; --prior and --out must be visible to all its nodes; the
+    driver itself needs no GPU"""
     device: str = "auto"
-    """auto, cpu, cuda or cuda:N"""
+    """auto, cpu, cuda or cuda:N (without --workers), of the workers; its kind is recorded. auto: a
+    GPU where the cluster, or without --workers this machine, has one"""
+    precision: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"
+    """of the products of the prior and of the decoder; recorded. auto: float32 on a CPU, bfloat16
+    on a GPU, where the decoder of pixels then runs in tf32. A CPU has no tf32 and takes float32.
+    Codes are drawn from float32 logits. On one model of GPU, with the same versions of torch and
+    cuDNN, samples are the same bit for bit; on other models or versions they are other samples of
+    the same distribution"""
     threads: Annotated[int, Range(least=1, most=1024)] = 1
     """CPU threads per worker; affects rounding, so it is recorded"""
 
@@ -124,7 +139,11 @@ def check_flags(flags: GenerateFlags) -> None:
 
 
 def make_request(
-    flags: GenerateFlags, prior: Prior, tokenizer: VQGAN, record: Mapping[str, Any] | None
+    flags: GenerateFlags,
+    prior: Prior,
+    tokenizer: VQGAN,
+    record: Mapping[str, Any] | None,
+    devices: WorkerDevices,
 ) -> GenerationRequest:
     """The request of the flags and defaults; raises ConfigError for what is not possible.
 
@@ -153,6 +172,15 @@ def make_request(
             f"{count:,} samples, {samples_per_task} a task, would be too many files. Name another "
             "--out, or a larger --samples-per-task there."
         )
+    environment = choose_environment(
+        flags.device,
+        flags.precision,
+        begun=record,
+        accept=accepted(flags.accept, flags.allow_mixed),
+        resolve=partial(devices.resolve, gpus_per_worker=flags.gpus_per_worker),
+        default=DEFAULT_PRECISION,
+    )
+    devices.type_of(environment["device"])
     return GenerationRequest(
         prior=flags.prior.absolute(),
         out=flags.out.absolute(),
@@ -180,7 +208,8 @@ def make_request(
         ),
         cache_memory=int(flags.cache_memory * 2**30),
         flush_every_rows=flush_every_rows_of(flags, prior, rows, columns),
-        device=flags.device,
+        device=environment["device"],
+        precision=check_precision(environment["precision"]),
         threads=flags.threads,
         preview=flags.preview,
     )

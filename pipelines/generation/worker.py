@@ -22,7 +22,13 @@ import torch
 from ops.config import UserError, to_json
 from ops.disk_errors import disk_errors_explained
 from ops.files import LockedError, exclusive_lock
-from ops.runtime import keep_freed_memory, resolve_device
+from ops.precision import use_precision
+from ops.runtime import (
+    compute_repeatably,
+    describe_environment,
+    keep_freed_memory,
+    resolve_device,
+)
 from pipelines.conditioning import find_tokenizer, make_condition_encoder
 from pipelines.generation.code_store import commit_codes
 from pipelines.generation.image_writer import ImageWriter
@@ -50,7 +56,14 @@ from pipelines.generation.sample_buffer import (
 )
 from pipelines.generation.settings import GenerationRequest
 from pipelines.jobs import Done, Piece
-from pipelines.store import CRASHED, OK, grid_name, remove_partial_shards, staging_path
+from pipelines.store import (
+    CRASHED,
+    OK,
+    environment_text,
+    grid_name,
+    remove_partial_shards,
+    staging_path,
+)
 from prior import load_prior
 
 MOST_WAITING = 2  # batches whose images are being written while the next one is sampled
@@ -84,11 +97,17 @@ class GenerationWorker:
     def __init__(self, request: GenerationRequest) -> None:
         keep_freed_memory()
         self.request = request
+        compute_repeatably()
         device = resolve_device(request.device)
+        # With a prior in bfloat16, float32 is left for decoding pixels, of 8 bits: TF32 suffices.
+        use_precision("tf32" if request.precision == "bfloat16" else request.precision)
         self.prior = load_prior(request.prior, device)
         self.tokenizer = find_tokenizer(request.prior, self.prior, device)
         self._condition_encoder = make_condition_encoder(
             request.condition_inputs, request.prior, self.prior, self.tokenizer, request.size
+        )
+        self._environment = environment_text(
+            {**describe_environment(device), "precision": request.precision}
         )
         self._stopped = False
         self._done = Done(0, 0, 0)  # in the piece that is running
@@ -114,7 +133,7 @@ class GenerationWorker:
         torch.set_num_threads(self.request.threads)  # here: the number belongs to each thread
         if part_path(self.request.out, piece.task).exists():
             return self._committed(piece)  # by an attempt that died before it returned
-        buffer = read_buffer(self.request, piece.task)
+        buffer = read_buffer(self.request, piece.task, self._environment)
         self._done = Done(0, 0, 0)
         missing = buffer.missing(piece.first, piece.end)
         try:
@@ -170,6 +189,7 @@ class GenerationWorker:
             stride=request.stride,
             batch_size=request.batch_size,
             cache_memory=request.cache_memory,
+            precision=request.precision,
             # A prior without windows can resume at any row without being flushed there.
             flush_every_rows=None
             if self.prior.config.default_stride is None
@@ -267,7 +287,7 @@ class GenerationWorker:
             write_tar(tar_path(request.out, buffer.task), self._members(buffer))
         if "codes" in request.save and not commit_codes(request, buffer):
             raise RuntimeError(f"another worker has given up samples of task {buffer.task}")
-        commit_part(request.out, buffer.task, self._lines(buffer))
+        commit_part(request.out, buffer.task, self._lines(buffer), buffer.environments())
         remove_partial_shards(request.out, grid_name(*request.shape), buffer.task)
 
     def _members(self, buffer: SampleBuffer) -> Iterator[tuple[str, bytes | Path]]:

@@ -11,6 +11,7 @@ from ops.checkpoint import newest_step
 from ops.files import exclusive_lock
 from ops.ranks import Ranks
 from ops.runtime import keep_freed_memory, resolve_device, use_threads
+from pipelines.jobs import own_device
 from pipelines.training.flags import TrainingFlags, parallel_config_of, worker_config_of
 from pipelines.training.launch import Attempt, run_attempts
 from pipelines.training.parallel import ParallelConfig
@@ -21,11 +22,12 @@ def set_up_process(
 ) -> tuple[torch.device, ParallelConfig]:
     """Set this process's threads and memory allocation; the device it trains on, and how.
 
-    Raises ConfigError where the device does not exist.
+    Raises ConfigError where the device does not exist, or torch cannot use the GPU that this worker
+    was given.
     """
     use_threads(flags.threads)
     keep_freed_memory()
-    device = resolve_device(flags.device)
+    device = own_device(flags.device, on_ray=flags.workers > 0)
     return device, parallel_config_of(flags, ranks, device, shard=shard)
 
 

@@ -60,7 +60,10 @@ class TrainingFlags:
     seed: Seed = 0
     """seed of the data order, the crops and the initial weights"""
     device: str = "auto"
-    """auto, cpu, cuda or cuda:N"""
+    """auto, cpu, cuda or cuda:N (without --workers). auto: a GPU where the cluster, or without
+    --workers this machine, has one; the driver of --workers needs none. A worker that was given a
+    GPU uses it or ends the run. Losses repeat bit for bit on a CPU; on a GPU only nearly, since
+    gradients are added up in varying order"""
     accumulate: BatchSize = 1
     """micro-batches per batch (gradient accumulation): less memory, the same losses"""
     compile: Literal["auto", "yes", "no"] = "auto"
