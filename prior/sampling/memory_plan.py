@@ -80,7 +80,9 @@ def _weights(config: PriorConfig) -> tuple[int, int]:
     """Numbers of weights, of all and of the head, which stays in float32."""
     with on_meta_device():
         model = make_model(config)
-    return sum(weight.numel() for weight in model.parameters()), model.head.weight.numel()
+    parts = (model, model.head)
+    every, head = (sum(weight.numel() for weight in part.parameters()) for part in parts)
+    return every, head
 
 
 def _at_once(sequences: int) -> int:
