@@ -1,4 +1,5 @@
 # make demo [IMAGES=folder]   encode, train, generate on photographs; runs/demo/report.html
+# make gpu                   on a machine with a GPU: the tests that need one, and a table of its figures
 # make test | lint | bench    each creates .venv if needed; PYTHON=python3.12 names another Python
 PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11 python,\
 	$(shell command -v $(name) >/dev/null 2>&1 && $(name) -c \
@@ -6,7 +7,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11 py
 RUN := .venv/bin/python
 INSTALLED := .venv/installed
 
-.PHONY: demo test lint bench
+.PHONY: demo test lint bench gpu
 
 demo: $(INSTALLED)
 	$(RUN) -m pipelines.demo $(if $(IMAGES),--images "$(IMAGES)")
@@ -20,7 +21,11 @@ lint: $(INSTALLED)
 	$(RUN) -m mypy
 
 bench: $(INSTALLED)
-	set -e; for file in tests/benchmarks/bench_*.py; do echo "$$file"; $(RUN) "$$file"; done
+	set -e; for file in $(filter-out %/bench_gpu.py,$(wildcard tests/benchmarks/bench_*.py)); do echo "$$file"; $(RUN) "$$file"; done
+
+gpu: $(INSTALLED)
+	$(RUN) -m pytest -m gpu tests
+	$(RUN) tests/benchmarks/bench_gpu.py
 
 # Repeated when pyproject.toml changes; the stamp is touched last, after a successful install.
 # Without, a fifth of the time goes into the bytecode of modules nothing imports.

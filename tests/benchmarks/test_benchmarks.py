@@ -1,8 +1,10 @@
 """Every benchmark runs at its smallest size, with a stand-in for the peer."""
 
+import json
 import re
 
 import bench_encode
+import bench_gpu
 import bench_local_prior
 import bench_prior_step
 import bench_quantizers
@@ -147,6 +149,30 @@ def test_stride_quality(tmp_path, tiny_tokenizer, capsys):
     assert bench_stride_quality.main([*flags, "--threads", "1"]) == 0
     assert capsys.readouterr().out.count("nats a code at stride 1") == 2
     assert out.exists()
+
+
+def test_gpu_sections(capsys):
+    """On a CPU, at their smallest size."""
+    for section in ("ceilings", "sampling", "prior_training"):
+        assert bench_gpu.main(["--section", section, "--device", "cpu", "--small"]) == 0
+    rows = [
+        json.loads(line.removeprefix(bench_gpu.MARK))
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith(bench_gpu.MARK)
+    ]
+    table = bench_gpu.table(rows)
+    assert len(table.splitlines()) == 2 + len(rows)
+    assert "| matrix product, bfloat16 | tflops " in table
+    assert "| training, tiny, batch 2 |" in table
+    assert all(row["figures"] for row in rows)
+
+
+def test_gpu_sections_without_time_are_listed_as_not_run(capsys):
+    flags = ["--only", "encoding", "decoding", "--seconds", "1", "--device", "cpu", "--small"]
+    assert bench_gpu.main(flags) == 1
+    out = capsys.readouterr().out
+    assert "| encoding | error not run: no time left |" in out
+    assert "| decoding | error not run: no time left |" in out
 
 
 def test_a_folder_that_is_not_a_checkout_is_explained(tmp_path):
