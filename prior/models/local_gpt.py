@@ -25,10 +25,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ops.config import ConfigError, Range
-from ops.cpu import Linear
 from prior.models.attention import Attend, Attention, Block, BlockConfig, Radius, Window
+from prior.models.code_levels import code_embedding, code_head
 from prior.models.depthwise_context import DepthwiseContext
-from prior.models.gpt import cross_entropy
+from prior.models.gpt import code_nll
 from prior.models.layers import NORMS, initialise_layer, run_block, scale_residual
 from prior.models.neighbourhood import Layout, attend_in_bands, attend_in_blocks, band_mask
 from prior.models.rotary import Rotation, rotate, rotation_at
@@ -101,7 +101,7 @@ class LocalAttention(Attention):
         qkv = self.qkv(latents).unflatten(-1, (3, self.config.num_heads, self.config.head_dim))
         queries, keys, values = qkv.unbind(2)
         queries, keys = self.query_norm(queries), self.key_norm(keys)
-        queries, keys = rotate_half(queries, rotation), rotate_half(keys, rotation)
+        queries, keys = rotate(queries, rotation), rotate(keys, rotation)
         # Norms and rotations return float32 under autocast; attention needs one dtype.
         attended = attend(queries.to(values.dtype), keys.to(values.dtype), values)
         projected: Tensor = self.proj(attended.flatten(2))
@@ -114,7 +114,7 @@ class LocalGPT(nn.Module):
     def __init__(self, config: LocalConfig) -> None:
         super().__init__()
         self.config = config
-        self.token_embedding = nn.Embedding(config.border_token + 1, config.width)
+        self.token_embedding = code_embedding(config, config.border_token + 1)
         self.depthwise_context = (
             DepthwiseContext(config.width, config.depthwise_context)
             if config.condition_grids
@@ -124,7 +124,7 @@ class LocalGPT(nn.Module):
         blocks = [Block(config, LocalAttention) for _ in range(config.num_layers)]
         self.blocks = nn.ModuleList(blocks)
         self.norm = NORMS[config.norm](config.width, config.bias)
-        self.head = Linear(config.width, config.codebook_size, bias=False)
+        self.head = code_head(config)
         self.recompute_activations = False
         """in training, store only the blocks' inputs and recompute their activations in the
         backward pass (gradient checkpointing)"""
@@ -138,6 +138,11 @@ class LocalGPT(nn.Module):
         `condition_tokens` (B, C + G * h * w) are C tokens for the whole canvas and then G grids.
         Raises ConfigError for another number of them.
         """
+        logits: Tensor = self.head(self.code_features(condition_tokens, codes))
+        return logits
+
+    def code_features(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
+        """Input of the head (B, h, w, width) for codes (B, h, w); see code_logits."""
         batch, rows, columns = codes.shape
         condition_tokens, grids = self.split_tokens(condition_tokens, rows, columns)
         layout = Layout(condition_tokens.shape[1], rows, columns + 1)
@@ -155,8 +160,8 @@ class LocalGPT(nn.Module):
         for block in self.blocks:
             latents = run_block(block, self.recompute_activations, latents, rotation, attend)
         cells = latents[:, layout.condition_length :].unflatten(1, (rows, columns + 1))
-        logits: Tensor = self.head(self.norm(cells[:, :, :columns]))
-        return logits
+        features: Tensor = self.norm(cells[:, :, :columns])
+        return features
 
     def split_tokens(
         self, condition_tokens: Tensor, rows: int, columns: int
@@ -183,7 +188,7 @@ class LocalGPT(nn.Module):
 
     def nll(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
         """Negative log-likelihood (B, h, w), in nats, of codes (B, h, w); see code_logits."""
-        return cross_entropy(self.code_logits(condition_tokens, codes), codes)
+        return code_nll(self.head, self.code_features(condition_tokens, codes), codes)
 
     def uncut(self, true_edges: Tensor, rows: int, columns: int) -> Tensor:
         """Cells (B, rows, columns) of crops whose logits are the same as on the whole canvas.
@@ -225,8 +230,12 @@ class LocalGPT(nn.Module):
         exact = rotation_at(rows, columns, self.config.head_dim // 2, torch.float64)
         dtype = torch.promote_types(self.token_embedding.weight.dtype, torch.float32)
         # Condition tokens have cosine and sine 0, which sets the rotated half of a vector to 0.
-        zeros = exact.cosines.new_zeros(condition_length, exact.cosines.shape[1])
-        return Rotation(*(torch.cat([zeros, part]).to(dtype)[:, None] for part in exact))
+        parts = (F.pad(part, (0, 0, 0, 0, 0, 0, condition_length, 0)) for part in exact)
+        # The second half, a group of its own, has cosine 1 and sine 0: it stays.
+        cosines, sines = (part.to(dtype) for part in parts)
+        ones, zeros = torch.ones_like(cosines), torch.zeros_like(sines)
+        pairs = torch.cat([cosines, ones], dim=1), torch.cat([sines, zeros], dim=1)
+        return Rotation(*(part[:, None] for part in pairs))
 
     def _attend(self, layout: Layout, device: torch.device) -> Attend:
         radius = self.config.radius
@@ -234,9 +243,3 @@ class LocalGPT(nn.Module):
             return partial(attend_in_blocks, layout=layout, radius=radius)
         mask = band_mask(layout, radius, device)
         return partial(attend_in_bands, layout=layout, radius=radius, mask=mask)
-
-
-def rotate_half(vectors: Tensor, rotation: Rotation) -> Tensor:
-    """Vectors (..., head_dim) with the first half of their channels rotated."""
-    rotated, content = vectors.chunk(2, dim=-1)
-    return torch.cat([rotate(rotated, rotation), content], dim=-1)

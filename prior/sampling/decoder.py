@@ -1,4 +1,4 @@
-"""Batched incremental decoding: next-code logits for many windows, each with its own KV cache.
+"""Batched incremental decoding for many windows, each with its own KV cache.
 
 The tokens of all requests are the rows of one matrix in every linear layer, however many each
 request has, so nothing is padded and weights are read once for all. Only attention is computed per
@@ -35,7 +35,7 @@ class Decoder:
         self.config = model.config
         self.positions, self.token_order = model.positions, model.token_order
         self.prefix_length = model.config.condition_length
-        self._model, self._weight = model, model.token_embedding.weight
+        self.model, self._weight = model, model.token_embedding.weight
 
     @property
     def device(self) -> torch.device:
@@ -50,12 +50,12 @@ class Decoder:
         return cache_bytes(self.config, self._weight, batch, length)
 
     @torch.inference_mode()
-    def next_logits(self, requests: Sequence[Request[KVCache]]) -> Tensor:
-        """Logits (R, P, K) of the code after each of R requests of P sequences each.
+    def next_features(self, requests: Sequence[Request[KVCache]]) -> Tensor:
+        """The head's inputs (R, P, width) after each of R requests of P sequences each.
 
         Extends the requests' caches by their tokens.
         """
-        model, attention = self._model, RequestAttention(requests)
+        model, attention = self.model, RequestAttention(requests)
         tokens = torch.cat([request.tokens.flatten() for request in requests])
         positions = torch.cat(
             [request.positions.repeat(len(request.tokens)) for request in requests]
@@ -68,8 +68,8 @@ class Decoder:
         latents = model.blocks[-1](latents, rotation, attend, attention.last_indices())
         for request in requests:
             request.cache.length += request.tokens.shape[1]
-        logits: Tensor = model.head(model.norm(latents)[0]).unflatten(0, (len(requests), -1))
-        return logits
+        features: Tensor = model.norm(latents)[0].unflatten(0, (len(requests), -1))
+        return features
 
 
 class RequestAttention:

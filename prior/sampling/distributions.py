@@ -17,7 +17,12 @@ GUIDANCE_SCHEDULES = ("constant", "power-cosine")
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings:
-    """How a code is sampled from the logits. Raises ConfigError for values out of range."""
+    """How a code is sampled from the logits. Raises ConfigError for values out of range.
+
+    Where a prior predicts a code level by level (prior.models.code_levels), all of this applies to
+    each level in turn, given the levels before it: top_k keeps k values of each level, temperature
+    0 takes the most likely value of each, and guidance moves each level's logits.
+    """
 
     temperature: float = 1.0
     """0 or more; logits are divided by it, and 0 takes the most likely code"""
@@ -94,10 +99,23 @@ def draw(logits: Tensor, uniforms: Tensor, settings: SamplingSettings) -> Sample
 
     Inverse transform sampling in float64: a code depends on its own row and number only.
     """
+    return draw_and_rescale(logits, uniforms, settings)[0]
+
+
+def draw_and_rescale(
+    logits: Tensor, uniforms: Tensor, settings: SamplingSettings
+) -> tuple[SampledCodes, Tensor]:
+    """As draw, and numbers (B,) in [0, 1] to draw what depends on these codes.
+
+    A code is drawn by all numbers of an interval as long as the code is probable. The number's
+    place in it, from 0 to 1, is uniform whatever the code is. Each draw by the rescaled number
+    costs its code's information of the 53 bits.
+    """
     if settings.temperature == 0:
+        most_likely = logits.argmax(dim=-1)
         return SampledCodes(
-            logits.argmax(dim=-1), logits.new_zeros(len(logits), dtype=torch.float32)
-        )
+            most_likely, torch.zeros_like(most_likely, dtype=torch.float32)
+        ), uniforms
     logits = logits.double() / settings.temperature
     if settings.top_k is not None:
         logits = keep_top_k(logits, settings.top_k)
@@ -106,13 +124,24 @@ def draw(logits: Tensor, uniforms: Tensor, settings: SamplingSettings) -> Sample
         probabilities = keep_top_p(probabilities, settings.top_p)
     if settings.min_p is not None:
         probabilities = keep_min_p(probabilities, settings.min_p)
-    cumulative = probabilities.cumsum(dim=-1)
+    cumulative = cumulative_sum(probabilities)
     total = cumulative[:, -1:]
     # Rounding may raise u * total to total, past the last code of nonzero probability.
     targets = (uniforms[:, None].double() * total).minimum(total.nextafter(torch.zeros_like(total)))
     codes = torch.searchsorted(cumulative, targets, right=True)
-    sampled = probabilities.gather(-1, codes) / total
-    return SampledCodes(codes[:, 0], sampled[:, 0].log().float())
+    sampled = probabilities.gather(-1, codes)
+    # Where the code's interval begins.
+    below = cumulative.gather(-1, (codes - 1).clamp(min=0)).masked_fill(codes == 0, 0)
+    rescaled = ((targets - below) / sampled).clamp(0, 1)[:, 0]
+    return SampledCodes(codes[:, 0], (sampled / total)[:, 0].log().float()), rescaled
+
+
+def cumulative_sum(values: Tensor) -> Tensor:
+    """Sums of the first entries of each row (B, K), the same bits each time."""
+    if values.is_cuda and len(values) == 1:
+        # torch scans a single row by many blocks, which add up in the order in which they end.
+        return values.expand(2, -1).cumsum(dim=-1)[:1]
+    return values.cumsum(dim=-1)
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
@@ -127,7 +156,7 @@ def keep_top_p(probabilities: Tensor, p: float) -> Tensor:
     """Probabilities (B, K), 0 outside the smallest set that reaches p; not normalized."""
     ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
     before = F.pad(
-        ordered.cumsum(dim=-1)[:, :-1], (1, 0)
+        cumulative_sum(ordered)[:, :-1], (1, 0)
     )  # 0 before the most likely code: it is kept
     return torch.zeros_like(probabilities).scatter(-1, order, ordered.masked_fill(before >= p, 0))
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ops.config import ConfigError
+from ops.precision import Precision, check_precision
 from prior.sampling.distributions import SamplingSettings
 
 LARGEST_DEFAULT_BATCH = 8
@@ -40,6 +42,11 @@ class GenerationConfig(SamplingSettings):
     therefore change codes"""
     cache_memory: int = DEFAULT_CACHE_MEMORY
     """most bytes of KV caches; with less, codes are read again more often. It affects rounding"""
+    precision: Precision | Literal["auto"] = "auto"
+    """float32, tf32 or bfloat16 (ops.precision), of the weights, the KV caches and the products;
+    logits and the drawing of codes are float32 at least. auto: bfloat16 on GPUs, float32 on CPUs,
+    which have no tf32. It affects rounding. On a GPU, tf32 and float32 choose whether torch uses
+    TF32 in the whole process; bfloat16 leaves that choice as it is"""
     forced: np.ndarray | Tensor | None = None
     """known codes (rows, columns), or (N, rows, columns) with one grid for each sample; -1 where a
     code is to be sampled. With different known cells in different samples, the number of forwards
@@ -64,6 +71,8 @@ class GenerationConfig(SamplingSettings):
             number = getattr(self, name)
             if number is not None and number < 1:
                 raise ConfigError(f"{name} must be at least 1, found {number}.")
+        if self.precision != "auto":
+            check_precision(self.precision)
         if self.cache_memory < 0:
             raise ConfigError(f"cache_memory must be 0 or more bytes, found {self.cache_memory}.")
 
@@ -72,6 +81,13 @@ class GenerationConfig(SamplingSettings):
         """The settings of drawing a code alone, which can be compared and hashed."""
         names = [field.name for field in fields(SamplingSettings)]
         return SamplingSettings(**{name: getattr(self, name) for name in names})
+
+    def precision_on(self, device: torch.device) -> Precision:
+        """The precision that `precision` amounts to on a device."""
+        on_gpu = device.type == "cuda"
+        if self.precision == "auto":
+            return "bfloat16" if on_gpu else "float32"
+        return "float32" if self.precision == "tf32" and not on_gpu else self.precision
 
     @property
     def chosen(self) -> list[int]:

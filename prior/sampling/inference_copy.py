@@ -1,4 +1,4 @@
-"""Copies of a prior for sampling, with linear layers packed for the CPU where possible."""
+"""Copies of a prior for sampling: their precision, and linear layers packed for the CPU."""
 
 from __future__ import annotations
 
@@ -7,18 +7,23 @@ from torch import Tensor, nn
 
 from ops.cpu import pack_linear
 from ops.meta_device import on_meta_device
+from ops.precision import Precision
 from prior.models import PriorModel, make_model
 
 
-def inference_copy(model: PriorModel) -> PriorModel:
+def inference_copy(model: PriorModel, precision: Precision = "float32") -> PriorModel:
     """The same model in eval mode, without gradients, its linear layers packed where possible.
 
-    All other weights are shared with `model`. Packed weights are copies: later changes of the
-    model's do not reach them.
+    In bfloat16 its weights are copies in that type, but for the head's, which stay in float32, as
+    logits do. In the other precisions the weights are shared with `model`, except packed ones.
+    Later changes of the model's weights do not reach copies.
     """
     with on_meta_device():
         copy = make_model(model.config)
     copy.load_state_dict(model.state_dict(), assign=True)
+    if precision == "bfloat16":
+        for part in copy.children():
+            part.to(torch.float32 if part is copy.head else torch.bfloat16)
     for parent in list(copy.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.Linear):
@@ -27,21 +32,27 @@ def inference_copy(model: PriorModel) -> PriorModel:
 
 
 class InferenceCopies:
-    """Keeps the inference copy of a model, made once and again when the weights have changed.
+    """Keeps the inference copy of a model, made again when weights or precision have changed.
 
     A change through `.data` of a parameter is not noticed.
     """
 
     def __init__(self) -> None:
         self._weights: list[tuple[Tensor, int]] | None = None
+        self._precision: Precision | None = None
         self._copy: PriorModel | None = None
 
-    def of(self, model: PriorModel) -> PriorModel:
+    def of(self, model: PriorModel, precision: Precision = "float32") -> PriorModel:
         """The inference copy of a model as it is now."""
         weights = _versions(model)
-        if self._copy is None or weights is None or not _are_same(weights, self._weights):
-            self._copy = inference_copy(model)
-        self._weights = weights
+        if (
+            self._copy is None
+            or weights is None
+            or precision != self._precision
+            or not _are_same(weights, self._weights)
+        ):
+            self._copy = inference_copy(model, precision)
+        self._weights, self._precision = weights, precision
         return self._copy
 
 

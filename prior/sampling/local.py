@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ops.windows import staggered_rows
 from prior.models import Layout, LocalConfig, LocalGPT, Rotation, neighbour_offsets
-from prior.sampling.distributions import SampledCodes, SamplingSettings, draw, guided
+from prior.sampling.distributions import SampledCodes, SamplingSettings
+from prior.sampling.drawing import draw_codes, logits_dtype
 
 # Positions in a forward: sequences times rows. On 2 CPU cores 16 gave the most codes a second, with
 # 12 layers of width 768. The number for GPUs has not been measured.
@@ -68,7 +69,7 @@ class RowRing:
     def read(
         self, tokens: Tensor, rows: Tensor, columns: Tensor, context: Tensor | None = None
     ) -> Tensor:
-        """Logits (P, G, K) of the codes at G positions that receive tokens (P, G).
+        """The head's inputs (P, G, width) at G positions that receive tokens (P, G).
 
         `rows` and `columns` (G,) are the positions; a row of -1 marks an unused entry. `context`
         (P, G, width) is what grid conditions add at each position. The positions' neighbours must
@@ -94,7 +95,7 @@ class RowRing:
         mask: Tensor,
         context: Tensor | None = None,
     ) -> Tensor:
-        """Logits (P, G, K) of tokens (P, G) with the slots (G,) of their keys and values.
+        """The head's inputs (P, G, width) after tokens (P, G), kept in slots (G,).
 
         Token g attends to the slots visible[g * M : (g + 1) * M], with the additive mask
         (P * G, 1, 1, M).
@@ -105,8 +106,8 @@ class RowRing:
             latents = latents + context
         for layer, block in enumerate(model.blocks):
             latents = block(latents, rotation, partial(attend, layer))
-        logits: Tensor = model.head(model.norm(latents))
-        return logits
+        features: Tensor = model.norm(latents)
+        return features
 
     def slots(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Slots (...) of positions at rows and columns (...); 0 in rows above the canvas."""
@@ -256,6 +257,7 @@ def sample_locally(
     parallel_rows = parallel_rows_for(columns, radius, len(prefixes), device)
     prefixes, grids = model.split_tokens(prefixes, rows, columns)
     ring = RowRing(model, prefixes, columns + 1, parallel_rows + radius)
+    scale_dtype = logits_dtype(model)
     grid_context = GridContextRows(model, grids, parallel_rows) if grids.shape[1] else None
     skipped = first_row_read(forced, model.config, parallel_rows)
     if on_cells is not None and skipped:
@@ -265,14 +267,14 @@ def sample_locally(
         row, column = torch.tensor(positions, device=device).T
         tokens = canvas.received[:, row.clamp(min=0), column]
         context = None if grid_context is None else grid_context.at(positions)
-        logits = ring.read(tokens.repeat(len(prefixes) // batch, 1), row, column, context)
+        features = ring.read(tokens.repeat(len(prefixes) // batch, 1), row, column, context)
+        scale = None
         if settings.guides:
             scales = [settings.guidance_at(share) for share in ring.visible_shares(row, column)]
-            scale = torch.tensor(scales, device=device, dtype=logits.dtype)[:, None]
-            logits = guided(logits[:batch], logits[batch:], scale)
+            scale = torch.tensor(scales, device=device, dtype=scale_dtype)[:, None]
         numbers = uniforms[:, row.clamp(min=0), column.clamp(max=columns - 1)]
         # All entries are drawn, so that every draw has the same shape; unused ones are dropped.
-        num_new = canvas.put(positions, draw(logits.flatten(0, 1), numbers.flatten(), settings))
+        num_new = canvas.put(positions, draw_codes(model, features, numbers, settings, scale))
         if on_cells is not None:
             on_cells(num_new, canvas.received[:, :, 1:])
     return SampledCodes(canvas.received[:, :, 1:].contiguous(), canvas.log_probabilities)
@@ -290,7 +292,7 @@ class _Canvas:
 
     def put(self, positions: list[tuple[int, int]], drawn: SampledCodes) -> int:
         """Store the codes drawn at `positions` in open cells; returns the number of cells done."""
-        codes, logs = (part.view(len(self.received), -1) for part in drawn)
+        codes, logs = drawn
         num_cells = 0
         for entry, (row, column) in enumerate(positions):
             if row < 0 or column == self.columns:  # unused, or the position that ends a row

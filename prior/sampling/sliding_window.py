@@ -29,7 +29,8 @@ from prior.conditions import Prefix
 from prior.models import GPTConfig, SnailConfig
 from prior.orderings import ROW_MAJOR
 from prior.sampling.decoder import Decoder, Request
-from prior.sampling.distributions import SampledCodes, SamplingSettings, draw, guided
+from prior.sampling.distributions import SampledCodes, SamplingSettings
+from prior.sampling.drawing import draw_codes, logits_dtype
 from prior.sampling.generation_config import DEFAULT_CACHE_MEMORY
 from prior.sampling.kv_cache import Cache, CacheT, WindowCaches
 from prior.sampling.snail_decoder import SnailDecoder
@@ -93,7 +94,7 @@ def sample_codes(
         row_uniforms |= {row: uniforms(row) for row, _ in cells if row not in row_uniforms}
         requests = list(map(canvas.request, cells, windows, entered))
         numbers = torch.stack([row_uniforms[row][:, column] for row, column in cells])
-        canvas.draw(cells, windows, decoder.next_logits(requests), numbers)
+        canvas.draw(cells, windows, decoder.next_features(requests), numbers)
         for row in [row for row in row_uniforms if row < schedule.first_open_row]:
             del row_uniforms[row]
         if on_cells is not None:
@@ -203,22 +204,22 @@ class Canvas:
         self,
         cells: Sequence[tuple[int, int]],
         windows: Sequence[Window],
-        logits: Tensor,
+        features: Tensor,
         uniforms: Tensor,
     ) -> None:
-        """Draw R cells from logits (R, P, K) with uniforms (R, B) and store them."""
+        """Draw R cells after features (R, P, width) with uniforms (R, B) and store them."""
+        model, scale = self._decoder.model, None
         if self._settings.guides:
-            conditional, unconditional = logits.chunk(2, dim=1)
             scales = [
                 self._settings.guidance_at(
                     self.num_before(cell, window) / (window.rows * window.columns)
                 )
                 for cell, window in zip(cells, windows, strict=True)
             ]
-            logits = guided(conditional, unconditional, logits.new_tensor(scales)[:, None, None])
-        drawn = draw(logits.flatten(0, 1), uniforms.flatten(), self._settings)
+            scale = torch.tensor(scales, device=features.device, dtype=logits_dtype(model))[:, None]
+        features = features.transpose(0, 1).contiguous()
+        codes, logs = draw_codes(model, features, uniforms.T, self._settings, scale)
         rows, columns = zip(*cells, strict=True)
-        codes, logs = (part.view_as(uniforms).T for part in drawn)
         if self.known is not None:
             known = self.known[:, rows, columns]
             codes, logs = codes.where(~known, self.codes[:, rows, columns]), logs.where(~known, 0)

@@ -1,4 +1,4 @@
-"""Next-code logits of a PixelSNAIL for many windows, with the interface of Decoder.
+"""Decoding with a PixelSNAIL for many windows, with the interface of Decoder.
 
 The convolutions run over the whole window again for each code, and a cache holds the tokens only:
 this baseline is not made for speed. Windows of the same shape share a forward.
@@ -33,12 +33,12 @@ class SnailDecoder:
     """
 
     def __init__(self, model: PixelSNAIL) -> None:
-        self.config, self._model = model.config, model
+        self.config, self.model = model.config, model
         self.prefix_length = self.config.sequence_length - self.config.window**2
 
     @property
     def device(self) -> torch.device:
-        return self._model.token_embedding.weight.device
+        return self.model.token_embedding.weight.device
 
     def positions(self, rows: int, columns: int) -> Tensor:
         """Positions of all tokens before and in a window."""
@@ -56,8 +56,8 @@ class SnailDecoder:
         return batch * length * torch.int64.itemsize
 
     @torch.inference_mode()
-    def next_logits(self, requests: Sequence[Request[TokenCache]]) -> Tensor:
-        """Logits (R, P, K) of the code after each of R requests of P sequences each.
+    def next_features(self, requests: Sequence[Request[TokenCache]]) -> Tensor:
+        """The head's inputs (R, P, width) after each of R requests of P sequences each.
 
         Extends the requests' caches by their tokens.
         """
@@ -68,7 +68,7 @@ class SnailDecoder:
         return torch.cat([self._forward(list(alike)) for _, alike in groupby(requests, _shape)])
 
     def _forward(self, requests: Sequence[Request[TokenCache]]) -> Tensor:
-        """Logits (R, P, K) for requests whose windows have the same shape."""
+        """The same for requests whose windows have the same shape."""
         rows, columns = requests[0].shape
         lengths = [request.cache.length - self.prefix_length for request in requests]
         tokens = torch.stack([request.cache.tokens for request in requests]).flatten(0, 1)
@@ -76,10 +76,10 @@ class SnailDecoder:
         # Stale codes of an earlier window after the current cell have no effect: the model is
         # causal.
         codes = torch.nn.functional.pad(codes, (0, 1)).unflatten(1, (rows, columns))
-        features = self._model.features(self._crop(prefix, rows, columns), codes).flatten(1, 2)
+        features = self.model.code_features(self._crop(prefix, rows, columns), codes).flatten(1, 2)
         features = features.unflatten(0, (len(requests), -1))
-        logits: Tensor = self._model.head(features[torch.arange(len(requests)), :, lengths])
-        return logits
+        last: Tensor = features[torch.arange(len(requests)), :, lengths]
+        return last
 
     def _crop(self, prefix: Tensor, rows: int, columns: int) -> Tensor:
         """Condition tokens with grids of the trained window, cropped to grids of rows x columns."""

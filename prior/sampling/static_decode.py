@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from ops.config import ConfigError
-from prior.models import GPTConfig, LocalConfig, PriorConfig
+from prior.models import GPTConfig, LocalConfig, PriorConfig, PriorModel
 from prior.orderings import ROW_MAJOR
-from prior.sampling.distributions import SampledCodes, SamplingSettings, draw, guided
+from prior.sampling.distributions import SampledCodes, SamplingSettings
+from prior.sampling.drawing import draw_codes
 
 MULTIPLE = 8  # of keys: fused attention copies a mask of another length in every layer
 OnCells = Callable[[int, Tensor], None]
@@ -78,17 +79,16 @@ class StaticCanvas:
         self.uniforms = torch.zeros(shape, dtype=torch.float64, device=device)
         self.log_probabilities = torch.zeros(shape, device=device)
 
-    def store(self, entries: Tensor, logits: Tensor, scale: Tensor | None) -> None:
-        """Draw codes from logits (P, G, K) and store them at `entries` (G,) unless known.
+    def store(
+        self, model: PriorModel, entries: Tensor, features: Tensor, scale: Tensor | None
+    ) -> None:
+        """Draw codes after features (P, G, width) and store them at `entries` (G,) unless known.
 
         `scale` (G, 1) is the guidance scale; None without guidance.
         """
-        if scale is not None:
-            logits = guided(logits[: self._batch], logits[self._batch :], scale)
         numbers = self.uniforms.index_select(1, entries)
         # Unused entries are drawn, too, so that every draw has the same shape.
-        drawn = draw(logits.flatten(0, 1), numbers.flatten(), self._settings)
-        codes, logs = (part.view_as(numbers) for part in drawn)
+        codes, logs = draw_codes(model, features, numbers, self._settings, scale)
         known = self.known.index_select(1, entries)
         codes = self.tokens[: self._batch].index_select(1, entries).where(known, codes)
         self.tokens.index_copy_(1, entries, codes.repeat(self.copies, 1))
@@ -119,7 +119,7 @@ def _wait_for(device: torch.device) -> None:
     Otherwise the host would be a whole canvas ahead, and an interruption would have no effect.
     """
     if device.type == "cuda":
-        event = torch.cuda.Event()
+        event = torch.cuda.Event(blocking=True)  # other threads may use the core meanwhile
         event.record(torch.cuda.current_stream(device))
         event.synchronize()
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from ops.windows import staggered_rows
 from prior.models import LocalGPT, Rotation
 from prior.sampling.distributions import SampledCodes, SamplingSettings
+from prior.sampling.drawing import logits_dtype
 from prior.sampling.local import (
     GridContextRows,
     RowRing,
@@ -159,8 +160,8 @@ class StaticLocalSampler:
         tokens = self._canvas.tokens.index_select(1, received)
         visible, mask, scale = self._neighbours.at(near, len(tokens))
         rotation = self._neighbours.rotation(rows, columns)
-        logits = self._ring.read_at(tokens, rotation, slots, visible, mask, added)
-        self._canvas.store(drawn, logits, scale)
+        features = self._ring.read_at(tokens, rotation, slots, visible, mask, added)
+        self._canvas.store(self._model, drawn, features, scale)
 
 
 class _Neighbours:
@@ -187,7 +188,9 @@ class _Neighbours:
         self._scales: Tensor | None = None
         if settings.guides:
             scales = [settings.guidance_at(share) for share in ring.visible_shares(row, column)]
-            self._scales = torch.tensor([*scales, 1.0], device=device, dtype=dtype)[:, None]
+            self._scales = torch.tensor([*scales, 1.0], device=device, dtype=logits_dtype(model))[
+                :, None
+            ]
         self._row_rotations, self._column_rotations = _rotation_tables(model, rows, self._width)
 
     def index(self, rows: Tensor, columns: Tensor) -> Tensor:
@@ -217,12 +220,12 @@ class _Neighbours:
 
 
 def _rotation_tables(model: LocalGPT, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the pairs rotated by row (rows, 2, 1, n), and by column (columns, ...).
+    """Rotation (rows, 2, ..., n / 2) of the pairs rotated by row, and (columns, ...) by column.
 
     Angles of a row and of a column do not depend on each other.
     """
     device = model.token_embedding.weight.device
     numbers = torch.arange(max(rows, columns), device=device)
-    exact = torch.stack(model.rotation(numbers, numbers), dim=1)  # (max(...), 2, 1, pairs)
+    exact = torch.stack(model.rotation(numbers, numbers), dim=1)
     of_rows, of_columns = exact.chunk(2, dim=-1)
     return of_rows[:rows].contiguous(), of_columns[:columns].contiguous()

@@ -20,6 +20,7 @@ from prior.conditions import Prefix
 from prior.models import GPT, Block, Rotation
 from prior.orderings import ROW_MAJOR
 from prior.sampling.distributions import SampledCodes, SamplingSettings
+from prior.sampling.drawing import logits_dtype
 from prior.sampling.generation_config import DEFAULT_CACHE_MEMORY
 from prior.sampling.kv_cache import cache_bytes
 from prior.sampling.local import additive_mask
@@ -97,7 +98,7 @@ class StaticWindowSampler:
             settings.guidance_at(max(0, time - before) / cells) if time - before < cells else 1.0
             for time in range(self._length)
         ]
-        dtype = self._model.token_embedding.weight.dtype
+        dtype = logits_dtype(self._model)
         return torch.tensor(scales, dtype=dtype, device=self._device)[:, None]
 
     @torch.inference_mode()
@@ -239,11 +240,11 @@ class StaticWindowSampler:
         latents, rotation, attend = self._start(entries, places, slots)
         for layer, block in enumerate(model.blocks):
             latents = block(latents, rotation, partial(attend, layer))
-        logits = model.head(model.norm(latents)).view(self._sequences, len(drawn), -1)
+        features = model.norm(latents).view(self._sequences, len(drawn), -1)
         scale = None
         if self._scales is not None:
             scale = self._scales.index_select(0, places.remainder(self._length))
-        self._canvas.store(drawn, logits, scale)
+        self._canvas.store(model, drawn, features, scale)
 
     def _start(
         self, entries: Tensor, places: Tensor, slots: Tensor
@@ -258,8 +259,8 @@ class StaticWindowSampler:
         if self._rotation is not None:
             rotation = Rotation(
                 *(
-                    part.index_select(0, times).view(windows, 1, -1, part.shape[1])
-                    .repeat(sequences, 1, 1, 1)
+                    part.index_select(0, times).view(windows, 1, -1, *part.shape[1:])
+                    .repeat(sequences, 1, 1, 1, 1, 1)
                     for part in self._rotation
                 )
             )  # fmt: skip

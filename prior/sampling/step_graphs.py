@@ -7,13 +7,16 @@ So a call takes nothing from the host, and a GPU can replay its kernels without 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 WARM_UP_CALLS = 3  # as torch.cuda.graph's documentation has it: libraries initialize lazily
+_CAPTURING = threading.Lock()  # torch allows one capture at a time in a process
 
 
 class GraphCaptureError(RuntimeError):
@@ -31,7 +34,13 @@ class GraphPool(NamedTuple):
         """A new pool; None on CPUs, which have no graphs."""
         if device.type != "cuda":
             return None
-        return cls(torch.cuda.graph_pool_handle(), torch.cuda.Stream(device))
+        return cls(torch.cuda.graph_pool_handle(), _capture_stream(device))
+
+
+@lru_cache
+def _capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """One stream for all captures on a GPU: cuBLAS keeps a workspace for each stream for ever."""
+    return torch.cuda.Stream(device)
 
 
 class IndexedStep:
@@ -65,30 +74,42 @@ class IndexedStep:
         """On a GPU, capture the step as a graph unless there is one. Raises GraphCaptureError."""
         if self._graph is not None or self._pool is None:
             return
-        try:
-            self._graph = self._captured(self._pool)
-        except RuntimeError as error:
-            cause = error.__context__ or error  # what ended the capture comes before that it ended
-            raise GraphCaptureError(
-                f"A step of sampling could not be captured as a CUDA graph: {cause} "
-                "Sample with static_decode=False, which is slower, and please report this."
-            ) from error
+        with _CAPTURING:
+            self._warm_up(self._pool.stream)
+            try:
+                self._graph = self._captured(self._pool)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                cause = error.__context__ or error  # what ended the capture comes before its end
+                raise GraphCaptureError(
+                    f"A step of sampling could not be captured as a CUDA graph: {cause} "
+                    "Sample with static_decode=False, which is slower, and please report this."
+                ) from error
         self.rewind()
 
-    def _captured(self, pool: GraphPool) -> torch.cuda.CUDAGraph:
-        device = self._unused.device
-        stream = torch.cuda.Stream(device)
-        stream.wait_stream(torch.cuda.current_stream(device))
+    def _warm_up(self, stream: torch.cuda.Stream) -> None:
+        """Run some unused rows on the stream of the capture.
+
+        So that what libraries keep for a stream is made before, outside of the graphs' memory.
+        """
+        current = torch.cuda.current_stream(self._unused.device)
+        stream.wait_stream(current)
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP_CALLS):
-                self._next.fill_(len(self._rows) - 1)  # an unused row
+                self._next.fill_(len(self._rows) - 1)
                 self._run()
-        torch.cuda.current_stream(device).wait_stream(stream)
+        current.wait_stream(stream)
+
+    def _captured(self, pool: GraphPool) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
-        # Other threads, such as a data loader's, may use the GPU meanwhile: they are not captured,
-        # and must not make the capture fail.
-        with torch.cuda.graph(
-            graph, pool=pool.handle, stream=pool.stream, capture_error_mode="thread_local"
+        # Other threads may use the GPU meanwhile: they are not captured, and must not make the
+        # capture fail.
+        with (
+            torch.cuda.device(self._unused.device),
+            torch.cuda.graph(
+                graph, pool=pool.handle, stream=pool.stream, capture_error_mode="thread_local"
+            ),
         ):
             self._run()
         return graph

@@ -92,9 +92,9 @@ def test_cached_logits_are_those_of_the_whole_forward(sizes):
         for column in range(columns + 1):
             place = torch.tensor([row]), torch.tensor([column])
             here = context.at([(row, column)])
-            logits = ring.read(received[:, row, column : column + 1], *place, here)
+            features = ring.read(received[:, row, column : column + 1], *place, here)
             if column < columns:
-                torch.testing.assert_close(logits[:, 0], whole[:, row, column])
+                torch.testing.assert_close(model.head(features)[:, 0], whole[:, row, column])
 
 
 def test_code_depends_on_the_grid_below_and_to_its_right():

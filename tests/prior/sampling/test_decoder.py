@@ -25,13 +25,17 @@ def random_tokens(batch, length):
     return torch.cat([torch.randint(11, 14, (batch, 2)), torch.randint(11, (batch, length - 2))], 1)
 
 
+def logits_after(decoder, *requests):
+    return decoder.model.head(decoder.next_features(requests))
+
+
 def logits_of_pieces(decoder, tokens, cuts):
     """Logits after each piece of tokens (P, T)."""
     cache, first, logits = decoder.new_cache(*tokens.shape), 0, []
     for cut in cuts:
         positions = torch.arange(first, first + cut)
         logits.append(
-            decoder.next_logits([Request(tokens[:, positions], positions, cache, SHAPE)])[0]
+            logits_after(decoder, Request(tokens[:, positions], positions, cache, SHAPE))[0]
         )
         first += cut
         assert cache.length == first
@@ -61,7 +65,7 @@ def test_requests_decoded_together_equal_separate_forwards(options):
         for own, cache, (start, end) in zip(tokens, caches, cuts, strict=True):
             cache.length = start
             requests.append(Request(own[:, start:end], torch.arange(start, end), cache, SHAPE))
-        logits = decoder.next_logits(requests)
+        logits = logits_after(decoder, *requests)
         for own, row, (_, end) in zip(tokens, logits, cuts, strict=True):
             torch.testing.assert_close(row, model(own[:, :end])[:, -1])
 
@@ -71,9 +75,9 @@ def test_a_cache_can_be_reused():
     model = small_gpt()
     decoder, (first, second) = Decoder(model), (random_tokens(2, 10), random_tokens(2, 10))
     cache = decoder.new_cache(2, 10)
-    decoder.next_logits([Request(first, torch.arange(10), cache, SHAPE)])
+    decoder.next_features([Request(first, torch.arange(10), cache, SHAPE)])
     cache.length = 0
-    logits = decoder.next_logits([Request(second, torch.arange(10), cache, SHAPE)])[0]
+    logits = logits_after(decoder, Request(second, torch.arange(10), cache, SHAPE))[0]
     torch.testing.assert_close(logits, model(second)[:, -1])
 
 

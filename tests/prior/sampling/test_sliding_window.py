@@ -244,13 +244,13 @@ def test_stride_1_equals_the_published_loop_over_whole_windows(of_grid):
 
 def record_lengths(decoder, monkeypatch):
     """A list that receives, for each later forward, the number of tokens of each request."""
-    lengths, next_logits = [], decoder.next_logits
+    lengths, next_features = [], decoder.next_features
 
     def recorded(requests):
         lengths.append([len(request.positions) for request in requests])
-        return next_logits(requests)
+        return next_features(requests)
 
-    monkeypatch.setattr(decoder, "next_logits", recorded)
+    monkeypatch.setattr(decoder, "next_features", recorded)
     return lengths
 
 

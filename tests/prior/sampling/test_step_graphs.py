@@ -40,8 +40,23 @@ def test_a_failed_capture_is_an_error_that_says_why_and_what_to_do(monkeypatch):
             raise RuntimeError("operation failed due to a previous error during capture")
 
     monkeypatch.setattr(IndexedStep, "_captured", captured)
+    monkeypatch.setattr(IndexedStep, "_warm_up", lambda step, stream: None)
     with pytest.raises(GraphCaptureError, match=r"not permitted.*static_decode=False"):
         recording_step(GraphPool(None, None))[0].capture()
+
+
+@pytest.mark.parametrize("name", ["_warm_up", "_captured"])
+def test_errors_that_are_not_of_the_capture_stay_what_they_are(name, monkeypatch):
+    """A wrong shape is found while warming up; a GPU may be short of memory at any time."""
+
+    def failing(step, *given):
+        raise torch.OutOfMemoryError("none left") if name == "_captured" else RuntimeError("shape")
+
+    monkeypatch.setattr(IndexedStep, "_warm_up", lambda step, stream: None)
+    monkeypatch.setattr(IndexedStep, name, failing)
+    with pytest.raises(RuntimeError) as found:
+        recording_step(GraphPool(None, None))[0].capture()
+    assert not isinstance(found.value, GraphCaptureError)
 
 
 def test_cpus_need_no_graphs():
