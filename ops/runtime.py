@@ -1,4 +1,4 @@
-"""Where and how computations run: device, autocast, threads, memory."""
+"""Where and how computations run: device, what decides its rounding, threads, memory."""
 
 from __future__ import annotations
 

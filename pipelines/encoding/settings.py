@@ -71,7 +71,7 @@ def plan_settings(
     convolution = chosen(
         asked.convolution, "convolution", lambda: _default_convolution(kind, precision, threads)
     )
-    if convolution == "nnpack" and not (older and "device" in accept):
+    if convolution == "nnpack" and not (older and accept):  # else as run_environment decides
         _check_nnpack(asked, kind, precision)
 
     def default_batch_size() -> int:

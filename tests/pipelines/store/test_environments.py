@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines import report, verify
 from pipelines.store import RowForm, StoreError, summarise_environments
-from pipelines.store.commit import read_environments
+from pipelines.store.commit import read_environments, read_part
 from pipelines.store.environments import (
     MadeIn,
     described_environments,
@@ -22,6 +23,7 @@ from pipelines.store.environments import (
     parse_environments,
 )
 from pipelines.store.layout import index_path, staging_path
+from pipelines.store.parquet import METADATA_KEY, description_metadata
 from pipelines.store.task_buffer import IndexLine, TaskBuffer, index_buffer
 from tests.encode_run import EncodeRun
 
@@ -117,6 +119,11 @@ def test_a_store_that_was_begun_otherwise_shows_both(run: EncodeRun, photographs
     assert page.count("made with") == 2
     assert ", bfloat16, torch " in page
     path = index_path(run.out, "4x4", 1)
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(StoreError, match="corrupt index part"):
-        read_environments(run.out, "4x4", 1)
+    table = pq.read_table(path)
+    description = json.loads(table.schema.metadata.pop(METADATA_KEY))
+    del description["hash"]
+    description["environments"][0]["rows"] = [[0, 6]]  # it has five rows
+    pq.write_table(table.replace_schema_metadata(description_metadata(description)), path)
+    for read in (read_part, read_environments):
+        with pytest.raises(StoreError, match=r"corrupt index part .an environment has the rows"):
+            read(run.out, "4x4", 1)
