@@ -34,7 +34,10 @@ BLOCK = re.compile(r"(<!-- not run: .+? -->\n)?```(\w+)\n(.*?)```", re.DOTALL)
 MAKE_TARGETS = re.search(r"\.PHONY: (.*)", (ROOT / "Makefile").read_text())[1].split()  # type: ignore[index]
 
 # What takes minutes in earnest: the words of a command that are replaced, and flags added to it.
-SMALLER = {"256x256": "64x64", "1024x1024": "160x144", "2048x512": "160x80", "40": "3"}
+SMALLER = {
+    "256x256": "64x64", "512x512": "160x160", "1024x1024": "160x144", "2048x512": "160x80",
+    "40": "3",
+}  # fmt: skip
 ADDED = {
     "train_prior": ["--steps", "2", "--batch-size", "1"],
     "train_tokenizer": ["--steps", "2", "--batch-size", "1", "--num-workers", "0"],
