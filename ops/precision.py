@@ -32,7 +32,7 @@ def on_device(precision: Precision, device_type: str) -> Precision:
 def use_precision(precision: Precision) -> None:
     """Make products of float32 tensors use TF32 on GPUs, or not, in the whole process.
 
-    torch lets cuDNN's convolutions use it by default; here nothing does so silently.
+    torch lets cuDNN's convolutions use it by default; here it is used only where it is asked for.
     """
     allowed = precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = allowed

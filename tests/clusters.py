@@ -21,11 +21,12 @@ def cluster_of(gpus: float, may_start: float = 0) -> Iterator[None]:
     resources = {"CPU": 16.0, "GPU": float(gpus), "accelerator_type:H100": 1.0}
     if not gpus:
         resources = {"CPU": 16.0}
+    nodes = [{"Alive": alive, "Resources": {}} for alive in (True, True, False)]
     limits = {"GPU": may_start} if may_start else None
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(devices, "ray_running", lambda *a, **k: contextlib.nullcontext())
         patched.setattr("ray.cluster_resources", lambda: resources)
-        patched.setattr("ray.nodes", lambda: [{"Alive": True}, {"Alive": True}, {"Alive": False}])
+        patched.setattr("ray.nodes", lambda: nodes)
         state = SimpleNamespace(get_max_resources_from_cluster_config=lambda: limits)
         patched.setattr("ray._private.state.state", state)
         yield

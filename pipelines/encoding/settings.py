@@ -73,7 +73,7 @@ def plan_settings(
     )
     if asked.decoder == "nvjpeg" and kind == "cpu":
         raise ConfigError("--decoder nvjpeg is for GPUs. Use --device cuda, or --decoder pillow.")
-    if convolution == "nnpack" and not (older and "device" in accept):
+    if convolution == "nnpack" and not (older and accept):  # else as run_environment decides
         _check_nnpack(asked, kind, precision)
 
     def default_batch_size() -> int:

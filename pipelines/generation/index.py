@@ -123,6 +123,7 @@ def _read_part(number: int, path: Path) -> Part:
         part = Part(number, file.metadata.num_rows, counts["ok"], counts["crashed"])
         if any(type(count) is not int or not 0 <= count <= part.rows for count in part[2:]):
             raise ValueError("it counts more samples than it has")
+        parse_environments(counts, part.rows)
         return part
 
 

@@ -97,8 +97,8 @@ class WorkerDevices(contextlib.ExitStack):
             ).remote()
             for node in nodes
         ]
-        for found in ray.get(asked):
-            if found:
+        for answer in asked:
+            if found := ray.get(answer):
                 raise ConfigError(found)
 
     def _found(self) -> str:

@@ -138,6 +138,7 @@ def read_part(root: Path, grid: str, task: int) -> tuple[pa.Table, dict[str, Any
             raise ValueError(f"it has {file.metadata.num_rows:,} rows")
         description = read_description(path, file.schema_arrow.metadata)
         shards = _checked_shards(track_name(root), grid, task, description["shards"])
+        parse_environments(description, file.metadata.num_rows)
         lines = checked_table(file.read(), INDEX_SCHEMA)
         _check_lines(grid, lines)
     return lines, shards

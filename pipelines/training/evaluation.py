@@ -14,6 +14,7 @@ import tyro
 from ops.config import Count, Share, UserError
 from ops.files import write_json
 from ops.images import write_png
+from ops.precision import use_precision
 from ops.runtime import resolve_device
 from pipelines.conditioning import tracks_of
 from pipelines.store import CodeStore
@@ -54,6 +55,7 @@ class EvaluateFlags:
 
 def evaluate(flags: EvaluateFlags) -> dict[str, Any]:
     """Measure and write the JSON file; returns the metrics."""
+    use_precision("float32")
     measure = evaluate_tokenizer if flags.kind == "tokenizer" else evaluate_prior
     metrics = measure(flags)
     settings = {name: str(value) for name, value in asdict(flags).items()}

@@ -5,6 +5,7 @@ import torch
 
 from ops.checkpoint import CheckpointError
 from ops.config import ConfigError
+from ops.precision import use_precision
 from tokenizer import (
     PRESETS,
     VQGAN,
@@ -181,3 +182,27 @@ def test_quantization_and_codes_stay_in_full_precision_under_autocast(tiny):
         assert torch.equal(tiny.encode(pixels), expected)
         assert tiny(pixels).pixels.dtype == torch.bfloat16
     assert seen == [torch.float32]
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
+def test_the_nearest_code_is_searched_in_float32_in_every_precision(precision):
+    model = build_tokenizer("tiny", seed=0)
+    seen = []
+    search = model.quantizer.assign
+
+    def assign(latents):
+        seen.append((latents.dtype, (latents[0] @ latents[0]).dtype))
+        seen.append(torch.backends.cuda.matmul.allow_tf32)
+        return search(latents)
+
+    model.quantizer.assign = assign
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    exact = build_tokenizer("tiny", seed=0).encode(pixels)
+    try:
+        use_precision(precision)
+        codes = model.encode(pixels, precision=precision)
+    finally:
+        use_precision("float32")
+    assert seen == [(torch.float32, torch.float32), False]
+    same = (codes == exact).float().mean()
+    assert same == 1 if precision == "tf32" else 0.8 < same < 1  # a CPU has no TF32

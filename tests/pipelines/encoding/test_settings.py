@@ -183,6 +183,12 @@ def test_nnpack_is_for_float32_on_cpus(tokenizer, machine):
     assert settings(tokenizer, precision="bfloat16").track["convolution"] == "direct"
     with pytest.raises(ConfigError, match="for float32 on CPUs"):
         settings(tokenizer, precision="bfloat16", convolution="nnpack")
+    begun, accept = settings(tokenizer), {"precision": "bfloat16", "accept": ("precision",)}
+    check_same(
+        Path("store"), begun, settings(tokenizer, begun, **accept), accepted(("precision",), False)
+    )
+    flags = EncodeFlags(in_=Path("in"), out=Path("out"), **accept)
+    assert run_environment(flags, begun.track, WorkerDevices())["convolution"] == "direct"
 
 
 @pytest.mark.parametrize("convolution", ["direct", "nnpack"])
