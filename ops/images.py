@@ -341,6 +341,26 @@ for _name, _times in (("none", 1), ("both", 2)):
     FLIPS.register(_name)(_times)
 
 
+PILLOW = {
+    "decoding": (
+        "orientation applied, colour profiles to sRGB (relative colorimetric), alpha on white, "
+        "16 bits >> 8, first frame"
+    ),
+    "resizing": "pillow bicubic, antialiased; JPEG scaled to at least twice the size",
+}
+#: What a transform records, by the decoder of plain colour JPEG; all other files are Pillow's.
+DECODERS: dict[str, dict[str, str]] = {
+    "pillow": PILLOW,
+    "nvjpeg": {
+        "decoding": f"plain colour JPEG by nvJPEG, other files: {PILLOW['decoding']}",
+        "resizing": (
+            "of plain colour JPEG bicubic with 22-bit weights, horizontal first, of other files: "
+            f"{PILLOW['resizing']}"
+        ),
+    },
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Transform:
     """From an image file to the images that are encoded; recorded with a code store.
@@ -357,11 +377,8 @@ class Transform:
     flip: str = "none"
     seed: int = 0
     multiple_of: int = 1  # pixels; the tokenizer's downsample factor
-    decoding: str = (
-        "orientation applied, colour profiles to sRGB (relative colorimetric), alpha on white, "
-        "16 bits >> 8, first frame"
-    )
-    resizing: str = "pillow bicubic, antialiased; JPEG scaled to at least twice the size"
+    decoding: str = PILLOW["decoding"]  # with `resizing` one of DECODERS
+    resizing: str = PILLOW["resizing"]
 
     def __post_init__(self) -> None:
         if self.views > CROPS[self.crop] and self.crop == "ten":
@@ -394,10 +411,7 @@ class Transform:
         files that could not be opened at planning have such a size.
         """
         layers = read_layers(data, min_side=2 * max(size))
-        if self.crop == "native" and min(size) != self.image_size:
-            raise ImageError(
-                "changed", "its size could not be read at planning; touch the file to plan it again"
-            )
+        check_native_size(self, size)
         # Not by way of an array: Pillow's pixels have four bytes, so that each way is a copy.
         image = self._cut(_on_white(layers), size, view, key, Image.Resampling.BICUBIC)
         return DecodedImage(image, layers.width, layers.height, layers.note)
@@ -432,6 +446,15 @@ class Transform:
         return View(
             bool(mirrored) or (self.crop == "ten" and view >= 5),
             *(part.left / width, part.top / height, part.right / width, part.bottom / height),
+        )
+
+
+def check_native_size(transform: Transform, size: tuple[int, int]) -> None:
+    """Raise ImageError for a native size (height, width) that cannot be the transform's: files that
+    could not be opened at planning have such a size."""
+    if transform.crop == "native" and min(size) != transform.image_size:
+        raise ImageError(
+            "changed", "its size could not be read at planning; touch the file to plan it again"
         )
 
 

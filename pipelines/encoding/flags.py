@@ -75,6 +75,10 @@ class EncodeFlags:
     convolution: Literal["auto", "direct", "nnpack"] = "auto"
     """nnpack: about twice as fast on most CPUs, with different rounding; fixed when the store is
     made. auto uses it where this machine has it and a forward pass has one thread."""
+    decoder: Literal["pillow", "nvjpeg"] = "pillow"
+    """Of plain colour JPEG (baseline or progressive, upright, without a colour profile): nvjpeg
+    decodes and resizes it on the GPU, with pixels that differ by rounding; all other files are
+    decoded by Pillow. Fixed when the store is made. nvjpeg has not been run on a GPU yet."""
     compile: Literal["auto", "yes", "no"] = "auto"
     """Compile the encoder, which takes a minute in every worker and rounds otherwise; fixed when
     the store is made. auto: on GPUs, for stores begun with 50,000 images or more. Of --crop native

@@ -47,7 +47,7 @@ def encode_tasks(
     on_gpu = torch.device(track["device"]).type != "cpu"
     gpus = gpus_of_worker(flags.gpus_per_worker, track["device"])
     cpus = _cpus(flags, gpus, on_gpu)
-    concurrent_batches = 1 if on_gpu else max(1, cpus // track["threads"])
+    concurrent_batches = 1 if on_gpu else _concurrent_batches(cpus, track["threads"])
     with progress_bar("image") as progress, threads_restored():
         num_rows = sum(task.num_rows for task in tasks)
         doing = "encoding" if plan.track == "image" else f"encoding {plan.track}"
@@ -84,3 +84,8 @@ def _cpus(flags: EncodeFlags, gpus: float, on_gpu: bool) -> int:
     if flags.cpus_per_worker != "auto":
         return flags.cpus_per_worker
     return cores_for_gpus(gpus) if on_gpu else 1
+
+
+def _concurrent_batches(cpus: int, threads: int) -> int:
+    """Forward passes that run in parallel in one process on CPUs."""
+    return max(1, cpus // threads)

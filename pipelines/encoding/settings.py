@@ -11,7 +11,7 @@ import torch
 
 from ops.config import ConfigError, to_json
 from ops.cpu import nnpack_works
-from ops.images import Transform
+from ops.images import DECODERS, Transform
 from ops.precision import Precision
 from pipelines.encoding.flags import EncodeFlags
 from pipelines.jobs import (
@@ -71,6 +71,8 @@ def plan_settings(
     convolution = chosen(
         asked.convolution, "convolution", lambda: _default_convolution(kind, precision, threads)
     )
+    if asked.decoder == "nvjpeg" and kind == "cpu":
+        raise ConfigError("--decoder nvjpeg is for GPUs. Use --device cuda, or --decoder pillow.")
     if convolution == "nnpack" and not (older and accept):  # else as run_environment decides
         _check_nnpack(asked, kind, precision)
 
@@ -214,7 +216,15 @@ def check_same(
 
 
 def _check_reading(root: Path, store: dict[str, Any], ours: dict[str, Any]) -> None:
-    """Raise StoreError where another version, which read image files otherwise, made the store."""
+    """Raise StoreError where another decoder made the store, or another version, which read image
+    files otherwise."""
+    found = {name: store.get(name) for name in ("decoding", "resizing")}
+    for decoder, recorded in DECODERS.items():
+        if found == recorded and ours["decoding"] != recorded["decoding"]:
+            raise StoreError(
+                f"{root} was made with --decoder {decoder}, whose pixels differ from those of the "
+                "one that was asked for. Ask for the same, or name another --out."
+            )
     for name in ("decoding", "resizing"):
         if store.get(name) != ours[name]:
             raise StoreError(

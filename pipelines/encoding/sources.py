@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ops.config import from_json
-from ops.images import ImageError, Raster, Transform, to_pixels
+from ops.config import ConfigError, from_json
+from ops.device_jpeg import JpegDecoder
+from ops.images import DECODERS, ImageError, Raster, Transform, to_pixels
 from ops.low_resolution import degraded
 from pipelines.planning import DUPLICATE
 from tokenizer import Modality
@@ -64,14 +65,18 @@ class RowSource(ABC):
 
 
 class Photographs(RowSource):
-    """The images themselves: rasters uint8 (H, W, 3)."""
+    """The images themselves: rasters uint8 (H, W, 3); of JPEG by `decoder`, where there is one."""
+
+    def __init__(self, transform: Transform, decoder: JpegDecoder | None = None) -> None:
+        super().__init__(transform)
+        self._reader = decoder or transform
 
     def check(self, row: Row) -> None:
         if row["etag"] == DUPLICATE:
             raise ImageError("duplicate key", "another image has the same key")
 
     def read(self, data: bytes, row: Row, size: Size) -> Found:
-        return Found(*self.transform.read(data, size, row["view"], row["key"]))
+        return Found(*self._reader.read(data, size, row["view"], row["key"]))
 
     def pixels(self, samples: Tensor) -> Tensor:
         if samples.device.type == "cpu":
@@ -83,8 +88,10 @@ class Photographs(RowSource):
 class LowResolutions(Photographs):
     """The images shrunk by `ratio` and enlarged again: the condition of super-resolution."""
 
-    def __init__(self, transform: Transform, ratio: int) -> None:
-        super().__init__(transform)
+    def __init__(
+        self, transform: Transform, ratio: int, decoder: JpegDecoder | None = None
+    ) -> None:
+        super().__init__(transform, decoder)
         self.ratio = ratio
 
     def check(self, row: Row) -> None:
@@ -144,12 +151,23 @@ def check_partner(row: Row) -> None:
         raise ImageError(SEVERAL_PARTNERS, f"ambiguous: {row['uri']}")
 
 
-def source_of(provenance: Mapping[str, Any], modality: Modality) -> RowSource:
-    """The row source of a track of codes, by its provenance and its tokenizer's modality."""
+def source_of(provenance: Mapping[str, Any], modality: Modality, device: torch.device) -> RowSource:
+    """The row source of a track of codes, by its provenance and its tokenizer's modality.
+
+    Raises ConfigError for images that are to be decoded on a GPU where the device is none.
+    """
     transform = from_json(Transform, provenance["transform"])
     kind = provenance.get("kind")
+    decoder = None
+    if transform.decoding == DECODERS["nvjpeg"]["decoding"]:
+        if device.type != "cuda":
+            raise ConfigError(
+                "The store was begun with --decoder nvjpeg, which needs a GPU. Use --device cuda, "
+                "or name another --out and --decoder pillow."
+            )
+        decoder = JpegDecoder(transform, device)
     if kind is None:
-        return Photographs(transform)
+        return Photographs(transform, decoder)
     if kind == "low_res":
-        return LowResolutions(transform, provenance["ratio"])
+        return LowResolutions(transform, provenance["ratio"], decoder)
     return Partners(transform, modality)

@@ -107,7 +107,7 @@ class EncodeWorker:
         compiled = _compiled_sizes(plan.settings.track, device)
         self._batches = BatchEncoder(
             self.tokenizer,
-            source_of(track, self.tokenizer.modality),
+            source_of(track, self.tokenizer.modality, device),
             batch_size=track["batch_size"],
             threads=track["threads"],
             concurrent_batches=concurrent_batches,

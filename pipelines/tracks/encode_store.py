@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ops.config import ConfigError
-from ops.images import Transform
+from ops.images import DECODERS, Transform
 from pipelines.encoding import (
     EncodeFlags,
     check_flags,
@@ -74,6 +74,7 @@ def encode_tracks(flags: EncodeFlags, kinds: Mapping[str, type[Track]]) -> Encod
         flip=flags.flip,
         seed=flags.seed,
         multiple_of=tokenizer.config.downsample_factor,
+        **DECODERS[flags.decoder],
     )
     # What decides what is written is read under the lock: another run may be writing now.
     cpus = flags.workers * (1 if flags.cpus_per_worker == "auto" else flags.cpus_per_worker)

@@ -86,7 +86,7 @@ def test_concurrent_batches_change_no_byte(
     stores = []
     for count in (1, 3):
         monkeypatch.setattr(
-            "pipelines.encoding.job._concurrent_batches", lambda flags, threads, n=count: n
+            "pipelines.encoding.job._concurrent_batches", lambda cpus, threads, n=count: n
         )
         assert run(photographs, **changed) == 0
         stores.append(everything(run.out))

@@ -8,10 +8,11 @@ import torch
 
 from ops.config import ConfigError
 from ops.cpu import Convolution, nnpack_works
-from ops.images import Transform
+from ops.images import DECODERS, Transform
 from pipelines.encoding import settings as encode_settings
 from pipelines.encoding.flags import EncodeFlags
 from pipelines.encoding.settings import check_same, plan_settings, run_environment
+from pipelines.encoding.sources import source_of
 from pipelines.encoding.worker import EncodeWorker
 from pipelines.jobs import WorkerDevices, accepted
 from pipelines.store import StoreError
@@ -85,6 +86,25 @@ def test_a_store_of_a_version_that_read_files_otherwise_is_not_extended(tokenize
     begun = dataclasses.replace(begun, track={**begun.track, "transform": older})
     with pytest.raises(StoreError, match=r"read images otherwise: orientation applied, first"):
         check_same(Path("store"), begun, settings(tokenizer))
+
+
+def test_the_decoder_of_a_store_is_recorded_and_not_changed(tokenizer):
+    by_pillow = settings(tokenizer)
+    other = {**by_pillow.track["transform"], **DECODERS["nvjpeg"]}
+    by_nvjpeg = dataclasses.replace(by_pillow, track={**by_pillow.track, "transform": other})
+    for decoder, begun, asked in (
+        ("pillow", by_pillow, by_nvjpeg),
+        ("nvjpeg", by_nvjpeg, by_pillow),
+    ):
+        check_same(Path("store"), begun, begun)
+        with pytest.raises(StoreError, match=f"was made with --decoder {decoder}, whose pixels"):
+            check_same(Path("store"), begun, asked)
+    with pytest.raises(ConfigError, match="nvjpeg is for GPUs"):
+        settings(tokenizer, decoder="nvjpeg")
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert source_of(by_pillow.track, tokenizer.modality, gpu).read
+    with pytest.raises(ConfigError, match="begun with --decoder nvjpeg, which needs a GPU"):
+        source_of(by_nvjpeg.track, tokenizer.modality, cpu)
 
 
 def test_missing_nnpack_is_reported_before_planning(tokenizer, machine):

@@ -313,6 +313,26 @@ def test_no_batch_begins_after_stop(planned: Planned, worker: EncodeWorker) -> N
     assert not (planned.root / "_index").exists()
 
 
+@pytest.mark.parametrize("decoders", [1, 5])
+def test_the_number_of_decoding_threads_changes_no_byte(planned: Planned, decoders: int) -> None:
+    worker = EncodeWorker(planned.root, decoders=decoders)
+    for task in planned.tasks:
+        worker.run(whole(task))
+    worker.stop()
+    assert everything(planned.root) == planned.expected
+
+
+def test_three_tasks_at_once_give_the_same_bytes(run: EncodeRun, photographs: Path) -> None:
+    assert run(photographs, rows_per_task=4) == 0
+    planned = Planned(run.out)
+    worker = EncodeWorker(planned.root)
+    assert len(planned.tasks) == 3
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(lambda task: worker.run(whole(task)), planned.tasks))
+    worker.stop()
+    assert everything(planned.root) == planned.expected
+
+
 # --- a GPU's memory
 
 
