@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 import torch
@@ -21,6 +22,11 @@ def check_precision(name: str) -> Precision:
         if name == precision:
             return precision
     raise ConfigError(f"No precision {name!r}; there are {', '.join(PRECISIONS)}.")
+
+
+def on_device(precision: Precision, device_type: str) -> Precision:
+    """What a precision amounts to on a "cuda" or "cpu" device: a CPU has no TF32."""
+    return "float32" if precision == "tf32" and device_type == "cpu" else precision
 
 
 def resolve_precision(name: str, device: torch.device) -> Precision:
@@ -48,3 +54,15 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
     if precision == "bfloat16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def float32_products(device: torch.device) -> Iterator[None]:
+    """Exact products of float32 tensors in the body, whatever the precision around it."""
+    allowed = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = allowed

@@ -19,7 +19,8 @@ class VerifyFlags:
     the index against the plan.
 
     Prints the file and the rows of everything corrupt or missing, and what to do about it; then the
-    exit code is 1.
+    exit code is 1. Of a store without problems, prints what the rows were made with: the model of
+    the GPU or CPU, the precision and versions, and how many rows each has.
     """
 
     store: Annotated[Path, tyro.conf.Positional]
@@ -32,12 +33,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def verify(flags: VerifyFlags) -> int:
     """Print every problem and a summary; the exit code, 1 if there are problems."""
-    problems, contents = verify_store(flags.store)
-    show(*problems)
+    problems, contents, made_with = verify_store(flags.store)
     if problems:
+        show(*problems)
         show(f"{flags.store}: {len(problems)} problem{'s' * (len(problems) > 1)} in {contents}")
         return 1
-    show(f"{flags.store}: {contents}, no problems")
+    show(*made_with, f"{flags.store}: {contents}, no problems")
     return 0
 
 

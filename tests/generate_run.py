@@ -13,6 +13,7 @@ from pipelines.conditioning.tokenizers import find_tokenizer
 from pipelines.generate import main
 from pipelines.generation.flags import GenerateFlags, make_request
 from pipelines.generation.settings import GenerationRequest
+from pipelines.jobs import WorkerDevices
 from pipelines.store.layout import staging_path
 from prior import (
     GPT,
@@ -86,6 +87,8 @@ def request_of(run: Path, out: Path, **changed: Any) -> GenerationRequest:
     flags = {"count": 6, "batch_size": 2, "samples_per_task": 6, "size": "24x16", **changed}
     prior = load_prior(run)
     tokenizer = find_tokenizer(run, prior, torch.device("cpu"))
-    request = make_request(GenerateFlags(prior=run, out=out, **flags), prior, tokenizer, None)
+    request = make_request(
+        GenerateFlags(prior=run, out=out, **flags), prior, tokenizer, None, WorkerDevices()
+    )
     staging_path(out).mkdir(parents=True, exist_ok=True)
     return request

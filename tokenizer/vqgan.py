@@ -17,6 +17,7 @@ import tokenizer.lookup_free
 import tokenizer.vector_quantizers  # noqa: F401 - these register quantizers and modalities
 from ops.checkpoint import fingerprint
 from ops.config import ConfigError, UserError, to_json
+from ops.precision import Precision, autocast, float32_products
 from tokenizer.autoencoder import AutoencoderConfig, Decoder, Encoder
 from tokenizer.modalities import ModalityConfig, check_channels, make_modality
 from tokenizer.quantizers import QUANTIZERS, QuantizerConfig
@@ -99,51 +100,66 @@ class VQGAN(nn.Module):
             self.pre_quant = nn.Conv2d(channels, code_dim, 1)
             self.post_quant = nn.Conv2d(code_dim, channels, 1)
 
-    def encode(self, pixels: Tensor, *, check: bool = True) -> Tensor:
+    def encode(
+        self, pixels: Tensor, *, check: bool = True, precision: Precision = "float32"
+    ) -> Tensor:
         """Codes (B, h, w) int64 for pixels (B, 3, H, W) in [-1, 1]; h = ceil(H / f).
 
         Sizes not divisible by f are padded by reflection on the right and below.
         Raises ConfigError for pixels of another shape or dtype, NonFiniteLatentsError for latents
         that are not finite. Without `check`, such a cell has the code NO_CODE, and a GPU is not
-        waited for.
+        waited for. With the precision bfloat16 the encoder runs in it; the nearest code is always
+        searched in float32.
         """
         self._check_pixels(pixels)
-        with torch.no_grad(), _full_precision(pixels):
-            latents = self.pre_quant(
-                self.encoder(pad_to_multiple(pixels, self.config.downsample_factor))
-            )
+        # The same image must give the same codes inside autocast, too.
+        with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
+            with autocast(pixels.device, precision):
+                latents = self.pre_quant(
+                    self.encoder(pad_to_multiple(pixels, self.config.downsample_factor))
+                )
             latents = latents.float()
             finite = latents.isfinite().all(dim=1)  # else it would get some code without a word
-            codes = self.quantizer.assign(latents).where(finite, NO_CODE)
-        if check and bool((codes == NO_CODE).any()):
-            raise NonFiniteLatentsError(NOT_FINITE)
+            with float32_products(pixels.device):
+                codes = self.quantizer.assign(latents).where(finite, NO_CODE)
+        if check:
+            check_finite(codes)
         return codes
 
-    def decode(self, codes: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    def decode(
+        self, codes: Tensor, size: tuple[int, int] | None = None, *, check: bool = True
+    ) -> Tensor:
         """Pixels (B, 3, h*f, w*f) for codes (B, h, w), cropped to size (H, W); never clamped.
 
-        Raises ConfigError for a code outside the codebook.
+        Raises ConfigError for a code outside the codebook. Without `check` there must be none, and
+        a GPU is not waited for.
         """
-        if (
-            codes.numel()
-            and not 0 <= int(codes.min()) <= int(codes.max()) < self.config.codebook_size
-        ):
-            raise ConfigError(
-                f"Codes from {int(codes.min())} to {int(codes.max())}, but the codebook has "
-                f"{self.config.codebook_size}. Were they made by another tokenizer?"
-            )
+        if check:
+            self.check_codes(codes)
         pixels = self.decode_latents(self.quantizer.lookup(codes))
         return pixels if size is None else pixels[:, :, : size[0], : size[1]]
 
+    def check_codes(self, codes: Tensor) -> None:
+        """Raise ConfigError for a code outside the codebook; waits for a GPU once."""
+        if not codes.numel():
+            return
+        lowest, highest = torch.stack(codes.aminmax()).tolist()
+        if lowest < 0 or highest >= self.config.codebook_size:
+            raise ConfigError(
+                f"Codes from {lowest} to {highest}, but the codebook has "
+                f"{self.config.codebook_size}. Were they made by another tokenizer?"
+            )
+
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Pixels (B, 3, h*f, w*f) for quantized latents (B, D, h, w)."""
+        latents = latents.to(self.decoder.conv_in.weight.dtype)
         pixels: Tensor = self.decoder(self.post_quant(latents))
         return pixels
 
     def forward(self, pixels: Tensor) -> Reconstruction:
         """Reconstruct pixels (B, C, H, W), H and W divisible by f, with gradients."""
         latents = self.pre_quant(self.encoder(pixels))
-        with torch.autocast(pixels.device.type, enabled=False):
+        with float32_products(pixels.device):
             quantized = self.quantizer(latents.float())
         return Reconstruction(
             self.decode_latents(quantized.latents), quantized.codes, quantized.loss
@@ -156,7 +172,7 @@ class VQGAN(nn.Module):
         if self.config.modality == ModalityConfig():  # as before there were other modalities
             del config["modality"]
         # These do not decide the codes, or (mid_attention) show in the tensors' names.
-        for name in ("decoder_res_blocks", "mid_attention", "dropout"):
+        for name in ("decoder_res_blocks", "decoder_channels", "mid_attention", "dropout"):
             del config["autoencoder"][name]
         deciding_fields = ("kind", "codebook_size", "code_dim", "levels")
         config["quantizer"] = {name: config["quantizer"][name] for name in deciding_fields}
@@ -173,9 +189,10 @@ class VQGAN(nn.Module):
             )
 
 
-def _full_precision(pixels: Tensor) -> torch.autocast:
-    # The same image must give the same codes inside autocast, too.
-    return torch.autocast(pixels.device.type, enabled=False)
+def check_finite(codes: Tensor) -> None:
+    """Raise NonFiniteLatentsError where a code is NO_CODE; waits for a GPU once."""
+    if (codes == NO_CODE).any():
+        raise NonFiniteLatentsError(NOT_FINITE)
 
 
 def pad_to_multiple(pixels: Tensor, factor: int) -> Tensor:

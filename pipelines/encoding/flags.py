@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from ops.config import ConfigError, Count, Range, Seed, Share
+from pipelines.jobs import Accept
 from pipelines.store import CLASS
 
 
@@ -56,7 +57,8 @@ class EncodeFlags:
     track_tokenizer: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """NAME=DIR: the model or run folder of a track's tokenizer; needed in its first run only."""
     batch_size: Count | Literal["auto"] = "auto"
-    """Images per forward pass; fixed when the store is made."""
+    """Images per forward pass; fixed when the store is made. auto: on a GPU as many as a worker
+    finds room for there, a power of two, at most 64 of 256 pixels."""
     rows_per_task: Count | Literal["auto"] = "auto"
     """Rows per shard file; fixed when the store is made."""
     compress: bool = False
@@ -73,20 +75,36 @@ class EncodeFlags:
     convolution: Literal["auto", "direct", "nnpack"] = "auto"
     """nnpack: about twice as fast on most CPUs, with different rounding; fixed when the store is
     made. auto uses it where this machine has it and a forward pass has one thread."""
+    compile: Literal["auto", "yes", "no"] = "auto"
+    """Compile the encoder, which takes a minute in every worker and rounds otherwise; fixed when
+    the store is made. auto: on GPUs, for stores begun with 50,000 images or more. Of --crop native
+    the aspects 1:1, 4:3 and 3:2 are compiled."""
     workers: Annotated[int, Range(least=0, most=2**16)] = 0
     """Ray actors that encode; 0 encodes in one child process. Both give the same bytes."""
-    cpus_per_worker: Annotated[int, Range(least=1, most=1024)] = 1
-    """CPU cores per actor."""
+    cpus_per_worker: Annotated[int, Range(least=1, most=1024)] | Literal["auto"] = "auto"
+    """CPU cores per actor; on a GPU each has a thread that decodes images. auto: on GPUs the cores
+    of a node divided by its GPUs, else 1. Without --workers all cores of this machine are used."""
     gpus_per_worker: Annotated[float, Range(least=0, most=1024)] | Literal["auto"] = "auto"
     """GPUs, or a fraction of one, per actor; auto is 1 on a GPU, else 0."""
     address: str | None = None
     """Address of a running Ray cluster, whose nodes must see --in and --out under the same paths;
-    without it --workers starts a local Ray."""
+    without it --workers starts a local Ray. The driver itself needs no GPU."""
     device: str = "auto"
-    """auto, cpu, cuda or cuda:N; fixed when the store is made."""
-    accept: tuple[Literal["device"], ...] = ()
-    """device: go on with a store that was begun on a GPU on a CPU, or the reverse. Its codes are
-    then rounded otherwise; environments.json in the store lists the tasks made so."""
+    """auto, cpu, cuda or cuda:N (without --workers), of the workers; its kind is fixed when the
+    store is made. auto: a GPU where the cluster, or without --workers this machine, has one."""
+    precision: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"
+    """Of the encoder's products; fixed when the store is made. auto: float32 on a CPU, tf32 on a
+    GPU. A CPU has no tf32 and takes float32. bfloat16 is fastest, and changes the most codes. The
+    nearest code is always searched in float32. On one model of GPU, with the same versions of torch
+    and cuDNN, the same precision and batch size, codes are the same bit for bit; on other models or
+    versions a small share of them differs."""
+    accept: Accept = ()
+    """Go on with a store that was begun on another kind of device (GPU or CPU), in another
+    precision or by another version of torch: its new codes are then rounded otherwise. The index
+    records for all rows what they were made with, down to the model of the GPU; verify and report
+    show it."""
+    allow_mixed: bool = False
+    """The same as --accept with everything it can name."""
     max_bad: Share = 0.5
     """Exit with code 1 if a larger share of the images has failed."""
 

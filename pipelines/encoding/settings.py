@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,17 @@ import torch
 
 from ops.config import ConfigError, to_json
 from ops.cpu import nnpack_works
-from ops.files import write_json
 from ops.images import Transform
-from ops.runtime import resolve_device
+from ops.precision import Precision
 from pipelines.encoding.flags import EncodeFlags
-from pipelines.planning import PlanSettings, Task
+from pipelines.jobs import (
+    WorkerDevices,
+    accepted,
+    choose_environment,
+    differing_environment,
+    how_to_accept,
+)
+from pipelines.planning import PlanSettings
 from pipelines.store import StoreError, code_dtype
 from tokenizer import VQGAN
 
@@ -24,7 +29,12 @@ from tokenizer import VQGAN
 # needs many.
 PIXELS_PER_BATCH = {"cpu": 256 * 256, "cuda": 64 * 256 * 256}
 MAX_BATCH_SIZE = 256
-ACCEPT_DEVICE = "--accept device goes on with it on another, and records which tasks it made."
+#: Of settings that stores of earlier versions lack.
+NOT_RECORDED = {"compile": "no"}
+#: From so many images on, a compiled encoder saves more time than compiling it takes.
+COMPILED_FROM = 50_000
+#: TF32 rounds a convolution's input to 10 bits of mantissa: nearly all codes stay those of float32.
+DEFAULT_PRECISION: dict[str, Precision] = {"cpu": "float32", "cuda": "tf32"}
 
 
 def plan_settings(
@@ -33,25 +43,41 @@ def plan_settings(
     transform: Transform,
     num_rows: int,
     older: PlanSettings | None,
+    devices: WorkerDevices,
+    fit: Callable[[Mapping[str, str], int], int] = lambda environment, most: most,
 ) -> PlanSettings:
-    """The settings the flags ask for; `auto` is the store's value, or a default for a new store."""
+    """The settings the flags ask for; `auto` is the store's value, or a default for a new store.
+
+    `fit` finds, for a device and precision, how many images of at most a number fit into a GPU.
+    Raises ConfigError for a device of a new store that the workers do not have.
+    """
 
     def chosen(value: Any, name: str, default: Callable[[], Any]) -> Any:
         if value != "auto":
             return value
-        return older.track[name] if older else default()
+        return older.track.get(name, NOT_RECORDED.get(name)) if older else default()
 
-    accepted = older is not None and "device" in asked.accept
-    device = chosen(
-        "auto" if accepted else asked.device, "device", lambda: resolve_device("auto").type
+    accept = accepted(asked.accept, asked.allow_mixed)
+    environment = choose_environment(
+        asked.device,
+        asked.precision,
+        begun=older.track if older else None,
+        accept=accept,
+        resolve=partial(devices.resolve, gpus_per_worker=asked.gpus_per_worker),
+        default=DEFAULT_PRECISION,
     )
-    kind = torch.device(device).type if accepted else _device_type(device, older)
+    kind, precision = devices.type_of(environment["device"]), environment["precision"]
     threads = chosen(asked.threads, "threads", lambda: 1)
     convolution = chosen(
-        asked.convolution, "convolution", lambda: _default_convolution(kind, threads)
+        asked.convolution, "convolution", lambda: _default_convolution(kind, precision, threads)
     )
-    if convolution == "nnpack" and not accepted:
-        _check_nnpack(asked, kind)
+    if convolution == "nnpack" and not (older and "device" in accept):
+        _check_nnpack(asked, kind, precision)
+
+    def default_batch_size() -> int:
+        most = _default_batch_size(kind, transform)
+        return most if kind == "cpu" else fit(environment, most)
+
     track = {
         "tokenizer": tokenizer.name,
         "fingerprint": tokenizer.fingerprint,
@@ -59,12 +85,12 @@ def plan_settings(
         "downsample_factor": tokenizer.config.downsample_factor,
         "dtype": code_dtype(tokenizer.config.codebook_size).name,
         "transform": to_json(transform),
-        "batch_size": chosen(
-            asked.batch_size, "batch_size", lambda: _default_batch_size(kind, transform)
-        ),
+        "batch_size": chosen(asked.batch_size, "batch_size", default_batch_size),
         "threads": threads,
         "convolution": convolution,
-        "device": device,
+        "compile": chosen(asked.compile, "compile", lambda: _default_compile(kind, num_rows)),
+        **environment,
+        "device": kind,
     }
     rows_per_task = asked.rows_per_task
     if rows_per_task == "auto":
@@ -74,51 +100,59 @@ def plan_settings(
     )
 
 
-def _device_type(device: str, older: PlanSettings | None) -> str:
+def run_environment(
+    asked: EncodeFlags, track: Mapping[str, Any], devices: WorkerDevices
+) -> dict[str, str]:
+    """The device, precision and convolution that workers encode a track with now.
+
+    They are the track's, except for what is accepted to differ, and --device cuda:N without Ray.
+    Raises ConfigError for a device that the workers do not have.
+    """
+    accept = accepted(asked.accept, asked.allow_mixed)
+    chosen = choose_environment(
+        asked.device,
+        asked.precision,
+        begun=track,
+        accept=accept,
+        resolve=devices.resolve,
+        default=DEFAULT_PRECISION,
+    )
     try:
-        return resolve_device(device).type
+        device = devices.resolve(chosen["device"], asked.gpus_per_worker)
     except ConfigError as error:
-        if older is None or older.track["device"] != device:
+        if asked.device != "auto" or "device" in accept:
             raise
-        raise ConfigError(f"{error} The store was begun there. {ACCEPT_DEVICE}") from None
+        raise ConfigError(f"{error} It was begun there. {how_to_accept(['device'])}") from None
+    kind, precision = torch.device(device).type, chosen["precision"]
+    nnpack = track["convolution"] == "nnpack" and _nnpack_fits(kind, precision)
+    if "device" in accept and not asked.workers:
+        nnpack = nnpack and nnpack_works()
+    convolution = "nnpack" if nnpack else "direct"
+    return {"device": device, "precision": precision, "convolution": convolution}
 
 
-def accepted_environment(asked: EncodeFlags, track: Mapping[str, Any]) -> dict[str, str]:
-    """What --accept changes of a track's settings for this run: its device and convolution."""
-    if "device" not in asked.accept:
-        return {}
-    device = resolve_device("auto").type if asked.device == "auto" else asked.device
-    on_cpu = resolve_device(device).type == "cpu"
-    nnpack = on_cpu and track["convolution"] == "nnpack" and nnpack_works()
-    environment = {"device": device, "convolution": "nnpack" if nnpack else "direct"}
-    return environment if any(track[name] != environment[name] for name in environment) else {}
+def _nnpack_fits(device_type: str, precision: str) -> bool:
+    return device_type == "cpu" and precision != "bfloat16"
 
 
-def record_environment(root: Path, environment: dict[str, str], tasks: Sequence[Task]) -> None:
-    """Add to the environments.json of a store or track that these tasks are made in another
-    environment than it was begun with."""
-    path = root / "environments.json"
-    known = json.loads(path.read_text()) if path.exists() else []
-    entry = {
-        **environment,
-        "torch": torch.__version__,
-        "date": time.strftime("%Y-%m-%d"),
-        "tasks": [f"{task.grid}/{task.number}" for task in tasks],
-    }
-    write_json(path, [*known, entry])
-
-
-def _default_convolution(device_type: str, threads: int) -> str:
+def _default_convolution(device_type: str, precision: str, threads: int) -> str:
     # NNPACK uses one thread only; with several, direct convolutions are faster.
-    if device_type == "cpu" and threads == 1 and nnpack_works():
+    if _nnpack_fits(device_type, precision) and threads == 1 and nnpack_works():
         return "nnpack"
     return "direct"
 
 
-def _check_nnpack(asked: EncodeFlags, device_type: str) -> None:
+def _default_compile(device_type: str, num_rows: int) -> str:
+    return "yes" if device_type == "cuda" and num_rows >= COMPILED_FROM else "no"
+
+
+def _check_nnpack(asked: EncodeFlags, device_type: str, precision: str) -> None:
     """Raise ConfigError where NNPACK cannot be used."""
-    if device_type != "cpu":
-        raise ConfigError("--convolution nnpack is for CPUs. Use --device cpu, or direct.")
+    if not _nnpack_fits(device_type, precision):
+        raise ConfigError(
+            "--convolution nnpack is for float32 on CPUs. Use --device cpu --precision float32, or "
+            "direct."
+        )
     if not asked.workers and not nnpack_works():  # actors check on their own machines
         raise ConfigError(
             "--convolution nnpack was asked for, or the store was made with it, but torch has no "
@@ -137,8 +171,13 @@ def _default_rows_per_task(num_rows: int) -> int:
     return min(max(256, -(-num_rows // 64**2) * 64), 4096)
 
 
-def check_same(root: Path, store: PlanSettings, asked: PlanSettings) -> None:
-    """Raise StoreError naming the settings in which the store and the flags differ."""
+def check_same(
+    root: Path, store: PlanSettings, asked: PlanSettings, accept: frozenset[str] = frozenset()
+) -> None:
+    """Raise StoreError naming the settings in which the store and the flags differ.
+
+    `accept` are names of ACCEPTABLE that may differ.
+    """
     _check_reading(root, store.track["transform"], asked.track["transform"])
     differing = []
     if store.track["fingerprint"] != asked.track["fingerprint"]:
@@ -150,8 +189,8 @@ def check_same(root: Path, store: PlanSettings, asked: PlanSettings) -> None:
             for n in ("rows_per_task", "labels", "compress")
         ),
         *(
-            (n, store.track[n], asked.track[n])
-            for n in ("batch_size", "threads", "convolution", "device")
+            (n, store.track.get(n, NOT_RECORDED.get(n)), asked.track[n])
+            for n in ("batch_size", "threads", "convolution", "compile")
         ),
         *(
             (name, store.track["transform"].get(name), value)
@@ -162,11 +201,15 @@ def check_same(root: Path, store: PlanSettings, asked: PlanSettings) -> None:
         if ours != theirs:
             flag = "--" + name.replace("_", "-")
             differing.append(f"{flag} (the store has {ours}, asked for {theirs})")
+    environment = differing_environment(store.track, asked.track, accept)
+    for name, (was, value) in environment.items():
+        flag = "torch" if name == "torch" else f"--{name}"
+        differing.append(f"{flag} (the store has {was}, asked for {value})")
     if differing:
         raise StoreError(
             f"{root} was made with other settings: {'; '.join(differing)}. "
             "Ask for the same, or name another --out."
-            + (f" {ACCEPT_DEVICE}" if store.track["device"] != asked.track["device"] else "")
+            + (f" {how_to_accept([*environment])}" if len(differing) == len(environment) else "")
         )
 
 

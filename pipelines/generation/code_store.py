@@ -120,7 +120,10 @@ def commit_codes(request: GenerationRequest, buffer: SampleBuffer) -> bool:
     index = index_table(plan_rows(request, buffer.samples), lines, buffer.codes)
     shards = {TRACK: buffer.codes}
     root, rows_per_task = codes_path(request.out), request.samples_per_task
-    return commit_task(root, buffer.grid, buffer.task, rows_per_task, shards, index)
+    environments = buffer.environments()
+    return commit_task(
+        root, buffer.grid, buffer.task, rows_per_task, shards, index, environments=environments
+    )
 
 
 def has_codes(request: GenerationRequest, number: int) -> bool:

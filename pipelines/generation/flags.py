@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from ops.config import ConfigError, Count, Range, Seed
-from pipelines.conditioning import parse_conditions, sampling_help
+from ops.precision import check_precision
+from pipelines.conditioning import ConditionFiles, parse_conditions, sampling_help
 from pipelines.generation.settings import (
+    DEFAULT_PRECISION,
     MOST_TASKS,
     GenerationRequest,
     default_flush_every_rows,
@@ -20,7 +24,8 @@ from pipelines.generation.settings import (
     labels_of,
     saves_of,
 )
-from prior import Prior
+from pipelines.jobs import Accept, WorkerDevices, accepted, choose_environment
+from prior import Prior, find_prior
 from prior.sampling import DEFAULT_CACHE_MEMORY, LARGEST_DEFAULT_BATCH, SamplingSettings
 from tokenizer import VQGAN
 
@@ -33,10 +38,16 @@ class GenerateFlags:
     each sample, to be read by pyarrow.parquet; generation.json has the settings that decide them.
     """
 
-    prior: Path
-    """the run folder that pipelines.train_prior wrote; it has the tokenizer too"""
+    prior: str
+    """the run folder that pipelines.train_prior wrote, which has the tokenizer too, or the name of
+    a bundled prior"""
     out: Path
     """the folder of samples to create or extend"""
+    upscale: str | None = None
+    """a prior with the condition low_res, by name or folder: --prior samples each image whole, in
+    one window, and this one enlarges it, again and again up to --size"""
+    upscale_temperature: float | None = None
+    """sampling temperature of --upscale (default: what it recommends, else 1)"""
     count: Annotated[int, Range(least=1, most=10**10)] = 4
     """number of samples in the folder"""
     size: str = "256x256"
@@ -61,21 +72,23 @@ class GenerateFlags:
     condition: Annotated[
         tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(help=sampling_help())
     ] = ()
-    temperature: float = 1.0
-    """sampling temperature: below 1 favours probable codes; 0 always takes the most probable"""
+    temperature: float | None = None
+    """sampling temperature: below 1 favours probable codes; 0 always takes the most probable. The
+    default of this and the next flags is what the prior's config.json recommends, else 1, no
+    limits, and no guidance"""
     top_k: int | None = None
     """draw from the k most probable codes only"""
     top_p: float | None = None
     """draw from the most probable codes that together have this probability"""
     min_p: float | None = None
     """draw from the codes with at least this share of the most probable code's probability"""
-    guidance_scale: float = 1.0
+    guidance_scale: float | None = None
     """classifier-free guidance: above 1 follows labels and conditions more closely; doubles the
     work"""
-    guidance_schedule: Literal["constant", "power-cosine"] = "constant"
+    guidance_schedule: Literal["constant", "power-cosine"] | None = None
     """power-cosine: guidance rises from none at a window's first code to the full scale at its
     last"""
-    guidance_power: float = 1.0
+    guidance_power: float | None = None
     """for power-cosine: the higher, the later guidance rises"""
     cache_memory: Annotated[float, Range(least=0, most=2**20)] = DEFAULT_CACHE_MEMORY / 2**30
     """GiB of KV caches per worker; with less, more is recomputed. Affects rounding, so it is
@@ -88,9 +101,12 @@ class GenerateFlags:
     """write preview.png of the current sample every few seconds"""
     retry_failed: bool = False
     """retry samples that are recorded as crashed because they killed their workers"""
-    accept: tuple[Literal["torch-version", "device"], ...] = ()
-    """go on with a folder that another version of torch, or another kind of device, began: the new
-    samples are rounded otherwise; generation.json lists them under environments"""
+    accept: Accept = ()
+    """go on with a folder that was begun on another kind of device (GPU or CPU), in another
+    precision or by another version of torch: the new samples are then rounded otherwise; the index
+    records for all samples what they were made with, down to the model of the GPU"""
+    allow_mixed: bool = False
+    """the same as --accept with everything it can name"""
     workers: Annotated[int, Range(least=0, most=2**16)] = 0
     """Ray actors that generate; 0 generates in one child process. Both give the same bytes"""
     cpus_per_worker: Annotated[int, Range(least=1, most=1024)] | None = None
@@ -98,9 +114,17 @@ class GenerateFlags:
     gpus_per_worker: Annotated[float, Range(least=0, most=1024)] | Literal["auto"] = "auto"
     """GPUs, or a fraction of one, per actor; auto is 1 on a GPU, else 0"""
     address: str | None = None
-    """address of a running Ray cluster; --prior and --out must be visible to all its nodes"""
+    """address of a running Ray cluster; --prior and --out must be visible to all its nodes; the
+    driver itself needs no GPU"""
     device: str = "auto"
-    """auto, cpu, cuda or cuda:N"""
+    """auto, cpu, cuda or cuda:N (without --workers), of the workers; its kind is recorded. auto: a
+    GPU where the cluster, or without --workers this machine, has one"""
+    precision: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"
+    """of the products of the prior and of the decoder; recorded. auto: float32 on a CPU, bfloat16
+    on a GPU, where the decoder of pixels then runs in tf32. A CPU has no tf32 and takes float32.
+    Codes are drawn from float32 logits. On one model of GPU, with the same versions of torch and
+    cuDNN, samples are the same bit for bit; on other models or versions they are other samples of
+    the same distribution"""
     threads: Annotated[int, Range(least=1, most=1024)] = 1
     """CPU threads per worker; affects rounding, so it is recorded"""
 
@@ -124,11 +148,17 @@ def check_flags(flags: GenerateFlags) -> None:
 
 
 def make_request(
-    flags: GenerateFlags, prior: Prior, tokenizer: VQGAN, record: Mapping[str, Any] | None
+    flags: GenerateFlags,
+    prior: Prior,
+    tokenizer: VQGAN,
+    record: Mapping[str, Any] | None,
+    devices: WorkerDevices,
+    given: Sequence[ConditionFiles] = (),
 ) -> GenerationRequest:
     """The request of the flags and defaults; raises ConfigError for what is not possible.
 
-    Flags that are not given take the recorded values, so that --count may grow.
+    Flags that are not given take the recorded values, so that --count may grow. `given` are inputs
+    of further conditions.
     """
     width, height = parse_size(flags.size)
     factor = tokenizer.config.downsample_factor
@@ -153,8 +183,17 @@ def make_request(
             f"{count:,} samples, {samples_per_task} a task, would be too many files. Name another "
             "--out, or a larger --samples-per-task there."
         )
+    environment = choose_environment(
+        flags.device,
+        flags.precision,
+        begun=record,
+        accept=accepted(flags.accept, flags.allow_mixed),
+        resolve=partial(devices.resolve, gpus_per_worker=flags.gpus_per_worker),
+        default=DEFAULT_PRECISION,
+    )
+    devices.type_of(environment["device"])
     return GenerationRequest(
-        prior=flags.prior.absolute(),
+        prior=find_prior(flags.prior).absolute(),
         out=flags.out.absolute(),
         width=width,
         height=height,
@@ -168,22 +207,22 @@ def make_request(
         samples_per_task=samples_per_task,
         save=saves_of(flags.save),
         labels=labels_of(flags.labels, prior),
-        condition_inputs=parse_conditions(flags.condition, prior.conditions),
-        sampling=SamplingSettings(
-            temperature=flags.temperature,
-            top_k=flags.top_k,
-            top_p=flags.top_p,
-            min_p=flags.min_p,
-            guidance_scale=flags.guidance_scale,
-            guidance_schedule=flags.guidance_schedule,
-            guidance_power=flags.guidance_power,
-        ),
+        condition_inputs=(*parse_conditions(flags.condition, prior.conditions), *given),
+        sampling=sampling_settings(flags, prior),
         cache_memory=int(flags.cache_memory * 2**30),
         flush_every_rows=flush_every_rows_of(flags, prior, rows, columns),
-        device=flags.device,
+        device=environment["device"],
+        precision=check_precision(environment["precision"]),
         threads=flags.threads,
         preview=flags.preview,
     )
+
+
+def sampling_settings(flags: GenerateFlags, prior: Prior) -> SamplingSettings:
+    """The settings that the flags name; for others those that the prior recommends."""
+    names = [field.name for field in dataclasses.fields(SamplingSettings)]
+    given = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
+    return SamplingSettings(**{**prior.recommended, **given})
 
 
 def flush_every_rows_of(flags: GenerateFlags, prior: Prior, rows: int, columns: int) -> int | None:

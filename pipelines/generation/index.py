@@ -14,7 +14,7 @@ the names of these files alone, however many samples there are.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,12 +27,15 @@ from ops.files import fsync_path, link_once, make_folders, write_temporary
 from pipelines.store import (
     CRASHED,
     OK,
+    MadeIn,
     StoreError,
     checked_table,
     corrupt_as,
+    described_environments,
     description_metadata,
     open_parquet,
     parquet_bytes,
+    parse_environments,
     read_description,
     staging_path,
 )
@@ -75,15 +78,19 @@ def part_path(out: Path, number: int) -> Path:
     return out / "index" / f"{number:05d}.parquet"
 
 
-def commit_part(out: Path, number: int, lines: pa.Table) -> None:
+def commit_part(
+    out: Path, number: int, lines: pa.Table, environments: Sequence[MadeIn] = ()
+) -> None:
     """Write a task's file of the index; one that exists already is kept.
 
-    Raises StoreError where another run has emptied the staging folder meanwhile.
+    `environments` are those that the samples were made in, by place in the task. Raises StoreError
+    where another run has emptied the staging folder meanwhile.
     """
     statuses = lines["status"].to_pylist()
     counts = {"ok": statuses.count(OK), "crashed": statuses.count(CRASHED)}
     table = lines.select(SAMPLE_SCHEMA.names).cast(SAMPLE_SCHEMA)
-    data = parquet_bytes(table.replace_schema_metadata(description_metadata(counts)))
+    description = {**counts, **described_environments(environments)}
+    data = parquet_bytes(table.replace_schema_metadata(description_metadata(description)))
     path = part_path(out, number)
     try:
         temporary = write_temporary(staging_path(out) / path.name, data)
@@ -117,6 +124,18 @@ def _read_part(number: int, path: Path) -> Part:
         if any(type(count) is not int or not 0 <= count <= part.rows for count in part[2:]):
             raise ValueError("it counts more samples than it has")
         return part
+
+
+def read_made_in(out: Path, number: int) -> list[MadeIn]:
+    """The environments in which a task's samples were made, by place in the task.
+
+    None where an earlier version made them. Raises SamplesError where the file is corrupt.
+    """
+    path = part_path(out, number)
+    with corrupt_as(partial(_corrupt, path)):
+        file = open_parquet(path)
+        description = read_description(path, file.schema_arrow.metadata)
+        return parse_environments(description, file.metadata.num_rows)
 
 
 def read_lines(out: Path, number: int) -> list[dict[str, Any]]:

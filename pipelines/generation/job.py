@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -9,7 +11,12 @@ import torch
 
 from ops.config import ConfigError
 from ops.runtime import threads_restored
-from pipelines.conditioning import ConditionEncoder, find_tokenizer, make_condition_encoder
+from pipelines.conditioning import (
+    ConditionEncoder,
+    ConditionFiles,
+    find_tokenizer,
+    make_condition_encoder,
+)
 from pipelines.console import progress_bar
 from pipelines.generation.code_store import finish_store, prepare_store
 from pipelines.generation.contact_sheet import remove_grids, write_grids
@@ -18,18 +25,29 @@ from pipelines.generation.index import failed_lines, part_path, read_parts, samp
 from pipelines.generation.preview import preview_path
 from pipelines.generation.resume import Folder, empty_staging, kept_samples, remove_partials
 from pipelines.generation.settings import (
-    ACCEPTABLE,
     GenerationRequest,
     check_record,
     deciding_settings,
-    environments_of,
     read_record,
     write_record,
 )
-from pipelines.generation.worker import GenerationWorker, quarantine
-from pipelines.jobs import Done, JobProgress, Piece, check_absolute, run_tasks, split_work
+from pipelines.generation.worker import GenerationWorker, give_up, quarantine
+from pipelines.jobs import (
+    ACCEPTABLE,
+    Done,
+    JobProgress,
+    Piece,
+    WorkerDevices,
+    accepted,
+    check_absolute,
+    gpus_of_worker,
+    how_to_accept,
+    precision_of,
+    run_tasks,
+    split_work,
+)
 from pipelines.store import locked
-from prior import Prior, load_prior
+from prior import Prior, find_prior, load_prior
 
 LISTED = 20  # failed samples named at the end; the index names all
 
@@ -41,21 +59,29 @@ class GenerationOutcome(NamedTuple):
     num_failed: int  # samples asked for that were given up
 
 
-def generate_samples(flags: GenerateFlags) -> GenerationOutcome:
+def generate_samples(
+    flags: GenerateFlags,
+    given: Sequence[ConditionFiles] = (),
+    lacking: Collection[int] = (),
+) -> GenerationOutcome:
     """Generate the samples that the folder lacks.
 
-    Raises UserError for flags that cannot be used with the prior or the folder.
+    `given` are inputs of conditions in addition to those that the flags name; the samples in
+    `lacking` have none, and are given up. Raises UserError for flags that cannot be used with the
+    prior or the folder.
     """
-    check_absolute({"--prior": flags.prior, "--out": flags.out})
+    where = find_prior(flags.prior)
+    check_absolute({"--prior": where, "--out": flags.out})
     check_flags(flags)
     prior = load_prior(flags.prior)
-    tokenizer = find_tokenizer(flags.prior, prior, torch.device("cpu"))
-    with locked(flags.out):
+    tokenizer = find_tokenizer(where, prior, torch.device("cpu"))
+    cpus = flags.workers * _cpus(flags)
+    with locked(flags.out), WorkerDevices(flags.workers, flags.address, cpus) as devices:
         record = read_record(flags.out)
-        request = make_request(flags, prior, tokenizer, record)
+        request = make_request(flags, prior, tokenizer, record, devices, given)
         settings = deciding_settings(request, prior)
         if record is not None:
-            check_record(flags.out, record, settings, flags.accept)
+            check_record(flags.out, record, settings, accepted(flags.accept, flags.allow_mixed))
         remove_partials(request.out)
         wanted = range(flags.count) if flags.only is None else range(flags.only, flags.only + 1)
         folder = Folder(request, read_parts(request.out), flags.retry_failed)
@@ -65,16 +91,20 @@ def generate_samples(flags: GenerateFlags) -> GenerationOutcome:
         )
         new = 0
         if pieces:
-            condition_encoder.check()
+            by_us = {each.name for each in given}
+            condition_encoder.check(set(condition_encoder.names) - by_us)
+            device = _device(flags, request, devices)
             remove_grids(request)
-            made = [_samples(request, piece) for piece in pieces]
-            environments = environments_of(record, settings, made)
-            settings |= {name: (record or settings)[name] for name in ACCEPTABLE}
-            write_record(request.out, settings, request.count, environments)
+            if record is not None:  # what is accepted to differ is recorded by the workers
+                begun = {**record, "precision": precision_of(record)}
+                settings |= {name: begun[name] for name in ACCEPTABLE if name in begun}
+            write_record(request.out, settings, request.count)
             if "codes" in request.save:
                 prepare_store(request, tokenizer, _label_names(prior), settings)
             for piece in pieces:
                 folder.reopen(piece)
+                give_up(request, piece, lacking)
+            request = replace(request, device=device)
             new = _run(request, pieces, flags, proven=bool(folder.parts))
         _finish(request, condition_encoder)
         return _outcome(flags, request, wanted, new)
@@ -116,8 +146,8 @@ def _run(
             partial(GenerationWorker, request),
             on_result=on_result,
             workers=flags.workers,
-            cpus_per_worker=flags.cpus_per_worker or flags.threads,
-            gpus_per_worker=_gpus_per_worker(flags),
+            cpus_per_worker=_cpus(flags),
+            gpus_per_worker=gpus_of_worker(flags.gpus_per_worker, request.device),
             address=flags.address,
             split=partial(split_work, batch_size=request.batch_size),
             give_up=partial(quarantine, request),
@@ -135,10 +165,6 @@ def _run(
     return wanted - kept
 
 
-def _samples(request: GenerationRequest, piece: Piece[int]) -> range:
-    return request.samples_of(piece.task)[piece.first : piece.end]
-
-
 def _require_whole(request: GenerationRequest, piece: Piece[int]) -> None:
     """Raise ConfigError where a finished task's file of the index cannot be seen here."""
     # A worker on another machine may have written into a folder of the same name there.
@@ -150,13 +176,21 @@ def _require_whole(request: GenerationRequest, piece: Piece[int]) -> None:
         )
 
 
-def _gpus_per_worker(flags: GenerateFlags) -> float:
-    if flags.gpus_per_worker != "auto":
-        return flags.gpus_per_worker
-    on_gpu = flags.device.startswith("cuda") or (
-        flags.device == "auto" and torch.cuda.is_available()
-    )
-    return float(on_gpu)
+def _cpus(flags: GenerateFlags) -> int:
+    """CPU cores of a worker."""
+    return flags.cpus_per_worker or flags.threads
+
+
+def _device(flags: GenerateFlags, request: GenerationRequest, devices: WorkerDevices) -> str:
+    """The request's device, once the workers are known to have it; ConfigError where not."""
+    try:
+        return devices.resolve(request.device, flags.gpus_per_worker)
+    except ConfigError as error:
+        if flags.device != "auto":
+            raise
+        raise ConfigError(
+            f"{error} The folder was begun there. {how_to_accept(['device'])}"
+        ) from None
 
 
 # --- after

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 
 from ops.files import NotRegularError, atomic_path, open_regular
-from ops.images import to_image
-from ops.png import write_png_strips
+from ops.images import ImageArray, to_image
 from pipelines.generation.index import sample_name
 from pipelines.generation.sample_buffer import Codes
 from pipelines.generation.settings import GenerationRequest
@@ -50,13 +49,14 @@ def image_file(request: GenerationRequest, number: int, sample: int) -> str | No
 # --- images
 
 
-def write_image(path: Path, tokenizer: VQGAN, codes: Codes, width: int, height: int) -> None:
-    """Decode codes (h, w) and write the PNG, a strip at a time where the tokenizer is local."""
+def image_strips(tokenizer: VQGAN, codes: Codes, width: int, height: int) -> Iterator[ImageArray]:
+    """The image of codes (h, w) in strips, uint8 (h, width, 3); one where the tokenizer is not
+    local."""
     # One image at a time: its pixels must not depend on others in a batch.
     device = next(tokenizer.parameters()).device
     tokens = torch.from_numpy(codes.astype(np.int64))[None].to(device)
-    strips = decode_strips(tokenizer, tokens, (height, width))
-    write_png_strips(path, width, height, (to_image(strip)[0] for strip in strips))
+    for strip in decode_strips(tokenizer, tokens, (height, width)):
+        yield to_image(strip)[0]
 
 
 # --- WebDataset tars

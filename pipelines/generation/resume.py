@@ -16,7 +16,14 @@ from typing import Any
 from ops import disk
 from ops.files import fsync_path
 from pipelines.generation.code_store import has_codes, stored_codes, take_codes_out
-from pipelines.generation.index import Part, SamplesError, part_path, read_lines, sample_name
+from pipelines.generation.index import (
+    Part,
+    SamplesError,
+    part_path,
+    read_lines,
+    read_made_in,
+    sample_name,
+)
 from pipelines.generation.outputs import codes_in_tar, image_path, tar_path
 from pipelines.generation.sample_buffer import (
     Codes,
@@ -27,7 +34,7 @@ from pipelines.generation.sample_buffer import (
 )
 from pipelines.generation.settings import GenerationRequest
 from pipelines.jobs import Piece
-from pipelines.store import CRASHED, OK, staging_path, task_of_partial_shard
+from pipelines.store import CRASHED, OK, made_in_of, staging_path, task_of_partial_shard
 from pipelines.store import empty_staging as empty_staging_except
 from pipelines.store import remove_partials as remove_partials_in
 
@@ -122,13 +129,16 @@ class Folder:
         request = self.request
         buffer = SampleBuffer(request, number)
         codes = self._codes(number)
-        for line in read_lines(request.out, number):
+        lines = read_lines(request.out, number)
+        made_in = made_in_of(read_made_in(request.out, number), len(lines))
+        for line, environments in zip(lines, made_in, strict=True):
             if line["sample"] not in buffer.samples:
                 path = part_path(request.out, number)
                 raise SamplesError(
                     f"{path} lists sample {line['sample']} of another task. Remove it."
                 )
             place = buffer.samples.index(line["sample"])
+            buffer.made_in[place] = environments
             found = codes.get(sample_name(line["sample"]))
             if found is not None and (found.shape, found.dtype) != (request.shape, request.dtype):
                 found = None

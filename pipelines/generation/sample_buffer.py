@@ -27,7 +27,7 @@ class SampleLine(NamedTuple):
 class SampleBuffer(TaskBuffer[SampleLine]):
     """Codes and lines of one task's samples, by place in the task."""
 
-    def __init__(self, request: GenerationRequest, number: int) -> None:
+    def __init__(self, request: GenerationRequest, number: int, environment: str = "") -> None:
         #: The task's samples; the place of sample k is k - samples.start.
         self.samples = request.samples_of(number)
         super().__init__(
@@ -38,6 +38,7 @@ class SampleBuffer(TaskBuffer[SampleLine]):
             form=RowForm(request.shape, request.dtype),
             line_type=SampleLine,
             line_schema=pa.schema([(name, pa.string()) for name in SampleLine._fields]),
+            environment=environment,
         )
 
     def index_lines(self) -> list[SampleLine]:
@@ -54,9 +55,9 @@ class SampleBuffer(TaskBuffer[SampleLine]):
         return 0 if codes is None else int((codes[:, 0] != self.fill).sum())
 
 
-def read_buffer(request: GenerationRequest, number: int) -> SampleBuffer:
+def read_buffer(request: GenerationRequest, number: int, environment: str = "") -> SampleBuffer:
     """A task's buffer with the samples that earlier attempts have kept."""
-    buffer = SampleBuffer(request, number)
+    buffer = SampleBuffer(request, number, environment)
     buffer.read_kept()
     return buffer
 

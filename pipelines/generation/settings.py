@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,10 @@ import torch
 from ops.checkpoint import fingerprint
 from ops.config import ConfigError, Registry, to_json
 from ops.files import read_json, write_json
-from ops.runtime import resolve_device
+from ops.precision import Precision
+from ops.runtime import named_device
 from pipelines.conditioning import ConditionFiles
+from pipelines.jobs import ACCEPTABLE, differing_environment, how_to_accept, precision_of
 from pipelines.store import FORMAT, StoreError, check_format, code_dtype
 from prior import Prior
 from prior.sampling import SamplingSettings
@@ -32,9 +33,8 @@ MOST_SAMPLES = 1 << 40
 MOST_TASKS = 1 << 16  # each has a file of the index
 LARGE_CANVAS = 1 << 14  # codes; a megapixel where f = 8
 MIN_FLUSH_ROWS = 64
-#: Settings that --accept allows to differ, and what it calls them.
-ACCEPTABLE = {"torch": "torch-version", "device": "device"}
-ENVIRONMENTS = "environments"
+#: On a GPU the prior's products are in bfloat16, those of the decoder of pixels in TF32.
+DEFAULT_PRECISION: dict[str, Precision] = {"cpu": "float32", "cuda": "bfloat16"}
 #: Fields of a request that do not decide the content of the folder.
 NOT_DECIDING = (
     "prior", "out", "device", "count", "rows", "columns", "codebook_size", "preview",
@@ -64,7 +64,8 @@ class GenerationRequest:
     sampling: SamplingSettings
     cache_memory: int  # bytes
     flush_every_rows: int | None  # rows of codes between two partial shards; None: whole samples
-    device: str
+    device: str  # of the workers: "cpu", "cuda" or "cuda:1"
+    precision: Precision
     threads: int
     preview: bool
 
@@ -149,7 +150,7 @@ def deciding_settings(request: GenerationRequest, prior: Prior) -> dict[str, Any
             for condition_inputs in request.condition_inputs
         }
         or None,
-        "device": resolve_device(request.device).type,
+        "device": torch.device(request.device).type,
         "torch": torch.__version__,
     }
 
@@ -158,16 +159,9 @@ def record_path(out: Path) -> Path:
     return out / "generation.json"
 
 
-def write_record(
-    out: Path,
-    settings: Mapping[str, Any],
-    count: int,
-    environments: Sequence[Mapping[str, Any]] = (),
-) -> None:
-    """Record the deciding settings of a folder, its number of samples, and which of them were made
-    in other environments."""
-    more = {ENVIRONMENTS: list(environments)} if environments else {}
-    write_json(record_path(out), {"format": FORMAT, **settings, "count": count, **more})
+def write_record(out: Path, settings: Mapping[str, Any], count: int) -> None:
+    """Record the deciding settings of a folder, and its number of samples."""
+    write_json(record_path(out), {"format": FORMAT, **settings, "count": count})
 
 
 def read_record(out: Path) -> dict[str, Any] | None:
@@ -190,38 +184,39 @@ def read_record(out: Path) -> dict[str, Any] | None:
         value = record.get(name, 1)
         if type(value) is not int or not 1 <= value <= MOST_SAMPLES:
             raise StoreError(f"{path}: its {name} is {value!r}. Restore it from a copy.")
+    try:
+        named_device(record["device"])
+        precision_of(record)
+    except (KeyError, TypeError, ConfigError) as error:
+        raise StoreError(
+            f"{path}: its device or precision cannot be read ({error}). Restore it from a copy."
+        ) from error
     return record
 
 
 def check_record(
-    out: Path, record: Mapping[str, Any], settings: Mapping[str, Any], accept: Sequence[str] = ()
+    out: Path,
+    record: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    accept: frozenset[str] = frozenset(),
 ) -> None:
     """Raise ConfigError, naming what differs, unless the samples in `out` have these settings.
 
     `accept` has names of ACCEPTABLE that may differ.
     """
     differing = {
-        name: f"{name} was {record.get(name)!r}, is {value!r}"
+        name: (repr(record.get(name)), repr(value))
         for name, value in settings.items()
-        if record.get(name) != value and ACCEPTABLE.get(name) not in accept
+        if name not in ACCEPTABLE and record.get(name) != value
     }
-    if differing:
-        flags = [ACCEPTABLE[name] for name in differing if name in ACCEPTABLE]
-        go_on = f" Or go on all the same, which is recorded: --accept {' '.join(flags)}."
-        raise ConfigError(
-            f"The samples in {out} were made with other settings: {'; '.join(differing.values())}. "
-            "Use the same to make the missing ones, or another --out."
-            + (go_on if len(flags) == len(differing) else "")
+    environment = differing_environment(record, settings, accept)
+    if differing or environment:
+        found = "; ".join(
+            f"{name} was {was}, is {value}"
+            for name, (was, value) in {**differing, **environment}.items()
         )
-
-
-def environments_of(
-    record: Mapping[str, Any] | None, settings: Mapping[str, Any], samples: Sequence[range]
-) -> list[dict[str, Any]]:
-    """The record's list of other environments, with the one that is to make these samples now."""
-    known = list(record.get(ENVIRONMENTS, ())) if record else []
-    if record is None or all(record.get(name) == settings[name] for name in ACCEPTABLE):
-        return known
-    entry = {name: settings[name] for name in ACCEPTABLE}
-    places = [[one.start, one.stop] for one in samples]
-    return [*known, {**entry, "date": time.strftime("%Y-%m-%d"), "samples": places}]
+        raise ConfigError(
+            f"The samples in {out} were made with other settings: {found}. "
+            "Use the same to make the missing ones, or another --out."
+            + ("" if differing else f" {how_to_accept([*environment])}")
+        )

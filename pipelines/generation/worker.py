@@ -7,11 +7,13 @@ on kills.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,10 +21,17 @@ import torch
 
 from ops.config import UserError, to_json
 from ops.disk_errors import disk_errors_explained
-from ops.files import LockedError, exclusive_lock, file_hash
-from ops.runtime import keep_freed_memory, resolve_device
+from ops.files import LockedError, exclusive_lock
+from ops.precision import use_precision
+from ops.runtime import (
+    compute_repeatably,
+    describe_environment,
+    keep_freed_memory,
+    resolve_device,
+)
 from pipelines.conditioning import find_tokenizer, make_condition_encoder
 from pipelines.generation.code_store import commit_codes
+from pipelines.generation.image_writer import ImageWriter
 from pipelines.generation.index import (
     SAMPLE_SCHEMA,
     commit_part,
@@ -35,17 +44,38 @@ from pipelines.generation.outputs import (
     image_path,
     members_of,
     tar_path,
-    write_image,
     write_tar,
 )
 from pipelines.generation.preview import Preview
-from pipelines.generation.sample_buffer import SampleBuffer, SampleLine, codes_hash, read_buffer
+from pipelines.generation.sample_buffer import (
+    Codes,
+    SampleBuffer,
+    SampleLine,
+    codes_hash,
+    read_buffer,
+)
 from pipelines.generation.settings import GenerationRequest
 from pipelines.jobs import Done, Piece
-from pipelines.store import CRASHED, OK, grid_name, remove_partial_shards, staging_path
+from pipelines.store import (
+    CRASHED,
+    OK,
+    environment_text,
+    grid_name,
+    remove_partial_shards,
+    staging_path,
+)
 from prior import load_prior
 
+MOST_WAITING = 2  # batches whose images are being written while the next one is sampled
 CRASHED_LINE = SampleLine(CRASHED, "the process that sampled it died every time")
+LACKING_LINE = SampleLine(CRASHED, "the image that it was to be made from was given up")
+
+
+class SampledBatch(NamedTuple):
+    """Codes (h, w) by place, and the hashes that their PNGs will have; None without PNGs."""
+
+    codes: dict[int, Codes]
+    checksums: dict[int, Future[str]] | None
 
 
 class StoppedError(UserError):
@@ -59,6 +89,15 @@ def quarantine(request: GenerationRequest, piece: Piece[int]) -> None:
         read_buffer(request, piece.task).quarantine(place, CRASHED_LINE)
 
 
+def give_up(request: GenerationRequest, piece: Piece[int], samples: Collection[int]) -> None:
+    """Record those of the piece's missing samples that are among `samples` as `crashed`."""
+    buffer = read_buffer(request, piece.task)
+    for place in buffer.missing(piece.first, piece.end):
+        if buffer.samples[place] in samples:
+            with disk_errors_explained(request.out):
+                buffer.quarantine(place, LACKING_LINE)
+
+
 class GenerationWorker:
     """Runs pieces of generation tasks, by their numbers; made once a process, it loads the models.
 
@@ -68,16 +107,24 @@ class GenerationWorker:
     def __init__(self, request: GenerationRequest) -> None:
         keep_freed_memory()
         self.request = request
+        compute_repeatably()
         device = resolve_device(request.device)
+        # With a prior in bfloat16, float32 is left for decoding pixels, of 8 bits: TF32 suffices.
+        use_precision("tf32" if request.precision == "bfloat16" else request.precision)
         self.prior = load_prior(request.prior, device)
         self.tokenizer = find_tokenizer(request.prior, self.prior, device)
         self._condition_encoder = make_condition_encoder(
             request.condition_inputs, request.prior, self.prior, self.tokenizer, request.size
         )
+        self._environment = environment_text(
+            {**describe_environment(device), "precision": request.precision}
+        )
         self._stopped = False
         self._done = Done(0, 0, 0)  # in the piece that is running
         self._held = ExitStack()
         self._preview = self._make_preview() if request.preview else None
+        self._images = ImageWriter(self.tokenizer, request.width, request.height)
+        self._waiting: deque[SampledBatch] = deque()
 
     def _make_preview(self) -> Preview | None:
         """A preview, unless another worker writes one already to the same file."""
@@ -96,14 +143,17 @@ class GenerationWorker:
         torch.set_num_threads(self.request.threads)  # here: the number belongs to each thread
         if part_path(self.request.out, piece.task).exists():
             return self._committed(piece)  # by an attempt that died before it returned
-        buffer = read_buffer(self.request, piece.task)
+        buffer = read_buffer(self.request, piece.task, self._environment)
         self._done = Done(0, 0, 0)
         missing = buffer.missing(piece.first, piece.end)
-        for _, batch in groupby(missing, lambda place: place // self.request.batch_size):
-            places = list(batch)
-            self._sample(buffer, places)
-            with disk_errors_explained(self.request.out):
-                buffer.keep(places[0], places[-1] + 1)
+        try:
+            for _, batch in groupby(missing, lambda place: place // self.request.batch_size):
+                self._sample(buffer, list(batch))
+                self._keep_written(buffer, MOST_WAITING)
+            self._keep_written(buffer, 0)
+        finally:
+            self._waiting.clear()
+            self._images.cancel()
         if piece.commits:
             with disk_errors_explained(self.request.out):
                 self._commit(buffer)
@@ -149,6 +199,7 @@ class GenerationWorker:
             stride=request.stride,
             batch_size=request.batch_size,
             cache_memory=request.cache_memory,
+            precision=request.precision,
             # A prior without windows can resume at any row without being flushed there.
             flush_every_rows=None
             if self.prior.config.default_stride is None
@@ -159,14 +210,22 @@ class GenerationWorker:
             **to_json(request.sampling),
         )
         found = dict(zip(batch, sampled.numpy().astype(request.dtype), strict=True))
-        for place in places:
-            codes = found[place]
-            checksum = None
-            if "images" in request.save:
-                with disk_errors_explained(request.out):
-                    checksum = self._draw(first + place, codes)
-            buffer.put(place, SampleLine(OK, None, codes_hash(codes), checksum), codes)
-            self._done = self._done._replace(rows=self._done.rows + 1)
+        checksums = None
+        if "images" in request.save:
+            with disk_errors_explained(request.out):
+                checksums = {place: self._draw(first + place, found[place]) for place in places}
+        self._waiting.append(SampledBatch({place: found[place] for place in places}, checksums))
+
+    def _keep_written(self, buffer: SampleBuffer, most_waiting: int) -> None:
+        """Keep the batches whose images are written, and wait until so many at most are not."""
+        while len(self._waiting) > most_waiting:
+            batch = self._waiting.popleft()
+            with disk_errors_explained(self.request.out):
+                for place, codes in batch.codes.items():
+                    checksum = batch.checksums[place].result() if batch.checksums else None
+                    buffer.put(place, SampleLine(OK, None, codes_hash(codes), checksum), codes)
+                    self._done = self._done._replace(rows=self._done.rows + 1)
+                buffer.keep(min(batch.codes), max(batch.codes) + 1)
 
     def _batch(self, places: list[int]) -> list[int]:
         """The places to sample together: the whole batch where parts of the images are known.
@@ -222,11 +281,9 @@ class GenerationWorker:
 
         return on_codes
 
-    def _draw(self, sample: int, codes: np.ndarray[Any, Any], folder: Path | None = None) -> str:
-        """Write a sample's PNG, among the samples or in another folder; returns its hash."""
-        path = image_path(folder or self.request.out, sample)
-        write_image(path, self.tokenizer, codes, self.request.width, self.request.height)
-        return file_hash(path)
+    def _draw(self, sample: int, codes: Codes, folder: Path | None = None) -> Future[str]:
+        """Begin to write a sample's PNG, among the samples or elsewhere; see ImageWriter."""
+        return self._images.write(image_path(folder or self.request.out, sample), codes)
 
     # --- the end of a task
 
@@ -235,12 +292,12 @@ class GenerationWorker:
         if "images" in request.save:
             for place in buffer.sampled():
                 if not image_path(request.out, first + place).exists():  # removed meanwhile
-                    self._draw(first + place, buffer.codes[place])
+                    self._redraw(buffer, place, request.out)
         if "tars" in request.save:
             write_tar(tar_path(request.out, buffer.task), self._members(buffer))
         if "codes" in request.save and not commit_codes(request, buffer):
             raise RuntimeError(f"another worker has given up samples of task {buffer.task}")
-        commit_part(request.out, buffer.task, self._lines(buffer))
+        commit_part(request.out, buffer.task, self._lines(buffer), buffer.environments())
         remove_partial_shards(request.out, grid_name(*request.shape), buffer.task)
 
     def _members(self, buffer: SampleBuffer) -> Iterator[tuple[str, bytes | Path]]:
@@ -250,14 +307,18 @@ class GenerationWorker:
             folder = self.request.out
             if "images" not in self.request.save:
                 folder = staging_path(folder)
-                checksum = self._draw(sample, codes, folder)
-                line = buffer.lines[place]
-                assert line is not None
-                buffer.put(place, line._replace(checksum=checksum))
+                self._redraw(buffer, place, folder)
             image = image_path(folder, sample)
             yield from members_of(sample_name(sample), image, codes, self._facts(sample))
             if "images" not in self.request.save:
                 image.unlink()
+
+    def _redraw(self, buffer: SampleBuffer, place: int, folder: Path) -> None:
+        """Write a sample's PNG once more; another version may compress it to other bytes."""
+        line = buffer.lines[place]
+        assert line is not None
+        checksum = self._draw(buffer.samples[place], buffer.codes[place], folder).result()
+        buffer.put(place, line._replace(checksum=checksum))
 
     def _facts(self, sample: int) -> dict[str, Any]:
         request = self.request

@@ -10,7 +10,18 @@ from pipelines.jobs.cluster import (
     check_absolute,
     check_on_every_node,
     cluster_address,
+    cores_for_gpus,
     ray_running,
+)
+from pipelines.jobs.devices import WorkerDevices, gpus_of_worker, own_device
+from pipelines.jobs.environment import (
+    ACCEPTABLE,
+    Accept,
+    accepted,
+    choose_environment,
+    differing_environment,
+    how_to_accept,
+    precision_of,
 )
 from pipelines.jobs.local import forked_workers
 from pipelines.jobs.progress import JobProgress
@@ -18,13 +29,24 @@ from pipelines.jobs.queue import Done, Piece, split_work
 from pipelines.jobs.run import run_tasks
 
 __all__ = [
+    "ACCEPTABLE",
+    "Accept",
     "Done",
     "JobProgress",
     "Piece",
+    "WorkerDevices",
+    "accepted",
     "check_absolute",
     "check_on_every_node",
+    "choose_environment",
     "cluster_address",
+    "cores_for_gpus",
+    "differing_environment",
     "forked_workers",
+    "gpus_of_worker",
+    "how_to_accept",
+    "own_device",
+    "precision_of",
     "ray_running",
     "run_tasks",
     "split_work",

@@ -16,12 +16,13 @@ from pipelines.generation import (
     MAX_MEMBER_BYTES,
     codes_path,
     read_index,
+    read_made_in,
     read_members,
     read_parts,
     sample_name,
 )
 from pipelines.reports.plots import data_uri, image_uri
-from pipelines.store import CRASHED, CodeStore
+from pipelines.store import CRASHED, CodeStore, summarise_environments
 from tokenizer import decode_tiled, load_tokenizer
 
 MAX_BYTES = 4 << 20  # larger PNGs are scaled down
@@ -99,7 +100,8 @@ def _in_codes(path: Path) -> Iterator[MaybeNamed]:
 
 
 def index_facts(path: Path) -> tuple[list[Named], list[tuple[str, str, str]]]:
-    """(status, count) of the samples, and (name, status, reason) of the crashed ones."""
+    """(status, count) of the samples, what they were made with, and (name, status, reason) of the
+    crashed ones."""
     index = read_index(path).select(["sample", "status", "error"])
     counts = Counter(index["status"].to_pylist())
     failed = [
@@ -107,4 +109,7 @@ def index_facts(path: Path) -> tuple[list[Named], list[tuple[str, str, str]]]:
         for line in index.to_pylist()
         if line["status"] == CRASHED
     ]
-    return [(status, f"{count:,}") for status, count in counts.items()], failed
+    facts = [(status, f"{count:,}") for status, count in counts.items()]
+    made_in = (read_made_in(path, number) for number in read_parts(path))
+    facts += [("made with", line) for line in summarise_environments(made_in, "samples")]
+    return facts, failed

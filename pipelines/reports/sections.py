@@ -23,7 +23,14 @@ from pipelines.generation import GENERATED
 from pipelines.reports.originals import Originals
 from pipelines.reports.plots import curve_plot, file_uri, image_uri, usage_plot
 from pipelines.reports.samples import index_facts, sample_images
-from pipelines.store import CodeStore, grid_shape, refuse_links
+from pipelines.store import (
+    CodeStore,
+    committed_tasks,
+    grid_shape,
+    read_environments,
+    refuse_links,
+    summarise_environments,
+)
 from pipelines.tracks import lacking
 from tokenizer import VQGAN, load_tokenizer
 
@@ -155,6 +162,8 @@ def _store_facts(store: CodeStore) -> list[tuple[str, str]]:
         ("codebook", f"{size:,} codes, one for {factor}x{factor} pixels"),
         ("bits a pixel", f"{bits:.3f} (an 8-bit RGB pixel has 24: {24 / bits:.0f} times fewer)"),
     ]
+    parts = [read_environments(store.path, *task) for task in sorted(committed_tasks(store.path))]
+    facts += [("made with", line) for line in summarise_environments(parts)]
     facts += [(f"track {name}", _track_fact(store, name)) for name in store.track_names]
     if store.label_names:
         facts.append(("classes", ", ".join(store.label_names)))

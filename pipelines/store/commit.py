@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 from ops import disk
 from ops.files import fsync_path, link_once, make_folders, write_temporary
+from pipelines.store.environments import MadeIn, described_environments, parse_environments
 from pipelines.store.layout import (
     StoreError,
     index_path,
@@ -71,8 +72,11 @@ def commit_task(
     shards: Mapping[str, np.ndarray[Any, Any]],
     index: pa.Table,
     compress: bool = False,
+    environments: Sequence[MadeIn] = (),
 ) -> bool:
     """Commit one task: `shards` holds codes (n, h, w) of each track, `index` a line for each row.
+
+    `environments` are those that its rows were made in, by place in the task.
 
     Returns False when another attempt had committed different content, which is kept. Raises
     StoreError where another run has emptied the staging folder meanwhile: it finished the store.
@@ -86,7 +90,7 @@ def commit_task(
             name = staged_name(grid, task, track, digest)
             disk.disk.replace(write_temporary(staging / name, data), staging / name)
             named[track] = {"file": name, "sha256": digest, "bytes": len(data)}
-        part = _part_bytes(index, named)
+        part = _part_bytes(index, named, environments)
         temporary = write_temporary(staging / final.name, part)
         fsync_path(staging)  # or a power cut could keep the part and lose its shards
         make_folders(final.parent)
@@ -102,9 +106,12 @@ def commit_task(
     return won
 
 
-def _part_bytes(index: pa.Table, shards: Mapping[str, Any]) -> bytes:
+def _part_bytes(
+    index: pa.Table, shards: Mapping[str, Any], environments: Sequence[MadeIn]
+) -> bytes:
     table = index.select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
-    return parquet_bytes(table.replace_schema_metadata(description_metadata({"shards": shards})))
+    description = {"shards": shards, **described_environments(environments)}
+    return parquet_bytes(table.replace_schema_metadata(description_metadata(description)))
 
 
 def _fsync_up(folder: Path, root: Path) -> None:
@@ -134,6 +141,18 @@ def read_part(root: Path, grid: str, task: int) -> tuple[pa.Table, dict[str, Any
         lines = checked_table(file.read(), INDEX_SCHEMA)
         _check_lines(grid, lines)
     return lines, shards
+
+
+def read_environments(root: Path, grid: str, task: int) -> list[MadeIn]:
+    """The environments in which one task's rows were made, by place in the task.
+
+    None where an earlier version made them. Raises StoreError where the part is missing or corrupt.
+    """
+    path = index_path(root, grid, task)
+    with corrupt_as(lambda error: StoreError(f"{path}: corrupt index part ({error}). Run verify.")):
+        file = open_parquet(path)
+        description = read_description(path, file.schema_arrow.metadata)
+        return parse_environments(description, file.metadata.num_rows)
 
 
 def _checked_shards(track: str, grid: str, task: int, shards: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ from pipelines.store.parquet import METADATA_KEY, PARQUET_ERRORS
 HASH_BYTES = 32  # sha256, before everything else in the file
 NAME = re.compile(rf"({GRID.pattern})-({NUMBER})-\d+-\d+\.partial-shard")
 CODES = "codes"  # the column of the rows' raw codes
+MADE_IN = "made_in"  # the column of the environments that each row was made in
 
 Codes = np.ndarray[Any, Any]
 
@@ -40,12 +42,19 @@ class PartialShard(NamedTuple):
     first: int
     codes: Codes  # (n, h, w)
     lines: pa.Table  # n lines, in columns of the writer's own
+    made_in: list[tuple[str, ...]]  # for each row the environments it was made in
 
 
 def write_partial_shard(
-    root: Path, grid: str, task: int, first: int, codes: Codes, lines: pa.Table
+    root: Path,
+    grid: str,
+    task: int,
+    first: int,
+    codes: Codes,
+    lines: pa.Table,
+    made_in: Sequence[tuple[str, ...]],
 ) -> None:
-    """Keep codes (n, h, w) and their n lines; the file appears whole.
+    """Keep codes (n, h, w), their n lines and environments; the file appears whole.
 
     Raises StoreError where another run has emptied the staging folder.
     """
@@ -53,6 +62,7 @@ def write_partial_shard(
     description = {"first": first, "dtype": codes.dtype.str, "shape": codes.shape[1:]}
     table = lines.replace_schema_metadata({METADATA_KEY: json.dumps(description)})
     table = table.append_column(CODES, _as_binary(codes))
+    table = table.append_column(MADE_IN, pa.array(map(list, made_in), pa.list_(pa.string())))
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
@@ -112,10 +122,15 @@ def _parse(payload: bytes) -> PartialShard:
     description = parse_json(table.schema.metadata[METADATA_KEY])
     rows = b"".join(table[CODES].to_pylist())
     codes = np.frombuffer(rows, description["dtype"]).reshape(-1, *description["shape"])
+    if MADE_IN in table.column_names:
+        made_in = [tuple(each) for each in table[MADE_IN].to_pylist()]
+        table = table.drop_columns([MADE_IN])
+    else:
+        made_in = [()] * len(table)  # an earlier version wrote it
     lines = table.drop_columns([CODES]).replace_schema_metadata(None)
     if len(codes) != len(lines) or type(description["first"]) is not int:
         raise ValueError("it has other rows than it says")
-    return PartialShard(description["first"], codes, lines)
+    return PartialShard(description["first"], codes, lines, made_in)
 
 
 def _as_binary(rows: Codes) -> pa.Array:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.store.commit import INDEX_SCHEMA
+from pipelines.store.environments import MadeIn, grouped_environments
 from pipelines.store.partial import read_partial_shards, write_partial_shard
 from pipelines.store.shards import row_checksums
 from pipelines.store.zarr_metadata import RowForm, fill_value
@@ -36,7 +37,8 @@ class TaskBuffer(Generic[L]):
     """Codes and lines of a task's rows, by place in the task; rows not put are fill and None.
 
     `keep` writes some rows to a partial shard below `root`; `read_kept` reads them all back. Lines
-    are `line_type`, a NamedTuple with the fields of `line_schema`, every one nullable.
+    are `line_type`, a NamedTuple with the fields of `line_schema`, every one nullable. Rows that
+    are put are made in `environment`, a text from describe(); "" where no device is involved.
     """
 
     def __init__(
@@ -49,7 +51,12 @@ class TaskBuffer(Generic[L]):
         form: RowForm,
         line_type: type[L],
         line_schema: pa.Schema,
+        environment: str = "",
     ) -> None:
+        self.environment = environment
+        #: For each place the environments in which the row was made: of one that was begun in
+        #: another, both.
+        self.made_in: list[tuple[str, ...]] = [()] * num_rows
         self.root, self.grid, self.task = root, grid, task
         self.fill = fill_value(form.dtype)
         self.codes = np.full((num_rows, *form.shape), self.fill, form.dtype)
@@ -69,6 +76,15 @@ class TaskBuffer(Generic[L]):
         self.lines[place] = line
         if codes is not None:
             self.codes[place] = codes
+        self._add_environment(place)
+
+    def _add_environment(self, place: int) -> None:
+        if self.environment and self.environment not in self.made_in[place]:
+            self.made_in[place] = (*self.made_in[place], self.environment)
+
+    def environments(self) -> list[MadeIn]:
+        """The environments in which the rows were made, with their places."""
+        return grouped_environments(self.made_in)
 
     def missing(self, first: int, end: int) -> list[int]:
         """The places from `first` to before `end` that have not been put."""
@@ -86,12 +102,14 @@ class TaskBuffer(Generic[L]):
 
     def keep_begun(self, place: int, codes: Codes) -> None:
         """Write the first rows of the codes (h, w) of one row, then fill, to a partial shard."""
+        self._add_environment(place)
         # Under the name of a partial shard of this one row: the whole row will replace it.
         self._write(place, codes[None], [{}])
 
     def _write(self, first: int, codes: Codes, lines: list[dict[str, Any]]) -> None:
         table = pa.Table.from_pylist(lines, schema=self._line_schema)
-        write_partial_shard(self.root, self.grid, self.task, first, codes, table)
+        made_in = self.made_in[first : first + len(lines)]
+        write_partial_shard(self.root, self.grid, self.task, first, codes, table, made_in)
 
     def read_kept(self) -> None:
         """Put every row that earlier attempts have kept; files of other rows are ignored."""
@@ -103,14 +121,20 @@ class TaskBuffer(Generic[L]):
                 continue
             for place, values in enumerate(shard.lines.to_pylist(), shard.first):
                 if place < len(self.lines):
-                    self._put_kept(place, values, shard.codes[place - shard.first])
+                    within = place - shard.first
+                    self._put_kept(place, values, shard.codes[within], shard.made_in[within])
 
-    def _put_kept(self, place: int, values: dict[str, Any], codes: Codes) -> None:
+    def _put_kept(
+        self, place: int, values: dict[str, Any], codes: Codes, made_in: tuple[str, ...]
+    ) -> None:
         if values["status"] is not None:
             line = self._line_type(**values)
             self.put(place, line, codes if line.status == OK else None)
         elif codes[0, 0] != self.fill:
             self.begun[place] = codes
+        else:
+            return
+        self.made_in[place] = made_in
 
     def quarantine(self, place: int, line: L) -> None:
         """Record the remaining row as `crashed`, so that the next attempt skips it."""
@@ -134,7 +158,7 @@ INDEX_LINE_SCHEMA = pa.schema(
 
 
 def index_buffer(
-    root: Path, grid: str, task: int, num_rows: int, form: RowForm
+    root: Path, grid: str, task: int, num_rows: int, form: RowForm, environment: str = ""
 ) -> TaskBuffer[IndexLine]:
     """An empty buffer of rows whose lines go into the index of the store at `root`."""
     return TaskBuffer(
@@ -145,6 +169,7 @@ def index_buffer(
         form=form,
         line_type=IndexLine,
         line_schema=INDEX_LINE_SCHEMA,
+        environment=environment,
     )
 
 

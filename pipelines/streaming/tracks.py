@@ -16,7 +16,10 @@ from prior.conditions import CONDITIONS
 IntArray = NDArray[np.int64]
 #: Of a track's provenance, what may differ between stores that train one prior: how its rows were
 #: made, not what their numbers mean.
-HOW_MADE = ("transform", "tokenizer", "batch_size", "threads", "convolution", "device")
+HOW_MADE = (
+    "transform", "tokenizer", "batch_size", "threads", "convolution", "compile", "device",
+    "precision", "torch",
+)  # fmt: skip
 
 
 def open_tracks(stores: Sequence[CodeStore], names: Sequence[str]) -> list[dict[str, CodeStore]]:

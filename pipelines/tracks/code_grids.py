@@ -20,7 +20,10 @@ from pipelines.tracks.plan import PARTNER, PARTNER_SCHEMA, FindPartners
 from pipelines.tracks.track import NAMED, Track, TrackInput
 from tokenizer import VQGAN, load_tokenizer
 
-FROM_IMAGES = ("batch_size", "threads", "convolution", "device")  # as the images were encoded
+#: As the images were encoded; stores of earlier versions lack some.
+FROM_IMAGES = (
+    "batch_size", "threads", "convolution", "compile", "device", "precision", "torch",
+)  # fmt: skip
 
 
 def provenance_of(kind: str, tokenizer: VQGAN, images: dict[str, Any]) -> dict[str, Any]:
@@ -33,7 +36,7 @@ def provenance_of(kind: str, tokenizer: VQGAN, images: dict[str, Any]) -> dict[s
         "downsample_factor": tokenizer.config.downsample_factor,
         "dtype": code_dtype(tokenizer.config.codebook_size).name,
         "transform": images["transform"],
-        **{name: images[name] for name in FROM_IMAGES},
+        **{name: images[name] for name in FROM_IMAGES if name in images},
     }
 
 

@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from ops.config import ConfigError
 from ops.images import Transform
-from pipelines.encoding import EncodeFlags, check_flags, check_same, encode_tasks, plan_settings
+from pipelines.encoding import (
+    EncodeFlags,
+    check_flags,
+    check_same,
+    encode_tasks,
+    fitting_batch_size,
+    plan_settings,
+)
 from pipelines.inputs import InputError, Listing, label_lines, list_input
-from pipelines.jobs import check_absolute, cluster_address, ray_running
+from pipelines.jobs import WorkerDevices, accepted, check_absolute
 from pipelines.planning import Plan, extend_plan, grids_of, prune_plan, read_plan
 from pipelines.store import (
     CodeStore,
@@ -70,24 +76,26 @@ def encode_tracks(flags: EncodeFlags, kinds: Mapping[str, type[Track]]) -> Encod
         multiple_of=tokenizer.config.downsample_factor,
     )
     # What decides what is written is read under the lock: another run may be writing now.
-    with locked(root):
+    cpus = flags.workers * (1 if flags.cpus_per_worker == "auto" else flags.cpus_per_worker)
+    with locked(root), WorkerDevices(flags.workers, flags.address, cpus) as devices:
         listing = _list_images(flags)
         tracks, gone = open_tracks(
             root, flags.in_, tokenizer, flags.track, flags.track_tokenizer, kinds
         )
         remove_partials(root)
         forget_missing(root)
-        plan = _plan(root, flags, tokenizer, transform, listing)
+        plan = _plan(root, flags, tokenizer, transform, listing, devices)
         publish_committed(root)
         plans = [track.plan(plan, flags.retry_failed) for track in tracks]
         write_metadata(root, store_attributes(root, plan))
         waiting = waiting_tasks(root, plan)
-        with _one_ray(flags, bool(waiting)):
-            started = time.perf_counter()
-            encode_tasks(root, flags, plan, waiting, {"--in": flags.in_})
-            seconds = time.perf_counter() - started
-            _finish(root)
-            track_rows = [_run_track(flags, *each) for each in zip(tracks, plans, strict=True)]
+        if waiting:
+            devices.connect()  # not timed: a local Ray takes seconds to start
+        started = time.perf_counter()
+        encode_tasks(root, flags, plan, waiting, {"--in": flags.in_}, devices)
+        seconds = time.perf_counter() - started
+        _finish(root)
+        track_rows = [_run_track(flags, devices, *each) for each in zip(tracks, plans, strict=True)]
     store = CodeStore.open(root)
     lines = [line for track in tracks for line in first_lines(f"{track.name}: bad line", track.bad)]
     lines += [line for name in store.track_names for line in lacking_lines(store, name)]
@@ -106,27 +114,19 @@ def _list_images(flags: EncodeFlags) -> Listing:
     return listing
 
 
-def _one_ray(flags: EncodeFlags, needed: bool) -> AbstractContextManager[None]:
-    """Ray for the images and all tracks, started once: a local one takes seconds to start."""
-    if not (flags.workers and needed):
-        return nullcontext()
-    cpus = flags.workers * flags.cpus_per_worker
-    return ray_running(cluster_address(flags.address), cpus=cpus)
-
-
 def _finish(root: Path) -> None:
     empty_staging(root)
     write_checksums(root)
 
 
-def _run_track(flags: EncodeFlags, track: Track, plan: Plan) -> int:
+def _run_track(flags: EncodeFlags, devices: WorkerDevices, track: Track, plan: Plan) -> int:
     """Encode the tasks that a further track lacks; returns their number of rows."""
     waiting = waiting_tasks(track.track_dir, plan)
     if isinstance(track, AnnotationTrack):
         for task in waiting:
             track.make(plan, task)
     else:
-        encode_tasks(track.track_dir, flags, plan, waiting, track.reads)
+        encode_tasks(track.track_dir, flags, plan, waiting, track.reads, devices)
     check_as_planned(track.track_dir, waiting)
     _finish(track.track_dir)
     return sum(task.num_rows for task in waiting)
@@ -144,7 +144,12 @@ def _check_output(root: Path) -> None:
 
 
 def _plan(
-    root: Path, flags: EncodeFlags, tokenizer: VQGAN, transform: Transform, listing: Listing
+    root: Path,
+    flags: EncodeFlags,
+    tokenizer: VQGAN,
+    transform: Transform,
+    listing: Listing,
+    devices: WorkerDevices,
 ) -> Plan:
     """The store's plan extended by the listing's new images; makes the store if there is none."""
     older = read_plan(root)
@@ -153,11 +158,11 @@ def _plan(
     if older is not None:
         check_made_by_encode(root, older.settings.track)
     num_rows = len(listing.table) * transform.views
-    settings = plan_settings(
-        flags, tokenizer, transform, num_rows, older.settings if older else None
-    )
-    if older is not None:
-        check_same(root, older.settings, settings)
+    begun = None if older is None else older.settings
+    fit = partial(fitting_batch_size, flags, devices, tokenizer.config, transform)
+    settings = plan_settings(flags, tokenizer, transform, num_rows, begun, devices, fit)
+    if begun is not None:
+        check_same(root, begun, settings, accepted(flags.accept, flags.allow_mixed))
     assert tokenizer.folder is not None  # it was loaded from one
     keep_tokenizer(root, tokenizer.folder)
     grids = partial(grids_of, transform)

@@ -20,6 +20,7 @@ from ops.files import fsync_path, make_folders, write_json_if_changed
 from ops.images import Transform
 from ops.text import printable
 from pipelines.encoding import NO_PARTNER
+from pipelines.jobs import precision_of
 from pipelines.planning import Plan, Task, read_plan, task_table
 from pipelines.store import (
     TRACKS,
@@ -149,6 +150,7 @@ def check_made_by_encode(path: Path, provenance: Mapping[str, Any]) -> None:
     try:
         from_json(Transform, provenance["transform"])
         torch.device(provenance["device"])
+        precision_of(provenance)
     except (ValueError, TypeError, RuntimeError) as error:
         raise StoreError(f"{path} was not made by encode: {error}") from error
 

@@ -30,9 +30,11 @@ from pipelines.store import (
     plan_path,
     read_attributes,
     read_checksums,
+    read_environments,
     read_part,
     shard_path,
     staging_path,
+    summarise_environments,
     tokenizer_folder,
     track_path,
 )
@@ -61,6 +63,7 @@ class Verification(NamedTuple):
 
     problems: list[str]  # each names the file, the rows and the remedy
     contents: str  # how much was checked, in words
+    made_with: list[str]  # the rows by the device, precision and versions they were made with
 
 
 def verify_store(root: Path) -> Verification:
@@ -70,7 +73,7 @@ def verify_store(root: Path) -> Verification:
     """
     linked = list(links_and_pipes(root)) if root.is_dir() else []
     if linked:
-        return Verification(linked, "a store of which nothing else is checked")
+        return Verification(linked, "a store of which nothing else is checked", [])
     if not any(path.exists() for path in (plan_path(root, 0), checksums_path(root))):
         read_attributes(root)  # raises if this is no code store
     with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1), "verify") as threads:
@@ -83,7 +86,20 @@ def verify_store(root: Path) -> Verification:
                 problems.append(f"{error} Remove its folder.")
     contents = f"{plan.num_rows} rows in {len(plan.tasks)} shards" if plan else "a store"
     contents += f", and the tracks {', '.join(tracks)}" if tracks else ""
-    return Verification([_with_remedy(plan, problem) for problem in problems], contents)
+    made_with = _made_with("image", root)
+    for name in tracks:
+        made_with += _made_with(name, root / TRACKS / name)
+    problems = [_with_remedy(plan, problem) for problem in problems]
+    return Verification(problems, contents, made_with)
+
+
+def _made_with(track: str, root: Path) -> list[str]:
+    """What the rows of a track were made with, a line each; nothing where parts are corrupt."""
+    try:
+        parts = [read_environments(root, *task) for task in sorted(committed_tasks(root))]
+    except StoreError:
+        return []  # a problem that is reported already
+    return [f"{track}: {line}" for line in summarise_environments(parts)]
 
 
 def _with_remedy(plan: Plan | None, problem: str) -> str:

@@ -12,6 +12,7 @@ from ops.files import exclusive_lock
 from ops.precision import use_precision
 from ops.ranks import Ranks
 from ops.runtime import keep_freed_memory, resolve_device, use_threads
+from pipelines.jobs import own_device
 from pipelines.training.flags import TrainingFlags, parallel_config_of, worker_config_of
 from pipelines.training.launch import Attempt, run_attempts
 from pipelines.training.parallel import ParallelConfig
@@ -24,12 +25,12 @@ def set_up_process(
     """Set this process's threads, precision and memory allocation; its device, and how it trains.
 
     Rank 0 records the precision in run.json, since the driver need not have the workers' devices.
-    Raises ConfigError where the device does not exist, TrainingError where the run was started in
-    another precision.
+    Raises ConfigError where the device does not exist, or torch cannot use the GPU that this worker
+    was given; TrainingError where the run was started in another precision.
     """
     use_threads(flags.threads)
     keep_freed_memory()
-    device = resolve_device(flags.device)
+    device = own_device(flags.device, on_ray=flags.workers > 0)
     parallel_config = parallel_config_of(flags, ranks, device, shard=shard)
     with ranks.errors_shared():
         if ranks.is_first:

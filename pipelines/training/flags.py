@@ -62,7 +62,10 @@ class TrainingFlags:
     seed: Seed = 0
     """seed of the data order, the crops and the initial weights"""
     device: str = "auto"
-    """auto, cpu, cuda or cuda:N"""
+    """auto, cpu, cuda or cuda:N (without --workers). auto: a GPU where the cluster, or without
+    --workers this machine, has one; the driver of --workers needs none. A worker that was given a
+    GPU uses it or ends the run. Losses repeat bit for bit on a CPU; on a GPU only nearly, since
+    gradients are added up in varying order"""
     precision: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"
     """of matrix products and convolutions; weights, optimizer and losses are always float32. auto:
     bfloat16 on a GPU, float32 on a CPU; tf32 differs from float32 on GPUs alone"""

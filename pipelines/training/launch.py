@@ -12,7 +12,7 @@ from typing import Any
 from ops.checkpoint import newest_step, step_of
 from ops.ranks import ALONE, Ranks, ranks_here
 from pipelines.console import PLAIN_ERRORS, progress_bar
-from pipelines.jobs import check_on_every_node, cluster_address, ray_running
+from pipelines.jobs import WorkerDevices, check_on_every_node
 from pipelines.training.loop import OnStep, TrainingError
 
 #: One process's part of one attempt: opens the data, builds the train task and calls `train`.
@@ -38,18 +38,24 @@ def run_attempts(
     """Train in the run folder `run` until `steps` are done; returns how many were taken.
 
     `attempt` is pickled for the workers and must hold absolute paths; those in `reads`, by flag,
-    must exist on every node. The caller holds the run's lock. Raises the first UserError of any
-    worker, TrainingError where workers die more than `restarts` times.
+    must exist on every node. The caller holds the run's lock. Raises ConfigError where the cluster
+    has not a GPU for each worker that is to have one, the first UserError of any worker,
+    TrainingError where workers die more than `restarts` times.
     """
     start = _steps_done(run)
     if start >= steps:
         return 0
     if not worker_config.workers:
         return attempt(ALONE, None)
-    address = cluster_address(worker_config.address)
-    with ray_running(address, cpus=worker_config.workers * worker_config.cpus_per_worker):
+    cpus = worker_config.workers * worker_config.cpus_per_worker
+    with WorkerDevices(worker_config.workers, worker_config.address, cpus) as devices:
+        devices.connect()
+        use_gpu = devices.resolve(worker_config.device) == "cuda"
+        if use_gpu:
+            devices.require(worker_config.workers)
+            devices.check_usable()  # else NCCL would fail first, and less clearly
         check_on_every_node(reads, {"--out": run})
-        _launch(run, steps, attempt, worker_config)
+        _launch(run, steps, attempt, worker_config, use_gpu)
     return _steps_done(run) - start
 
 
@@ -58,12 +64,14 @@ def _steps_done(run: Path) -> int:
     return step_of(newest) if newest else 0
 
 
-def _launch(run: Path, steps: int, attempt: Attempt, worker_config: WorkerConfig) -> None:
+def _launch(
+    run: Path, steps: int, attempt: Attempt, worker_config: WorkerConfig, use_gpu: bool
+) -> None:
     """Run `attempt` on every worker, restarting all of them when one dies."""
     import ray
 
     status: Any = ray.remote(num_cpus=0)(_RunStatus).remote()
-    trainer = _make_trainer(run, attempt, worker_config, status)
+    trainer = _make_trainer(run, attempt, worker_config, status, use_gpu)
     failures: list[BaseException] = []
 
     def fit() -> None:
@@ -93,15 +101,12 @@ def _launch(run: Path, steps: int, attempt: Attempt, worker_config: WorkerConfig
         ) from failure
 
 
-def _make_trainer(run: Path, attempt: Attempt, worker_config: WorkerConfig, status: Any) -> Any:
-    import ray
+def _make_trainer(
+    run: Path, attempt: Attempt, worker_config: WorkerConfig, status: Any, use_gpu: bool
+) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    gpus = ray.cluster_resources().get("GPU", 0)
-    use_gpu = worker_config.device.startswith("cuda") or (
-        worker_config.device == "auto" and gpus >= worker_config.workers
-    )
     return TorchTrainer(
         _run_worker,
         train_loop_config={"attempt": attempt, "status": status},

@@ -101,7 +101,7 @@ class LocalAttention(Attention):
         qkv = self.qkv(latents).unflatten(-1, (3, self.config.num_heads, self.config.head_dim))
         queries, keys, values = qkv.unbind(2)
         queries, keys = self.query_norm(queries), self.key_norm(keys)
-        queries, keys = rotate_half(queries, rotation), rotate_half(keys, rotation)
+        queries, keys = rotate(queries, rotation), rotate(keys, rotation)
         # Norms and rotations return float32 under autocast; attention needs one dtype.
         attended = attend(queries.to(values.dtype), keys.to(values.dtype), values)
         projected: Tensor = self.proj(attended.flatten(2))
@@ -230,8 +230,12 @@ class LocalGPT(nn.Module):
         exact = rotation_at(rows, columns, self.config.head_dim // 2, torch.float64)
         dtype = torch.promote_types(self.token_embedding.weight.dtype, torch.float32)
         # Condition tokens have cosine and sine 0, which sets the rotated half of a vector to 0.
-        zeros = exact.cosines.new_zeros(condition_length, exact.cosines.shape[1])
-        return Rotation(*(torch.cat([zeros, part]).to(dtype)[:, None] for part in exact))
+        parts = (F.pad(part, (0, 0, 0, 0, 0, 0, condition_length, 0)) for part in exact)
+        # The second half, a group of its own, has cosine 1 and sine 0: it stays.
+        cosines, sines = (part.to(dtype) for part in parts)
+        ones, zeros = torch.ones_like(cosines), torch.zeros_like(sines)
+        pairs = torch.cat([cosines, ones], dim=1), torch.cat([sines, zeros], dim=1)
+        return Rotation(*(part[:, None] for part in pairs))
 
     def _attend(self, layout: Layout, device: torch.device) -> Attend:
         radius = self.config.radius
@@ -239,9 +243,3 @@ class LocalGPT(nn.Module):
             return partial(attend_in_blocks, layout=layout, radius=radius)
         mask = band_mask(layout, radius, device)
         return partial(attend_in_bands, layout=layout, radius=radius, mask=mask)
-
-
-def rotate_half(vectors: Tensor, rotation: Rotation) -> Tensor:
-    """Vectors (..., head_dim) with the first half of their channels rotated."""
-    rotated, content = vectors.chunk(2, dim=-1)
-    return torch.cat([rotate(rotated, rotation), content], dim=-1)

@@ -17,10 +17,13 @@ BASE = 10_000.0  # as in RoFormer; the slowest pair has a period of about 2 * pi
 
 
 class Rotation(NamedTuple):
-    """The angle of each pair of channels of each token, as cosine and sine."""
+    """The angle of each pair of channels of each token: factors of the channels and their partners.
 
-    cosines: Tensor  # (T, head_dim / 2)
-    sines: Tensor  # (T, head_dim / 2)
+    A head's channels are G groups of n pairs; pair i of a group is its channels i and i + n.
+    """
+
+    cosines: Tensor  # (T, G, 2, n)
+    sines: Tensor  # (T, G, 2, n), negative for the first channel of a pair
 
 
 def grid_coordinates(
@@ -36,8 +39,9 @@ def grid_coordinates(
 
 
 def rotation_at(rows: Tensor, columns: Tensor, head_dim: int, dtype: torch.dtype) -> Rotation:
-    """The rotation of tokens at `rows` and `columns`, each (T,); head_dim is a multiple of 4.
+    """The rotation of tokens at `rows` and `columns`, each (T,), in one group of pairs.
 
+    `head_dim` is a multiple of 4. Half of the pairs are rotated by row, the others by column.
     Computed in `dtype`, but at least in float32: bfloat16 cannot resolve nearby angles.
     """
     dtype = torch.promote_types(dtype, torch.float32)
@@ -45,11 +49,13 @@ def rotation_at(rows: Tensor, columns: Tensor, head_dim: int, dtype: torch.dtype
     steps = torch.arange(count, device=rows.device, dtype=dtype) / count
     frequencies = BASE**-steps
     angles = torch.cat([index.to(dtype)[:, None] * frequencies for index in (rows, columns)], dim=1)
-    return Rotation(angles.cos(), angles.sin())
+    cosines, sines = angles.cos(), angles.sin()
+    pairs = torch.stack([cosines, cosines], dim=1), torch.stack([-sines, sines], dim=1)
+    return Rotation(*(part[:, None] for part in pairs))
 
 
 def rotate(vectors: Tensor, rotation: Rotation) -> Tensor:
-    """Queries or keys (..., T, head_dim), rotated; pair i is channels i and i + head_dim / 2."""
-    first, second = vectors.chunk(2, dim=-1)
+    """Queries or keys (..., T, head_dim), rotated, in three operations."""
     cosines, sines = rotation
-    return torch.cat([first * cosines - second * sines, first * sines + second * cosines], dim=-1)
+    pairs = vectors.unflatten(-1, cosines.shape[-3:])
+    return torch.addcmul(pairs * cosines, pairs.flip(-2), sines).flatten(-3)

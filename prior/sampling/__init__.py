@@ -18,6 +18,7 @@ from prior.sampling.generation_config import (
 from prior.sampling.inference_copy import InferenceCopies, inference_copy
 from prior.sampling.kept_sampler import KeptSampler
 from prior.sampling.local import sample_locally
+from prior.sampling.memory_plan import MemoryPlan, plan_memory
 from prior.sampling.sliding_window import sample_codes
 from prior.sampling.snail_decoder import SnailDecoder
 from prior.sampling.static_decode import decodes_statically
@@ -31,6 +32,7 @@ __all__ = [
     "InferenceCopies",
     "KeptSampler",
     "LARGEST_DEFAULT_BATCH",
+    "MemoryPlan",
     "SampledCodes",
     "SamplingSettings",
     "SnailDecoder",
@@ -38,6 +40,7 @@ __all__ = [
     "StaticWindowSampler",
     "decodes_statically",
     "inference_copy",
+    "plan_memory",
     "sample_codes",
     "sample_locally",
 ]

@@ -220,12 +220,12 @@ class _Neighbours:
 
 
 def _rotation_tables(model: LocalGPT, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the pairs rotated by row (rows, 2, 1, n), and by column (columns, ...).
+    """Rotation (rows, 2, ..., n / 2) of the pairs rotated by row, and (columns, ...) by column.
 
     Angles of a row and of a column do not depend on each other.
     """
     device = model.token_embedding.weight.device
     numbers = torch.arange(max(rows, columns), device=device)
-    exact = torch.stack(model.rotation(numbers, numbers), dim=1)  # (max(...), 2, 1, pairs)
+    exact = torch.stack(model.rotation(numbers, numbers), dim=1)
     of_rows, of_columns = exact.chunk(2, dim=-1)
     return of_rows[:rows].contiguous(), of_columns[:columns].contiguous()

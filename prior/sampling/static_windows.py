@@ -259,8 +259,8 @@ class StaticWindowSampler:
         if self._rotation is not None:
             rotation = Rotation(
                 *(
-                    part.index_select(0, times).view(windows, 1, -1, part.shape[1])
-                    .repeat(sequences, 1, 1, 1)
+                    part.index_select(0, times).view(windows, 1, -1, *part.shape[1:])
+                    .repeat(sequences, 1, 1, 1, 1, 1)
                     for part in self._rotation
                 )
             )  # fmt: skip

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
@@ -44,6 +45,44 @@ def test_strip_sizes_change_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert written(tmp_path / "cut.png", image, [1, 64, 128, 299]) == whole
     monkeypatch.setattr(png, "FILTERED_BYTES", 1)  # row by row
     assert written(tmp_path / "rows.png", image, []) == whole
+
+
+def test_larger_images_are_the_same_file_for_any_strips_and_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = photograph(0, 300, 200)
+    single = written(tmp_path / "single.png", image, [])
+    monkeypatch.setattr(png, "UNBANDED_BYTES", 0)
+    monkeypatch.setattr(png, "BAND_BYTES", 20_000)  # less than a dictionary
+    whole = written(tmp_path / "whole.png", image, [])
+    np.testing.assert_array_equal(read(whole), image)
+    assert len(single) < len(whole) < 1.01 * len(single)
+    assert written(tmp_path / "cut.png", image, [1, 64, 128, 299]) == whole
+    for threads in (2, 3):
+        strips = np.split(image, list(range(0, 300, 7)))
+        write_png_strips(tmp_path / "t.png", image.shape[1], image.shape[0], strips, threads)
+        assert (tmp_path / "t.png").read_bytes() == whole
+
+
+@given(data=st.data())
+@settings(max_examples=30)
+def test_any_image_in_bands_decodes_to_itself(data: st.DataObject, tmp_path_factory) -> None:
+    shape = data.draw(array_shapes(min_dims=2, max_dims=2, max_side=9))
+    image = data.draw(arrays(np.uint8, (*shape, 3)))
+    path = tmp_path_factory.getbasetemp() / "bands.png"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(png, "UNBANDED_BYTES", 0)
+        patch.setattr(png, "BAND_BYTES", data.draw(st.integers(1, 99)))
+        patch.setattr(png, "DICTIONARY_BYTES", data.draw(st.integers(1, 99)))
+        np.testing.assert_array_equal(read(written(path, image, [])), image)
+
+
+def test_images_up_to_four_megabytes_are_in_one_stream_as_ever(tmp_path: Path) -> None:
+    """Folders of samples hold checksums of such files."""
+    rows, columns = np.mgrid[:60, :50]
+    image = np.stack([rows * columns, rows + columns, rows ^ columns], -1).astype(np.uint8)
+    found = hashlib.sha256(written(tmp_path / "a.png", image, [])).hexdigest()
+    assert found.startswith("dd58e0b7eb6e3927")
 
 
 def test_a_photographs_file_is_no_larger_than_pillows(tmp_path: Path) -> None:

@@ -2,7 +2,14 @@ import pytest
 import torch
 
 from ops.config import ConfigError
-from ops.precision import PRECISIONS, autocast, check_precision, use_precision
+from ops.precision import (
+    PRECISIONS,
+    autocast,
+    check_precision,
+    float32_products,
+    on_device,
+    use_precision,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -35,3 +42,19 @@ def test_names_of_precisions():
     assert [check_precision(name) for name in PRECISIONS] == list(PRECISIONS)
     with pytest.raises(ConfigError, match="No precision 'half'; there are float32, tf32"):
         check_precision("half")
+
+
+def test_a_cpu_has_no_tf32():
+    assert [on_device(name, "cpu") for name in PRECISIONS] == ["float32", "float32", "bfloat16"]
+    assert [on_device(name, "cuda") for name in PRECISIONS] == list(PRECISIONS)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_products_can_be_exact_within_any_precision(precision):
+    use_precision(precision)
+    with autocast(torch.device("cpu"), precision):
+        with float32_products(torch.device("cpu")):
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+            assert not torch.backends.cuda.matmul.allow_tf32
+        assert torch.is_autocast_enabled("cpu") is (precision == "bfloat16")
+    assert torch.backends.cuda.matmul.allow_tf32 is (precision == "tf32")

@@ -9,6 +9,7 @@ import torch
 
 from ops.files import exclusive_lock
 from ops.images import to_image
+from pipelines.generation.index import read_made_in
 from pipelines.generation.settings import default_flush_every_rows
 from pipelines.store import CodeStore
 from prior import load_prior
@@ -93,11 +94,25 @@ def test_a_folder_goes_on_under_another_torch_where_that_is_accepted(
     assert generate(prior_run, out, *more, "--seed", 9) == 2
     assert "--accept" not in capsys.readouterr().err.rpartition("seed was")[2]
     assert generate(prior_run, out, *more, "--accept", "torch-version", "device") == 0
-    found = json.loads(path.read_text())
-    assert found["torch"] == "1.0"
-    (other,) = found["environments"]
-    assert (other["torch"], other["device"]) == (torch.__version__, "cpu")
-    assert other["samples"] == [[4, 6]]
+    assert json.loads(path.read_text())["torch"] == "1.0"
+
+
+def test_the_precision_of_a_folder_is_recorded_and_kept(five, prior_run, tmp_path, capsys):
+    out = shutil.copytree(five, tmp_path / "out")
+    assert json.loads((out / "generation.json").read_text())["precision"] == "float32"
+    more = ["--count", 6, "--batch-size", 2]
+    other = ["--precision", "bfloat16"]
+    assert generate(prior_run, out, *more, *other) == 2
+    assert "precision was float32, is bfloat16" in capsys.readouterr().err
+    assert generate(prior_run, out, *more, *other, "--allow-mixed") == 0
+    # Sample 4 was in the folder, and its task is made again with sample 5.
+    made = [(json.loads(text), rows) for text, rows in read_made_in(out, 2)]
+    assert [(found["precision"], rows) for found, rows in made] == [
+        ("bfloat16", ((1, 2),)), ("float32", ((0, 1),)),
+    ]  # fmt: skip
+    assert made[0][0]["torch"] == torch.__version__
+    assert made[0][0]["device"] == "cpu"
+    assert made[0][0]["device_name"]
 
 
 def test_running_again_does_nothing(all_saves, prior_run, capsys):

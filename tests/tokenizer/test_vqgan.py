@@ -5,6 +5,7 @@ import torch
 
 from ops.checkpoint import CheckpointError
 from ops.config import ConfigError
+from ops.precision import use_precision
 from tokenizer import (
     PRESETS,
     VQGAN,
@@ -93,6 +94,17 @@ def test_the_fingerprint_depends_only_on_what_decides_the_codes(tiny):
     assert build_tokenizer("tiny", seed=2).fingerprint != before
 
 
+def test_the_fingerprint_does_not_depend_on_the_size_of_the_decoder(tiny):
+    autoencoder = dataclasses.replace(
+        tiny.config.autoencoder, decoder_channels=64, decoder_res_blocks=2
+    )
+    other = VQGAN(dataclasses.replace(tiny.config, autoencoder=autoencoder))
+    other.encoder.load_state_dict(tiny.encoder.state_dict())
+    other.pre_quant.load_state_dict(tiny.pre_quant.state_dict())
+    other.quantizer.load_state_dict(tiny.quantizer.state_dict())
+    assert other.fingerprint == tiny.fingerprint
+
+
 def test_building_leaves_the_global_random_state_unchanged():
     torch.manual_seed(5)
     expected = torch.rand(1)
@@ -173,6 +185,17 @@ def test_presets_have_the_published_sizes(preset):
     assert parameters in (None, count)
 
 
+@pytest.mark.parametrize("preset", ["tiny", "photo-f8"])
+def test_bfloat16_weights_encode_and_decode(preset):
+    model = VQGAN(PRESETS[preset]).eval().bfloat16()
+    seen, assign = [], model.quantizer.assign
+    model.quantizer.assign = lambda latents: assign(seen.append(latents.dtype) or latents)
+    codes = model.encode(pixels_of(16, 16))
+    assert seen == [torch.float32]
+    assert codes.dtype == torch.int64
+    assert model.decode(codes).dtype == torch.bfloat16
+
+
 def test_quantization_and_codes_stay_in_full_precision_under_autocast(tiny):
     seen, pixels = [], pixels_of(32, 32)
     tiny.quantizer.register_forward_pre_hook(lambda module, args: seen.append(args[0].dtype))
@@ -181,3 +204,27 @@ def test_quantization_and_codes_stay_in_full_precision_under_autocast(tiny):
         assert torch.equal(tiny.encode(pixels), expected)
         assert tiny(pixels).pixels.dtype == torch.bfloat16
     assert seen == [torch.float32]
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
+def test_the_nearest_code_is_searched_in_float32_in_every_precision(precision):
+    model = build_tokenizer("tiny", seed=0)
+    seen = []
+    search = model.quantizer.assign
+
+    def assign(latents):
+        seen.append((latents.dtype, (latents[0] @ latents[0]).dtype))
+        seen.append(torch.backends.cuda.matmul.allow_tf32)
+        return search(latents)
+
+    model.quantizer.assign = assign
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    exact = build_tokenizer("tiny", seed=0).encode(pixels)
+    try:
+        use_precision(precision)
+        codes = model.encode(pixels, precision=precision)
+    finally:
+        use_precision("float32")
+    assert seen == [(torch.float32, torch.float32), False]
+    same = (codes == exact).float().mean()
+    assert same == 1 if precision == "tf32" else 0.8 < same < 1  # a CPU has no TF32

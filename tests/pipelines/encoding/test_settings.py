@@ -1,7 +1,6 @@
 """The settings of a new store: the choices of `auto`, and what later runs must match."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
@@ -12,15 +11,11 @@ from ops.cpu import Convolution, nnpack_works
 from ops.images import Transform
 from pipelines.encoding import settings as encode_settings
 from pipelines.encoding.flags import EncodeFlags
-from pipelines.encoding.settings import (
-    accepted_environment,
-    check_same,
-    plan_settings,
-    record_environment,
-)
+from pipelines.encoding.settings import check_same, plan_settings, run_environment
 from pipelines.encoding.worker import EncodeWorker
-from pipelines.planning import read_plan
+from pipelines.jobs import WorkerDevices, accepted
 from pipelines.store import StoreError
+from tests.clusters import cluster_of
 from tokenizer import load_tokenizer
 
 
@@ -41,7 +36,14 @@ def machine(monkeypatch):
 
 def settings(tokenizer, older=None, image_size=256, **asked):
     flags = EncodeFlags(in_=Path("in"), out=Path("out"), **{"device": "cpu", **asked})
-    return plan_settings(flags, tokenizer, Transform(image_size=image_size), 100, older)
+    devices = WorkerDevices(flags.workers)
+    return plan_settings(flags, tokenizer, Transform(image_size=image_size), 100, older, devices)
+
+
+def on_a_gpu(begun, **changed):
+    """The settings of a store that was begun on a GPU."""
+    track = {**begun.track, "device": "cuda", "precision": "tf32", "convolution": "direct"}
+    return dataclasses.replace(begun, track={**track, **changed})
 
 
 def test_on_cpus_a_batch_is_one_image_or_several_small_ones(tokenizer):
@@ -97,41 +99,70 @@ def test_missing_nnpack_is_reported_before_planning(tokenizer, machine):
     assert settings(tokenizer, begun, workers=2).track == begun.track
 
 
-def test_a_store_begun_on_a_gpu_goes_on_on_a_cpu_where_that_is_accepted(run, photographs):
-    assert run(photographs, image_size=32, device="cpu") == 0
-    track = read_plan(run.out).settings.track | {"device": "cuda", "convolution": "direct"}
-    begun = dataclasses.replace(read_plan(run.out).settings, track=track)
-    tokenizer = load_tokenizer(run.tokenizer)
+def test_a_store_begun_on_a_gpu_goes_on_on_a_cpu_where_that_is_accepted(tokenizer):
+    begun = on_a_gpu(settings(tokenizer))
+    with pytest.raises(StoreError, match=r"--device \(the store has cuda.* --accept device preci"):
+        check_same(Path("store"), begun, settings(tokenizer, begun, device="cpu"))
+    flags = EncodeFlags(in_=Path("in"), out=Path("out"), device="cpu", accept=("device",))
+    other = settings(tokenizer, begun, device="cpu", accept=("device",))
+    check_same(Path("store"), begun, other, accepted(flags.accept, False))
+    assert run_environment(flags, begun.track, WorkerDevices()) == {
+        "device": "cpu", "precision": "float32", "convolution": "direct",
+    }  # fmt: skip
     if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match=r"begun there\. --accept device goes on"):
-            settings(tokenizer, begun, device="auto")
-    other = settings(tokenizer, begun, device="cpu")
-    with pytest.raises(StoreError, match=r"--device \(the store has cuda.* --accept device goes"):
-        check_same(run.out, begun, other)
-    for device in ("cpu", "auto"):
-        asked = {"device": device, "accept": ("device",)}
-        assert settings(tokenizer, begun, **asked).track["device"] == "cuda"
-    flags = EncodeFlags(in_=photographs, out=run.out, device="cpu", accept=("device",))
-    environment = accepted_environment(flags, track)
-    assert environment == {"device": "cpu", "convolution": "direct"}
-    assert accepted_environment(flags, track | environment) == {}
-    record_environment(run.out, environment, read_plan(run.out).tasks[:2])
-    (entry,) = json.loads((run.out / "environments.json").read_text())
-    assert entry["tasks"] == ["4x4/0", "4x4/1"]
-    assert (entry["device"], entry["torch"]) == ("cpu", torch.__version__)
-    worker = EncodeWorker(run.out, environment={"convolution": "direct"})
-    assert {m.method for m in worker.tokenizer.modules() if isinstance(m, Convolution)} == {
-        "direct"
-    }
+        flags = EncodeFlags(in_=Path("in"), out=Path("out"))
+        with pytest.raises(ConfigError, match=r"was begun there\. --accept device goes on"):
+            run_environment(flags, begun.track, WorkerDevices())
 
 
-def test_nnpack_is_for_cpus(tokenizer, machine, monkeypatch):
+@pytest.mark.parametrize(
+    ("begun", "word"),
+    [({"precision": "float32"}, "precision"), ({"torch": "1.0"}, "torch-version")],
+)
+def test_another_precision_or_torch_is_refused_unless_it_is_accepted(tokenizer, begun, word):
+    asked = {"precision": "bfloat16", "convolution": "direct"}
+    first = settings(tokenizer, **asked)
+    first = dataclasses.replace(first, track={**first.track, **begun})
+    again = settings(tokenizer, first, **asked)
+    with pytest.raises(StoreError, match=f"--accept {word} goes on"):
+        check_same(Path("store"), first, again, accepted(("device",), False))
+    check_same(Path("store"), first, again, accepted((word,), False))
+    check_same(Path("store"), first, again, accepted((), True))
+    if word == "precision":  # without the flag it goes on as it was begun
+        check_same(Path("store"), first, settings(tokenizer, first))
+
+
+def test_the_default_precision_is_that_of_the_device_and_a_cpu_has_no_tf32(tokenizer):
+    assert settings(tokenizer).track["precision"] == "float32"
+    assert settings(tokenizer, precision="tf32").track["precision"] == "float32"
+    with cluster_of(gpus=4):
+        found = settings(tokenizer, device="auto", workers=2).track
+        assert (found["device"], found["precision"]) == ("cuda", "tf32")
+        assert found["batch_size"] == 64
+        exact = settings(tokenizer, device="cuda", precision="float32", workers=2).track
+        assert exact["precision"] == "float32"
+
+
+def test_stores_of_versions_that_recorded_no_precision_go_on(tokenizer):
+    begun = settings(tokenizer)
+    older = {n: v for n, v in begun.track.items() if n not in ("precision", "torch")}
+    begun = dataclasses.replace(begun, track=older)
+    check_same(Path("store"), begun, settings(tokenizer, begun))
+    on_gpu = on_a_gpu(begun)
+    del on_gpu.track["precision"]  # then torch's own choice was TF32
+    assert settings(tokenizer, on_gpu, device="cuda").track["precision"] == "tf32"
+
+
+def test_nnpack_is_for_float32_on_cpus(tokenizer, machine):
     machine(has_nnpack=True)
-    device = dataclasses.make_dataclass("Device", [("type", str)])
-    monkeypatch.setattr(encode_settings, "resolve_device", lambda name: device("cuda"))
-    assert settings(tokenizer, device="cuda").track["convolution"] == "direct"
-    with pytest.raises(ConfigError, match="for CPUs"):
-        settings(tokenizer, device="cuda", convolution="nnpack")
+    with cluster_of(gpus=1):
+        gpu = {"device": "cuda", "workers": 1}
+        assert settings(tokenizer, **gpu).track["convolution"] == "direct"
+        with pytest.raises(ConfigError, match="for float32 on CPUs"):
+            settings(tokenizer, **gpu, convolution="nnpack")
+    assert settings(tokenizer, precision="bfloat16").track["convolution"] == "direct"
+    with pytest.raises(ConfigError, match="for float32 on CPUs"):
+        settings(tokenizer, precision="bfloat16", convolution="nnpack")
 
 
 @pytest.mark.parametrize("convolution", ["direct", "nnpack"])

@@ -24,12 +24,16 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def some_rows(rows: int, seed: int = 0, dtype: str = "<u2") -> tuple[np.ndarray, pa.Table]:
-    """Codes and lines of some rows; the last has none."""
+Rows = tuple[np.ndarray, pa.Table, list[tuple[str, ...]]]
+
+
+def some_rows(rows: int, seed: int = 0, dtype: str = "<u2") -> Rows:
+    """Codes, lines and environments of some rows; the last has none."""
     codes = np.random.default_rng(seed).integers(0, 9, (rows, 2, 3)).astype(dtype)
     codes[-1] = 255
     statuses = ["ok"] * (rows - 1) + [None]
-    return codes, pa.table({"status": statuses, "width": pa.array(range(rows), pa.int32())})
+    lines = pa.table({"status": statuses, "width": pa.array(range(rows), pa.int32())})
+    return codes, lines, [("a", "b")] + [("a",)] * (rows - 2) + [()]
 
 
 @pytest.mark.parametrize("dtype", ["<u2", "<u4", "<f4"])
@@ -41,8 +45,9 @@ def test_partial_shards_are_read_in_order(root: Path, dtype: str) -> None:
     found = read_partial_shards(root, "2x3", 1)
     assert [part.first for part in found] == [0, 4, 8]
     for part in found:
-        codes, lines = some_rows(4, part.first, dtype)
+        codes, lines, made_in = some_rows(4, part.first, dtype)
         assert part.lines.equals(lines)
+        assert part.made_in == made_in
         assert part.codes.dtype == codes.dtype
         np.testing.assert_array_equal(part.codes, codes)
 

@@ -18,7 +18,7 @@ from prior import (
 )
 from prior.sampling import static_local, static_windows
 from prior.sampling.step_graphs import IndexedStep
-from tests.prior.sampling.host_free import HostFree
+from tests.device_syncs import no_device_syncs
 
 CODES, WINDOW, ROWS, COLUMNS, COUNT = 9, 4, 6, 5, 2
 LEVELS = (3, 3)  # of codes, in the architectures whose name ends with -levels
@@ -209,12 +209,12 @@ def test_the_loop_takes_nothing_from_the_host(
     of_steps, call, run = {}, IndexedStep.__call__, static_local.run_calls
 
     def recorded(step):
-        with HostFree() as mode:
+        with no_device_syncs() as operations:
             call(step)
-        of_steps.setdefault(step, []).append(mode.operations)
+        of_steps.setdefault(step, []).append(operations)
 
     def checked(*arguments):
-        with HostFree():
+        with no_device_syncs():
             run(*arguments)
 
     monkeypatch.setattr(IndexedStep, "__call__", recorded)
@@ -226,29 +226,6 @@ def test_the_loop_takes_nothing_from_the_host(
     assert sum(map(len, of_steps.values())) > ROWS
     for calls in of_steps.values():
         assert all(operations == calls[0] for operations in calls)
-
-
-@pytest.mark.parametrize("inference", [True, False])
-@pytest.mark.parametrize(
-    "waiting",
-    [
-        lambda values: values.sum().item(),
-        lambda values: bool(values.sum() > 1),
-        lambda values: values.nonzero(),
-        lambda values: values[values > 1],
-        lambda values: torch.where(values > 1),
-        lambda values: values[[0, 1]],
-        lambda values: torch.tensor(3),
-        lambda values: values.unique(),
-        lambda values: values.to("meta"),
-        lambda values: values + torch.empty(4, device="meta"),
-    ],
-)
-def test_the_mode_forbids_what_waits_for_a_gpu(waiting, inference):
-    with torch.inference_mode(inference):
-        values = torch.arange(4)
-        with HostFree(), pytest.raises(AssertionError):
-            waiting(values)
 
 
 def test_the_inference_copy_and_the_static_sampler_are_made_once(monkeypatch):
