@@ -13,7 +13,7 @@ from prior import GPT, GPTConfig, init_from_codebook
 from prior.models.code_levels import LevelHead, join_levels, split_codes
 from prior.models.gpt import code_nll
 from prior.objective import LossSettings, training_objective
-from tests.prior.sampling.host_free import HostFree
+from tests.device_syncs import no_device_syncs
 from tokenizer.quantizers import QUANTIZERS, QuantizerConfig
 
 LEVELS, CODES = (4, 3, 2), 24
@@ -161,7 +161,7 @@ def test_values_with_similar_latents_get_similar_initial_weights():
 
 def test_embedding_and_head_take_nothing_from_the_host():
     model, codes = small_gpt(condition_codes=(3,)), torch.arange(CODES).view(1, 4, 6)
-    with HostFree():
+    with no_device_syncs():
         embedded = model.token_embedding(codes + CODES)
         nll = code_nll(model.head, embedded, codes)
     nll.sum().backward()

@@ -140,7 +140,7 @@ def logits_of(prior, condition_inputs, codes):
 
 
 @torch.no_grad()
-@EVERY
+@pytest.mark.parametrize("name", [*SMALL, "local-levels"])
 @SIZES
 def test_log_probabilities_of_conditional_samples_are_those_of_the_model(name, size):
     prior, codes = small_prior(name, GRIDS), random_codes(1, *size)
@@ -173,7 +173,7 @@ def test_a_saved_and_loaded_prior_samples_the_same_codes(name, tmp_path):
     assert torch.equal(again.sample(4, 4, labels=1, seed=2), prior.sample(4, 4, labels=1, seed=2))
 
 
-@EVERY
+@pytest.mark.parametrize("name", [*SMALL, "gpt-levels"])
 def test_training_learns_a_rule(name):
     """Each code follows from the code at its left, the first of a row from the one above."""
     model = small_prior(name, large_weights=False).model.train().float()

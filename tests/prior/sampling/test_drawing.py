@@ -150,21 +150,19 @@ def sample_slowly(prior, rows, columns, labels, choice, *, stride, seed, forced)
     return codes, logs
 
 
+GUIDED = {"guidance_scale": 2.0, "top_p": 0.9, "temperature": 0.8}
+
+
 @pytest.mark.parametrize(
-    ("name", "static", "stride"),
+    ("name", "static", "stride", "choice"),
     [
-        ("gpt", False, 2),
-        ("gpt", True, 2),
-        ("gpt", False, 1),
-        ("local", False, None),
-        ("local", True, None),
-        ("snail", False, 2),
+        ("gpt", False, 2, GUIDED),
+        ("gpt", True, 2, GUIDED),
+        ("gpt", False, 1, {}),
+        ("local", False, None, {}),
+        ("local", True, None, GUIDED),
+        ("snail", False, 2, GUIDED),
     ],
-)
-@pytest.mark.parametrize(
-    "choice",
-    [{}, {"guidance_scale": 2.0, "top_p": 0.9, "temperature": 0.8}],
-    ids=["plain", "guided"],
 )
 def test_every_sampler_draws_levels_as_the_slow_loop(name, static, stride, choice):
     prior = small_prior(f"{name}-levels")

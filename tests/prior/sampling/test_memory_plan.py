@@ -40,6 +40,11 @@ def test_float32_guidance_and_large_canvases_take_more(config):
     assert plan(config, 16, **hardest).batch_size < least.batch_size
 
 
+def test_codes_by_levels_leave_more_for_caches():
+    levels = GPTConfig(**SIZES, **LARGE, code_levels=(16, 32, 32))
+    assert plan(levels, 24).cache_memory > plan(GPT, 24).cache_memory
+
+
 def test_caches_take_whole_gibibytes_of_what_is_left():
     for gib in (24, 80):
         cache_memory = plan(GPT, gib).cache_memory

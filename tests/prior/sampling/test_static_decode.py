@@ -94,7 +94,7 @@ def test_static_decoding_equals_the_plain_sampler_with_every_condition(architect
     ],
     ids=str,
 )
-@pytest.mark.parametrize("architecture", ["gpt", "local", "gpt-levels", "local-levels"])
+@pytest.mark.parametrize("architecture", ["gpt", "local"])
 def test_static_decoding_equals_the_plain_sampler_with_every_setting(architecture, options):
     assert_same(*both(prior_for(architecture), **options))
 
