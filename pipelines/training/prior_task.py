@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from ops.checkpoint import read_description
+from ops.device_memory import CudaMemory
 from ops.images import image_grid, to_image
 from ops.meta_device import on_meta_device
 from ops.precision import autocast
 from ops.ranks import ALONE, Ranks
-from ops.runtime import free_memory, pinned
+from ops.runtime import pinned
 from ops.tensor_files import (
     load_state,
     load_weights,
@@ -274,7 +275,8 @@ class PriorTask(TrainTask[CodeBatch]):
         bfloat16 = self.parallel_config.precision == "bfloat16"
         dtype = torch.bfloat16 if bfloat16 else torch.float32
         needed = SAMPLING_SHARE * sum(t.numel() * dtype.itemsize for t in state.values())
-        free = ranks.broadcast(free_memory(self.device))
+        on_gpu = self.device.type == "cuda"
+        free = ranks.broadcast(CudaMemory(self.device).free() if on_gpu else needed)
         if needed > free:
             if ranks.is_first:
                 show_error(
