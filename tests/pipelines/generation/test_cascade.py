@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ops.config import ConfigError
-from pipelines.generation import worker
+from pipelines.generation import image_writer, worker
 from pipelines.generation.cascade import stage_sizes
 from pipelines.generation.settings import read_record
 from prior import (
@@ -115,15 +115,15 @@ def test_a_larger_count_and_an_interruption_change_no_sample(priors, tmp_path, m
     flags = ["--batch-size", 2, "--samples-per-task", 2]
     assert cascade(priors, whole, *flags, "--count", 5) == 0
     assert cascade(priors, out, *flags, "--count", 2) == 0
-    draw, drawn = worker.write_image, []
+    draw, drawn = image_writer.write_png_strips, []
 
-    def interrupted(path, *arguments):
+    def interrupted(path, *arguments, **options):
         drawn.append(path)
         if len(drawn) == 5:  # in the second stage
             raise KeyboardInterrupt
-        draw(path, *arguments)
+        draw(path, *arguments, **options)
 
-    monkeypatch.setattr(worker, "write_image", interrupted)
+    monkeypatch.setattr(image_writer, "write_png_strips", interrupted)
     assert cascade(priors, out, *flags, "--count", 5) == 130
     monkeypatch.undo()
     assert cascade(priors, out, *flags, "--count", 5) == 0
