@@ -289,7 +289,10 @@ class PriorTask(TrainTask[CodeBatch]):
             return None
         with on_meta_device():
             model = make_model(self.model.config)
-        moved = {name: t.to(self.device, dtype) for name, t in tensors.items()}
+        moved = {  # as inference_copy has it, the head stays in float32
+            name: t.to(self.device, torch.float32 if name.startswith("head.") else dtype)
+            for name, t in tensors.items()
+        }
         model.load_state_dict(moved, assign=True)
         return model.eval()
 
