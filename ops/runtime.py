@@ -47,14 +47,6 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that tensors on a device can still take; of a CPU, the machine's physical memory."""
-    if device.type != "cuda":
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + kept
-
-
 def _why_no_gpu() -> str:
     """Why torch has no GPU here, or not so many."""
     if torch.version.cuda is None:

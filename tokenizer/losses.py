@@ -141,7 +141,8 @@ class VQGANObjective(nn.Module):
         if self.discriminator is None or not self.adversarial_strength(step):
             return None
         config = self.config
-        logits = self.discriminator(real), self.discriminator(fake.detach())
+        # Losses and running means are float32, whatever autocast makes of the logits.
+        logits = self.discriminator(real).float(), self.discriminator(fake.detach()).float()
         total = DISCRIMINATOR_LOSSES[config.adversarial](*logits)
         metrics = {"real_logit": logits[0].mean(), "fake_logit": logits[1].mean()}
         if config.lecam_weight:
@@ -173,7 +174,7 @@ class VQGANObjective(nn.Module):
         """The adversarial loss of the reconstruction, and its weight."""
         assert self.discriminator is not None
         with _frozen(self.discriminator):
-            adversarial = generator_loss(self.discriminator(fake))
+            adversarial = generator_loss(self.discriminator(fake).float())
         weight = torch.full((), self.config.adversarial_weight, device=fake.device)
         if self.config.adaptive:
             last_layer = model.decoder.conv_out.weight

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from ops.checkpoint import read_description
+from ops.device_memory import CudaMemory
 from ops.images import image_grid, to_image
 from ops.meta_device import on_meta_device
 from ops.precision import autocast
 from ops.ranks import ALONE, Ranks
-from ops.runtime import free_memory, pinned
+from ops.runtime import pinned
 from ops.tensor_files import (
     load_state,
     load_weights,
@@ -274,7 +275,8 @@ class PriorTask(TrainTask[CodeBatch]):
         bfloat16 = self.parallel_config.precision == "bfloat16"
         dtype = torch.bfloat16 if bfloat16 else torch.float32
         needed = SAMPLING_SHARE * sum(t.numel() * dtype.itemsize for t in state.values())
-        free = ranks.broadcast(free_memory(self.device))
+        on_gpu = self.device.type == "cuda"
+        free = ranks.broadcast(CudaMemory(self.device).free() if on_gpu else needed)
         if needed > free:
             if ranks.is_first:
                 show_error(
@@ -287,7 +289,10 @@ class PriorTask(TrainTask[CodeBatch]):
             return None
         with on_meta_device():
             model = make_model(self.model.config)
-        moved = {name: t.to(self.device, dtype) for name, t in tensors.items()}
+        moved = {  # as inference_copy has it, the head stays in float32
+            name: t.to(self.device, torch.float32 if name.startswith("head.") else dtype)
+            for name, t in tensors.items()
+        }
         model.load_state_dict(moved, assign=True)
         return model.eval()
 

@@ -27,6 +27,7 @@ from gpu_measures import (
 from torch import Tensor
 
 from ops.precision import PRECISIONS, Precision, autocast, use_precision
+from ops.ranks import ALONE
 from pipelines import encode
 from pipelines.encoding.forward import EncoderForward
 from pipelines.recipes import PRIOR_RECIPES, TOKENIZER_RECIPES
@@ -366,10 +367,13 @@ def checkpoint_row(what: str, task: PriorTask) -> Row:
         path = Path(folder) / "step"
         path.mkdir()
         start = time.perf_counter()
-        task.save(path)
+        write = task.snapshot()
+        copied = time.perf_counter()
+        write(path, ALONE)
         saved = time.perf_counter()
         task.load(path)
-        return row(what, save_s=saved - start, load_s=time.perf_counter() - saved)
+        loaded = time.perf_counter()
+        return row(what, copy_s=copied - start, save_s=saved - start, load_s=loaded - saved)
 
 
 def tokenizer_training(setting: Setting) -> Iterator[Row]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from ops.ranks import ALONE
 from pipelines.recipes import PRIOR_RECIPES, TOKENIZER_RECIPES
 from pipelines.training.parallel import ParallelConfig
 from pipelines.training.prior_task import PriorTask
@@ -126,7 +127,7 @@ def test_a_sharded_prior_trains_saves_and_resumes(gpu, one_process, tmp_path, ho
     torch.testing.assert_close(losses_of(task, 4), plain, rtol=1e-3, atol=1e-3)
     folder = tmp_path / "step"
     folder.mkdir()
-    task.save(folder)
+    task.snapshot()(folder, ALONE)
     went_on = losses_of(task, 2)
     again = prior_task(gpu, shard=True, **how)
     again.load(folder)

@@ -4,11 +4,12 @@ import json
 import os
 import signal
 import sys
+import time
 
 import pytest
 import torch
 
-from ops.checkpoint import newest_step, step_folders, step_of
+from ops.checkpoint import newest_step, step_folder, step_folders, step_of
 from ops.config import UserError
 from pipelines import train_prior, train_tokenizer
 from pipelines.jobs.cluster import (
@@ -64,6 +65,12 @@ class Adder(TrainTask[float]):
         return Evaluation({}, {})
 
 
+def wait_for(run, step):
+    """Wait until the checkpoint after `step` steps, which a thread writes, is complete."""
+    while not step_folder(run, step).is_dir():
+        time.sleep(0.01)
+
+
 @pytest.fixture
 def run_attempt(ray_local, tmp_path):
     """run_attempt(worker_config, before_step): a run of 12 steps, saved every 3, under Ray."""
@@ -96,6 +103,7 @@ def test_a_killed_worker_loses_only_the_steps_since_the_checkpoint(run_attempt, 
 
     def kill_once(rank, step):
         if (rank, step) == (1, 7) and not mark.exists():
+            wait_for(tmp_path / "run", 6)
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -114,6 +122,7 @@ def test_a_killed_worker_loses_only_the_steps_since_the_checkpoint(run_attempt, 
 def test_a_user_error_in_one_worker_ends_the_run_with_its_message(run_attempt, tmp_path):
     def mistake(rank, step):
         if (rank, step) == (1, 4):
+            wait_for(tmp_path / "run", 3)
             raise UserError("The fifth image is unreadable.")
 
     with pytest.raises(UserError, match="The fifth image is unreadable"):
@@ -127,6 +136,7 @@ def test_a_user_error_in_one_worker_ends_the_run_with_its_message(run_attempt, t
 def test_workers_that_die_again_and_again_end_the_run(run_attempt, tmp_path):
     def die(rank, step):
         if (rank, step) == (0, 4):
+            wait_for(tmp_path / "run", 3)
             os.kill(os.getpid(), signal.SIGKILL)
 
     with pytest.raises(

@@ -11,7 +11,7 @@ from pipelines.training.loop import step_seed
 from pipelines.training.parallel import ParallelConfig
 from pipelines.training.tokenizer_task import TokenizerTask
 from tests.conftest import photograph
-from tests.pipelines.training.test_prior_task import save
+from tests.pipelines.training.test_prior_task import NoSync, save
 from tokenizer import build_tokenizer
 from tokenizer.discriminator import DiscriminatorConfig
 from tokenizer.modalities import ModalityConfig
@@ -21,14 +21,14 @@ SIDE, STEPS, START = 32, 120, 60
 SMALL_DISCRIMINATOR = DiscriminatorConfig(channels=16)
 
 
-def tokenizer_task(accumulate=1, compile=False, **losses):
+def tokenizer_task(accumulate=1, compile=False, precision="float32", **losses):
     torch.manual_seed(0)
     recipe = TOKENIZER_RECIPES["tiny"]
     losses = {"adversarial_start": 0, "discriminator": SMALL_DISCRIMINATOR, **losses}
     recipe = dataclasses.replace(recipe, losses=dataclasses.replace(recipe.losses, **losses))
     model = build_tokenizer(recipe.preset, seed=0)
     held_out = photographs()[32:]
-    parallel_config = ParallelConfig(accumulate=accumulate, compile=compile)
+    parallel_config = ParallelConfig(accumulate=accumulate, compile=compile, precision=precision)
     return TokenizerTask(model, recipe, STEPS, held_out, CPU, parallel_config)
 
 
@@ -97,6 +97,34 @@ def test_compiled_training_goes_on_when_the_discriminator_starts(monkeypatch, ba
                 torch.testing.assert_close(
                     compiled[step][name], eager[step][name], rtol=1e-4, atol=0
                 )
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_step_reads_no_value_from_the_device(precision):
+    made = tokenizer_task(accumulate=2, precision=precision, lecam_weight=0.1)
+    take(made, range(2))  # the first steps initialise the codebook and the optimizers
+    with NoSync():
+        metrics = take(made, range(2, 4))
+    assert "discriminator_loss" in metrics[-1]
+
+
+def test_a_step_that_is_not_finite_changes_neither_network():
+    made = tokenizer_task()
+    take(made, range(2))
+    networks = (made.model, made.objective.discriminator)
+    learned = [parameter for network in networks for parameter in network.parameters()]
+    before = [parameter.detach().clone() for parameter in learned]
+    averages = {name: tensor.clone() for name, tensor in made.average.tensors.items()}
+    last = made.objective.discriminator.register_forward_hook(
+        lambda module, inputs, output: output * float("nan")
+    )
+    assert not take(made, [2])[0]["finite"]
+    last.remove()
+    assert all(torch.equal(*pair) for pair in zip(before, learned, strict=True))
+    moving = [name for name, tensor in averages.items() if tensor.is_floating_point()]
+    parameters = dict(made.model.named_parameters())
+    for name in parameters.keys() & moving:
+        assert torch.equal(made.average.tensors[name], averages[name]), name
 
 
 def test_the_discriminator_is_not_called_before_it_starts():
