@@ -115,12 +115,16 @@ def read_image(data: bytes, min_side: int | None = None) -> DecodedImage:
     Raises ImageError as decode_image does.
     """
     layers = read_layers(data, min_side)
+    return DecodedImage(np.asarray(_on_white(layers)), layers.width, layers.height, layers.note)
+
+
+def _on_white(layers: Layers) -> Image.Image:
+    """The colours composited on white."""
+    if layers.alpha is None:
+        return layers.colours
     image = layers.colours
-    if layers.alpha is not None:
-        image.putalpha(layers.alpha)
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image).convert("RGB")
-    return DecodedImage(np.asarray(image), layers.width, layers.height, layers.note)
+    image.putalpha(layers.alpha)
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def read_layers(data: bytes, min_side: int | None = None) -> Layers:
@@ -389,12 +393,14 @@ class Transform:
         Raises ImageError as decode_image does, and if a native `size` cannot be this transform's:
         files that could not be opened at planning have such a size.
         """
-        decoded = read_image(data, min_side=2 * max(size))
+        layers = read_layers(data, min_side=2 * max(size))
         if self.crop == "native" and min(size) != self.image_size:
             raise ImageError(
                 "changed", "its size could not be read at planning; touch the file to plan it again"
             )
-        return decoded._replace(image=self.cut(decoded.image, size, view, key))
+        # Not by way of an array: Pillow's pixels have four bytes, so that each way is a copy.
+        image = self._cut(_on_white(layers), size, view, key, Image.Resampling.BICUBIC)
+        return DecodedImage(image, layers.width, layers.height, layers.note)
 
     def cut(
         self,
@@ -405,10 +411,18 @@ class Transform:
         resampling: Image.Resampling = Image.Resampling.BICUBIC,
     ) -> Raster:
         """View number `view` of an upright raster (H, W, ...), of `size` (height, width)."""
+        return self._cut(Image.fromarray(raster), size, view, key, resampling)
+
+    def _cut(
+        self,
+        image: Image.Image,
+        size: tuple[int, int],
+        view: int,
+        key: str,
+        resampling: Image.Resampling,
+    ) -> Raster:
         mirrored, view = divmod(view, CROPS[self.crop])
-        cut = resize_and_crop(
-            raster, size, self.crop, view=view, seed=self.seed, key=key, resampling=resampling
-        )
+        cut = _resized_crop(image, size, self.crop, view, self.seed, key, resampling)
         return _mirrored(cut) if mirrored else cut
 
     def view_of(self, width: int, height: int, size: tuple[int, int], view: int, key: str) -> View:
@@ -441,11 +455,26 @@ def resize_and_crop(
     Transform for the crops. `random` depends only on (seed, key, view).
     """
     height, width = (size, size) if isinstance(size, int) else size
+    return _resized_crop(Image.fromarray(image), (height, width), crop, view, seed, key, resampling)
+
+
+def _resized_crop(
+    image: Image.Image,
+    size: tuple[int, int],
+    crop: str,
+    view: int,
+    seed: int,
+    key: str,
+    resampling: Image.Resampling,
+) -> Raster:
+    """What resize_and_crop returns, of an image that Pillow holds."""
+    height, width = size
     # Only the part that the crop shows is resized: scaling a 30000x1 image to cover a square would
     # take gigabytes.
-    part = seen_part(image.shape[:2], (height, width), crop, view, seed, key)
-    resized = Image.fromarray(image).resize((width, height), resampling, box=part)
-    cut = np.asarray(resized)
+    part = seen_part((image.height, image.width), size, crop, view, seed, key)
+    if image.size != (width, height) or part != (0, 0, width, height):
+        image = image.resize((width, height), resampling, box=part)
+    cut = np.asarray(image)
     return _mirrored(cut) if crop == "ten" and view >= 5 else cut
 
 

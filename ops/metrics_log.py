@@ -66,7 +66,7 @@ class MetricsLog:
     """A run's metrics and images: `metrics.jsonl` and TensorBoard events.
 
     On resume, lines of steps after `after_step` are dropped, since these steps will be repeated.
-    `log` and `image` raise OSError where the disk refuses, making and closing it DiskError.
+    Its methods raise OSError where the disk refuses, making and closing it DiskError.
     """
 
     def __init__(self, run: Path, after_step: int = 0) -> None:
@@ -80,7 +80,7 @@ class MetricsLog:
     def _keep_until(self, step: int) -> None:
         if self.path.exists():
             # A kill can leave the last line incomplete; its step will be repeated.
-            kept = [line for line in read_metrics(self.path) if line["step"] <= step]
+            kept = [line for line in _lines(self.path) if line["step"] <= step]
             write_bytes(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -90,6 +90,11 @@ class MetricsLog:
         for name, value in metrics.items():
             self._events.scalar(step, name, value)
         self._events.flush()
+
+    def describe(self, step: int, texts: Mapping[str, str]) -> None:
+        """Write a line of texts on the steps after `step`: what computes them, say."""
+        self._file.write(json.dumps({"step": step, **texts}) + "\n")
+        self._file.flush()
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
         """Write an image, uint8 (H, W, 3), for TensorBoard."""
@@ -115,7 +120,16 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a metrics.jsonl, without those that a kill left incomplete."""
+    """The numbers of a metrics.jsonl by line, without lines that a kill left incomplete."""
+    found = []
+    for line in _lines(path):
+        numbers = {name: value for name, value in line.items() if not isinstance(value, str)}
+        if len(numbers) > 1:  # more than the step
+            found.append(numbers)
+    return found
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
     lines = []
     for text in path.read_text(errors="replace").splitlines():
         try:

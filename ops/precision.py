@@ -29,6 +29,16 @@ def on_device(precision: Precision, device_type: str) -> Precision:
     return "float32" if precision == "tf32" and device_type == "cpu" else precision
 
 
+def resolve_precision(name: str, device: torch.device) -> Precision:
+    """The precision `name` for training on `device`; auto is bfloat16 on a GPU, else float32.
+
+    Raises ConfigError for other names.
+    """
+    if name == "auto":
+        return "bfloat16" if device.type == "cuda" else "float32"
+    return check_precision(name)
+
+
 def use_precision(precision: Precision) -> None:
     """Make products of float32 tensors use TF32 on GPUs, or not, in the whole process.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -16,23 +18,34 @@ T = TypeVar("T")
 class Ranks:
     """This process's `rank` among the `world` processes that train together.
 
-    Every method is a collective: each of the processes must call it, in the same order.
+    Every method is a collective: each of the processes must call it, in the same order. `group` is
+    the processes' group of torch.distributed, None for the default one.
     """
 
     rank: int = 0
     world: int = 1
+    group: Any = None
 
     @property
     def is_first(self) -> bool:
         """Whether this is the process that writes files and logs."""
         return self.rank == 0
 
+    def for_thread(self) -> Ranks:
+        """The same processes, whose collectives on CPU tensors may run in another thread meanwhile.
+
+        Collectives of one group must not be called by two threads: their order would be undefined.
+        """
+        if self.world == 1:
+            return self
+        return Ranks(self.rank, self.world, dist.new_group(backend="gloo"))
+
     def mean(self, tensor: Tensor) -> Tensor:
         """The mean of all processes' tensors, of one shape."""
         if self.world == 1:
             return tensor
         total = tensor.clone()
-        dist.all_reduce(total)
+        dist.all_reduce(total, group=self.group)
         return total / self.world
 
     def broadcast(self, value: T) -> T:
@@ -40,7 +53,7 @@ class Ranks:
         if self.world == 1:
             return value
         values = [value]
-        dist.broadcast_object_list(values, src=0)
+        dist.broadcast_object_list(values, src=0, group=self.group)
         return values[0]
 
     def any(self, flag: bool) -> bool:
@@ -52,8 +65,32 @@ class Ranks:
         if self.world == 1:
             return [value]
         values: list[T | None] = [None] * self.world
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self.group)
         return cast(list[T], values)
+
+    def gather_to_first(self, tensor: Tensor) -> list[Tensor]:
+        """All processes' tensors, of one shape, by rank on rank 0; an empty list on the others."""
+        if self.world == 1:
+            return [tensor]
+        parts = [torch.empty_like(tensor) for _ in range(self.world)] if self.is_first else None
+        dist.gather(tensor, parts, dst=0, group=self.group)
+        return parts or []
+
+    @contextmanager
+    def errors_shared(self) -> Iterator[None]:
+        """Raise an exception of the body in all processes: each one's own, or that of another.
+
+        The body may call collectives only where all processes call them before any of them fails.
+        """
+        error: Exception | None = None
+        try:
+            yield
+        except Exception as raised:  # raised below
+            error = raised
+        errors = self.gather(error)
+        error = error or next((other for other in errors if other is not None), None)
+        if error is not None:
+            raise error
 
     def average_gradients(self, module: nn.Module) -> None:
         """Replace gradients by their mean over all processes, for a module outside of DDP."""

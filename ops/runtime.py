@@ -8,7 +8,6 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,6 +47,14 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def free_memory(device: torch.device) -> int:
+    """Bytes that tensors on a device can still take; of a CPU, the machine's physical memory."""
+    if device.type != "cuda":
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
+
+
 def _why_no_gpu() -> str:
     """Why torch has no GPU here, or not so many."""
     if torch.version.cuda is None:
@@ -61,13 +68,6 @@ def _why_no_gpu() -> str:
         return str(error).strip().partition(". ")[0].rstrip(".")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return f"torch sees none (CUDA_VISIBLE_DEVICES is {visible!r})"
-
-
-def autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """bfloat16 autocast on a GPU; nothing on a CPU, where bfloat16 products are far slower."""
-    if device.type == "cuda":
-        return torch.autocast("cuda", dtype=torch.bfloat16)
-    return contextlib.nullcontext()
 
 
 def compute_repeatably() -> None:

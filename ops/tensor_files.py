@@ -33,8 +33,10 @@ class CheckpointError(UserError):
     """A file, model folder or run folder that cannot be used."""
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors as a safetensors file, contiguous and on the CPU.
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors as a safetensors file, contiguous and on the CPU, with texts by name.
 
     Raises CheckpointError for values that are not finite, OSError where the disk refuses.
     """
@@ -42,7 +44,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in plain.items():
         check_finite(name, tensor)
     try:
-        save_file(plain, path)
+        save_file(plain, path, None if metadata is None else dict(metadata))
     except SafetensorError as error:  # it has the system's error in its text alone
         code = OS_ERROR.search(str(error))
         if code is None:
@@ -56,7 +58,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
     Raises CheckpointError where it cannot be read or does not fit into memory.
     """
-    with _opened(path) as file:
+    with open_tensors(path) as file:
         return {name: file.get(name) for name in file.header}
 
 
@@ -67,7 +69,7 @@ def load_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
     float32. Raises CheckpointError, naming the tensor, where they are not the model's, where a
     value is not finite, and where the file cannot be read.
     """
-    with _opened(path) as file:
+    with open_tensors(path) as file:
         _check_header(path, file.header, model)
         tensors = {name: file.get(name) for name in file.header}
     for name, tensor in tensors.items():
@@ -157,8 +159,8 @@ class Stored(NamedTuple):
     shape: tuple[int, ...]
 
 
-class _SafetensorsFile:
-    """An open safetensors file; its header is read."""
+class TensorFile:
+    """An open safetensors file: its header by name, its metadata, and its tensors on demand."""
 
     def __init__(self, path: Path, file: Any) -> None:
         self._path, self._file = path, file
@@ -168,22 +170,30 @@ class _SafetensorsFile:
                 name: Stored(part.get_dtype(), tuple(part.get_shape()))
                 for name, part in slices.items()
             }
+            self.metadata: dict[str, str] = file.metadata() or {}
 
     def get(self, name: str) -> Tensor:
         with _explained(self._path):
             tensor: Tensor = self._file.get_tensor(name)
             return tensor
 
+    def get_rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Rows `start` to `stop` of a tensor; raises CheckpointError."""
+        with _explained(self._path):
+            rows: Tensor = self._file.get_slice(name)[start:stop]
+            return rows
+
 
 @contextmanager
-def _opened(path: Path) -> Iterator[_SafetensorsFile]:
+def open_tensors(path: Path) -> Iterator[TensorFile]:
+    """A safetensors file, open; raises CheckpointError where it cannot be read."""
     with _explained(path):
         if not stat.S_ISREG(path.stat().st_mode):
             raise CheckpointError(f"{path} is not a file.")
         check_memory(path, path.stat().st_size)
         file = safe_open(path, framework="pt")
     with file as opened:
-        yield _SafetensorsFile(path, opened)
+        yield TensorFile(path, opened)
 
 
 @contextmanager

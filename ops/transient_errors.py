@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+import torch
+
 from ops.config import UserError
 
 P = ParamSpec("P")
@@ -29,6 +31,8 @@ TRANSIENT_ERRNOS = frozenset(
     )
     if hasattr(errno, name)  # some are Linux's own
 )  # fmt: skip
+#: Parts of the messages of a GPU's libraries that have no type of error of their own.
+NO_DEVICE_MEMORY = ("CUDA out of memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 WAITS = (0.1, 0.5, 2.0)  # seconds before another try
 
 
@@ -44,10 +48,20 @@ def is_transient(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, MemoryError | TransientError | TimeoutError | ConnectionError):
             return True
+        if is_device_memory_error(error):
+            return True
         if isinstance(error, OSError) and error.errno in TRANSIENT_ERRNOS:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def is_device_memory_error(error: BaseException) -> bool:
+    """Whether torch, or a library that it calls, found too little memory on a GPU."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    # cuBLAS and cuDNN allocate workspaces themselves, and CUDA page-locks memory.
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in NO_DEVICE_MEMORY)
 
 
 def retried(read: Callable[[], T], what: str) -> T:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 
 from pipelines.console import run_command, show
-from pipelines.generation import GenerateFlags, generate_samples
+from pipelines.generation import GenerateFlags, generate_cascade, generate_samples
 from pipelines.jobs import forked_workers
 
 
@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(flags: GenerateFlags) -> int:
     """Generate the missing samples, print the outcome; the exit code, 1 if some were given up."""
     with forked_workers(flags.workers == 0):
-        outcome = generate_samples(flags)
+        outcome = (generate_cascade if flags.upscale else generate_samples)(flags)
     show(*outcome.lines)
     return 1 if outcome.num_failed else 0
 

@@ -31,6 +31,7 @@ from prior.conditions import (
     StartOfSequence,
 )
 from prior.importers import import_compvis_gpt
+from prior.model_folder import MODEL_KIND, bundled_priors, find_prior, load_prior, save_prior
 from prior.models import (
     GPT,
     GPTConfig,
@@ -46,7 +47,7 @@ from prior.models import (
 )
 from prior.objective import LossSettings, Objective, perturbed, training_objective
 from prior.orderings import ORDERINGS, ROW_MAJOR
-from prior.prior import MODEL_KIND, Prior, load_prior, save_prior
+from prior.prior import Prior
 
 __all__ = [
     "Boxes",
@@ -73,7 +74,9 @@ __all__ = [
     "ROW_MAJOR",
     "Segmentation",
     "StartOfSequence",
+    "bundled_priors",
     "condition_sizes",
+    "find_prior",
     "import_compvis_gpt",
     "init_from_codebook",
     "load_prior",

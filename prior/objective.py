@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from ops.config import Range, Share, Weight, check_fields
-from prior.models import PriorModel, cross_entropy
+from prior.models import PriorModel, code_terms, cross_entropy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossSettings:
     """Additions to the likelihood; none by default, as in the published runs.
 
+    Where a prior predicts a code level by level (prior.models.code_levels), each level has its own
+    label smoothing and z-loss, over its values, and the terms are their sums.
     Raises ConfigError for values out of range.
     """
 
@@ -54,9 +56,12 @@ def training_objective(
     (B, h, w) add nothing to the loss, which is a mean over all cells, so that the losses of a
     batch's parts add up.
     """
-    logits = model.code_logits(condition_tokens, read)
-    nll = cross_entropy(logits, codes)
-    losses = nll + extra_terms(logits, codes, nll, settings)
+    terms = code_terms(model.head, model.code_features(condition_tokens, read), codes)
+    parts = [cross_entropy(*term) for term in terms]
+    nll = torch.stack(parts).sum(0)
+    losses = nll + sum(
+        extra_terms(*term, part, settings) for term, part in zip(terms, parts, strict=True)
+    )
     return Objective(nll.detach(), (losses if valid_mask is None else losses * valid_mask).mean())
 
 

@@ -99,16 +99,24 @@ def token_order(
 
     A smaller canvas is the window's upper left part, and its cells keep the window's order, so that
     each has the position it had in training, and grid and box conditions are aligned as in
-    training. Raises ConfigError for an unknown name.
+    training. The tensors are made once, and are not to be changed. Raises ConfigError for an
+    unknown name.
     """
-    arrays = _token_order(name, seed, window, rows, columns)
-    return TokenOrder(*(torch.as_tensor(array, device=device) for array in arrays))
+    return TokenOrder(*_token_order(name, seed, window, rows, columns, device))
+
+
+# torch.compile cannot look into numpy's random numbers, so it takes the result as a constant. This
+# is the mark of torch.compiler.assume_constant_result, which takes seconds to import the compiler.
+token_order._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @lru_cache(maxsize=64)
 def _token_order(
-    name: str, seed: int, window: int, rows: int, columns: int
-) -> tuple[np.ndarray, np.ndarray]:
+    name: str, seed: int, window: int, rows: int, columns: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
     row, column = np.divmod(ORDERINGS[name](window, window, seed), window)
     positions = np.flatnonzero((row < rows) & (column < columns))
-    return row[positions] * columns + column[positions], positions
+    arrays = row[positions] * columns + column[positions], positions
+    with torch.inference_mode(False):  # tensors of inference mode would be of no use in training
+        cells, window_positions = (torch.tensor(array, device=device) for array in arrays)
+    return cells, window_positions

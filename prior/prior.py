@@ -1,45 +1,23 @@
-"""Prior: a trained model with its conditions; sampling, saving to and loading from a folder."""
+"""Prior: a trained model with its conditions, from which codes are sampled."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ops.checkpoint import (
-    CheckpointError,
-    config_errors_explained,
-    described,
-    described_config,
-    read_description,
-    resolve_model_folder,
-    save_model,
-    weights_file,
-)
-from ops.config import ConfigError, to_json
-from ops.meta_device import on_meta_device
+from ops.config import ConfigError
 from ops.noise import uniforms
 from ops.precision import use_precision
-from ops.runtime import resolve_device
-from ops.tensor_files import load_weights
 from ops.windows import Window
 from prior.conditions import ConditionInputs, Conditions, Shape, canvas_tokens, window_prefix
-from prior.models import (
-    ARCHITECTURES,
-    GPT,
-    LocalGPT,
-    PixelSNAIL,
-    PriorConfig,
-    PriorModel,
-    architecture_name,
-    check_conditions,
-    make_model,
-)
+from prior.models import GPT, LocalGPT, PixelSNAIL, PriorConfig, PriorModel
 from prior.sampling import (
     Decoder,
     GenerationConfig,
@@ -54,14 +32,12 @@ from prior.sampling import (
     sample_locally,
 )
 
-MODEL_KIND = "prior"
-MOST_DOWNSAMPLED = 1 << 16  # pixels to a side of a code
-
 
 class Prior:
     """A model, its conditions, and a description of the tokenizer whose codes it predicts.
 
     `tokenizer_info` holds at least fingerprint, codebook_size, downsample_factor and name.
+    `recommended` are the values of SamplingSettings that sample uses where it is given none.
     """
 
     def __init__(
@@ -70,11 +46,13 @@ class Prior:
         conditions: Conditions,
         tokenizer_info: Mapping[str, Any],
         folder: Path | None = None,
+        recommended: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.model = model
         self.conditions = conditions
         self.tokenizer_info = dict(tokenizer_info)
         self.folder = folder
+        self.recommended = dict(recommended)
         self._inference_copies, self._kept_sampler = InferenceCopies(), KeptSampler()
 
     @property
@@ -85,9 +63,9 @@ class Prior:
         """Codes (N, rows, columns) int64 on the CPU, one grid for each sample.
 
         `rows` and `columns` count codes and default to the trained window's side. `options` are the
-        fields of GenerationConfig. Sample k does not depend on which other samples are requested:
-        it is always entry k % batch_size of a full batch. Raises ConfigError for settings that do
-        not suit this prior.
+        fields of GenerationConfig; those left out are the recommended settings. Sample k does not
+        depend on which other samples are requested: it is always entry k % batch_size of a full
+        batch. Raises ConfigError for settings that do not suit this prior.
         """
         window = self.config.window
         rows, columns = (window if size is None else size for size in (rows, columns))
@@ -95,7 +73,7 @@ class Prior:
 
     def sample_with_log_probs(self, rows: int, columns: int, **options: Any) -> SampledCodes:
         """As `sample`, with the log-probability (N, rows, columns) of each code in nats."""
-        config = GenerationConfig(**options)
+        config = GenerationConfig(**{**self.recommended, **options})
         chosen, width = config.chosen, config.width
         if rows < 1 or columns < 1 or not chosen:
             raise ConfigError(f"Nothing to sample: {len(chosen)} grids of {rows}x{columns} codes.")
@@ -245,7 +223,7 @@ class Prior:
 
     @property
     def device(self) -> torch.device:
-        return self.model.head.weight.device
+        return self.model.token_embedding.weight.device
 
 
 def _of_all_rows(uniforms: Callable[[int], Tensor], rows: int) -> Tensor:
@@ -283,75 +261,3 @@ class _ProgressReporter:
         if self._config.preview is not None and self._done // columns > before // columns:
             for sample in self.wanted:
                 self._config.preview(sample, codes[sample % len(codes)].cpu())
-
-
-def save_prior(
-    folder: Path,
-    model: PriorModel,
-    conditions: Conditions,
-    tokenizer_info: Mapping[str, Any],
-    tensors: Mapping[str, Tensor] | None = None,
-) -> None:
-    """Write a prior's config.json and model.safetensors into `folder`; the caller makes it atomic.
-
-    `tokenizer_info` has the `name`, `fingerprint`, `codebook_size` and `downsample_factor` of the
-    tokenizer of its codes. `tensors` replace the model's own state dict, which is incomplete when
-    the model is sharded.
-    """
-    extra = {
-        "architecture": architecture_name(model.config),
-        "conditions": conditions.to_json(),
-        "tokenizer": dict(tokenizer_info),
-    }
-    tensors = model.state_dict() if tensors is None else tensors
-    save_model(folder, MODEL_KIND, to_json(model.config), tensors, extra)
-
-
-def load_prior(path: str | Path, device: str | torch.device = "cpu") -> Prior:
-    """The prior of a model folder, or of a run folder's newest step, in eval mode on `device`.
-
-    Uses the averaged weights, `ema.safetensors`, where the folder has them.
-    Raises CheckpointError when the folder holds no prior, or an invalid one: config.json, weights
-    and conditions must fit each other, and weights be finite.
-    """
-    folder = resolve_model_folder(path)
-    description = read_description(folder, MODEL_KIND)
-    architecture = described(folder, description, "architecture", str)
-    if architecture not in ARCHITECTURES:
-        raise CheckpointError(
-            f"{folder} holds a prior of the architecture {architecture!r}; known are "
-            f"{', '.join(ARCHITECTURES)}. Upgrade smalti."
-        )
-    config: PriorConfig = described_config(folder, description, ARCHITECTURES[architecture].config)
-    with config_errors_explained(folder):
-        parts = described(folder, description, "conditions", list)
-        conditions = Conditions.from_json(parts, config.codebook_size)
-        check_conditions(config, conditions)
-    tokenizer_info = _tokenizer_info(folder, description, config.codebook_size)
-    with on_meta_device():  # takes no memory: the config is not trusted yet
-        outline = make_model(config)
-    tensors = load_weights(weights_file(folder), outline)
-    model = make_model(config)
-    model.load_state_dict(tensors)
-    model = model.to(resolve_device(str(device))).eval()
-    return Prior(model, conditions, tokenizer_info, folder)
-
-
-def _tokenizer_info(
-    folder: Path, description: Mapping[str, Any], codebook_size: int
-) -> dict[str, Any]:
-    """What config.json says of the tokenizer; raises CheckpointError where that is not valid."""
-    info = described(folder, description, "tokenizer", dict)
-    described(folder, info, "name", str)
-    described(folder, info, "fingerprint", str)
-    if described(folder, info, "codebook_size", int) != codebook_size:
-        raise CheckpointError(
-            f"{folder / 'config.json'}: the tokenizer has {info['codebook_size']} codes, the "
-            f"prior {codebook_size}. Restore it from a copy."
-        )
-    if not 1 <= described(folder, info, "downsample_factor", int) <= MOST_DOWNSAMPLED:
-        raise CheckpointError(
-            f"{folder / 'config.json'}: downsample_factor is {info['downsample_factor']}. Restore "
-            "it from a copy."
-        )
-    return dict(info)

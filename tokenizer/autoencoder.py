@@ -8,7 +8,7 @@ neighbourhood only, so tiles of a large image are exact (see tokenizer/tiling.py
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import torch
@@ -34,6 +34,8 @@ class AutoencoderConfig:
     channel_mult: tuple[Annotated[int, Range(least=1, most=1024)], ...] = (1, 1, 2, 2, 4)
     num_res_blocks: NumBlocks = 2
     decoder_res_blocks: NumBlocks = 3
+    decoder_channels: Annotated[int, Range(least=0, most=2**16)] = 0
+    """the decoder's `channels` where they differ from the encoder's; 0: the same"""
     attention_levels: tuple[Annotated[int, Range(least=0)], ...] = (4,)
     """levels, counted from the pixels, with attention after each residual block"""
     mid_block: bool = True
@@ -54,10 +56,12 @@ class AutoencoderConfig:
             )
         if self.norm not in NORMS:
             raise ConfigError(f"norm must be one of {', '.join(NORMS)}, found {self.norm!r}.")
-        for mult in self.channel_mult if self.norm == "group" else ():
-            if self.channels * mult % self.norm_groups:
+        widths = (self.channels, self.decoder_channels)
+        pairs = [(width, mult) for width in widths for mult in self.channel_mult]
+        for width, mult in pairs if self.norm == "group" else ():
+            if width * mult % self.norm_groups:
                 raise ConfigError(
-                    f"{self.channels} x {mult} channels are not divisible by "
+                    f"{width} x {mult} channels are not divisible by "
                     f"{self.norm_groups} groups. Choose another norm_groups."
                 )
 
@@ -139,6 +143,8 @@ class AttnBlock(nn.Module):
         q, k, v = (
             layer(h).flatten(2).transpose(1, 2).unsqueeze(1) for layer in (self.q, self.k, self.v)
         )
+        if h.device.type != "cpu":  # So they would for channels that are not contiguous.
+            q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
         h = F.scaled_dot_product_attention(q, k, v).squeeze(1)
         latents: Tensor = x + self.proj_out(h.transpose(1, 2).reshape(x.shape))
         return latents
@@ -226,6 +232,7 @@ class Encoder(nn.Module):
         self.conv_out = Convolution(channels, config.latent_channels)
 
     def forward(self, pixels: Tensor) -> Tensor:
+        pixels = pixels.to(self.conv_in.weight.dtype)
         h = self.conv_in(F.pixel_unshuffle(pixels, self.patch_size))
         latents: Tensor = self.conv_out(norm_silu(self.norm_out, self.blocks(h)))
         return latents
@@ -237,6 +244,7 @@ class Decoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.patch_size = config.patch_size
+        config = replace(config, channels=config.decoder_channels or config.channels)
         channels = config.channels * config.channel_mult[-1]
         self.conv_in = Convolution(config.latent_channels, channels)
         blocks: list[nn.Module] = _mid(config)

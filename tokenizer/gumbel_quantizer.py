@@ -47,7 +47,7 @@ class GumbelQuantizer(Quantizer):
         return self.config.kl_weight * min(1.0, (self.step + 1) / max(1, self.config.kl_steps))
 
     def quantize(self, latents: Tensor) -> Quantized:
-        logits = self.proj(latents)
+        logits = F.conv2d(latents, *self._weights(latents.dtype))
         log_probs = F.log_softmax(logits, dim=1)
         probs = log_probs.exp()
         # KL divergence of each position's distribution from the uniform one, in nats.
@@ -57,23 +57,30 @@ class GumbelQuantizer(Quantizer):
             codes = soft.argmax(dim=1)
         else:
             soft, codes = probs, self.assign(latents)
-        quantized = self.lookup(codes)
+        quantized = self.lookup(codes).to(latents.dtype)
         if self.training or latents.requires_grad:
             # Straight-through: the value is the code's, the gradient that of the soft sample.
-            mixture = torch.einsum("bkhw,kd->bdhw", soft, self.embedding.weight.detach())
+            codebook = self.embedding.weight.detach().to(soft.dtype)
+            mixture = torch.einsum("bkhw,kd->bdhw", soft, codebook)
             quantized = quantized + mixture - mixture.detach()
         return Quantized(quantized, codes, self.kl_weight * kl)
 
     @torch.no_grad()
     def assign(self, latents: Tensor) -> Tensor:
-        weight, bias = self.proj.weight.flatten(1), self.proj.bias
+        weight, bias = self._weights(latents.dtype)
         parts = in_slices(as_vectors(latents), self.codebook_size)
-        codes = torch.cat([F.linear(part, weight, bias).argmax(dim=1) for part in parts])
+        codes = torch.cat([F.linear(part, weight.flatten(1), bias).argmax(1) for part in parts])
         return codes.view(latents.shape[0], *latents.shape[2:])
+
+    def _weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the logits' map in the latents' dtype, whatever they are stored in."""
+        assert self.proj.bias is not None
+        return self.proj.weight.to(dtype), self.proj.bias.to(dtype)
 
     def lookup(self, codes: Tensor) -> Tensor:
         latents: Tensor = self.embedding(codes).movedim(-1, 1)
         return latents
 
     def metrics(self) -> dict[str, Tensor]:
-        return {**super().metrics(), "temperature": torch.tensor(self.temperature)}
+        temperature = torch.full((), self.temperature, device=self.share.device)
+        return {**super().metrics(), "temperature": temperature}

@@ -22,6 +22,8 @@ from tokenizer.quantizers import (
     straight_through,
 )
 
+LEVEL_BITS = 6  # at most in one level of lfq's codes: a prior predicts a level by one softmax
+
 
 @QUANTIZERS.register("fsq")
 class FiniteScalarQuantizer(Quantizer):
@@ -46,6 +48,11 @@ class FiniteScalarQuantizer(Quantizer):
         places = list(itertools.accumulate(config.levels[:-1], operator.mul, initial=1))
         self.register_buffer("levels", torch.tensor(config.levels), persistent=False)
         self.register_buffer("places", torch.tensor(places), persistent=False)
+
+    @property
+    def code_levels(self) -> tuple[int, ...]:
+        levels = tuple(self.levels.tolist())
+        return levels if len(levels) > 1 else ()
 
     def quantize(self, latents: Tensor) -> Quantized:
         bounded = self._bound(latents)
@@ -103,6 +110,14 @@ class LookupFreeQuantizer(Quantizer):
         self.entropy_weight = config.entropy_weight
         self.entropy_temperature = config.entropy_temperature
         self.register_buffer("places", 2 ** torch.arange(self.code_dim), persistent=False)
+
+    @property
+    def code_levels(self) -> tuple[int, ...]:
+        """Groups of consecutive bits, about equally many and at most LEVEL_BITS."""
+        if self.code_dim < 2:
+            return ()
+        count = max(2, -(-self.code_dim // LEVEL_BITS))
+        return tuple(2 ** ((self.code_dim + group) // count) for group in range(count))
 
     def quantize(self, latents: Tensor) -> Quantized:
         codes = self.assign(latents)

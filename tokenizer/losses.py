@@ -174,7 +174,7 @@ class VQGANObjective(nn.Module):
         assert self.discriminator is not None
         with _frozen(self.discriminator):
             adversarial = generator_loss(self.discriminator(fake))
-        weight = torch.tensor(self.config.adversarial_weight, device=fake.device)
+        weight = torch.full((), self.config.adversarial_weight, device=fake.device)
         if self.config.adaptive:
             last_layer = model.decoder.conv_out.weight
             balance = adaptive_weight(reconstruction, adversarial, last_layer)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ops.checkpoint import (
     CheckpointError,
@@ -73,17 +74,24 @@ def load_tokenizer(
 
 
 def save_tokenizer(
-    folder: Path, model: VQGAN, *, half: bool = False, extra: Mapping[str, Any] | None = None
+    folder: Path,
+    model: VQGAN,
+    *,
+    half: bool = False,
+    extra: Mapping[str, Any] | None = None,
+    tensors: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a VQGAN as a model folder; `half` stores float16, half the size.
 
+    `tensors` replace the model's own state dict.
+
     Rounding to float16 changes the fingerprint: it is always that of what load_tokenizer returns.
     """
-    tensors = {
+    stored = {
         name: tensor.half() if half and tensor.is_floating_point() else tensor
-        for name, tensor in model.state_dict().items()
+        for name, tensor in (tensors or model.state_dict()).items()
     }
-    save_model(folder, KIND, to_json(model.config), tensors, {"name": model.name, **(extra or {})})
+    save_model(folder, KIND, to_json(model.config), stored, {"name": model.name, **(extra or {})})
 
 
 def _find(name_or_folder: str | Path) -> Path:

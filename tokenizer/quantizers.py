@@ -40,7 +40,8 @@ class QuantizerConfig:
     codebook_weight: Weight = 1.0
     """vq, l2, simvq: weight of the term that moves codes to their latents"""
     restart_after: Count = 100
-    """training forwards without use after which a code is dead; vq, l2, ema then reinitialise it"""
+    """training forwards without use after which a code is dead; vq, l2, ema reinitialise dead codes
+    at each training step that is a multiple of this number"""
     decay: Share = 0.99
     """of the running statistics, and of ema's codebook"""
     temperature: Temperature = 1.0
@@ -115,6 +116,15 @@ class Quantizer(nn.Module, ABC):
         """Latents (B, D, h, w) for codes (B, h, w) int64."""
 
     @property
+    def code_levels(self) -> tuple[int, ...]:
+        """Two or more numbers of values whose product is K, where codes are made of several values.
+
+        A code is the mixed-radix number of its values, the first one varying fastest. () where
+        codes have no such parts.
+        """
+        return ()
+
+    @property
     def needs_init(self) -> bool:
         """Whether a learned codebook still has to be initialised from a batch's latents."""
         return False
@@ -141,7 +151,9 @@ class Quantizer(nn.Module, ABC):
 
     @torch.no_grad()
     def _count(self, codes: Tensor) -> None:
-        counts = torch.bincount(codes.flatten(), minlength=self.codebook_size)
+        # bincount would make the host wait for a GPU: it checks the codes and finds the highest.
+        counts = torch.zeros_like(self.idle_steps)
+        counts.scatter_add_(0, codes.flatten(), counts.new_ones(()).expand(codes.numel()))
         share = ranks_here().mean(counts.float() / codes.numel())
         self.share.lerp_(share, 1 - self.decay)
         self.idle_steps.copy_(torch.where(share > 0, 0, self.idle_steps + 1))
@@ -171,6 +183,11 @@ def as_vectors(latents: Tensor) -> Tensor:
     return latents.movedim(1, -1).flatten(0, 2)
 
 
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """In float32 where the dtype is shorter: bfloat16 would make near codes equally near."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def in_slices(vectors: Tensor, codebook_size: int) -> tuple[Tensor, ...]:
     """Vectors (N, D) split so that (vectors, codes) arrays of a part have at most MAX_VALUES."""
     parts: tuple[Tensor, ...] = vectors.split(max(1, MAX_VALUES // codebook_size))
@@ -180,8 +197,9 @@ def in_slices(vectors: Tensor, codebook_size: int) -> tuple[Tensor, ...]:
 def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
     """Index (N,) of the nearest row of codebook (K, D) to each of vectors (N, D), Euclidean.
 
-    The (N, K) distances are computed in parts.
+    The (N, K) distances are computed in parts, at least in float32.
     """
+    vectors, codebook = at_least_float32(vectors), at_least_float32(codebook)
     square = codebook.square().sum(dim=1)  # |v|^2 is the same for every code, so it is left out
     parts = in_slices(vectors, len(codebook))
     return torch.cat(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ops.windows import Window, tiles
 from tokenizer.autoencoder import decoder_halo, encoder_halo
-from tokenizer.vqgan import VQGAN, pad_to_multiple
+from tokenizer.vqgan import VQGAN, check_finite, pad_to_multiple
 
 
 def encode_tiled(model: VQGAN, pixels: Tensor, tile: int = 1024) -> Tensor:
@@ -29,8 +29,9 @@ def encode_tiled(model: VQGAN, pixels: Tensor, tile: int = 1024) -> Tensor:
     halo = -(-encoder_halo(config) // factor)
     codes = torch.empty(len(pixels), rows, columns, dtype=torch.int64, device=pixels.device)
     for part in tiles(rows, columns, max(1, tile // factor), halo):
-        found = model.encode(padded[:, :, *_scaled(part.outer, factor)])
+        found = model.encode(padded[:, :, *_scaled(part.outer, factor)], check=False)
         codes[:, *part.inner.slices()] = found[:, *part.inner_in_outer().slices()]
+    check_finite(codes)
     return codes
 
 
@@ -50,7 +51,7 @@ def decode_strips(
 ) -> Iterator[Tensor]:
     """The pixels of decode_tiled as strips (B, C, h, W) of `tile` codes, from top to bottom.
 
-    A tokenizer that is not local gives one strip.
+    A tokenizer that is not local gives one strip. A GPU is waited for once a strip.
     """
     config = model.config.autoencoder
     factor = config.downsample_factor
@@ -58,17 +59,18 @@ def decode_strips(
     if not config.is_local:
         yield model.decode(codes, size).float().cpu()
         return
+    model.check_codes(codes)
     height, width = size or (rows * factor, columns * factor)
     parts = tiles(rows, columns, tile, decoder_halo(config))
     while row_tiles := list(islice(parts, -(-columns // tile))):
         top, bottom = row_tiles[0].inner.row, row_tiles[0].inner.row + row_tiles[0].inner.rows
         shape = (count, config.image_channels, (bottom - top) * factor, columns * factor)
-        strip = torch.empty(shape)
+        strip = torch.empty(shape, device=codes.device)
         for part in row_tiles:
-            decoded = model.decode(codes[:, *part.outer.slices()])
+            decoded = model.decode(codes[:, *part.outer.slices()], check=False)
             kept = decoded[:, :, *_scaled(part.inner_in_outer(), factor)]
-            strip[..., _scaled(part.inner, factor)[1]] = kept.float().cpu()
-        yield strip[:, :, : max(0, height - top * factor), :width]
+            strip[..., _scaled(part.inner, factor)[1]] = kept
+        yield strip.cpu()[:, :, : max(0, height - top * factor), :width]
 
 
 def _scaled(window: Window, factor: int) -> tuple[slice, slice]:

@@ -15,6 +15,7 @@ from tokenizer.quantizers import (
     Quantizer,
     QuantizerConfig,
     as_vectors,
+    at_least_float32,
     nearest_codes,
     straight_through,
 )
@@ -25,8 +26,9 @@ class VectorQuantizer(Quantizer):
     """The paper's quantizer (Esser et al. 2021, eq. 2-4), with beta on the commitment term.
 
     A random codebook collapses to a few codes in small runs, so the codebook is initialised with
-    latents of the first batch, and a code unused for `restart_after` forwards is replaced by a
-    random latent. All processes count and sample over the latents of all, and stay equal.
+    latents of the first batch, and every `restart_after` steps the codes that were not used for as
+    many forwards are replaced by random latents. All processes count and sample over the latents
+    of all, and stay equal.
     """
 
     is_initialised: Tensor
@@ -38,6 +40,7 @@ class VectorQuantizer(Quantizer):
         self.embedding = nn.Embedding(self.codebook_size, self.code_dim)
         nn.init.uniform_(self.embedding.weight, -1 / self.codebook_size, 1 / self.codebook_size)
         self.register_buffer("is_initialised", torch.tensor(False))
+        self._remember(needs_init=True)
 
     def codebook(self) -> Tensor:
         """The codebook vectors (K, D)."""
@@ -50,7 +53,7 @@ class VectorQuantizer(Quantizer):
     def quantize(self, latents: Tensor) -> Quantized:
         latents = self.comparable(latents)
         codes = self._nearest(latents)
-        quantized = self.lookup(codes)
+        quantized = self.lookup(codes).to(latents.dtype)
         loss = self.commitment_weight * F.mse_loss(latents, quantized.detach())
         if self.codebook_weight:
             loss = loss + self.codebook_weight * F.mse_loss(quantized, latents.detach())
@@ -64,7 +67,16 @@ class VectorQuantizer(Quantizer):
 
     @property
     def needs_init(self) -> bool:
-        return not self.is_initialised
+        # Reading the flag makes the host wait for a GPU, so it is read again only after a write,
+        # as that of load_state_dict, and after a move to another device.
+        flag, version, needs_init = self._known
+        if flag is not self.is_initialised or version != _num_writes(flag):
+            needs_init = not self.is_initialised
+            self._remember(needs_init)
+        return needs_init
+
+    def _remember(self, needs_init: bool) -> None:
+        self._known = self.is_initialised, _num_writes(self.is_initialised), needs_init
 
     @torch.no_grad()
     def prepare(self, latents: Tensor) -> None:
@@ -72,19 +84,18 @@ class VectorQuantizer(Quantizer):
         if self.needs_init:
             self._reinitialise(torch.ones_like(self.idle_steps, dtype=torch.bool), latents)
             self.is_initialised.fill_(True)
-            return
-        # Idle steps go on counting: a code that stays dead is replaced again as many steps later.
-        dead = (self.idle_steps > 0) & (self.idle_steps % self.restart_after == 0)
-        if dead.any():
-            self._reinitialise(dead, latents)
+            self._remember(needs_init=False)
+        elif self.step % self.restart_after == 0:
+            self._reinitialise(self.idle_steps >= self.restart_after, latents)
 
     def _reinitialise(self, which: Tensor, latents: Tensor) -> None:
         """Replace the codes of mask (K,) by random latents plus noise, so that no two are equal."""
         vectors = as_vectors(all_samples(latents))
-        count = int(which.sum())
-        chosen = vectors[torch.randint(len(vectors), (count,), device=vectors.device)]
+        # Latents for all codes, since only the device knows how many are to be replaced.
+        chosen = vectors[torch.randint(len(vectors), which.shape, device=vectors.device)]
         sampled = chosen + 0.01 * vectors.std() * torch.randn_like(chosen)
-        self.embedding.weight[which] = from_first(sampled)  # random states differ between processes
+        sampled = from_first(sampled)  # random states differ between processes
+        self.embedding.weight.copy_(torch.where(which[:, None], sampled, self.embedding.weight))
 
     @torch.no_grad()
     def _nearest(self, latents: Tensor) -> Tensor:
@@ -96,6 +107,11 @@ class VectorQuantizer(Quantizer):
         return {**super()._default_buffers(), "is_initialised": torch.tensor(True)}
 
 
+def _num_writes(tensor: Tensor) -> int:
+    """How often a tensor was written to; 0 for one made in inference mode, which does not count."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
 @QUANTIZERS.register("l2")
 class NormalisedQuantizer(VectorQuantizer):
     """Codes on the unit sphere, few dimensions (ViT-VQGAN, Yu et al. 2022, section 3.1).
@@ -105,7 +121,7 @@ class NormalisedQuantizer(VectorQuantizer):
     """
 
     def codebook(self) -> Tensor:
-        return F.normalize(self.embedding.weight, dim=1)
+        return F.normalize(at_least_float32(self.embedding.weight), dim=1)
 
     def comparable(self, latents: Tensor) -> Tensor:
         return F.normalize(latents, dim=1)
@@ -125,8 +141,8 @@ class ProjectedQuantizer(VectorQuantizer):
         nn.init.eye_(self.projection.weight)  # the codebook starts as initialised
 
     def codebook(self) -> Tensor:
-        codebook: Tensor = self.projection(self.embedding.weight)
-        return codebook
+        weights = self.embedding.weight, self.projection.weight
+        return F.linear(*map(at_least_float32, weights))
 
     def prepare(self, latents: Tensor) -> None:
         if self.needs_init:  # no code is reinitialised: the map moves them all
@@ -161,7 +177,8 @@ class AveragingQuantizer(VectorQuantizer):
 
     def _reinitialise(self, which: Tensor, latents: Tensor) -> None:
         super()._reinitialise(which, latents)
-        self.sums[which] = self.embedding.weight[which] * self.share[which].unsqueeze(1)
+        sums = self.embedding.weight * self.share.unsqueeze(1)
+        self.sums.copy_(torch.where(which.unsqueeze(1), sums, self.sums))
 
     def _default_buffers(self) -> Mapping[str, Tensor]:
         return {**super()._default_buffers(), "sums": torch.zeros_like(self.sums)}

@@ -122,28 +122,37 @@ class VQGAN(nn.Module):
             finite = latents.isfinite().all(dim=1)  # else it would get some code without a word
             with float32_products(pixels.device):
                 codes = self.quantizer.assign(latents).where(finite, NO_CODE)
-        if check and bool((codes == NO_CODE).any()):
-            raise NonFiniteLatentsError(NOT_FINITE)
+        if check:
+            check_finite(codes)
         return codes
 
-    def decode(self, codes: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    def decode(
+        self, codes: Tensor, size: tuple[int, int] | None = None, *, check: bool = True
+    ) -> Tensor:
         """Pixels (B, 3, h*f, w*f) for codes (B, h, w), cropped to size (H, W); never clamped.
 
-        Raises ConfigError for a code outside the codebook.
+        Raises ConfigError for a code outside the codebook. Without `check` there must be none, and
+        a GPU is not waited for.
         """
-        if (
-            codes.numel()
-            and not 0 <= int(codes.min()) <= int(codes.max()) < self.config.codebook_size
-        ):
-            raise ConfigError(
-                f"Codes from {int(codes.min())} to {int(codes.max())}, but the codebook has "
-                f"{self.config.codebook_size}. Were they made by another tokenizer?"
-            )
+        if check:
+            self.check_codes(codes)
         pixels = self.decode_latents(self.quantizer.lookup(codes))
         return pixels if size is None else pixels[:, :, : size[0], : size[1]]
 
+    def check_codes(self, codes: Tensor) -> None:
+        """Raise ConfigError for a code outside the codebook; waits for a GPU once."""
+        if not codes.numel():
+            return
+        lowest, highest = torch.stack(codes.aminmax()).tolist()
+        if lowest < 0 or highest >= self.config.codebook_size:
+            raise ConfigError(
+                f"Codes from {lowest} to {highest}, but the codebook has "
+                f"{self.config.codebook_size}. Were they made by another tokenizer?"
+            )
+
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Pixels (B, 3, h*f, w*f) for quantized latents (B, D, h, w)."""
+        latents = latents.to(self.decoder.conv_in.weight.dtype)
         pixels: Tensor = self.decoder(self.post_quant(latents))
         return pixels
 
@@ -163,7 +172,7 @@ class VQGAN(nn.Module):
         if self.config.modality == ModalityConfig():  # as before there were other modalities
             del config["modality"]
         # These do not decide the codes, or (mid_attention) show in the tensors' names.
-        for name in ("decoder_res_blocks", "mid_attention", "dropout"):
+        for name in ("decoder_res_blocks", "decoder_channels", "mid_attention", "dropout"):
             del config["autoencoder"][name]
         deciding_fields = ("kind", "codebook_size", "code_dim", "levels")
         config["quantizer"] = {name: config["quantizer"][name] for name in deciding_fields}
@@ -178,6 +187,12 @@ class VQGAN(nn.Module):
                 f"encode takes float pixels (B, {channels}, H, W) in [-1, 1], found "
                 f"{pixels.dtype} {tuple(pixels.shape)}. See ops.images.to_pixels."
             )
+
+
+def check_finite(codes: Tensor) -> None:
+    """Raise NonFiniteLatentsError where a code is NO_CODE; waits for a GPU once."""
+    if (codes == NO_CODE).any():
+        raise NonFiniteLatentsError(NOT_FINITE)
 
 
 def pad_to_multiple(pixels: Tensor, factor: int) -> Tensor:

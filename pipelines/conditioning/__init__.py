@@ -14,7 +14,13 @@ import pkgutil
 from pipelines.conditioning.build import make_conditions, own_tokenizers, track_kinds, tracks_of
 from pipelines.conditioning.encoder import ConditionEncoder, make_condition_encoder
 from pipelines.conditioning.files import ConditionFiles
-from pipelines.conditioning.flags import parse_conditions, sampling_help, training_help
+from pipelines.conditioning.flags import (
+    accepted_files,
+    gives_known_codes,
+    parse_conditions,
+    sampling_help,
+    training_help,
+)
 from pipelines.conditioning.tokenizers import find_tokenizer, keep_tokenizers, tokenizer_info
 
 for _module in pkgutil.iter_modules(__path__):
@@ -23,7 +29,9 @@ for _module in pkgutil.iter_modules(__path__):
 __all__ = [
     "ConditionEncoder",
     "ConditionFiles",
+    "accepted_files",
     "find_tokenizer",
+    "gives_known_codes",
     "keep_tokenizers",
     "make_condition_encoder",
     "make_conditions",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +74,10 @@ class ConditionEncoder:
         """Known codes (N, rows, columns) that stay, -1 where one is to be sampled; or None."""
         return None if self._known is None else self._stacked(self._known, samples)["codes"]
 
-    def check(self) -> None:
-        """Encode every item once; raises ConfigError where a file cannot be used."""
-        for name, items in self._items.items():
-            for number in range(len(items)):
+    def check(self, names: Iterable[str]) -> None:
+        """Encode every item of these conditions once; ConfigError where a file cannot be used."""
+        for name in names:
+            for number in range(len(self._items[name])):
                 self._encode(name, number)
 
     def preview(self, name: str, sample: int) -> ImageArray:

@@ -21,16 +21,27 @@ def file_conditioning(name: str) -> type[FileConditioning[Any, Any]] | None:
     return kind if issubclass(kind, FileConditioning) else None
 
 
+def accepted_files(conditions: Conditions) -> list[str]:
+    """The names of the conditions that a prior takes from files."""
+    # Besides its own conditions, any prior takes those that none is trained with.
+    own = [part.name for part in conditions.parts]
+    names = [*own, *(name for name in CONDITIONINGS if name not in CONDITIONS)]
+    return [name for name in names if file_conditioning(name) is not None]
+
+
+def gives_known_codes(name: str) -> bool:
+    """Whether the condition's files give codes of the sample itself."""
+    kind = file_conditioning(name)
+    return kind is not None and kind.known_codes
+
+
 def parse_conditions(texts: Sequence[str], conditions: Conditions) -> tuple[ConditionFiles, ...]:
     """The inputs that the flag names for a prior of these conditions, sorted by name.
 
     Raises ConfigError for a condition that this prior does not take, InputError where there are no
     files.
     """
-    parts = {part.name: part for part in conditions.parts}
-    # Besides its own conditions, any prior takes those that none is trained with.
-    names = [*parts, *(name for name in CONDITIONINGS if name not in CONDITIONS)]
-    takes = [name for name in names if file_conditioning(name) is not None]
+    parts, takes = {part.name: part for part in conditions.parts}, accepted_files(conditions)
     found: dict[str, ConditionFiles] = {}
     for text in texts:
         name, _, where = text.partition("=")
@@ -47,8 +58,7 @@ def parse_conditions(texts: Sequence[str], conditions: Conditions) -> tuple[Cond
 
 
 def _check_known_codes(names: Sequence[str]) -> None:
-    kinds = {name: file_conditioning(name) for name in names}
-    known = [name for name, kind in kinds.items() if kind is not None and kind.known_codes]
+    known = [name for name in names if gives_known_codes(name)]
     if len(known) > 1:
         raise ConfigError(f"--condition {' and '.join(known)} both give known codes. Name one.")
 

@@ -6,6 +6,7 @@ process or on Ray actors. `EncodeFlags` are the command's flags and `plan_settin
 that a store is made with. Read worker.py first, then batches.py.
 """
 
+from pipelines.encoding.batch_size import fitting_batch_size
 from pipelines.encoding.flags import EncodeFlags, check_flags
 from pipelines.encoding.job import encode_tasks
 from pipelines.encoding.settings import check_same, plan_settings
@@ -31,5 +32,6 @@ __all__ = [
     "check_partner",
     "check_same",
     "encode_tasks",
+    "fitting_batch_size",
     "plan_settings",
 ]

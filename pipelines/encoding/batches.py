@@ -6,7 +6,7 @@ So the codes of a row depend on nothing but its own image.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,15 +15,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ops.device_memory import memory_errors_explained
 from ops.images import ImageError
 from ops.precision import Precision
-from ops.runtime import pinned
 from ops.transient_errors import is_transient, retried
+from pipelines.encoding.forward import EncoderForward
+from pipelines.encoding.raster_buffers import HostToDevice, RasterBuffers
 from pipelines.encoding.sources import Row, RowSource, Size
 from pipelines.inputs import content_hash, read_bytes
 from pipelines.store import OK, IndexLine
 from tokenizer import NO_CODE, NOT_FINITE, VQGAN, NonFiniteLatentsError
 
+READ_AHEAD = 2  # batches, or images a decoding thread, decoded beyond those being encoded
+REMEDY = (
+    "Free the GPU, use one with more memory, or make a new store with a smaller --batch-size: it "
+    "is fixed when a store is made."
+)
 READ_FAILED = {OSError: "unreadable", Exception: "broken"}
 
 
@@ -41,17 +48,21 @@ class PendingCodes(NamedTuple):
     copied: torch.cuda.Event | None
 
     def numpy(self) -> np.ndarray[Any, Any]:
-        if self.copied is not None:
-            self.copied.synchronize()
+        """The codes, once they are there; raises DeviceMemoryError where the GPU had no memory."""
+        with memory_errors_explained(REMEDY):  # a GPU's errors show here
+            if self.copied is not None:
+                self.copied.synchronize()
         return self.codes.numpy()
 
 
 class BatchEncoder:
     """One process's tokenizer and its threads for decoding and encoding.
 
-    `concurrent_batches` are encoded at a time, each on `threads` torch threads. A blank batch is
-    encoded first, so that a process in which the tokenizer does not work fails when it starts and
-    not at some image.
+    `concurrent_batches` are encoded at a time, each on `threads` torch threads; on a GPU one thread
+    submits them, and while the GPU computes one, the next is copied to it and those after are
+    decoded. `compiled` are the sizes of views whose encoder is compiled. A blank batch is encoded
+    first, so that a process in which the tokenizer does not work fails when it starts and not at
+    some image.
     """
 
     def __init__(
@@ -64,13 +75,19 @@ class BatchEncoder:
         concurrent_batches: int,
         decoders: int,
         precision: Precision = "float32",
+        compiled: Collection[Size] = (),
     ) -> None:
         self.tokenizer = tokenizer
         self.source = source
         self.batch_size = batch_size
-        self.concurrent_batches = concurrent_batches
-        self.precision: Precision = precision
         self.device = next(tokenizer.parameters()).device
+        on_gpu = self.device.type == "cuda"
+        # A GPU has always a batch to go on with when the codes of one are fetched.
+        self.most_submitted = concurrent_batches + on_gpu
+        self.read_ahead = max(READ_AHEAD, -(-READ_AHEAD * decoders // batch_size))
+        self._buffers = RasterBuffers(self.device)
+        self._to_device = HostToDevice(self.device)
+        self._forward = EncoderForward(tokenizer, precision, compiled)
         self._decoders = ThreadPoolExecutor(decoders, "decode")
         self._encoders = ThreadPoolExecutor(
             concurrent_batches, "encode", torch.set_num_threads, (threads,)
@@ -82,9 +99,13 @@ class BatchEncoder:
 
     def read(self, rows: Mapping[int, Row], size: Size) -> Reading:
         """Begin to decode `rows`, by place in the batch, to images of `size`."""
-        rasters = pinned(self.source.blank(self.batch_size, size), self.device)
+        shape = (self.batch_size, *size, *self.source.raster_shape)
+        rasters = self._buffers.take(shape, self.source.raster_dtype)
+        each = rasters.numpy()
+        for place in set(range(self.batch_size)).difference(rows):
+            each[place] = 0
         lines = {
-            place: self._decoders.submit(self._read, row, size, rasters[place].numpy())
+            place: self._decoders.submit(self._read, row, size, each[place])
             for place, row in rows.items()
         }
         return Reading(rasters, lines)
@@ -110,9 +131,10 @@ class BatchEncoder:
             content = content_hash(data)
             found = retried(partial(self.source.read, data, row, size), row["uri"])
             target[:] = found.raster
-        except ImageError as error:
-            return IndexLine(None, None, error.reason, str(error), content)
         except Exception as error:
+            target[:] = 0  # as where there is no image
+            if isinstance(error, ImageError):
+                return IndexLine(None, None, error.reason, str(error), content)
             if is_transient(error):
                 raise
             reason = next(why for kind, why in READ_FAILED.items() if isinstance(error, kind))
@@ -122,17 +144,16 @@ class BatchEncoder:
     def _encode(self, reading: Reading) -> PendingCodes:
         for line in reading.lines.values():
             line.result()
-        with torch.inference_mode():
-            codes = self.tokenizer.encode(
-                self.source.pixels(reading.rasters, self.device),
-                check=False,
-                precision=self.precision,
-            )
+        rasters = reading.rasters
+        with torch.inference_mode(), memory_errors_explained(REMEDY):
+            batch = self._to_device(self.source.samples(rasters))
+            codes = self._forward(self.source.pixels(batch.samples))
+            self._buffers.give_back(rasters, batch.copied)
             if self.device.type != "cuda":
-                return PendingCodes(codes.cpu(), None)
+                return PendingCodes(codes, None)
             # Not waited for here: this thread submits the next batch meanwhile.
             on_cpu = torch.empty_like(codes, device="cpu", pin_memory=True)
             on_cpu.copy_(codes, non_blocking=True)
-            copied = torch.cuda.Event()
+            copied = torch.cuda.Event(blocking=True)  # who waits for it must not take a core
             copied.record(torch.cuda.current_stream(self.device))
             return PendingCodes(on_cpu, copied)

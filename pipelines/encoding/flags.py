@@ -57,7 +57,8 @@ class EncodeFlags:
     track_tokenizer: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """NAME=DIR: the model or run folder of a track's tokenizer; needed in its first run only."""
     batch_size: Count | Literal["auto"] = "auto"
-    """Images per forward pass; fixed when the store is made."""
+    """Images per forward pass; fixed when the store is made. auto: on a GPU as many as a worker
+    finds room for there, a power of two, at most 64 of 256 pixels."""
     rows_per_task: Count | Literal["auto"] = "auto"
     """Rows per shard file; fixed when the store is made."""
     compress: bool = False
@@ -74,10 +75,15 @@ class EncodeFlags:
     convolution: Literal["auto", "direct", "nnpack"] = "auto"
     """nnpack: about twice as fast on most CPUs, with different rounding; fixed when the store is
     made. auto uses it where this machine has it and a forward pass has one thread."""
+    compile: Literal["auto", "yes", "no"] = "auto"
+    """Compile the encoder, which takes a minute in every worker and rounds otherwise; fixed when
+    the store is made. auto: on GPUs, for stores begun with 50,000 images or more. Of --crop native
+    the aspects 1:1, 4:3 and 3:2 are compiled."""
     workers: Annotated[int, Range(least=0, most=2**16)] = 0
     """Ray actors that encode; 0 encodes in one child process. Both give the same bytes."""
-    cpus_per_worker: Annotated[int, Range(least=1, most=1024)] = 1
-    """CPU cores per actor."""
+    cpus_per_worker: Annotated[int, Range(least=1, most=1024)] | Literal["auto"] = "auto"
+    """CPU cores per actor; on a GPU each has a thread that decodes images. auto: on GPUs the cores
+    of a node divided by its GPUs, else 1. Without --workers all cores of this machine are used."""
     gpus_per_worker: Annotated[float, Range(least=0, most=1024)] | Literal["auto"] = "auto"
     """GPUs, or a fraction of one, per actor; auto is 1 on a GPU, else 0."""
     address: str | None = None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ops.runtime import threads_restored
+from ops.runtime import num_cores, threads_restored
 from pipelines.console import progress_bar
 from pipelines.encoding.flags import EncodeFlags
 from pipelines.encoding.settings import run_environment
@@ -18,6 +18,7 @@ from pipelines.jobs import (
     JobProgress,
     Piece,
     WorkerDevices,
+    cores_for_gpus,
     gpus_of_worker,
     run_tasks,
     split_work,
@@ -44,7 +45,9 @@ def encode_tasks(
     environment = run_environment(flags, plan.settings.track, devices)
     track = plan.settings.track | environment
     on_gpu = torch.device(track["device"]).type != "cpu"
-    concurrent_batches = 1 if on_gpu else _concurrent_batches(flags, track["threads"])
+    gpus = gpus_of_worker(flags.gpus_per_worker, track["device"])
+    cpus = _cpus(flags, gpus, on_gpu)
+    concurrent_batches = 1 if on_gpu else max(1, cpus // track["threads"])
     with progress_bar("image") as progress, threads_restored():
         num_rows = sum(task.num_rows for task in tasks)
         doing = "encoding" if plan.track == "image" else f"encoding {plan.track}"
@@ -56,13 +59,15 @@ def encode_tasks(
 
         run_tasks(
             [Piece(task=task, first=0, end=task.num_rows) for task in tasks],
-            partial(EncodeWorker, root, concurrent_batches, _cpus(flags) + 1, environment),
+            partial(EncodeWorker, root, concurrent_batches, cpus + (not on_gpu), environment),
             on_result=on_result,
             workers=flags.workers,
-            cpus_per_worker=flags.cpus_per_worker,
-            gpus_per_worker=gpus_of_worker(flags.gpus_per_worker, track["device"]),
+            cpus_per_worker=cpus if flags.workers else 1,
+            gpus_per_worker=gpus,
             address=flags.address,
-            overlap=2,
+            # While one task commits, the next is encoded. On a GPU small tasks take less time than
+            # their commit, so that two may have to wait for the disk.
+            overlap=3 if on_gpu else 2,
             split=partial(split_work, batch_size=track["batch_size"]),
             give_up=partial(quarantine, root, plan),
             proven=len(tasks) < len(plan.tasks),
@@ -72,11 +77,10 @@ def encode_tasks(
         )
 
 
-def _cpus(flags: EncodeFlags) -> int:
+def _cpus(flags: EncodeFlags, gpus: float, on_gpu: bool) -> int:
     """CPU cores that one process may use."""
-    return flags.cpus_per_worker if flags.workers else torch.get_num_threads()
-
-
-def _concurrent_batches(flags: EncodeFlags, threads: int) -> int:
-    """Forward passes that run in parallel in one process on CPUs."""
-    return max(1, _cpus(flags) // threads)
+    if not flags.workers:
+        return num_cores() if on_gpu else torch.get_num_threads()
+    if flags.cpus_per_worker != "auto":
+        return flags.cpus_per_worker
+    return cores_for_gpus(gpus) if on_gpu else 1

@@ -29,6 +29,10 @@ from tokenizer import VQGAN
 # needs many.
 PIXELS_PER_BATCH = {"cpu": 256 * 256, "cuda": 64 * 256 * 256}
 MAX_BATCH_SIZE = 256
+#: Of settings that stores of earlier versions lack.
+NOT_RECORDED = {"compile": "no"}
+#: From so many images on, a compiled encoder saves more time than compiling it takes.
+COMPILED_FROM = 50_000
 #: TF32 rounds a convolution's input to 10 bits of mantissa: nearly all codes stay those of float32.
 DEFAULT_PRECISION: dict[str, Precision] = {"cpu": "float32", "cuda": "tf32"}
 
@@ -40,16 +44,18 @@ def plan_settings(
     num_rows: int,
     older: PlanSettings | None,
     devices: WorkerDevices,
+    fit: Callable[[Mapping[str, str], int], int] = lambda environment, most: most,
 ) -> PlanSettings:
     """The settings the flags ask for; `auto` is the store's value, or a default for a new store.
 
+    `fit` finds, for a device and precision, how many images of at most a number fit into a GPU.
     Raises ConfigError for a device of a new store that the workers do not have.
     """
 
     def chosen(value: Any, name: str, default: Callable[[], Any]) -> Any:
         if value != "auto":
             return value
-        return older.track[name] if older else default()
+        return older.track.get(name, NOT_RECORDED.get(name)) if older else default()
 
     accept = accepted(asked.accept, asked.allow_mixed)
     environment = choose_environment(
@@ -67,6 +73,11 @@ def plan_settings(
     )
     if convolution == "nnpack" and not (older and "device" in accept):
         _check_nnpack(asked, kind, precision)
+
+    def default_batch_size() -> int:
+        most = _default_batch_size(kind, transform)
+        return most if kind == "cpu" else fit(environment, most)
+
     track = {
         "tokenizer": tokenizer.name,
         "fingerprint": tokenizer.fingerprint,
@@ -74,11 +85,10 @@ def plan_settings(
         "downsample_factor": tokenizer.config.downsample_factor,
         "dtype": code_dtype(tokenizer.config.codebook_size).name,
         "transform": to_json(transform),
-        "batch_size": chosen(
-            asked.batch_size, "batch_size", lambda: _default_batch_size(kind, transform)
-        ),
+        "batch_size": chosen(asked.batch_size, "batch_size", default_batch_size),
         "threads": threads,
         "convolution": convolution,
+        "compile": chosen(asked.compile, "compile", lambda: _default_compile(kind, num_rows)),
         **environment,
         "device": kind,
     }
@@ -132,6 +142,10 @@ def _default_convolution(device_type: str, precision: str, threads: int) -> str:
     return "direct"
 
 
+def _default_compile(device_type: str, num_rows: int) -> str:
+    return "yes" if device_type == "cuda" and num_rows >= COMPILED_FROM else "no"
+
+
 def _check_nnpack(asked: EncodeFlags, device_type: str, precision: str) -> None:
     """Raise ConfigError where NNPACK cannot be used."""
     if not _nnpack_fits(device_type, precision):
@@ -174,7 +188,10 @@ def check_same(
             (n, getattr(store, n), getattr(asked, n))
             for n in ("rows_per_task", "labels", "compress")
         ),
-        *((n, store.track[n], asked.track[n]) for n in ("batch_size", "threads", "convolution")),
+        *(
+            (n, store.track.get(n, NOT_RECORDED.get(n)), asked.track[n])
+            for n in ("batch_size", "threads", "convolution", "compile")
+        ),
         *(
             (name, store.track["transform"].get(name), value)
             for name, value in asked.track["transform"].items()

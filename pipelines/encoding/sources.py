@@ -35,7 +35,13 @@ class Found(NamedTuple):
 
 
 class RowSource(ABC):
-    """Reads rows of one track as rasters (H, W, ...) and turns those into a tokenizer's pixels."""
+    """Reads rows of one track as rasters (H, W, ...) and turns those into a tokenizer's pixels.
+
+    `raster_shape` and `raster_dtype` are of one position of a raster.
+    """
+
+    raster_shape: tuple[int, ...] = (3,)
+    raster_dtype = torch.uint8
 
     def __init__(self, transform: Transform) -> None:
         self.transform = transform
@@ -48,13 +54,13 @@ class RowSource(ABC):
     def read(self, data: bytes, row: Row, size: Size) -> Found:
         """The row's raster, decoded from a file's bytes; raises ImageError where that fails."""
 
-    @abstractmethod
-    def blank(self, count: int, size: Size) -> Tensor:
-        """A batch of `count` blank rasters."""
+    def samples(self, rasters: Tensor) -> Tensor:
+        """What of a batch of rasters, on the CPU, is copied to the device."""
+        return rasters
 
     @abstractmethod
-    def pixels(self, rasters: Tensor, device: torch.device) -> Tensor:
-        """Pixels (B, channels, H, W) on `device` of a batch of rasters."""
+    def pixels(self, samples: Tensor) -> Tensor:
+        """Pixels (B, channels, H, W) of samples, on the device where those are."""
 
 
 class Photographs(RowSource):
@@ -67,15 +73,11 @@ class Photographs(RowSource):
     def read(self, data: bytes, row: Row, size: Size) -> Found:
         return Found(*self.transform.read(data, size, row["view"], row["key"]))
 
-    def blank(self, count: int, size: Size) -> Tensor:
-        return torch.zeros((count, *size, 3), dtype=torch.uint8)
-
-    def pixels(self, rasters: Tensor, device: torch.device) -> Tensor:
-        if device.type == "cpu":
-            return to_pixels(rasters.numpy())
-        # uint8 is a quarter of the bytes to copy; permuted, the batch is channels_last.
-        on_device = rasters.to(device, non_blocking=True)
-        return on_device.permute(0, 3, 1, 2).float() / 127.5 - 1
+    def pixels(self, samples: Tensor) -> Tensor:
+        if samples.device.type == "cpu":
+            return to_pixels(samples.numpy())
+        # Here and not on the CPU: uint8 is a quarter of the bytes to copy.
+        return samples.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 class LowResolutions(Photographs):
@@ -99,6 +101,8 @@ class Partners(RowSource):
     def __init__(self, transform: Transform, modality: Modality) -> None:
         super().__init__(transform)
         self.modality = modality
+        self.raster_shape = modality.raster_shape
+        self.raster_dtype = torch.from_numpy(np.empty(0, modality.raster_dtype)).dtype
 
     def check(self, row: Row) -> None:
         check_image(row)
@@ -119,12 +123,11 @@ class Partners(RowSource):
             self.transform.cut(raster, size, view, key, self.modality.resampling), width, height
         )
 
-    def blank(self, count: int, size: Size) -> Tensor:
-        shape = (count, *size, *self.modality.raster_shape)
-        return torch.from_numpy(np.zeros(shape, self.modality.raster_dtype))
+    def samples(self, rasters: Tensor) -> Tensor:
+        return self.modality.samples(rasters.numpy())
 
-    def pixels(self, rasters: Tensor, device: torch.device) -> Tensor:
-        return self.modality.pixels(self.modality.samples(rasters.numpy()).to(device))
+    def pixels(self, samples: Tensor) -> Tensor:
+        return self.modality.pixels(samples)
 
 
 def check_image(row: Row) -> None:

@@ -11,16 +11,19 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import groupby, islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
+import torch
 
+from ops.config import from_json
 from ops.disk_errors import disk_errors_explained
+from ops.images import Transform
 from ops.precision import use_precision
 from ops.runtime import (
     compute_repeatably,
@@ -30,6 +33,7 @@ from ops.runtime import (
 )
 from ops.text import printable
 from pipelines.encoding.batches import BatchEncoder, PendingCodes, Reading
+from pipelines.encoding.forward import compiled_sizes
 from pipelines.encoding.sources import IMAGE_COLUMNS, Size, source_of
 from pipelines.jobs import Done, Piece, precision_of
 from pipelines.planning import Plan, Task, read_plan, task_table
@@ -54,7 +58,6 @@ from pipelines.store import (
 )
 from tokenizer import NO_CODE, NOT_FINITE, NonFiniteLatentsError, load_tokenizer
 
-READ_AHEAD = 2  # batches decoded beyond those that are being encoded
 READ_COLUMNS = ["key", "uri", "offset", "size", "etag", "view"]
 KEEP_SECONDS = 30.0  # between two partial shards: how much work a kill may cost
 CRASHED_LINE = IndexLine(None, None, CRASHED, "the process that encoded it died every time", None)
@@ -77,8 +80,9 @@ class EncodeWorker:
     Made once a process: it loads the tokenizer kept there. `concurrent_batches` are encoded at a
     time, each on the store's frozen number of threads, and `decoders` threads (by default one more
     than batches) read images for them. `environment` replaces settings of the track (--accept);
-    what a row was made with is recorded with it. A process may run two tasks at once: while one
-    commits, the other encodes.
+    what a row was made with is recorded with it. A process may run several tasks at once, each in a
+    thread of the caller's: while one commits, the next encodes. Partial shards are written by a
+    thread of the worker's.
     """
 
     def __init__(
@@ -100,6 +104,7 @@ class EncodeWorker:
         self.tokenizer = load_tokenizer(tokenizer_folder(root), device, track["convolution"])
         if self.tokenizer.fingerprint != track["fingerprint"]:
             raise StoreError(f"{self.tokenizer.folder} is not the tokenizer it began with.")
+        compiled = _compiled_sizes(plan.settings.track, device)
         self._batches = BatchEncoder(
             self.tokenizer,
             source_of(track, self.tokenizer.modality),
@@ -108,12 +113,14 @@ class EncodeWorker:
             concurrent_batches=concurrent_batches,
             decoders=decoders or concurrent_batches + 1,
             precision=precision,
+            compiled=compiled,
         )
         self._environment = environment_text(
             {
                 **describe_environment(device),
                 "precision": precision,
                 "convolution": track["convolution"],
+                **({"compile": "yes"} if compiled else {}),
             }
         )
         self._keeper = ThreadPoolExecutor(1, "keep")
@@ -205,14 +212,14 @@ class EncodeWorker:
         reading = self._read(
             self._to_read(task, planned), missing, (rows * factor, columns * factor)
         )
-        ahead = deque(islice(reading, READ_AHEAD))
+        ahead = deque(islice(reading, self._batches.read_ahead))
         encoding: deque[_Batch] = deque()
         with self._encoding:
             while ahead:
                 places, batch = ahead.popleft()
                 encoding.append(_Batch(places, batch, self._batches.encode(batch)))
                 ahead.extend(islice(reading, 1))
-                if len(encoding) > self._batches.concurrent_batches:
+                if len(encoding) > self._batches.most_submitted:
                     yield self._put(buffer, encoding.popleft(), planned)
         while encoding:
             yield self._put(buffer, encoding.popleft(), planned)
@@ -240,9 +247,10 @@ class EncodeWorker:
 
     def _put(self, buffer: Buffer, batch: _Batch, planned: pa.Table) -> int:
         codes = batch.codes.result().numpy()
+        no_code = (codes == NO_CODE).any(axis=(1, 2))
         for place, (within, line) in zip(batch.places, batch.reading.lines.items(), strict=True):
             found = line.result()
-            if found.status == OK and (codes[within] == NO_CODE).any():
+            if found.status == OK and no_code[within]:
                 key = printable(planned["key"][place].as_py(), 100)
                 raise NonFiniteLatentsError(f"{key}: {NOT_FINITE}")
             buffer.put(place, found, codes[within] if found.status == OK else None)
@@ -263,6 +271,13 @@ class EncodeWorker:
                 environments=buffer.environments(),
             )
             remove_partial_shards(self.root, task.grid, task.number)
+
+
+def _compiled_sizes(track: Mapping[str, Any], device: torch.device) -> Collection[Size]:
+    """The sizes of views whose encoder is compiled: none on another device than the store's own."""
+    if track.get("compile") != "yes" or device.type != torch.device(track["device"]).type:
+        return ()
+    return compiled_sizes(from_json(Transform, track["transform"]))
 
 
 class _Batch(NamedTuple):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ import tyro
 
 from ops.config import ConfigError, Count, Range, Seed
 from ops.precision import check_precision
-from pipelines.conditioning import parse_conditions, sampling_help
+from pipelines.conditioning import ConditionFiles, parse_conditions, sampling_help
 from pipelines.generation.settings import (
     DEFAULT_PRECISION,
     MOST_TASKS,
@@ -24,7 +25,7 @@ from pipelines.generation.settings import (
     saves_of,
 )
 from pipelines.jobs import Accept, WorkerDevices, accepted, choose_environment
-from prior import Prior
+from prior import Prior, find_prior
 from prior.sampling import (
     DEFAULT_CACHE_MEMORY,
     LARGEST_DEFAULT_BATCH,
@@ -43,10 +44,16 @@ class GenerateFlags:
     each sample, to be read by pyarrow.parquet; generation.json has the settings that decide them.
     """
 
-    prior: Path
-    """the run folder that pipelines.train_prior wrote; it has the tokenizer too"""
+    prior: str
+    """the run folder that pipelines.train_prior wrote, which has the tokenizer too, or the name of
+    a bundled prior"""
     out: Path
     """the folder of samples to create or extend"""
+    upscale: str | None = None
+    """a prior with the condition low_res, by name or folder: --prior samples each image whole, in
+    one window, and this one enlarges it, again and again up to --size"""
+    upscale_temperature: float | None = None
+    """sampling temperature of --upscale (default: what it recommends, else 1)"""
     count: Annotated[int, Range(least=1, most=10**10)] = 4
     """number of samples in the folder"""
     size: str = "256x256"
@@ -72,21 +79,23 @@ class GenerateFlags:
     condition: Annotated[
         tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(help=sampling_help())
     ] = ()
-    temperature: float = 1.0
-    """sampling temperature: below 1 favours probable codes; 0 always takes the most probable"""
+    temperature: float | None = None
+    """sampling temperature: below 1 favours probable codes; 0 always takes the most probable. The
+    default of this and the next flags is what the prior's config.json recommends, else 1, no
+    limits, and no guidance"""
     top_k: int | None = None
     """draw from the k most probable codes only"""
     top_p: float | None = None
     """draw from the most probable codes that together have this probability"""
     min_p: float | None = None
     """draw from the codes with at least this share of the most probable code's probability"""
-    guidance_scale: float = 1.0
+    guidance_scale: float | None = None
     """classifier-free guidance: above 1 follows labels and conditions more closely; doubles the
     work"""
-    guidance_schedule: Literal["constant", "power-cosine"] = "constant"
+    guidance_schedule: Literal["constant", "power-cosine"] | None = None
     """power-cosine: guidance rises from none at a window's first code to the full scale at its
     last"""
-    guidance_power: float = 1.0
+    guidance_power: float | None = None
     """for power-cosine: the higher, the later guidance rises"""
     cache_memory: Annotated[float, Range(least=0, most=2**20)] | Literal["auto"] = "auto"
     """GiB of KV caches per worker; with less, more is recomputed. Affects rounding, so it is
@@ -151,10 +160,12 @@ def make_request(
     tokenizer: VQGAN,
     record: Mapping[str, Any] | None,
     devices: WorkerDevices,
+    given: Sequence[ConditionFiles] = (),
 ) -> GenerationRequest:
     """The request of the flags and defaults; raises ConfigError for what is not possible.
 
-    Flags that are not given take the recorded values, so that --count may grow.
+    Flags that are not given take the recorded values, so that --count may grow. `given` are inputs
+    of further conditions.
     """
     width, height = parse_size(flags.size)
     factor = tokenizer.config.downsample_factor
@@ -193,7 +204,7 @@ def make_request(
             "--out, or a larger --samples-per-task there."
         )
     return GenerationRequest(
-        prior=flags.prior.absolute(),
+        prior=find_prior(flags.prior).absolute(),
         out=flags.out.absolute(),
         width=width,
         height=height,
@@ -207,16 +218,8 @@ def make_request(
         samples_per_task=samples_per_task,
         save=saves_of(flags.save),
         labels=labels_of(flags.labels, prior),
-        condition_inputs=parse_conditions(flags.condition, prior.conditions),
-        sampling=SamplingSettings(
-            temperature=flags.temperature,
-            top_k=flags.top_k,
-            top_p=flags.top_p,
-            min_p=flags.min_p,
-            guidance_scale=flags.guidance_scale,
-            guidance_schedule=flags.guidance_schedule,
-            guidance_power=flags.guidance_power,
-        ),
+        condition_inputs=(*parse_conditions(flags.condition, prior.conditions), *given),
+        sampling=sampling_settings(flags, prior),
         cache_memory=int(cache_memory * 2**30),
         flush_every_rows=flush_every_rows_of(flags, prior, rows, columns),
         device=environment["device"],
@@ -242,10 +245,17 @@ def memory_plan_of(
         int(memory * (1 if share == "auto" else min(1.0, share))),
         shape=shape,
         stride=flags.stride,
-        guides=flags.guidance_scale != 1,
+        guides=sampling_settings(flags, prior).guides,
         precision=check_precision(environment["precision"]),
         count=flags.batch_size or flags.count,
     )
+
+
+def sampling_settings(flags: GenerateFlags, prior: Prior) -> SamplingSettings:
+    """The settings that the flags name; for others those that the prior recommends."""
+    names = [field.name for field in dataclasses.fields(SamplingSettings)]
+    given = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
+    return SamplingSettings(**{**prior.recommended, **given})
 
 
 def flush_every_rows_of(flags: GenerateFlags, prior: Prior, rows: int, columns: int) -> int | None:

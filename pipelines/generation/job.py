@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -10,7 +11,12 @@ import torch
 
 from ops.config import ConfigError
 from ops.runtime import threads_restored
-from pipelines.conditioning import ConditionEncoder, find_tokenizer, make_condition_encoder
+from pipelines.conditioning import (
+    ConditionEncoder,
+    ConditionFiles,
+    find_tokenizer,
+    make_condition_encoder,
+)
 from pipelines.console import progress_bar
 from pipelines.generation.code_store import finish_store, prepare_store
 from pipelines.generation.contact_sheet import remove_grids, write_grids
@@ -25,7 +31,7 @@ from pipelines.generation.settings import (
     read_record,
     write_record,
 )
-from pipelines.generation.worker import GenerationWorker, quarantine
+from pipelines.generation.worker import GenerationWorker, give_up, quarantine
 from pipelines.jobs import (
     ACCEPTABLE,
     Done,
@@ -41,7 +47,7 @@ from pipelines.jobs import (
     split_work,
 )
 from pipelines.store import locked
-from prior import Prior, load_prior
+from prior import Prior, find_prior, load_prior
 
 LISTED = 20  # failed samples named at the end; the index names all
 
@@ -53,19 +59,26 @@ class GenerationOutcome(NamedTuple):
     num_failed: int  # samples asked for that were given up
 
 
-def generate_samples(flags: GenerateFlags) -> GenerationOutcome:
+def generate_samples(
+    flags: GenerateFlags,
+    given: Sequence[ConditionFiles] = (),
+    lacking: Collection[int] = (),
+) -> GenerationOutcome:
     """Generate the samples that the folder lacks.
 
-    Raises UserError for flags that cannot be used with the prior or the folder.
+    `given` are inputs of conditions in addition to those that the flags name; the samples in
+    `lacking` have none, and are given up. Raises UserError for flags that cannot be used with the
+    prior or the folder.
     """
-    check_absolute({"--prior": flags.prior, "--out": flags.out})
+    where = find_prior(flags.prior)
+    check_absolute({"--prior": where, "--out": flags.out})
     check_flags(flags)
     prior = load_prior(flags.prior)
-    tokenizer = find_tokenizer(flags.prior, prior, torch.device("cpu"))
+    tokenizer = find_tokenizer(where, prior, torch.device("cpu"))
     cpus = flags.workers * _cpus(flags)
     with locked(flags.out), WorkerDevices(flags.workers, flags.address, cpus) as devices:
         record = read_record(flags.out)
-        request = make_request(flags, prior, tokenizer, record, devices)
+        request = make_request(flags, prior, tokenizer, record, devices, given)
         settings = deciding_settings(request, prior)
         if record is not None:
             check_record(flags.out, record, settings, accepted(flags.accept, flags.allow_mixed))
@@ -78,7 +91,8 @@ def generate_samples(flags: GenerateFlags) -> GenerationOutcome:
         )
         new = 0
         if pieces:
-            condition_encoder.check()
+            by_us = {each.name for each in given}
+            condition_encoder.check(set(condition_encoder.names) - by_us)
             device = _device(flags, request, devices)
             remove_grids(request)
             if record is not None:  # what is accepted to differ is recorded by the workers
@@ -89,6 +103,7 @@ def generate_samples(flags: GenerateFlags) -> GenerationOutcome:
                 prepare_store(request, tokenizer, _label_names(prior), settings)
             for piece in pieces:
                 folder.reopen(piece)
+                give_up(request, piece, lacking)
             request = replace(request, device=device)
             new = _run(request, pieces, flags, proven=bool(folder.parts))
         _finish(request, condition_encoder)

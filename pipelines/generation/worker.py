@@ -8,7 +8,7 @@ on kills.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from itertools import groupby
@@ -69,6 +69,7 @@ from prior import load_prior
 MOST_WAITING = 2  # batches whose images are being written while the next one is sampled
 BEGUN_AHEAD = 16  # images being written for a tar beside the next of its members
 CRASHED_LINE = SampleLine(CRASHED, "the process that sampled it died every time")
+LACKING_LINE = SampleLine(CRASHED, "the image that it was to be made from was given up")
 
 
 class SampledBatch(NamedTuple):
@@ -87,6 +88,15 @@ def quarantine(request: GenerationRequest, piece: Piece[int]) -> None:
     (place,) = range(piece.first, piece.end)
     with disk_errors_explained(request.out):
         read_buffer(request, piece.task).quarantine(place, CRASHED_LINE)
+
+
+def give_up(request: GenerationRequest, piece: Piece[int], samples: Collection[int]) -> None:
+    """Record those of the piece's missing samples that are among `samples` as `crashed`."""
+    buffer = read_buffer(request, piece.task)
+    for place in buffer.missing(piece.first, piece.end):
+        if buffer.samples[place] in samples:
+            with disk_errors_explained(request.out):
+                buffer.quarantine(place, LACKING_LINE)
 
 
 class GenerationWorker:

@@ -10,6 +10,7 @@ from pipelines.jobs.cluster import (
     check_absolute,
     check_on_every_node,
     cluster_address,
+    cores_for_gpus,
     ray_running,
 )
 from pipelines.jobs.devices import WorkerDevices, gpus_of_worker, own_device
@@ -39,6 +40,7 @@ __all__ = [
     "check_on_every_node",
     "choose_environment",
     "cluster_address",
+    "cores_for_gpus",
     "differing_environment",
     "forked_workers",
     "gpus_of_worker",

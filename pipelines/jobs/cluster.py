@@ -126,6 +126,18 @@ def ray_running(address: str | None = None, cpus: float = 1) -> Iterator[None]:
         yield from _connected(address=address)
 
 
+def cores_for_gpus(gpus: float) -> int:
+    """CPU cores that an actor with `gpus` GPUs may have, so that every GPU gets as many.
+
+    That is on the node with the fewest a GPU; 1 where no node with GPUs has started yet.
+    """
+    import ray
+
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    shares = [each.get("CPU", 0.0) / each["GPU"] for each in found if each.get("GPU")]
+    return max(1, int(min(shares, default=0.0) * gpus))
+
+
 def _connected(**settings: Any) -> Iterator[None]:
     """Connect to Ray with these settings, and end the connection."""
     import ray

@@ -17,8 +17,8 @@ IntArray = NDArray[np.int64]
 #: Of a track's provenance, what may differ between stores that train one prior: how its rows were
 #: made, not what their numbers mean.
 HOW_MADE = (
-    "transform", "tokenizer", "batch_size", "threads", "convolution", "device", "precision",
-    "torch",
+    "transform", "tokenizer", "batch_size", "threads", "convolution", "compile", "device",
+    "precision", "torch",
 )  # fmt: skip
 
 

@@ -20,8 +20,10 @@ from pipelines.tracks.plan import PARTNER, PARTNER_SCHEMA, FindPartners
 from pipelines.tracks.track import NAMED, Track, TrackInput
 from tokenizer import VQGAN, load_tokenizer
 
-#: As the images were encoded; stores of earlier versions lack the last two.
-FROM_IMAGES = ("batch_size", "threads", "convolution", "device", "precision", "torch")
+#: As the images were encoded; stores of earlier versions lack some.
+FROM_IMAGES = (
+    "batch_size", "threads", "convolution", "compile", "device", "precision", "torch",
+)  # fmt: skip
 
 
 def provenance_of(kind: str, tokenizer: VQGAN, images: dict[str, Any]) -> dict[str, Any]:

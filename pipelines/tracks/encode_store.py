@@ -14,7 +14,14 @@ from typing import NamedTuple
 
 from ops.config import ConfigError
 from ops.images import Transform
-from pipelines.encoding import EncodeFlags, check_flags, check_same, encode_tasks, plan_settings
+from pipelines.encoding import (
+    EncodeFlags,
+    check_flags,
+    check_same,
+    encode_tasks,
+    fitting_batch_size,
+    plan_settings,
+)
 from pipelines.inputs import InputError, Listing, label_lines, list_input
 from pipelines.jobs import WorkerDevices, accepted, check_absolute
 from pipelines.planning import Plan, extend_plan, grids_of, prune_plan, read_plan
@@ -69,7 +76,7 @@ def encode_tracks(flags: EncodeFlags, kinds: Mapping[str, type[Track]]) -> Encod
         multiple_of=tokenizer.config.downsample_factor,
     )
     # What decides what is written is read under the lock: another run may be writing now.
-    cpus = flags.workers * flags.cpus_per_worker
+    cpus = flags.workers * (1 if flags.cpus_per_worker == "auto" else flags.cpus_per_worker)
     with locked(root), WorkerDevices(flags.workers, flags.address, cpus) as devices:
         listing = _list_images(flags)
         tracks, gone = open_tracks(
@@ -152,7 +159,8 @@ def _plan(
         check_made_by_encode(root, older.settings.track)
     num_rows = len(listing.table) * transform.views
     begun = None if older is None else older.settings
-    settings = plan_settings(flags, tokenizer, transform, num_rows, begun, devices)
+    fit = partial(fitting_batch_size, flags, devices, tokenizer.config, transform)
+    settings = plan_settings(flags, tokenizer, transform, num_rows, begun, devices, fit)
     if begun is not None:
         check_same(root, begun, settings, accepted(flags.accept, flags.allow_mixed))
     assert tokenizer.folder is not None  # it was loaded from one

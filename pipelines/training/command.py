@@ -9,26 +9,34 @@ import torch
 
 from ops.checkpoint import newest_step
 from ops.files import exclusive_lock
+from ops.precision import use_precision
 from ops.ranks import Ranks
 from ops.runtime import keep_freed_memory, resolve_device, use_threads
 from pipelines.jobs import own_device
 from pipelines.training.flags import TrainingFlags, parallel_config_of, worker_config_of
 from pipelines.training.launch import Attempt, run_attempts
 from pipelines.training.parallel import ParallelConfig
+from pipelines.training.run_record import pin_precision
 
 
 def set_up_process(
     flags: TrainingFlags, ranks: Ranks, shard: bool = False
 ) -> tuple[torch.device, ParallelConfig]:
-    """Set this process's threads and memory allocation; the device it trains on, and how.
+    """Set this process's threads, precision and memory allocation; its device, and how it trains.
 
+    Rank 0 records the precision in run.json, since the driver need not have the workers' devices.
     Raises ConfigError where the device does not exist, or torch cannot use the GPU that this worker
-    was given.
+    was given; TrainingError where the run was started in another precision.
     """
     use_threads(flags.threads)
     keep_freed_memory()
     device = own_device(flags.device, on_ray=flags.workers > 0)
-    return device, parallel_config_of(flags, ranks, device, shard=shard)
+    parallel_config = parallel_config_of(flags, ranks, device, shard=shard)
+    with ranks.errors_shared():
+        if ranks.is_first:
+            pin_precision(flags.out, parallel_config.precision)
+    use_precision(parallel_config.precision)
+    return device, parallel_config
 
 
 def run_training(

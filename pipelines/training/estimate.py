@@ -1,4 +1,4 @@
-"""Estimates of a training run, made without training: parameters, steps per epoch, memory."""
+"""Estimates of a training run, made without training: sizes, steps per epoch, memory, FLOP."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from pipelines.training.recipe import PriorRecipe, TokenizerRecipe
 from prior import PriorConfig, PriorModel, make_model
-from tokenizer import VQGAN
+from tokenizer import VQGAN, VQGANConfig
 
 Model = TypeVar("Model", bound=nn.Module)
 FLOAT32 = 4  # bytes of each weight, gradient and optimizer entry
@@ -40,17 +42,7 @@ def describe_prior(
 ) -> list[str]:
     """Lines of text on a prior's run that trains on `images` images."""
     codes, size = config.window**2, recipe.batch_size
-    # A local prior adds its condition grids to the codes: they are not in condition_length.
-    grids = getattr(config, "condition_grids", 0) * codes
-    tokens = torch.zeros(
-        division.micro_batch(size), config.condition_length + grids, dtype=torch.int64
-    )
-    grid = torch.zeros(len(tokens), config.window, config.window, dtype=torch.int64)
-
-    def loss(model: PriorModel) -> Tensor:
-        model.recompute_activations = division.recompute
-        return model.nll(tokens, grid).mean()
-
+    loss = _prior_loss(config, division.micro_batch(size), division.recompute)
     model, activations = _without_values(lambda: make_model(config), loss, division.bfloat16)
     sequence = config.sequence_length
     return [
@@ -67,16 +59,7 @@ def describe_tokenizer(
 ) -> list[str]:
     """Lines of text on a tokenizer's run that trains on `images` images."""
     config, side, size = recipe.config, recipe.crop_size, recipe.batch_size
-    channels = config.autoencoder.image_channels
-    pixels = torch.zeros(division.micro_batch(size), channels, side, side)
-
-    def loss(model: VQGAN) -> Tensor:
-        for part in (model.encoder, model.decoder):
-            part.blocks.recompute = division.recompute
-        result = model.eval()(pixels)  # in training mode the codebook would read values
-        total: Tensor = result.pixels.abs().mean() + result.quantizer_loss
-        return total
-
+    loss = _tokenizer_loss(config, side, division.micro_batch(size), division.recompute)
     model, activations = _without_values(lambda: VQGAN(config), loss, division.bfloat16)
     codes = (side // config.downsample_factor) ** 2
     return [
@@ -87,6 +70,55 @@ def describe_tokenizer(
         _memory_line(_count(model), activations, division),
         "            without the discriminator and the perceptual loss",
     ]
+
+
+def prior_flop(config: PriorConfig) -> int:
+    """FLOP of a training step on one window: forward and backward, nothing computed twice."""
+    return _count_flop(lambda: make_model(config), _prior_loss(config, 1, recompute=False))
+
+
+def tokenizer_flop(config: VQGANConfig, side: int) -> int:
+    """The same on one crop, without the discriminator and the perceptual loss."""
+    loss = _tokenizer_loss(config, side, 1, recompute=False)
+    return _count_flop(lambda: VQGAN(config), loss)
+
+
+def _count_flop(make: Callable[[], Model], loss: Callable[[Model], Tensor]) -> int:
+    counter = FlopCounterMode(display=False)
+    # Attention by plain matrix products: the counter does not know the fused kernel of CPUs.
+    with FakeTensorMode(allow_non_fake_inputs=True), sdpa_kernel(SDPBackend.MATH), counter:
+        torch.autograd.backward(loss(make()))
+    return int(counter.get_total_flops())
+
+
+def _prior_loss(config: PriorConfig, size: int, recompute: bool) -> Callable[[PriorModel], Tensor]:
+    """The loss of a model of `config` on `size` windows."""
+    # A local prior adds its condition grids to the codes: they are not in condition_length.
+    grids = getattr(config, "condition_grids", 0) * config.window**2
+    tokens = torch.zeros(size, config.condition_length + grids, dtype=torch.int64)
+    grid = torch.zeros(size, config.window, config.window, dtype=torch.int64)
+
+    def loss(model: PriorModel) -> Tensor:
+        model.recompute_activations = recompute
+        return model.nll(tokens, grid).mean()
+
+    return loss
+
+
+def _tokenizer_loss(
+    config: VQGANConfig, side: int, size: int, recompute: bool
+) -> Callable[[VQGAN], Tensor]:
+    """A loss of a VQGAN of `config` on `size` crops."""
+    pixels = torch.zeros(size, config.autoencoder.image_channels, side, side)
+
+    def loss(model: VQGAN) -> Tensor:
+        for part in (model.encoder, model.decoder):
+            part.blocks.recompute = recompute
+        result = model.eval()(pixels)  # in training mode the codebook would read values
+        total: Tensor = result.pixels.abs().mean() + result.quantizer_loss
+        return total
+
+    return loss
 
 
 def _without_values(

@@ -12,6 +12,7 @@ import torch
 import tyro
 
 from ops.config import ConfigError, Count, Range, Seed, Share, Weight, check_flags
+from ops.precision import resolve_precision
 from ops.ranks import Ranks
 from pipelines.conditioning import training_help
 from pipelines.training.estimate import Division
@@ -22,6 +23,7 @@ from pipelines.training.parallel import ParallelConfig
 from pipelines.training.recipe import (
     LOOP_FIELDS,
     BatchSize,
+    Factorised,
     PriorRecipe,
     Side,
     Steps,
@@ -64,6 +66,9 @@ class TrainingFlags:
     --workers this machine, has one; the driver of --workers needs none. A worker that was given a
     GPU uses it or ends the run. Losses repeat bit for bit on a CPU; on a GPU only nearly, since
     gradients are added up in varying order"""
+    precision: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"
+    """of matrix products and convolutions; weights, optimizer and losses are always float32. auto:
+    bfloat16 on a GPU, float32 on a CPU; tf32 differs from float32 on GPUs alone"""
     accumulate: BatchSize = 1
     """micro-batches per batch (gradient accumulation): less memory, the same losses"""
     compile: Literal["auto", "yes", "no"] = "auto"
@@ -146,6 +151,9 @@ class TrainPriorFlags(TrainingFlags):
     ordering: str | None = None
     """order in which a window's codes are predicted: row-major, alternate, spiral-in, spiral-out,
     z-curve, subsample or random"""
+    factorised: Factorised | None = None
+    """yes: embed and predict a code by its levels, of tokenizers with fsq or lfq; no: each code by
+    itself; auto: yes where the tokenizer's codes have levels"""
     every_view: bool = False
     """train on each view of an image once an epoch, instead of on one of them at random"""
     cache_memory: Annotated[float, Range(least=0, most=2**20)] | None = None
@@ -196,11 +204,11 @@ def parallel_config_of(
     flags: TrainingFlags, ranks: Ranks, device: torch.device, shard: bool = False
 ) -> ParallelConfig:
     """How a process of `ranks` that trains on `device` computes its steps."""
-    compiles = device.type == "cuda" and not shard
     return ParallelConfig(
         ranks=ranks,
         accumulate=flags.accumulate,
-        compile=compiles if flags.compile == "auto" else flags.compile == "yes",
+        compile=device.type == "cuda" if flags.compile == "auto" else flags.compile == "yes",
+        precision=resolve_precision(flags.precision, device),
         recompute=flags.recompute,
         shard=shard,
     )
@@ -214,7 +222,7 @@ def division_of(flags: TrainingFlags, shard: bool = False) -> Division:
         accumulate=flags.accumulate,
         recompute=flags.recompute,
         shard=shard,
-        bfloat16=gpu,
+        bfloat16=flags.precision == "bfloat16" or (flags.precision == "auto" and gpu),
     )
 
 

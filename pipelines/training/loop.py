@@ -26,27 +26,26 @@ from ops.checkpoint import (
     best_step,
     held_out_of,
     newest_step,
-    prune_steps,
     skipped_of,
     step_folder,
     step_of,
-    write_held_out,
-    write_skipped,
 )
 from ops.config import UserError
 from ops.disk_errors import disk_errors_explained
-from ops.files import atomic_path
 from ops.images import write_png
 from ops.metrics_log import MetricsLog, read_metrics
 from ops.ranks import ALONE, Ranks
 from pipelines.console import interrupts_noted, progress_bar
-from pipelines.training.optimizer import NonFiniteError
+from pipelines.training.checkpoint_writer import CheckpointWriter, WriteState
 from pipelines.training.plots import plot_curves
 
 Batch = TypeVar("Batch")
 OnStep = Callable[[int, str], None]  # called with the number of steps done and a short note
 BATCHES_AHEAD = 3  # made while a step is computed
 KEYS_NAMED = 8  # in the message about a loss that is not finite
+FINITE = "finite"  # the metric that says whether a step was taken
+#: Metrics of which one is not finite where a step was not taken, as messages name them.
+CHECKED = ("loss", "gradient_norm", "discriminator_loss", "discriminator_gradient_norm")
 
 
 class TrainingError(UserError):
@@ -96,9 +95,10 @@ class TrainTask(ABC, Generic[Batch]):
 
     @abstractmethod
     def train_step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
-        """Take one step. Returns scalars to log, `loss` among them, still on their device.
+        """Take one step. Returns scalars to log, still on their device: nothing waits for a GPU.
 
-        Raises NonFiniteError, before any weight has changed, in all processes together.
+        Among them are `loss` and FINITE, 1 where the step was taken and 0 where a loss or gradient
+        norm of any process was not finite, so that no weight was changed.
         """
 
     def forward_state(self) -> list[Tensor]:
@@ -113,16 +113,25 @@ class TrainTask(ABC, Generic[Batch]):
         """Number of samples or codes of one step over all processes, by name, to log rates."""
         return {}
 
-    @abstractmethod
-    def save(self, folder: Path | None) -> None:
-        """Write model, averages and train_state.pt into `folder`.
+    def peak_share(self, steps_per_second: float) -> float | None:
+        """The share of the devices' highest bfloat16 rate in use at this speed; None if unknown."""
+        return None
 
-        A collective, since each process may hold a shard; only rank 0 gets a folder.
+    def description(self) -> Mapping[str, str]:
+        """What computes the steps, to be logged: the device, the precision."""
+        return {}
+
+    @abstractmethod
+    def snapshot(self) -> WriteState:
+        """Copy this process's part of model, averages and optimizer state to the CPU.
+
+        Returns the function that writes the copy into an existing folder: config.json,
+        model.safetensors, ema.safetensors and train_state.pt at least.
         """
 
     @abstractmethod
     def load(self, folder: Path) -> None:
-        """Restore what `save` wrote."""
+        """Restore what a snapshot wrote."""
 
     @abstractmethod
     def evaluate(self, step: int) -> Evaluation:
@@ -140,8 +149,9 @@ def train(
     """Resume from the newest checkpoint in `run`; returns the number of steps taken.
 
     Without `on_step` a progress bar is shown. The caller must hold the run folder's lock. Raises
-    TrainingError on a loss or gradient norm that is not finite, before that batch has changed the
-    weights, unless more batches may be skipped; DiskError where the run folder cannot be written.
+    TrainingError where a loss or gradient norm of the steps since the last log line was not finite,
+    which changed no weight, unless more batches may be skipped; DiskError where the run folder
+    cannot be written.
     """
     newest = newest_step(run)
     start = ranks.broadcast(step_of(newest) if newest else 0)
@@ -149,8 +159,12 @@ def train(
         train_task.load(_visible(step_folder(run, start)))
     if start >= settings.steps:
         return 0
-    with _log(run, start, ranks) as log, _shown(on_step, start, settings.steps) as tick:
-        _Loop(train_task, source, run, settings, ranks, log).run_steps(start, tick)
+    with (
+        _log(run, start, ranks) as log,
+        _shown(on_step, start, settings.steps) as tick,
+        CheckpointWriter(run, ranks, settings.keep) as writer,
+    ):
+        _Loop(train_task, source, run, settings, ranks, log, writer).run_steps(start, tick)
     return settings.steps - start
 
 
@@ -189,19 +203,23 @@ class _Loop(Generic[Batch]):
         settings: LoopSettings,
         ranks: Ranks,
         log: MetricsLog | None,
+        writer: CheckpointWriter,
     ) -> None:
         self.train_task, self.source, self.run, self.settings = train_task, source, run, settings
-        self.ranks, self.log = ranks, log
+        self.ranks, self.log, self.writer = ranks, log, writer
         best = best_step(run)
         self.lowest = ranks.broadcast(held_out_of(best) if best else math.inf)
         newest = newest_step(run)
         self.skipped = ranks.broadcast(skipped_of(newest) if newest else [])
-        self.unlogged: list[Mapping[str, Tensor]] = []
+        self.unlogged: list[tuple[int, Mapping[str, Tensor]]] = []  # with their steps
         self.saved, self.saved_at = -1, time.monotonic()
         self.since = time.perf_counter()
 
     def run_steps(self, start: int, tick: OnStep) -> None:
-        note = ""
+        note, description = "", self.train_task.description()
+        if self.log is not None and description:
+            with disk_errors_explained(self.run):
+                self.log.describe(start, description)
         ahead = closing(_ahead(self._batches(start)))
         with interrupts_noted() as interrupted, ahead as batches:
             for step, batch in enumerate(batches, start):
@@ -212,32 +230,42 @@ class _Loop(Generic[Batch]):
                 if interrupted():
                     self._flush(step + 1)
                     self._save(step + 1)
+                    self.writer.wait()
                     raise KeyboardInterrupt
 
     def _take_step(self, batch: Batch, step: int) -> None:
-        """Take a step, or leave its batch out where it is not finite and that is allowed."""
-        may_skip = len(self.skipped) < self.settings.skip_non_finite
-        state = self.train_task.forward_state() if may_skip else []
+        """Take a step; where it is not finite and may be skipped, it changes nothing at all."""
+        state = self.train_task.forward_state() if self.settings.skip_non_finite else []
         before = [tensor.detach().clone() for tensor in state]
-        try:
-            self.unlogged.append(self.train_task.train_step(batch, step))
-            return
-        except NonFiniteError as error:
-            names = self.ranks.gather(self.source.keys(step) if error.own else [])
-            keys = [key for part in names for key in part] or self.source.keys(step)
-            if not may_skip:
-                raise TrainingError(self._describe(error, step, keys)) from None
+        metrics = self.train_task.train_step(batch, step)
         for tensor, value in zip(state, before, strict=True):
-            tensor.detach().copy_(value)
-        self.skipped.append(step)
-        self._write(step + 1, {"skipped_steps": len(self.skipped)})
+            tensor.detach().copy_(torch.where(metrics[FINITE] > 0, tensor.detach(), value))
+        self.unlogged.append((step, metrics))
 
-    def _describe(self, error: NonFiniteError, step: int, keys: Sequence[str]) -> str:
+    def _skip(self, step: int, own: Mapping[str, float], mean: Mapping[str, float]) -> None:
+        """Count a step that was not finite; raises TrainingError where there are too many.
+
+        `own` are this process's metrics of the step, `mean` those of all.
+        """
+        allowed = self.settings.skip_non_finite
+        if len(self.skipped) < allowed:
+            self.skipped.append(step)
+            self._write(step + 1, {"skipped_steps": len(self.skipped)})
+            return
+        bad = [name for name in CHECKED if not math.isfinite(mean.get(name, 0.0))]
+        has_it = any(not math.isfinite(own.get(name, 0.0)) for name in CHECKED)
+        names = self.ranks.gather(self.source.keys(step) if has_it else [])
+        keys = [key for part in names for key in part] or self.source.keys(step)
+        what = bad[0] if bad else "loss"
+        self.writer.wait()  # so that the message names the newest checkpoint
+        raise TrainingError(self._describe(what.replace("_", " "), mean[what], step, keys))
+
+    def _describe(self, what: str, value: float, step: int, keys: Sequence[str]) -> str:
         good, allowed = newest_step(self.run), self.settings.skip_non_finite
         named = f" ({', '.join(keys[:KEYS_NAMED])}{', ...' if len(keys) > KEYS_NAMED else ''})"
         spent = f"{allowed} such batches were left out already. " if allowed else ""
         return (
-            f"The {error.what} of step {step} is {error.value}; resuming would repeat its batch"
+            f"The {what} of step {step} is {value}; resuming would repeat its batch"
             f"{named if keys else ''}. {spent}The newest good checkpoint is "
             f"{good.name if good else 'none'}. Look at those samples, run again with a lower "
             f"learning rate and another --out, or leave out up to {allowed + 1} such batches by "
@@ -263,21 +291,54 @@ class _Loop(Generic[Batch]):
         return note
 
     def _flush(self, done: int) -> str:
-        """Log the mean of each metric since the last line."""
+        """Log the mean of each metric since the last line; the only place that reads them."""
+        self.writer.check()
         if not self.unlogged:
             return ""
-        taken, self.unlogged = self.unlogged, []
+        (steps, tables), self.unlogged = zip(*self.unlogged, strict=True), []
+        taken = []
+        for step, own, mean in zip(steps, *self._read(tables), strict=True):
+            if mean[FINITE] < 1:
+                self._skip(step, own, mean)
+            else:
+                taken.append(mean)
+        if not taken:
+            return ""
         means: dict[str, float] = {}
-        for name in dict.fromkeys(name for metrics in taken for name in metrics):
-            values = torch.stack([metrics[name].float() for metrics in taken if name in metrics])
-            means[name] = float(self.ranks.mean(values).mean())
+        for name in dict.fromkeys(name for metrics in taken for name in metrics if name != FINITE):
+            values = [metrics[name] for metrics in taken if name in metrics]
+            means[name] = sum(values) / len(values)
+        return self._log_means(done, means, len(taken))
+
+    def _read(
+        self, tables: Sequence[Mapping[str, Tensor]]
+    ) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+        """The metrics of some steps as numbers: this process's own, and the means of all."""
+        device = tables[0]["loss"].device
+        scalars = [value for metrics in tables for value in metrics.values()]
+        # One copy from the device for all of them.
+        own = torch.stack([s.detach().float().to(device, non_blocking=True) for s in scalars]).cpu()
+        found = []
+        for values in (own.tolist(), self.ranks.mean(own).tolist()):
+            numbers = iter(values)
+            found.append([{name: next(numbers) for name in metrics} for metrics in tables])
+        return found[0], found[1]
+
+    def _log_means(self, done: int, means: dict[str, float], count: int) -> str:
+        """Write the means of `count` steps with their rates; returns the progress bar's note."""
         now = time.perf_counter()
-        means["steps_per_second"] = len(taken) / (now - self.since)
+        rate = means["steps_per_second"] = count / (now - self.since)
+        notes = [f"loss {means['loss']:.4f}"]
         for name, amount in self.train_task.amounts().items():
-            means[f"{name}_per_second"] = amount * means["steps_per_second"]
+            means[f"{name}_per_second"] = amount * rate
+            notes.append(f"{amount * rate:,.0f} {name}/s")
+        share = self.train_task.peak_share(rate)
+        if share is not None:
+            means["peak_share"] = share
+            notes.append(f"{share:.0%} of the bfloat16 peak")
         self.since = now
         self._write(done, means)
-        return f"loss {means['loss']:.4f}"
+        return ", ".join(notes)
 
     def _write(self, done: int, metrics: Mapping[str, float]) -> None:
         if self.log is not None:
@@ -311,17 +372,10 @@ class _Loop(Generic[Batch]):
     def _save(self, done: int, held_out: float = math.inf) -> None:
         if done == self.saved:
             return
-        if self.ranks.is_first:
-            with disk_errors_explained(self.run):
-                with atomic_path(step_folder(self.run, done)) as partial:
-                    self.train_task.save(partial)
-                    if math.isfinite(held_out):
-                        write_held_out(partial, held_out)
-                    if self.skipped:
-                        write_skipped(partial, self.skipped)
-                prune_steps(self.run, self.settings.keep)
-        else:
-            self.train_task.save(None)
+        self.writer.wait()  # before another copy of the state takes memory
+        self.writer.start(self.train_task.snapshot(), done, held_out, self.skipped)
+        if done == self.settings.steps:
+            self.writer.wait()
         self.saved, self.saved_at = done, time.monotonic()
         self.lowest = min(self.lowest, held_out)
         self.since = time.perf_counter()

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from ops.ranks import ALONE, Ranks
 
 LearningRate = Annotated[float, Range(above=0, most=100)]
 Beta = Annotated[float, Range(least=0, below=1)]
+AVERAGED_TOGETHER = 32  # tensors, whose differences are in memory at once
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,15 +66,11 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
     )
 
 
-class NonFiniteError(Exception):
-    """A loss or a gradient norm that is not finite; the weights are as before the step.
+class Gradients(NamedTuple):
+    """What compute_gradients found; both are scalars that still lie on the device."""
 
-    `own` is whether this process's part of the batch has it: all processes raise it together.
-    """
-
-    def __init__(self, what: str, value: float, own: bool) -> None:
-        super().__init__(f"the {what} is {value}")
-        self.what, self.value, self.own = what, value, own
+    norm: Tensor  # before clipping
+    finite: Tensor  # bool, equal in all processes: whether the loss and the norm are finite in each
 
 
 def take_step(
@@ -82,15 +79,14 @@ def take_step(
     rate: float,
     max_gradient_norm: float,
     ranks: Ranks = ALONE,
-) -> Tensor:
+) -> Gradients:
     """One step at learning rate `rate` on the sum of `losses`, with clipped gradients.
 
-    Returns the gradient's norm before clipping, a scalar. Raises NonFiniteError instead of changing
-    the weights.
+    Where the gradients are not finite, the weights and the optimizer's state stay as they are.
     """
-    norm = compute_gradients(optimizer, losses, max_gradient_norm, ranks)
-    apply_gradients(optimizer, rate)
-    return norm
+    gradients = compute_gradients(optimizer, losses, max_gradient_norm, ranks)
+    apply_gradients(optimizer, rate, gradients.finite)
+    return gradients
 
 
 def compute_gradients(
@@ -98,35 +94,36 @@ def compute_gradients(
     losses: Iterable[Tensor],
     max_gradient_norm: float,
     ranks: Ranks = ALONE,
-    prefix: str = "",
-) -> Tensor:
-    """The clipped gradients of the sum of `losses`; returns their norm before, a scalar.
+) -> Gradients:
+    """Leave the clipped gradients of the sum of `losses` in the optimizer's parameters.
 
     Each loss is backpropagated before the next is drawn, so one graph is in memory at a time; code
-    at the end of a generator runs before clipping. Raises NonFiniteError on all `ranks` where one
-    has a loss, or all have a norm, that is not finite; `prefix` goes before its name.
+    at the end of a generator runs before clipping. Nothing here waits for a GPU.
     """
     optimizer.zero_grad(set_to_none=True)
-    total = torch.zeros(())
+    totals: list[Tensor] = []
     for loss in losses:
         torch.autograd.backward(loss)
-        total = total.to(loss.device) + loss.detach().float()
+        totals.append(loss.detach().float())
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norm = nn.utils.clip_grad_norm_(parameters, max_gradient_norm)
     norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-    found = torch.stack([total, norm.float().to(total.device)]).cpu()  # waits for a GPU
-    for name, value in zip(("loss", "gradient norm"), ranks.mean(found).tolist(), strict=True):
-        if not math.isfinite(value):
-            own = not bool(found.isfinite().all())
-            raise NonFiniteError(f"{prefix}{name}", value, own)
-    return norm
+    found = torch.stack([*totals, norm.float().to(totals[0].device)])
+    return Gradients(norm, ranks.mean(found.isfinite().all().float()) == 1)
 
 
-def apply_gradients(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """The optimizer's step at learning rate `rate`."""
+def apply_gradients(optimizer: torch.optim.Optimizer, rate: float, finite: Tensor) -> None:
+    """The fused optimizer's step at learning rate `rate`, where the scalar `finite` is true.
+
+    It reads `finite` on the device, as torch.amp.GradScaler has it do.
+    """
     for group in optimizer.param_groups:
         group["lr"] = rate
-    optimizer.step()
+    optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()  # type: ignore[attr-defined]
+    try:
+        optimizer.step()
+    finally:
+        del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
 
 
 class WeightAverage:
@@ -137,18 +134,27 @@ class WeightAverage:
         self.tensors = {name: t.detach().clone() for name, t in module.state_dict().items()}
 
     @torch.no_grad()
-    def update(self, module: nn.Module, step: int) -> None:
-        """Average in the module's weights. Early steps use a smaller decay, min(decay, (step + 1) /
-        (step + 20)), so that the untrained weights lose their influence sooner."""
-        decay = min(self.decay, (step + 1) / (step + 20))
+    def update(self, module: nn.Module, step: int, finite: Tensor | None = None) -> None:
+        """Average in the module's weights, where the scalar `finite` is true or None.
+
+        Early steps use a smaller decay, min(decay, (step + 1) / (step + 20)), so that the untrained
+        weights lose their influence sooner. Nothing here waits for a GPU.
+        """
+        share: Tensor | float = 1 - min(self.decay, (step + 1) / (step + 20))
+        if finite is not None:
+            share = share * finite.float()
         live = module.state_dict()
-        moving = [name for name, average in self.tensors.items() if average.is_floating_point()]
-        # One fused call: on GPUs, hundreds of small kernels would be bound by their launches.
-        torch._foreach_lerp_(
-            [self.tensors[name] for name in moving], [live[name] for name in moving], 1 - decay
-        )
-        for name in self.tensors.keys() - moving:
-            self.tensors[name].copy_(live[name])
+        pairs = [(own_part(a), own_part(live[name])) for name, a in self.tensors.items()]
+        moving = [pair for pair in pairs if pair[0].is_floating_point()]
+        # Few fused calls: on GPUs, hundreds of small kernels would be bound by their launches.
+        for first in range(0, len(moving), AVERAGED_TOGETHER):
+            averages, weights = zip(*moving[first : first + AVERAGED_TOGETHER], strict=True)
+            changes = torch._foreach_sub(weights, averages)
+            torch._foreach_mul_(changes, share)
+            torch._foreach_add_(averages, changes)
+        for average, value in pairs:
+            if not average.is_floating_point():
+                average.copy_(value)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Set the averages to `tensors`, by name."""
@@ -158,14 +164,32 @@ class WeightAverage:
 
 @contextmanager
 def evaluating(model: nn.Module, averages: Mapping[str, Tensor]) -> Iterator[None]:
-    """Within, `model` is in eval mode with its averaged weights and without gradients."""
-    live = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    training = model.training
-    model.load_state_dict(averages)
+    """Within, `model` is in eval mode with its averaged weights and without gradients.
+
+    The two are exchanged tensor by tensor, which takes little memory: `averages` hold the weights
+    meanwhile.
+    """
+    live, training = model.state_dict(), model.training
+    _exchange(live, averages)
     model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        model.load_state_dict(live)
+        _exchange(live, averages)
         model.train(training)
+
+
+@torch.no_grad()
+def _exchange(tensors: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> None:
+    """Exchange the values of two state dicts."""
+    for name, tensor in tensors.items():
+        one, other = own_part(tensor), own_part(others[name])
+        value = one.clone()
+        one.copy_(other)
+        other.copy_(value)
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """This process's part of a sharded tensor, which shares its memory; of others, the tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    set_model_state_dict,
-)
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from ops.precision import Precision
 from ops.ranks import ALONE, Ranks
-
-#: For torch.distributed.checkpoint's get_*_state_dict: whole tensors on rank 0's CPU, empty dicts
-#: on all other ranks.
-GATHER = StateDictOptions(full_state_dict=True, cpu_offload=True)
-#: For set_*_state_dict: whole tensors, equal on every rank, of which each rank keeps its shard.
-SCATTER = StateDictOptions(full_state_dict=True)
-#: The same, but the tensors are rank 0's alone.
-BROADCAST = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +27,7 @@ class ParallelConfig:
     compile: bool = False
     recompute: bool = False
     """activation checkpointing: recompute activations in the backward pass to save memory"""
+    precision: Precision = "float32"
     shard: bool = False
     """shard weights, gradients and optimizer over the processes (FSDP), to fit larger models"""
 
@@ -57,38 +46,61 @@ def wrap_ddp(module: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module
     return DistributedDataParallel(module, device_ids=own, gradient_as_bucket_view=True)
 
 
-def no_sync(module: nn.Module, enabled: bool) -> AbstractContextManager[Any]:
+@contextmanager
+def no_sync(module: nn.Module, enabled: bool) -> Iterator[None]:
     """Where `enabled`, backward accumulates gradients without averaging them over the ranks."""
     if enabled and isinstance(module, DistributedDataParallel):
-        return module.no_sync()
-    return nullcontext()
+        with module.no_sync():
+            yield
+    elif enabled and isinstance(module, FSDPModule):
+        module.set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            module.set_requires_gradient_sync(True)
+    else:
+        yield
 
 
 def shard(
-    module: nn.Module, blocks: Iterable[nn.Module], ranks: Ranks, device: torch.device
+    module: nn.Module,
+    blocks: Iterable[nn.Module],
+    ranks: Ranks,
+    device: torch.device,
+    precision: Precision,
 ) -> None:
     """Shard the weights over all processes (FSDP2), gathered while `module` is called.
 
-    Each of its `blocks` is gathered on its own, one after the other. Make optimizers and weight
-    averages afterwards. Gradients are means over the ranks, as with `wrap_ddp`.
+    Each of its `blocks` is gathered on its own, one after the other; in bfloat16, where `precision`
+    is that, while gradients are summed in float32. What is in no block, as embeddings, is gathered
+    in float32, and the inputs of blocks stay in it: the sums that residual connections make. Make
+    optimizers and weight averages afterwards. Gradients are means over the ranks, as with
+    `wrap_ddp`.
     """
     mesh = init_device_mesh(device.type, (ranks.world,))
+    policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if precision == "bfloat16" else None,
+        reduce_dtype=torch.float32,
+        cast_forward_inputs=False,
+    )
     for block in blocks:
-        fully_shard(block, mesh=mesh)
+        fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(module, mesh=mesh)
 
 
-def gather_weights(module: nn.Module) -> dict[str, Tensor]:
-    """The whole state dict on rank 0's CPU, an empty one on all other ranks; a collective.
+@contextmanager
+def resharded(module: nn.Module) -> Iterator[None]:
+    """After the body, no weights stay gathered: without a backward pass, FSDP keeps the last ones,
+    and would not notice when the shards change."""
+    try:
+        yield
+    finally:
+        for part in module.modules():
+            if isinstance(part, FSDPModule):
+                part.reshard()
 
-    Tensors that are neither sharded nor on a GPU are the module's own, not copies.
-    """
-    tensors: dict[str, Any] = get_model_state_dict(module, options=GATHER)
-    return tensors
 
-
-def scatter_weights(
-    module: nn.Module, tensors: Mapping[str, Tensor], options: StateDictOptions = SCATTER
-) -> None:
-    """Load a whole state dict, of which each rank keeps its shard; a collective."""
+def scatter_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Load a whole state dict, equal in every process, of which each keeps its part."""
+    options = StateDictOptions(full_state_dict=True)
     set_model_state_dict(module, dict(tensors), options=options)

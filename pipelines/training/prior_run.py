@@ -53,6 +53,8 @@ class PriorData(NamedTuple):
     stores: list[CodeStore]
     dataset: CodeDataset
     conditions: Conditions
+    code_levels: tuple[int, ...]
+    """levels to embed and predict codes by; none: each code by itself"""
 
 
 def train_prior(flags: TrainPriorFlags, recipes: Mapping[str, PriorRecipe]) -> str:
@@ -68,7 +70,7 @@ def train_prior(flags: TrainPriorFlags, recipes: Mapping[str, PriorRecipe]) -> s
     flags = dataclasses.replace(
         flags, out=flags.out.absolute(), codes=tuple(path.absolute() for path in flags.codes)
     )
-    recipe = override_recipe(recipes, flags.recipe, flags, "window", "ordering")
+    recipe = override_recipe(recipes, flags.recipe, flags, "window", "ordering", "factorised")
     data = open_data(flags, recipe)
     if flags.dry_run:
         return "\n".join(describe_run(flags, recipe, data))
@@ -102,8 +104,27 @@ def open_data(flags: TrainPriorFlags, recipe: PriorRecipe, ranks: Ranks = ALONE)
         world_size=ranks.world,
     )
     conditions = make_conditions(flags.conditions, stores, dataset.label_names)
-    check_reach(prior_config(recipe, conditions), stores)
-    return PriorData(stores, dataset, conditions)
+    levels = code_levels(recipe, stores[0])
+    check_reach(prior_config(recipe, conditions, levels), stores)
+    return PriorData(stores, dataset, conditions, levels)
+
+
+def code_levels(recipe: PriorRecipe, store: CodeStore) -> tuple[int, ...]:
+    """The levels of a store's codes, by its tokenizer, unless the recipe is not factorised.
+
+    Raises ConfigError where codes have none and the recipe requires them.
+    """
+    if recipe.factorised == "no":
+        return ()
+    tokenizer = load_tokenizer(store.tokenizer_folder)
+    levels = tokenizer.quantizer.code_levels
+    if not levels and recipe.factorised == "yes":
+        raise ConfigError(
+            f"--factorised yes needs codes that are made of levels, as those of fsq and lfq; the "
+            f"tokenizer of {store.path} has the quantizer {tokenizer.config.quantizer.kind!r}. Use "
+            "--factorised no."
+        )
+    return levels
 
 
 def check_reach(config: PriorConfig, stores: list[CodeStore]) -> None:
@@ -121,8 +142,10 @@ def check_reach(config: PriorConfig, stores: list[CodeStore]) -> None:
         )
 
 
-def prior_config(recipe: PriorRecipe, conditions: Conditions) -> PriorConfig:
-    """The config of the recipe's preset, sized for these codes and conditions.
+def prior_config(
+    recipe: PriorRecipe, conditions: Conditions, levels: tuple[int, ...] = ()
+) -> PriorConfig:
+    """The config of the recipe's preset, sized for these codes, of these levels, and conditions.
 
     Raises ConfigError where the preset cannot predict codes in the recipe's ordering.
     """
@@ -130,17 +153,21 @@ def prior_config(recipe: PriorRecipe, conditions: Conditions) -> PriorConfig:
     return preset_config(
         recipe.preset,
         **order,
-        **condition_sizes(recipe.preset, conditions, recipe.window),
+        **condition_sizes(recipe.preset, conditions, recipe.window, levels),
         dropout=recipe.dropout,
     )
 
 
 def untrained_model(
-    recipe: PriorRecipe, conditions: Conditions, tokenizer: VQGAN, seed: int
+    recipe: PriorRecipe,
+    conditions: Conditions,
+    tokenizer: VQGAN,
+    seed: int,
+    levels: tuple[int, ...] = (),
 ) -> PriorModel:
     """A model of the recipe's preset for these codes and conditions, initialised from `seed`."""
     torch.manual_seed(seed)
-    model = make_model(prior_config(recipe, conditions))
+    model = make_model(prior_config(recipe, conditions, levels))
     if recipe.init_from_codebook:
         every_code = torch.arange(conditions.codebook_size).view(1, 1, -1)
         init_from_codebook(model, tokenizer.quantizer.lookup(every_code)[0, :, 0].T)
@@ -174,9 +201,9 @@ def run_attempt(
 ) -> int:
     """One process's part of one attempt, which opens `data` if it is None; the steps it took."""
     device, parallel_config = set_up_process(flags, ranks, shard=flags.shard)
-    _, dataset, conditions = data or open_data(flags, recipe, ranks)
+    _, dataset, conditions, levels = data or open_data(flags, recipe, ranks)
     tokenizer = load_tokenizer(flags.out / "tokenizer")
-    model = untrained_model(recipe, conditions, tokenizer, flags.seed)
+    model = untrained_model(recipe, conditions, tokenizer, flags.seed, levels)
     train_task = PriorTask(
         model,
         conditions,
@@ -198,7 +225,7 @@ def describe_run(flags: TrainPriorFlags, recipe: PriorRecipe, data: PriorData) -
     """Parameters, batches, epochs and memory of the run, a line each."""
     sources = data.dataset.sources
     return describe_prior(
-        prior_config(recipe, data.conditions),
+        prior_config(recipe, data.conditions, data.code_levels),
         recipe,
         images=sum(len(source.train) for source in sources),
         held_out=sum(len(source.held_out) for source in sources),

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
-)
 
 from ops.checkpoint import read_description
 from ops.images import image_grid, to_image
 from ops.meta_device import on_meta_device
-from ops.runtime import autocast, pinned
+from ops.precision import autocast
+from ops.ranks import ALONE, Ranks
+from ops.runtime import free_memory, pinned
 from ops.tensor_files import (
     load_state,
     load_weights,
@@ -27,22 +26,31 @@ from ops.tensor_files import (
     save_tensors,
     state_errors_explained,
 )
-from pipelines.training.loop import Evaluation, TrainTask, step_seed
+from pipelines.console import show_error
+from pipelines.training.checkpoint_writer import WriteState
+from pipelines.training.estimate import prior_flop
+from pipelines.training.loop import FINITE, Evaluation, TrainTask, step_seed
 from pipelines.training.optimizer import WeightAverage, evaluating, make_optimizer, take_step
 from pipelines.training.parallel import (
-    BROADCAST,
-    GATHER,
-    SCATTER,
     SINGLE_PROCESS,
     ParallelConfig,
-    gather_weights,
     no_sync,
+    resharded,
     scatter_weights,
     shard,
     wrap_ddp,
 )
+from pipelines.training.peak_rate import device_name, peak_share
 from pipelines.training.plots import plot_loss_map
 from pipelines.training.recipe import PriorRecipe
+from pipelines.training.sharded_tensors import (
+    Part,
+    copied_parts,
+    gather_parts,
+    load_optimizer,
+    optimizer_parts,
+    save_parts,
+)
 from prior import (
     MODEL_KIND,
     Conditions,
@@ -61,7 +69,9 @@ from prior import (
 from tokenizer import VQGAN
 
 CodeBatch = dict[str, Tensor]
+Parts = Mapping[str, Part]
 SAMPLES = 4  # generated at each evaluation, from the same random numbers each time
+SAMPLING_SHARE = 2  # memory for sampling with a sharded model, as a multiple of its weights'
 
 
 class PriorTask(TrainTask[CodeBatch]):
@@ -104,9 +114,12 @@ class PriorTask(TrainTask[CodeBatch]):
         parallel_config = self.parallel_config
         objective = PriorObjective(self.model, self.recipe.loss)
         if parallel_config.compile:
-            objective.compile()
+            # Whole where possible; shards are gathered between blocks, outside of any graph.
+            for module in self.model.blocks if parallel_config.shard else [objective]:
+                module.compile()
         if parallel_config.shard:
-            shard(objective, self.model.blocks, parallel_config.ranks, self.device)
+            precision, blocks = parallel_config.precision, self.model.blocks
+            shard(objective, blocks, parallel_config.ranks, self.device, precision)
             return objective
         return wrap_ddp(objective, parallel_config.ranks, self.device)
 
@@ -146,8 +159,8 @@ class PriorTask(TrainTask[CodeBatch]):
         nll: list[Tensor] = []
         rate = config.rate_at(step, self.steps)
         losses, ranks = self._losses(batch, nll), self.parallel_config.ranks
-        norm = take_step(self.optimizer, losses, rate, config.max_gradient_norm, ranks)
-        self.average.update(self.model, step)
+        norm, finite = take_step(self.optimizer, losses, rate, config.max_gradient_norm, ranks)
+        self.average.update(self.model, step, finite)
         total, cells = torch.stack(nll).sum(0)
         mean = total / cells.clamp(min=1)
         return {
@@ -155,6 +168,7 @@ class PriorTask(TrainTask[CodeBatch]):
             "bits_per_code": mean / math.log(2),
             "gradient_norm": norm,
             "learning_rate": torch.tensor(rate),
+            FINITE: finite,
         }
 
     def _losses(self, batch: CodeBatch, nll: list[Tensor]) -> Iterator[Tensor]:
@@ -165,7 +179,7 @@ class PriorTask(TrainTask[CodeBatch]):
         for number in range(count):
             part = {name: tensor.chunk(count)[number] for name, tensor in moved.items()}
             with no_sync(self.objective, enabled=number < count - 1):
-                with autocast(self.device):
+                with autocast(self.device, self.parallel_config.precision):
                     objective = self.objective(**part)
                 nll.append(torch.stack(_sum_and_count(objective.nll, part.get("valid_mask"))))
                 yield objective.loss / count
@@ -173,57 +187,109 @@ class PriorTask(TrainTask[CodeBatch]):
     def amounts(self) -> Mapping[str, int]:
         return {"codes": self.recipe.batch_size * self.recipe.window**2}
 
-    def save(self, folder: Path | None) -> None:
-        tensors = gather_weights(self.model)
-        optimizer = get_optimizer_state_dict(self.model, self.optimizer, options=GATHER)
-        if folder is not None:
-            save_prior(folder, self.model, self.conditions, self.tokenizer_info, tensors)
-            save_state(folder / "train_state.pt", {"optimizer": optimizer})
-        with evaluating(self.model, self.average.tensors):
-            averages = gather_weights(self.model)
-            if folder is not None:
-                save_tensors(folder / "ema.safetensors", averages)
+    def peak_share(self, steps_per_second: float) -> float | None:
+        world = self.parallel_config.ranks.world
+        return peak_share(lambda: self._flop, steps_per_second, self.device, world)
+
+    @functools.cached_property
+    def _flop(self) -> int:
+        return self.recipe.batch_size * prior_flop(self.model.config)
+
+    def description(self) -> Mapping[str, str]:
+        precision = self.parallel_config.precision
+        return {"device": device_name(self.device), "precision": precision}
+
+    def snapshot(self) -> WriteState:
+        weights = copied_parts(self.model.state_dict())
+        averages = copied_parts(self.average.tensors)
+        moments, steps = optimizer_parts(self.model, self.optimizer)
+        if not self.parallel_config.shard and not self.parallel_config.ranks.is_first:
+            return lambda folder, ranks: None
+        return functools.partial(self._write, weights, averages, moments, steps)
+
+    def _write(
+        self,
+        weights: Parts,
+        averages: Parts,
+        moments: Parts,
+        steps: Mapping[str, Tensor],
+        folder: Path,
+        ranks: Ranks,
+    ) -> None:
+        if not self.parallel_config.shard:
+            ranks = ALONE
+        tensors = gather_parts(weights, ranks)
+        with ranks.errors_shared():
+            if ranks.is_first:
+                save_prior(folder, self.model, self.conditions, self.tokenizer_info, tensors)
+        tensors = gather_parts(averages, ranks)
+        with ranks.errors_shared():
+            if ranks.is_first:
+                save_tensors(folder / "ema.safetensors", tensors)
+                save_state(folder / "train_state.pt", {"optimizer_steps": dict(steps)})
+            save_parts(folder, moments, ranks)
 
     def load(self, folder: Path) -> None:
         read_description(folder, MODEL_KIND)
         with on_meta_device():
             outline = make_model(self.model.config)
         averages = load_weights(folder / "ema.safetensors", outline)
-        tensors = load_weights(folder / "model.safetensors", outline)
         scatter_weights(self.model, averages)
         self.average.load(self.model.state_dict())
-        scatter_weights(self.model, tensors)
-        state = load_state(folder / "train_state.pt", self.device)
+        scatter_weights(self.model, load_weights(folder / "model.safetensors", outline))
+        state = load_state(folder / "train_state.pt")
         with state_errors_explained(folder / "train_state.pt"):
-            optimizer = state["optimizer"]
-            set_optimizer_state_dict(self.model, self.optimizer, optimizer, options=SCATTER)
+            load_optimizer(folder, self.model, self.optimizer, state["optimizer_steps"])
 
     def evaluate(self, step: int) -> Evaluation:
         metrics: dict[str, float] = {}
         images: dict[str, np.ndarray] = {}
-        with self._averaged() as model:
+        ranks = self.parallel_config.ranks
+        with evaluating(self.model, self.average.tensors), resharded(self.objective):
             if self.held_out:
-                found = held_out_nll(model, self.conditions, self.held_out, self.device)
+                found = held_out_nll(
+                    self.model, self.conditions, self.held_out, self.device, ranks, self._nll
+                )
                 metrics["held_out_loss"] = found.mean
                 images["loss_map"] = plot_loss_map(found.places.numpy())
-            images["samples"] = self._samples(model)
+            model = self._whole_model() if self.parallel_config.shard else self.model
+            if ranks.is_first and model is not None:
+                images["samples"] = self._samples(model)
         return Evaluation(metrics, images, metrics.get("held_out_loss", math.inf))
 
-    @contextmanager
-    def _averaged(self) -> Iterator[PriorModel]:
-        """The model with its averaged weights, for evaluation."""
-        if not self.parallel_config.shard:
-            with evaluating(self.model, self.average.tensors):
-                yield self.model
-            return
-        # An unsharded copy on every rank, since sampling would gather the shards again for each
-        # token. A model whose training needs several GPUs may still fit on one for inference.
-        model = make_model(self.model.config).to(self.device)
-        with evaluating(self.model, self.average.tensors):
-            averages = gather_weights(self.model)
-        scatter_weights(model, averages, BROADCAST)
-        with torch.no_grad():
-            yield model.eval()
+    def _nll(self, tokens: Tensor, codes: Tensor) -> Tensor:
+        """model.nll, in the precision of training."""
+        with autocast(self.device, self.parallel_config.precision):
+            if not self.parallel_config.shard:
+                return self.model.nll(tokens, codes)
+            nll: Tensor = self.objective(tokens, codes, codes).nll  # gathers shards when called
+            return nll
+
+    def _whole_model(self) -> PriorModel | None:
+        """On rank 0 an unsharded copy of the model, for sampling; None where it does not fit there.
+
+        Sampling would else gather the shards again for each token. A collective.
+        """
+        ranks, state = self.parallel_config.ranks, self.model.state_dict()
+        bfloat16 = self.parallel_config.precision == "bfloat16"
+        dtype = torch.bfloat16 if bfloat16 else torch.float32
+        needed = SAMPLING_SHARE * sum(t.numel() * dtype.itemsize for t in state.values())
+        free = ranks.broadcast(free_memory(self.device))
+        if needed > free:
+            if ranks.is_first:
+                show_error(
+                    f"The samples are left out: the whole model needs {needed / 2**30:.1f} GiB on "
+                    f"the first worker's GPU, {free / 2**30:.1f} GiB are free."
+                )
+            return None
+        tensors = gather_parts(copied_parts(state), ranks)
+        if not ranks.is_first:
+            return None
+        with on_meta_device():
+            model = make_model(self.model.config)
+        moved = {name: t.to(self.device, dtype) for name, t in tensors.items()}
+        model.load_state_dict(moved, assign=True)
+        return model.eval()
 
     def _samples(self, model: PriorModel) -> np.ndarray:
         prior = Prior(model, self.conditions, self.tokenizer_info)
@@ -303,15 +369,29 @@ class HeldOutNLL(NamedTuple):
 
 
 def held_out_nll(
-    model: PriorModel, conditions: Conditions, batches: list[CodeBatch], device: torch.device
+    model: PriorModel,
+    conditions: Conditions,
+    batches: list[CodeBatch],
+    device: torch.device,
+    ranks: Ranks = ALONE,
+    nll: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> HeldOutNLL:
-    """The negative log-likelihood of the batches' codes, over their valid cells."""
-    totals, counts, first = torch.zeros(()), torch.zeros(()), 0
-    for batch in batches:
-        generators = held_out_generators(first, len(batch["codes"]))
-        first += len(generators)
+    """The negative log-likelihood of the batches' codes, over their valid cells; a collective.
+
+    Each process computes some of the batches, equally many: where they do not divide evenly, some
+    compute one that does not count. `nll` replaces the model's own.
+    """
+    firsts = [0, *itertools.accumulate(len(batch["codes"]) for batch in batches)]
+    shape = batches[0]["codes"].shape[1:]
+    sums = torch.zeros(2, *shape, dtype=torch.float64)  # of nats and of cells
+    for number in range(ranks.rank, -(-len(batches) // ranks.world) * ranks.world, ranks.world):
+        counts = number < len(batches)
+        chosen = number if counts else 0
+        batch = batches[chosen]
+        generators = held_out_generators(firsts[chosen], len(batch["codes"]))
         tokens = conditions.training_tokens(batch, generators, drop_share=0.0)
-        nll = model.nll(tokens.to(device), batch["codes"].to(device)).double().cpu()
-        total, count = _sum_and_count(nll, valid_cells(model, batch), 0)
-        totals, counts = totals + total, counts + count
-    return HeldOutNLL(float(totals.sum() / counts.sum()), totals / counts)
+        found = (nll or model.nll)(tokens.to(device), batch["codes"].to(device)).double().cpu()
+        if counts:
+            sums += torch.stack(_sum_and_count(found, valid_cells(model, batch), 0))
+    totals, cells = ranks.mean(sums)
+    return HeldOutNLL(float(totals.sum() / cells.sum()), totals / cells)

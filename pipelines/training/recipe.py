@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from ops.config import ConfigError, Count, Range, Share, check_fields
 from pipelines.training.optimizer import OptimizerConfig
@@ -18,6 +18,7 @@ Side = Annotated[int, Range(least=1, most=2**16)]
 """in pixels"""
 Window = Annotated[int, Range(least=1, most=4096)]
 """in codes"""
+Factorised = Literal["auto", "yes", "no"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +74,9 @@ class PriorRecipe:
     label_dropout: Share = 0.1
     init_from_codebook: bool = False
     """initialise code embeddings from the codebook: see prior.init_from_codebook"""
+    factorised: Factorised = "no"
+    """embed and predict a code by its levels (fsq, lfq; see prior.models.code_levels); auto: where
+    the tokenizer's codes have levels"""
     loss: LossSettings = field(default_factory=LossSettings)
     """terms in addition to the cross entropy: see prior.objective"""
     batch_size: BatchSize = 8

@@ -9,14 +9,15 @@ from typing import Any
 
 from ops.config import parse_json, to_json
 from ops.files import write_json
+from ops.precision import Precision
 from ops.text import printable
 from pipelines.training.loop import TrainingError
 from pipelines.training.recipe import LOOP_FIELDS, PriorRecipe, TokenizerRecipe
 
 RUN_RECORD = "run.json"
-#: Increased whenever runs of an older version cannot be resumed: 2 since train_state.pt names a
-#: prior's optimizer entries by parameter.
-FORMAT = 2
+#: Increased whenever runs of an older version cannot be resumed: 3 since the optimizer's state of a
+#: prior lies in files of its own.
+FORMAT = 3
 
 
 def run_settings(recipe: TokenizerRecipe | PriorRecipe, **more: Any) -> dict[str, Any]:
@@ -44,6 +45,24 @@ def pin_settings(run: Path, settings: Mapping[str, Any], *, begun: bool = True) 
             f"{run} was written by {age} version of Smalti (format {_shown(found)}, this one has "
             f"{FORMAT}) and cannot be resumed. Start a new run in another --out."
         )
+    before.pop("precision", None)  # see pin_precision
+    _check_same(run, before, current)
+
+
+def pin_precision(run: Path, precision: Precision) -> None:
+    """Record in the run.json of pin_settings what precision the workers' devices led to.
+
+    Raises TrainingError where the run has taken steps in another one.
+    """
+    path = run / RUN_RECORD
+    record = _read(path)
+    if record.get("precision") is None:
+        write_json(path, {**record, "precision": precision})
+    else:
+        _check_same(run, record, {**record, "precision": precision})
+
+
+def _check_same(run: Path, before: Mapping[str, Any], current: Mapping[str, Any]) -> None:
     differing = list(_differences(before, current))
     if differing:
         raise TrainingError(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +16,9 @@ from ops.colours import scalar_colours
 from ops.images import ImageArray, image_grid
 from ops.meta_device import on_meta_device
 from ops.metrics import code_counts, codebook_usage
-from ops.runtime import autocast, pinned
+from ops.precision import autocast
+from ops.ranks import Ranks
+from ops.runtime import pinned
 from ops.tensor_files import (
     load_state,
     load_weights,
@@ -22,7 +26,9 @@ from ops.tensor_files import (
     save_tensors,
     state_errors_explained,
 )
-from pipelines.training.loop import Evaluation, TrainTask
+from pipelines.training.checkpoint_writer import WriteState, cpu_copies
+from pipelines.training.estimate import tokenizer_flop
+from pipelines.training.loop import FINITE, Evaluation, TrainTask
 from pipelines.training.optimizer import (
     WeightAverage,
     apply_gradients,
@@ -31,6 +37,7 @@ from pipelines.training.optimizer import (
     make_optimizer,
 )
 from pipelines.training.parallel import SINGLE_PROCESS, ParallelConfig, no_sync, wrap_ddp
+from pipelines.training.peak_rate import device_name, peak_share
 from pipelines.training.plots import plot_usage
 from pipelines.training.recipe import TokenizerRecipe
 from tokenizer import KIND, VQGAN, Losses, Modality, VQGANObjective, save_tokenizer
@@ -86,30 +93,32 @@ class TokenizerTask(TrainTask[Tensor]):
         rate = config.rate_at(step, self.steps)
         found: list[Losses] = []
         losses, ranks = self._losses(parts, step, found), self.parallel_config.ranks
-        norm = compute_gradients(self.optimizer, losses, config.max_gradient_norm, ranks)
+        found_gradients = compute_gradients(self.optimizer, losses, config.max_gradient_norm, ranks)
         metrics = _means([losses.metrics for losses in found])
-        metrics |= {"gradient_norm": norm, "learning_rate": torch.tensor(rate)}
+        metrics |= {"gradient_norm": found_gradients.norm, "learning_rate": torch.tensor(rate)}
         metrics |= self.model.quantizer.metrics()
         # Both networks' gradients come first: either both take the step, or none.
         rebuilt = [losses.pixels for losses in found]
-        metrics |= self._discriminator_gradients(parts, rebuilt, step)
-        apply_gradients(self.optimizer, rate)
-        self.average.update(self.model, step)
-        self._step_discriminator(metrics, step)
-        return metrics
+        finite, more = self._discriminator_gradients(parts, rebuilt, step)
+        finite = found_gradients.finite & finite
+        apply_gradients(self.optimizer, rate, finite)
+        self.average.update(self.model, step, finite)
+        self._step_discriminator(more, step, finite)
+        return {**metrics, **more, FINITE: finite}
 
     def forward_state(self) -> list[Tensor]:
         discriminator = self.objective.discriminator
         return [
             *self.model.quantizer.state_dict().values(),
             *(discriminator.buffers() if discriminator else []),
+            *self.objective.lecam.buffers(),
         ]
 
     def _init_codebook(self, parts: tuple[Tensor, ...]) -> None:
         """Initialise the codebook from the whole first batch, not from its first micro-batch."""
         quantizer = self.model.quantizer
         if len(parts) > 1 and quantizer.needs_init:
-            with torch.no_grad(), autocast(self.device):
+            with torch.no_grad(), autocast(self.device, self.parallel_config.precision):
                 pixels = (self.model.modality.pixels(part) for part in parts)
                 latents = [self.model.pre_quant(self.model.encoder(part)) for part in pixels]
             quantizer.prepare(torch.cat(latents).float())
@@ -120,7 +129,7 @@ class TokenizerTask(TrainTask[Tensor]):
         """The loss of each micro-batch; appends its terms, detached, to `found`."""
         for number, samples in enumerate(parts, 1):
             with no_sync(self.ddp_model, enabled=number < len(parts)):
-                with autocast(self.device):
+                with autocast(self.device, self.parallel_config.precision):
                     losses = self.objective.autoencoder_loss(
                         self.model, samples, step, self.ddp_model
                     )
@@ -131,16 +140,17 @@ class TokenizerTask(TrainTask[Tensor]):
 
     def _discriminator_gradients(
         self, real: tuple[Tensor, ...], fake: list[Tensor], step: int
-    ) -> dict[str, Tensor]:
-        """The gradients of the discriminator, from `adversarial_start` on; its metrics."""
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The gradients of the discriminator, from `adversarial_start` on: whether they are finite,
+        and its metrics."""
         discriminator, optimizer = self.objective.discriminator, self.discriminator_optimizer
         if optimizer is None or not self.objective.adversarial_strength(step):
-            return {}
+            return torch.ones((), dtype=torch.bool, device=self.device), {}
         found: list[Mapping[str, Tensor]] = []
 
         def losses() -> Iterator[Tensor]:
             for pixels, rebuilt in zip(real, fake, strict=True):
-                with autocast(self.device):
+                with autocast(self.device, self.parallel_config.precision):
                     loss = self.objective.discriminator_loss(pixels, rebuilt, step)
                 assert loss is not None
                 found.append(loss.metrics)
@@ -148,23 +158,22 @@ class TokenizerTask(TrainTask[Tensor]):
             assert discriminator is not None
             self.parallel_config.ranks.average_gradients(discriminator)
 
-        norm = compute_gradients(
+        gradients = compute_gradients(
             optimizer,
             losses(),
             self.recipe.discriminator_optimizer.max_gradient_norm,
             self.parallel_config.ranks,
-            prefix="discriminator ",
         )
-        return {**_means(found), "discriminator_gradient_norm": norm}
+        return gradients.finite, {**_means(found), "discriminator_gradient_norm": gradients.norm}
 
-    def _step_discriminator(self, metrics: Mapping[str, Tensor], step: int) -> None:
-        """Take the step whose gradients are there; `metrics` are those of the step."""
-        if self.discriminator_optimizer is None or "real_logit" not in metrics:
+    def _step_discriminator(self, metrics: Mapping[str, Tensor], step: int, finite: Tensor) -> None:
+        """Take the step whose gradients are there, where `finite`; `metrics` are those of them."""
+        if self.discriminator_optimizer is None or not metrics:
             return
         config, start = self.recipe.discriminator_optimizer, self.recipe.losses.adversarial_start
         # Its warm-up counts from its own first step.
         rate = config.rate_at(step - start, max(1, self.steps - start))
-        apply_gradients(self.discriminator_optimizer, rate)
+        apply_gradients(self.discriminator_optimizer, rate, finite)
         names = ("real_logit", "fake_logit")
         logits = (self.parallel_config.ranks.mean(metrics[name]) for name in names)
         self.objective.lecam.update(*logits)
@@ -172,18 +181,37 @@ class TokenizerTask(TrainTask[Tensor]):
     def amounts(self) -> Mapping[str, int]:
         return {"images": self.recipe.batch_size}
 
-    def save(self, folder: Path | None) -> None:
-        if folder is None:
-            return
-        save_tokenizer(folder, self.model)
-        save_tensors(folder / "ema.safetensors", self.average.tensors)
-        state = {"optimizer": self.optimizer.state_dict()}
+    def peak_share(self, steps_per_second: float) -> float | None:
+        world = self.parallel_config.ranks.world
+        return peak_share(lambda: self._flop, steps_per_second, self.device, world)
+
+    @functools.cached_property
+    def _flop(self) -> int:
+        return self.recipe.batch_size * tokenizer_flop(self.model.config, self.recipe.crop_size)
+
+    def description(self) -> Mapping[str, str]:
+        precision = self.parallel_config.precision
+        return {"device": device_name(self.device), "precision": precision}
+
+    def snapshot(self) -> WriteState:
+        if not self.parallel_config.ranks.is_first:
+            return lambda folder, ranks: None
+        state: dict[str, Any] = {"optimizer": self.optimizer.state_dict()}
         if self.discriminator_optimizer is not None:
             assert self.objective.discriminator is not None
             state["discriminator"] = self.objective.discriminator.state_dict()
             state["lecam"] = self.objective.lecam.state_dict()
             state["discriminator_optimizer"] = self.discriminator_optimizer.state_dict()
-        save_state(folder / "train_state.pt", state)
+        weights, averages, state = cpu_copies(
+            (dict(self.model.state_dict()), self.average.tensors, state)
+        )
+
+        def write(folder: Path, ranks: Ranks) -> None:
+            save_tokenizer(folder, self.model, tensors=weights)
+            save_tensors(folder / "ema.safetensors", averages)
+            save_state(folder / "train_state.pt", state)
+
+        return write
 
     def load(self, folder: Path) -> None:
         read_description(folder, KIND)

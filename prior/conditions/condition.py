@@ -34,6 +34,8 @@ class Condition(ABC):
     the code store's track of that name."""
     is_grid: ClassVar[bool] = False
     """Whether it has a token for each code, at the code's place; else it has `length` of them."""
+    has_image_codes: ClassVar[bool] = False
+    """Whether its tokens but the null token are codes of the tokenizer of the prior's own codes"""
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -38,6 +38,7 @@ class Inpaint(Condition):
     name: ClassVar[str] = "inpaint"
     entries: ClassVar[Mapping[str, Entry]] = {"codes": GRID, "known": GRID}
     is_grid: ClassVar[bool] = True
+    has_image_codes: ClassVar[bool] = True
 
     @property
     def vocab_size(self) -> int:

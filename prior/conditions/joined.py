@@ -8,6 +8,7 @@ another: (B, P + G * h * w) for G grids and codes (B, h, w).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -43,6 +44,19 @@ class Conditions:
     def vocab_size(self) -> int:
         """Number of different tokens of all conditions; token 0 of the first is codebook_size."""
         return sum(part.vocab_size for part in self.parts)
+
+    @property
+    def image_code_tokens(self) -> tuple[int, ...]:
+        """The first token, from 0, of each condition whose tokens are codes like the prior's own.
+
+        They are followed by the condition's null token.
+        """
+        starts = accumulate((part.vocab_size for part in self.parts), initial=0)
+        return tuple(
+            start
+            for part, start in zip(self.parts, starts, strict=False)
+            if part.has_image_codes and part.vocab_size == self.codebook_size + 1
+        )
 
     @property
     def entries(self) -> dict[str, Entry]:

@@ -24,4 +24,5 @@ class LowResolution(CodeGrid):
 
     name: ClassVar[str] = "low_res"
     entries: ClassVar[Mapping[str, Entry]] = {"low_res": GRID}
+    has_image_codes: ClassVar[bool] = True
     encode_with: ClassVar[str] = "RATIO"

@@ -8,6 +8,7 @@ first.
 """
 
 from prior.models.attention import Block
+from prior.models.code_levels import LevelHead, code_terms, join_levels
 from prior.models.gpt import GPT, GPTConfig, cross_entropy
 from prior.models.init_from_codebook import init_from_codebook
 from prior.models.local_gpt import LocalConfig, LocalGPT
@@ -31,6 +32,7 @@ __all__ = [
     "GPT",
     "GPTConfig",
     "Layout",
+    "LevelHead",
     "LocalConfig",
     "LocalGPT",
     "PixelSNAIL",
@@ -40,9 +42,11 @@ __all__ = [
     "SnailConfig",
     "architecture_name",
     "check_conditions",
+    "code_terms",
     "condition_sizes",
     "cross_entropy",
     "init_from_codebook",
+    "join_levels",
     "make_model",
     "neighbour_offsets",
     "preset_config",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ops.config import ConfigError, Range, check_fields
 from ops.cpu import Linear
+from prior.models.code_levels import Levels, Starts, check_code_levels
 from prior.models.layers import MLPS, NORMS
 from prior.models.rotary import Rotation, rotate
 
@@ -54,6 +55,11 @@ class BlockConfig:
     scaled_residual: bool = False
     """divide the initial weights of the layers that write to the residual stream by
     sqrt(2 * num_layers), so that its variance does not grow with depth (Radford et al. 2019)"""
+    code_levels: Levels = ()
+    """levels of a code, the first varying fastest, to embed it and predict it by: see
+    prior.models.code_levels; none: each code by itself"""
+    condition_codes: Starts = ()
+    """with code_levels: first tokens, among the conditions' from 0, of those that are such codes"""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -66,6 +72,7 @@ class BlockConfig:
             raise ConfigError(f"width {self.width} is not a multiple of {self.num_heads} heads.")
         self._check_choice("norm", NORMS)
         self._check_choice("mlp", MLPS)
+        check_code_levels(self)
 
     def _check_choice(self, name: str, known: Collection[str]) -> None:
         if getattr(self, name) not in known:

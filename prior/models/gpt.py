@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ops.config import ConfigError, Range
-from ops.cpu import Linear
 from prior.models.attention import Block, BlockConfig, Window
+from prior.models.code_levels import code_embedding, code_head, code_terms
 from prior.models.layers import NORMS, initialise_layer, run_block, scale_residual
 from prior.models.rotary import Rotation, grid_coordinates, rotation_at
 from prior.orderings import ORDERINGS, PUBLISHED_SEED, ROW_MAJOR, TokenOrder, token_order
@@ -80,7 +80,7 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         num_tokens = config.codebook_size + config.condition_vocab_size
-        self.token_embedding = nn.Embedding(num_tokens, config.width)
+        self.token_embedding = code_embedding(config, num_tokens)
         self.position_embedding = (
             nn.Embedding(config.num_positions, config.width)
             if config.positions == "learned"
@@ -89,7 +89,7 @@ class GPT(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = NORMS[config.norm](config.width, config.bias)
-        self.head = Linear(config.width, config.codebook_size, bias=False)
+        self.head = code_head(config)
         self.recompute_activations = False
         """in training, store only the blocks' inputs and recompute their activations in the
         backward pass (gradient checkpointing)"""
@@ -162,6 +162,11 @@ class GPT(nn.Module):
 
         Raises ConfigError when h or w exceeds the trained window.
         """
+        logits: Tensor = self.head(self.code_features(condition_tokens, codes))
+        return logits
+
+    def code_features(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
+        """Input of the head (B, h, w, width) for codes (B, h, w); see code_logits."""
         order, sequence = self.token_order(*codes.shape[1:]), codes.flatten(1)
         if order is not None:
             sequence = sequence[:, order.cells]
@@ -170,12 +175,12 @@ class GPT(nn.Module):
         features = self.features(tokens, positions)[:, condition_tokens.shape[1] - 1 :]
         if order is not None:
             features = features[:, order.cells.argsort()]  # back to raster order
-        logits: Tensor = self.head(features).unflatten(1, codes.shape[1:])
-        return logits
+        cells: Tensor = features.unflatten(1, codes.shape[1:])
+        return cells
 
     def nll(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
         """Negative log-likelihood (B, h, w), in nats, of codes (B, h, w) after tokens (B, C)."""
-        return cross_entropy(self.code_logits(condition_tokens, codes), codes)
+        return code_nll(self.head, self.code_features(condition_tokens, codes), codes)
 
     def loss(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
         """Mean cross-entropy, in nats a code, of codes (B, h, w) after tokens (B, C)."""
@@ -197,6 +202,15 @@ class GPT(nn.Module):
         if self.config.scaled_residual:
             blocks = [module for module in self.modules() if isinstance(module, Block)]
             scale_residual([weight for block in blocks for weight in block.residual_weights()])
+
+
+def code_nll(head: nn.Module, features: Tensor, codes: Tensor) -> Tensor:
+    """Negative log-likelihood (...), in nats, of codes (...) by a head, from features (..., width).
+
+    It is the same however the head predicts a code; see prior.models.code_levels.
+    """
+    parts = [cross_entropy(*term) for term in code_terms(head, features, codes)]
+    return torch.stack(parts).sum(0)
 
 
 def cross_entropy(logits: Tensor, codes: Tensor) -> Tensor:

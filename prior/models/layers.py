@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ops.config import Registry
 from ops.cpu import Linear
+from prior.models.code_levels import LevelHead
 
 EPSILON = 1e-5
 INITIAL_STD = 0.02
@@ -25,13 +26,20 @@ layer of an MLP is the linear layer whose output is added to the residual stream
 @NORMS.register("layer")
 def layer_norm(width: int, bias: bool) -> nn.Module:
     """Layer norm, as in Esser et al. (2021)."""
-    return nn.LayerNorm(width, eps=EPSILON, bias=bias)
+    return LayerNorm(width, eps=EPSILON, bias=bias)
 
 
 @NORMS.register("rms")
 def rms_norm(width: int, bias: bool) -> nn.Module:
     """RMSNorm (Zhang & Sennrich 2019); it has no bias, whatever `bias` says."""
     return RMSNorm(width, eps=EPSILON)
+
+
+class LayerNorm(nn.LayerNorm):
+    """torch's, computed in its weight's dtype: on CPUs torch refuses a float32 input for others."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.to(self.weight.dtype))
 
 
 class RMSNorm(nn.RMSNorm):
@@ -78,6 +86,8 @@ def initialise_layer(module: nn.Module) -> None:
         nn.init.normal_(module.weight, std=INITIAL_STD)
     if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
+    if isinstance(module, LevelHead):  # after the layers in it
+        module.initialise()
 
 
 @torch.no_grad()

@@ -25,10 +25,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ops.config import ConfigError, Range
-from ops.cpu import Linear
 from prior.models.attention import Attend, Attention, Block, BlockConfig, Radius, Window
+from prior.models.code_levels import code_embedding, code_head
 from prior.models.depthwise_context import DepthwiseContext
-from prior.models.gpt import cross_entropy
+from prior.models.gpt import code_nll
 from prior.models.layers import NORMS, initialise_layer, run_block, scale_residual
 from prior.models.neighbourhood import Layout, attend_in_bands, attend_in_blocks, band_mask
 from prior.models.rotary import Rotation, rotate, rotation_at
@@ -114,7 +114,7 @@ class LocalGPT(nn.Module):
     def __init__(self, config: LocalConfig) -> None:
         super().__init__()
         self.config = config
-        self.token_embedding = nn.Embedding(config.border_token + 1, config.width)
+        self.token_embedding = code_embedding(config, config.border_token + 1)
         self.depthwise_context = (
             DepthwiseContext(config.width, config.depthwise_context)
             if config.condition_grids
@@ -124,7 +124,7 @@ class LocalGPT(nn.Module):
         blocks = [Block(config, LocalAttention) for _ in range(config.num_layers)]
         self.blocks = nn.ModuleList(blocks)
         self.norm = NORMS[config.norm](config.width, config.bias)
-        self.head = Linear(config.width, config.codebook_size, bias=False)
+        self.head = code_head(config)
         self.recompute_activations = False
         """in training, store only the blocks' inputs and recompute their activations in the
         backward pass (gradient checkpointing)"""
@@ -138,6 +138,11 @@ class LocalGPT(nn.Module):
         `condition_tokens` (B, C + G * h * w) are C tokens for the whole canvas and then G grids.
         Raises ConfigError for another number of them.
         """
+        logits: Tensor = self.head(self.code_features(condition_tokens, codes))
+        return logits
+
+    def code_features(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
+        """Input of the head (B, h, w, width) for codes (B, h, w); see code_logits."""
         batch, rows, columns = codes.shape
         condition_tokens, grids = self.split_tokens(condition_tokens, rows, columns)
         layout = Layout(condition_tokens.shape[1], rows, columns + 1)
@@ -155,8 +160,8 @@ class LocalGPT(nn.Module):
         for block in self.blocks:
             latents = run_block(block, self.recompute_activations, latents, rotation, attend)
         cells = latents[:, layout.condition_length :].unflatten(1, (rows, columns + 1))
-        logits: Tensor = self.head(self.norm(cells[:, :, :columns]))
-        return logits
+        features: Tensor = self.norm(cells[:, :, :columns])
+        return features
 
     def split_tokens(
         self, condition_tokens: Tensor, rows: int, columns: int
@@ -183,7 +188,7 @@ class LocalGPT(nn.Module):
 
     def nll(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
         """Negative log-likelihood (B, h, w), in nats, of codes (B, h, w); see code_logits."""
-        return cross_entropy(self.code_logits(condition_tokens, codes), codes)
+        return code_nll(self.head, self.code_features(condition_tokens, codes), codes)
 
     def uncut(self, true_edges: Tensor, rows: int, columns: int) -> Tensor:
         """Cells (B, rows, columns) of crops whose logits are the same as on the whole canvas.

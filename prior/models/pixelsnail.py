@@ -20,7 +20,14 @@ from torch import Tensor, nn
 from ops.config import ConfigError, Range, check_fields
 from ops.cpu import Linear
 from prior.models.attention import Dropout, Layers, Length, Vocabulary, Width, Window
-from prior.models.gpt import cross_entropy
+from prior.models.code_levels import (
+    Levels,
+    Starts,
+    check_code_levels,
+    code_embedding,
+    code_head,
+)
+from prior.models.gpt import code_nll
 from prior.models.layers import initialise_layer, run_block
 
 COORDINATES = 2  # channels that hold a cell's row and column
@@ -52,6 +59,11 @@ class SnailConfig:
     hidden: Width = 64
     """channels inside residual blocks"""
     dropout: Dropout = 0.0
+    code_levels: Levels = ()
+    """levels of a code, the first varying fastest, to embed it and predict it by: see
+    prior.models.code_levels; none: each code by itself"""
+    condition_codes: Starts = ()
+    """with code_levels: first tokens, among the conditions' from 0, of those that are such codes"""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -60,6 +72,7 @@ class SnailConfig:
                 f"half the width is divided among the heads, so width must be a multiple of "
                 f"{2 * self.num_heads}; found {self.width}."
             )
+        check_code_levels(self)
 
     @property
     def default_stride(self) -> int:
@@ -86,7 +99,7 @@ class PixelSNAIL(nn.Module):
         super().__init__()
         self.config, width = config, config.width
         vocab_size = config.codebook_size + config.condition_vocab_size
-        self.token_embedding = nn.Embedding(vocab_size, width)
+        self.token_embedding = code_embedding(config, vocab_size)
         self.embedding_norm = nn.LayerNorm(width)
         self.prefix_places: nn.Embedding | None = None
         if config.condition_length:
@@ -96,7 +109,7 @@ class PixelSNAIL(nn.Module):
         self.left = nn.Conv2d(width, width, (2, 1))
         self.blocks = nn.ModuleList(SnailBlock(config) for _ in range(config.num_blocks))
         self.norm = nn.LayerNorm(width)
-        self.head = Linear(width, config.codebook_size, bias=False)
+        self.head = code_head(config)
         self.recompute_activations = False
         """in training, store only the blocks' inputs and recompute their activations in the
         backward pass (gradient checkpointing)"""
@@ -104,7 +117,7 @@ class PixelSNAIL(nn.Module):
         if self.prefix_places is not None:
             nn.init.zeros_(self.prefix_places.weight)
 
-    def features(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
+    def code_features(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
         """Input of the head (B, h, w, width); see code_logits.
 
         Raises ConfigError when the window is larger than the trained one.
@@ -140,12 +153,12 @@ class PixelSNAIL(nn.Module):
         Condition tokens are (B, P + G * h * w): see SnailConfig. Raises ConfigError when the window
         is larger than the trained one.
         """
-        logits: Tensor = self.head(self.features(condition_tokens, codes))
+        logits: Tensor = self.head(self.code_features(condition_tokens, codes))
         return logits
 
     def nll(self, condition_tokens: Tensor, codes: Tensor) -> Tensor:
         """Negative log-likelihood (B, h, w), in nats, of codes (B, h, w) after such tokens."""
-        return cross_entropy(self.code_logits(condition_tokens, codes), codes)
+        return code_nll(self.head, self.code_features(condition_tokens, codes), codes)
 
     def _embedded(self, tokens: Tensor) -> Tensor:
         embedded: Tensor = self.embedding_norm(self.token_embedding(tokens))
@@ -218,15 +231,17 @@ class SnailBlock(nn.Module):
     def _attend(self, queries: Tensor, keys_values: Tensor, prefix: int) -> Tensor:
         """Attention (B, T, width / 2) of T queries over the prefix and the cells before each."""
         # One all-zero key first: the first cell has no cell before it, and the prefix may be empty.
-        keys_values = F.pad(keys_values, (0, 0, 1, 0)).to(queries.dtype)
-        cells = torch.arange(queries.shape[1], device=queries.device)
-        mask = F.pad(cells[:, None] > cells, (prefix + 1, 0), value=True)
+        # After as many unused queries as there are prefix tokens, cell i comes at position
+        # prefix + i and attends to the keys 0 .. prefix + i. That is causal attention without a
+        # mask, for which GPUs have faster kernels; they need contiguous channels.
+        keys_values = F.pad(keys_values[:, :-1], (0, 0, 1, 0)).to(queries.dtype)
+        queries = F.pad(queries, (0, 0, prefix, 0)).contiguous()
         queries, keys, values = (
             part.unflatten(2, (self._heads, -1)).transpose(1, 2)
             for part in (queries, *keys_values.chunk(2, dim=2))
         )
-        attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
-        return attended.transpose(1, 2).flatten(2)
+        attended = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+        return attended[:, :, prefix:].transpose(1, 2).flatten(2)
 
 
 class GatedResidual(nn.Module):

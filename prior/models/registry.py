@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -48,27 +49,38 @@ def preset_config(preset: str, **sizes: Any) -> PriorConfig:
     raise ConfigError(f"No preset {preset!r}; there are {', '.join(names)}.")
 
 
-def condition_sizes(preset: str, conditions: Conditions, window: int) -> dict[str, int]:
-    """The `sizes` of preset_config that follow from the conditions and the window."""
+def condition_sizes(
+    preset: str, conditions: Conditions, window: int, code_levels: Sequence[int] = ()
+) -> dict[str, Any]:
+    """The `sizes` of preset_config that follow from the conditions and the window.
+
+    With `code_levels`, the tokenizer's, codes are embedded and predicted by these.
+    """
     kinds = [kind.config for kind in ARCHITECTURES.values() if preset in kind.presets]
-    sizes = _sizes(kinds[0], conditions, window) if kinds else {}
+    sizes = _sizes(kinds[0], conditions, window, code_levels) if kinds else {}
     return {**sizes, "codebook_size": conditions.codebook_size, "window": window}
 
 
 def check_conditions(config: PriorConfig, conditions: Conditions) -> None:
     """Raise ConfigError unless a config has the sizes that follow from the conditions."""
-    for name, size in _sizes(type(config), conditions, config.window).items():
+    sizes = _sizes(type(config), conditions, config.window, config.code_levels)
+    for name, size in sizes.items():
         if getattr(config, name) != size:
             raise ConfigError(f"{name} is {getattr(config, name)}, but the conditions need {size}.")
 
 
-def _sizes(config: type[PriorConfig], conditions: Conditions, window: int) -> dict[str, int]:
+def _sizes(
+    config: type[PriorConfig], conditions: Conditions, window: int, code_levels: Sequence[int]
+) -> dict[str, Any]:
     """The sizes that follow from the conditions.
 
     Architectures with a field condition_grids read grid conditions aligned with the codes; the
     others read them as part of the prefix, a token for each cell of the window.
     """
-    vocabulary = {"condition_vocab_size": conditions.vocab_size}
+    vocabulary: dict[str, Any] = {"condition_vocab_size": conditions.vocab_size}
+    if code_levels:
+        vocabulary["code_levels"] = tuple(code_levels)
+        vocabulary["condition_codes"] = conditions.image_code_tokens
     if any(field.name == "condition_grids" for field in fields(config)):
         grids = {"condition_grids": conditions.num_grids}
         return {**vocabulary, **grids, "condition_length": conditions.length}

@@ -17,7 +17,12 @@ GUIDANCE_SCHEDULES = ("constant", "power-cosine")
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings:
-    """How a code is sampled from the logits. Raises ConfigError for values out of range."""
+    """How a code is sampled from the logits. Raises ConfigError for values out of range.
+
+    Where a prior predicts a code level by level (prior.models.code_levels), all of this applies to
+    each level in turn, given the levels before it: top_k keeps k values of each level, temperature
+    0 takes the most likely value of each, and guidance moves each level's logits.
+    """
 
     temperature: float = 1.0
     """0 or more; logits are divided by it, and 0 takes the most likely code"""
@@ -94,10 +99,23 @@ def draw(logits: Tensor, uniforms: Tensor, settings: SamplingSettings) -> Sample
 
     Inverse transform sampling in float64: a code depends on its own row and number only.
     """
+    return draw_and_rescale(logits, uniforms, settings)[0]
+
+
+def draw_and_rescale(
+    logits: Tensor, uniforms: Tensor, settings: SamplingSettings
+) -> tuple[SampledCodes, Tensor]:
+    """As draw, and numbers (B,) in [0, 1] to draw what depends on these codes.
+
+    A code is drawn by all numbers of an interval as long as the code is probable. The number's
+    place in it, from 0 to 1, is uniform whatever the code is. Each draw by the rescaled number
+    costs its code's information of the 53 bits.
+    """
     if settings.temperature == 0:
+        most_likely = logits.argmax(dim=-1)
         return SampledCodes(
-            logits.argmax(dim=-1), logits.new_zeros(len(logits), dtype=torch.float32)
-        )
+            most_likely, torch.zeros_like(most_likely, dtype=torch.float32)
+        ), uniforms
     logits = logits.double() / settings.temperature
     if settings.top_k is not None:
         logits = keep_top_k(logits, settings.top_k)
@@ -111,8 +129,11 @@ def draw(logits: Tensor, uniforms: Tensor, settings: SamplingSettings) -> Sample
     # Rounding may raise u * total to total, past the last code of nonzero probability.
     targets = (uniforms[:, None].double() * total).minimum(total.nextafter(torch.zeros_like(total)))
     codes = torch.searchsorted(cumulative, targets, right=True)
-    sampled = probabilities.gather(-1, codes) / total
-    return SampledCodes(codes[:, 0], sampled[:, 0].log().float())
+    sampled = probabilities.gather(-1, codes)
+    # Where the code's interval begins.
+    below = cumulative.gather(-1, (codes - 1).clamp(min=0)).masked_fill(codes == 0, 0)
+    rescaled = ((targets - below) / sampled).clamp(0, 1)[:, 0]
+    return SampledCodes(codes[:, 0], (sampled / total)[:, 0].log().float()), rescaled
 
 
 def cumulative_sum(values: Tensor) -> Tensor:

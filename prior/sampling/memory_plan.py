@@ -60,7 +60,8 @@ def plan_memory(
         """Bytes that a batch leaves of what is available, besides the caches of windows."""
         sequences = batch * (2 if guides else 1)
         cells = CELL_BYTES * sequences * shape[0] * shape[1]
-        drawing = 8 * DRAWING_COPIES * config.codebook_size * _at_once(sequences)
+        logits = max(config.code_levels, default=config.codebook_size)  # of a code or one level
+        drawing = 8 * DRAWING_COPIES * logits * _at_once(sequences)
         return available - cells - drawing - _step_bytes(config, sequences, shape, element)
 
     def fits(batch: int) -> bool:
@@ -80,7 +81,9 @@ def _weights(config: PriorConfig) -> tuple[int, int]:
     """Numbers of weights, of all and of the head, which stays in float32."""
     with on_meta_device():
         model = make_model(config)
-    return sum(weight.numel() for weight in model.parameters()), model.head.weight.numel()
+    parts = (model, model.head)
+    every, head = (sum(weight.numel() for weight in part.parameters()) for part in parts)
+    return every, head
 
 
 def _at_once(sequences: int) -> int:

@@ -76,7 +76,7 @@ class SnailDecoder:
         # Stale codes of an earlier window after the current cell have no effect: the model is
         # causal.
         codes = torch.nn.functional.pad(codes, (0, 1)).unflatten(1, (rows, columns))
-        features = self.model.features(self._crop(prefix, rows, columns), codes).flatten(1, 2)
+        features = self.model.code_features(self._crop(prefix, rows, columns), codes).flatten(1, 2)
         features = features.unflatten(0, (len(requests), -1))
         last: Tensor = features[torch.arange(len(requests)), :, lengths]
         return last

@@ -302,6 +302,18 @@ def test_ten_crops_are_corners_center_and_their_mirrors() -> None:
         np.testing.assert_array_equal(crops[view + 5], crops[view][:, ::-1])
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+@pytest.mark.parametrize("size", [(36, 24), (16, 16)])
+def test_reading_a_view_is_decoding_and_then_cutting(mode: str, size: tuple[int, int]) -> None:
+    data = encoded(IMAGE.resize(size).convert(mode))
+    for crop in ("center", "random", "ten"):
+        transform = Transform(image_size=16, crop=crop)
+        for view in range(transform.views):
+            expected = transform.cut(decode_image(data), (16, 16), view, "key")
+            found = transform.read(data, (16, 16), view, "key")
+            np.testing.assert_array_equal(found.image, expected)
+
+
 @pytest.mark.parametrize("crop", ["center", "random", "native"])
 def test_flip_both_adds_a_mirrored_view(crop: str) -> None:
     transform = Transform(image_size=16, crop=crop, flip="both", multiple_of=8)

@@ -8,7 +8,6 @@ import torch
 
 from ops.config import ConfigError
 from ops.runtime import (
-    autocast,
     compute_repeatably,
     describe_environment,
     keep_freed_memory,
@@ -74,11 +73,6 @@ def test_algorithms_of_a_gpu_are_neither_timed_nor_changing(monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")  # the user's own choice is kept
     compute_repeatably()
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
-
-
-def test_autocast_on_a_cpu_keeps_full_precision():
-    with autocast(torch.device("cpu")):
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
 
 PAGES_OF_TENSORS = """

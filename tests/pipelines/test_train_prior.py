@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 
@@ -8,10 +9,13 @@ import torch
 from ops.checkpoint import step_folder
 from ops.tensor_files import load_tensors
 from pipelines import evaluate, generate, train_prior
+from pipelines.recipes import PRIOR_RECIPES
 from pipelines.store import CodeStore
+from pipelines.training.prior_run import code_levels
 from prior import load_prior
 from tests.conftest import make_store
-from tokenizer import load_tokenizer
+from tokenizer import PRESETS, VQGAN, load_tokenizer, save_tokenizer
+from tokenizer.quantizers import QuantizerConfig
 
 FLAGS = [
     "--steps", "4", "--save-every", "2", "--sample-every", "4", "--log-every", "1",
@@ -88,6 +92,37 @@ def test_another_ordering_is_trained_and_generates_only_its_window(store, tmp_pa
     assert "its canvas is at most its window of 4x4 codes; found 4x8" in capsys.readouterr().err
 
 
+def test_codes_of_a_tokenizer_with_levels_are_learned_by_these(tmp_path, capsys):
+    config = dataclasses.replace(
+        PRESETS["tiny"],
+        quantizer=QuantizerConfig(kind="fsq", codebook_size=240, code_dim=3, levels=(8, 6, 5)),
+    )
+    save_tokenizer(tmp_path / "tokenizer", VQGAN(config))
+    fingerprint = load_tokenizer(tmp_path / "tokenizer").fingerprint
+    codes = np.random.default_rng(0).integers(0, 240, (8, 4, 4))
+    store = make_store(
+        tmp_path / "s.zarr", codes, codebook_size=240, fingerprint=fingerprint, downsample_factor=8
+    )
+    shutil.copytree(tmp_path / "tokenizer", store / "_tokenizer" / "image")
+    run = tmp_path / "run"
+    assert train(store, run, "--factorised", "auto", "--dry-run") == 0
+    rows = 8 + 6 + 5 + 1
+    assert f"token_embedding {rows * 256:,}" in capsys.readouterr().out
+    flags = ["--conditions", "inpaint", "--steps", "2", "--sample-every", "2"]
+    assert train(store, run, "--factorised", "auto", *flags) == 0
+    prior = load_prior(run)
+    assert prior.config.code_levels == (8, 6, 5)
+    assert prior.config.condition_codes == (0,)
+    assert (run / "samples" / "samples-00000002.png").is_file()
+    assert train(store, run, *flags) == 2
+    assert 'recipe.factorised: "auto" -> "no"' in capsys.readouterr().err
+
+
+def test_codes_without_levels_are_learned_by_themselves(store):
+    recipe = dataclasses.replace(PRIOR_RECIPES["tiny"], factorised="auto")
+    assert code_levels(recipe, CodeStore.open(store)) == ()
+
+
 def test_codes_of_another_tokenizer_are_refused_naming_both(store, tmp_path, capsys):
     train(store, tmp_path / "run")
     kept = load_tokenizer(tmp_path / "run" / "tokenizer").fingerprint
@@ -105,6 +140,7 @@ def test_codes_of_another_tokenizer_are_refused_naming_both(store, tmp_path, cap
         (["--conditions", "nonesuch"], "No condition 'nonesuch'"),
         (["--device", "abacus"], "No device"),
         (["--held-out", "1"], "no row to train on"),
+        (["--factorised", "yes"], "the quantizer 'vq'. Use --factorised no"),
         (["--ordering", "zigzag"], "ordering must be one of row-major, alternate"),
     ],
 )

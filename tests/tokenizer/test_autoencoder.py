@@ -52,6 +52,16 @@ def test_latents_are_smaller_by_the_downsample_factor(patch_size, channel_mult, 
     assert Decoder(config)(latents).shape == (2, 3, 2 * factor, 3 * factor)
 
 
+def test_the_decoder_may_be_wider_than_the_encoder():
+    wide = small(decoder_channels=16)
+    assert Encoder(wide).conv_in.weight.shape == Encoder(small()).conv_in.weight.shape
+    decoder = Decoder(wide)
+    assert decoder.conv_in.weight.shape[0] == 2 * Decoder(small()).conv_in.weight.shape[0]
+    assert decoder(torch.zeros(1, 4, 2, 3)).shape == (1, 3, 4, 6)
+    with pytest.raises(ConfigError, match="6 x 1 channels are not divisible by 4 groups"):
+        small(decoder_channels=6)
+
+
 def test_the_papers_f16_has_the_published_number_of_parameters():
     with torch.device("meta"):
         config = AutoencoderConfig()

@@ -1,5 +1,6 @@
 """Contract tests of every registered quantizer, and their running statistics."""
 
+import copy
 import math
 
 import pytest
@@ -214,6 +215,18 @@ def test_nearest_codes_equal_those_of_the_full_distance_matrix(seed, count, size
     codebook = torch.randn(size, 3, generator=generator, dtype=torch.float64)
     distances = (vectors[:, None] - codebook[None]).square().sum(-1)
     assert torch.equal(nearest_codes(vectors, codebook), distances.argmin(1))
+
+
+@every_quantizer
+def test_codes_of_bfloat16_weights_are_found_in_float32(name):
+    quantizer = make(name).eval().bfloat16()
+    if name == "simvq":
+        torch.nn.init.normal_(quantizer.projection.weight)
+    latents = latents_for(quantizer)
+    codes = quantizer.assign(latents)
+    assert torch.equal(codes, copy.deepcopy(quantizer).float().assign(latents))
+    assert torch.equal(quantizer(latents).codes, codes)
+    assert quantizer(latents).latents.dtype == torch.float32
 
 
 @every_quantizer

@@ -1,9 +1,12 @@
 """Quantizers with a learned codebook: losses, initialisation, updates, dead codes."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.device_syncs import no_device_syncs
 from tests.tokenizer.test_quantizers import CONFIGS, latents_for, make
 from tokenizer.quantizers import QUANTIZERS, QuantizerConfig
 
@@ -60,17 +63,51 @@ def test_the_codebook_is_initialised_from_the_first_batch(name):
 @pytest.mark.parametrize("name", ["vq", "ema"])
 def test_only_a_code_unused_for_long_is_replaced(name):
     quantizer, latents = four_corners(name, restart_after=3)
-    for _ in range(3):
+    for quantizer.step in range(3):
         quantizer(latents)
     torch.testing.assert_close(quantizer.embedding.weight.data, CORNERS)
+    quantizer.step = 3
     quantizer(latents)
     torch.testing.assert_close(quantizer.embedding.weight.data[:3], CORNERS[:3])
     replaced = quantizer.embedding.weight.data[3].clone()
     assert (replaced < 3).all()
-    for _ in range(2):  # not assigned, but not yet dead again
+    for quantizer.step in (4, 5):  # not assigned, but not yet to be replaced again
         quantizer(latents)
     torch.testing.assert_close(quantizer.embedding.weight.data[3], replaced)
     assert quantizer.metrics()["dead_codes"] == 1
+    quantizer.step = 6
+    quantizer(latents)
+    assert (quantizer.embedding.weight.data[3] != replaced).all()
+
+
+def test_a_code_in_use_until_lately_is_not_replaced():
+    quantizer, latents = four_corners("vq", restart_after=3)
+    quantizer.step = 1
+    quantizer(CORNERS.T.reshape(1, 2, 1, 4).clone())
+    for quantizer.step in (2, 3):
+        quantizer(latents)
+    torch.testing.assert_close(quantizer.embedding.weight.data, CORNERS)
+    for quantizer.step in range(4, 7):
+        quantizer(latents)
+    assert (quantizer.embedding.weight.data[3] < 3).all()
+
+
+@pytest.mark.parametrize("name", ["vq", "ema"])
+def test_the_flag_of_an_initialised_codebook_is_read_once(name):
+    quantizer, latents = four_corners(name)
+    quantizer(latents)
+    with no_device_syncs():
+        quantizer(latents)
+    state = {key: value.clone() for key, value in make(name).state_dict().items()}
+    fresh = QUANTIZERS[name](CONFIGS[name])
+    assert not fresh.train()(latents_for(fresh)).codes.requires_grad
+    assert not fresh.needs_init
+    fresh.load_state_dict(state)  # of a quantizer that was never trained
+    assert fresh.needs_init
+    fresh.is_initialised.copy_(torch.tensor(True))
+    assert not fresh.needs_init
+    assert not copy.deepcopy(fresh).needs_init
+    assert not fresh.double().needs_init
 
 
 def test_simvq_moves_unassigned_codes_but_not_its_frozen_codebook():

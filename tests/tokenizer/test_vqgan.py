@@ -94,6 +94,17 @@ def test_the_fingerprint_depends_only_on_what_decides_the_codes(tiny):
     assert build_tokenizer("tiny", seed=2).fingerprint != before
 
 
+def test_the_fingerprint_does_not_depend_on_the_size_of_the_decoder(tiny):
+    autoencoder = dataclasses.replace(
+        tiny.config.autoencoder, decoder_channels=64, decoder_res_blocks=2
+    )
+    other = VQGAN(dataclasses.replace(tiny.config, autoencoder=autoencoder))
+    other.encoder.load_state_dict(tiny.encoder.state_dict())
+    other.pre_quant.load_state_dict(tiny.pre_quant.state_dict())
+    other.quantizer.load_state_dict(tiny.quantizer.state_dict())
+    assert other.fingerprint == tiny.fingerprint
+
+
 def test_building_leaves_the_global_random_state_unchanged():
     torch.manual_seed(5)
     expected = torch.rand(1)
@@ -172,6 +183,17 @@ def test_presets_have_the_published_sizes(preset):
     with torch.device("meta"):
         count = sum(p.numel() for p in VQGAN(config).parameters())
     assert parameters in (None, count)
+
+
+@pytest.mark.parametrize("preset", ["tiny", "photo-f8"])
+def test_bfloat16_weights_encode_and_decode(preset):
+    model = VQGAN(PRESETS[preset]).eval().bfloat16()
+    seen, assign = [], model.quantizer.assign
+    model.quantizer.assign = lambda latents: assign(seen.append(latents.dtype) or latents)
+    codes = model.encode(pixels_of(16, 16))
+    assert seen == [torch.float32]
+    assert codes.dtype == torch.int64
+    assert model.decode(codes).dtype == torch.bfloat16
 
 
 def test_quantization_and_codes_stay_in_full_precision_under_autocast(tiny):

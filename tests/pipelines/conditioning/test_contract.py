@@ -119,7 +119,7 @@ def test_every_condition_encodes_a_file_and_draws_it_and_samples_from_it(
     trained = [name] if name in CONDITIONS else ["sos"]
     conditions = conditions_of(scene_store, *trained)
     encoder = encoder_of(scenes, conditions, condition_flag(scenes, name))
-    encoder.check()
+    encoder.check(encoder.names)
     assert encoder.names == (name,)
     preview = encoder.preview(name, 1)
     assert preview.shape == (*SIZE, 3)

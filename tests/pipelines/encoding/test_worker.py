@@ -16,10 +16,15 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
 import ops.disk
+from ops import transient_errors
+from ops.device_memory import DeviceMemoryError
 from ops.disk_errors import DiskError
+from ops.images import Transform
+from ops.transient_errors import TransientError
 from pipelines.encoding import batches as image_batches
 from pipelines.encoding import worker as encode_task
 from pipelines.encoding.worker import EncodeWorker, quarantine
@@ -306,6 +311,39 @@ def test_no_batch_begins_after_stop(planned: Planned, worker: EncodeWorker) -> N
     assert all(future.exception() is not None for future in running)
     assert numbers == [0]
     assert not (planned.root / "_index").exists()
+
+
+# --- a GPU's memory
+
+
+def test_a_lack_of_a_gpus_memory_is_raised_and_recorded_for_no_row(
+    planned: Planned, worker: EncodeWorker
+) -> None:
+    def full(number: int) -> None:
+        if number == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB. GPU 0 has")
+
+    watch_encode(worker, full)
+    with pytest.raises(DeviceMemoryError, match=r"out of memory\. .* smaller --batch-size"):
+        worker.run(whole(planned.tasks[0]))
+    assert not index_path(planned.root, planned.grid, 0).exists()
+    assert worker.run(whole(planned.tasks[0])) == Done(6, 0)  # as another attempt of the job
+    worker.run(whole(planned.tasks[1]))
+    assert everything(planned.root) == planned.expected
+
+
+def test_a_lack_of_a_gpus_memory_in_a_decoder_is_no_fault_of_the_image(
+    planned: Planned, worker: EncodeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transient_errors, "WAITS", (0.0,))
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
+
+    monkeypatch.setattr(Transform, "read", full)
+    with pytest.raises(TransientError, match="cannot be read now, after 2 tries: CUDA out of"):
+        worker.run(whole(planned.tasks[0]))
+    assert not index_path(planned.root, planned.grid, 0).exists()
 
 
 # --- disk errors

@@ -90,10 +90,10 @@ def test_a_full_disk_is_one_error_after_which_nothing_is_written(
 def test_images_too_large_to_wait_are_the_same_files(
     prior_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert generate(prior_run, tmp_path / "beside", "--count", 3) == 0
+    assert generate(prior_run, tmp_path / "in_threads", "--count", 3) == 0
     monkeypatch.setattr(image_writer, "MOST_BYTES", 0)
     assert generate(prior_run, tmp_path / "inline", "--count", 3) == 0
-    assert everything(tmp_path / "inline") == everything(tmp_path / "beside")
+    assert everything(tmp_path / "inline") == everything(tmp_path / "in_threads")
 
 
 def test_strips_are_decoded_by_one_thread_at_a_time(worker: GenerationWorker) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.jobs import cores_for_gpus
 from tests.ray_head import descendants
 
 ROOT = Path(__file__).parents[3]
@@ -115,3 +116,19 @@ def test_local_ray_is_private_and_ends_with_its_driver(driver: subprocess.Popen[
         assert time.monotonic() < end, left
         time.sleep(0.2)
     assert not folder.exists()
+
+
+def test_cores_of_an_actor_are_those_of_the_node_with_the_fewest_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ray = pytest.importorskip("ray")
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 96.0, "GPU": 8.0}},
+        {"Alive": True, "Resources": {"CPU": 30.0, "GPU": 4.0}},
+        {"Alive": True, "Resources": {"CPU": 4.0}},
+        {"Alive": False, "Resources": {"CPU": 1.0, "GPU": 8.0}},
+    ]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    assert [cores_for_gpus(gpus) for gpus in (1, 2, 0.5, 0.01)] == [7, 15, 3, 1]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes[2:])
+    assert cores_for_gpus(1) == 1  # an autoscaler has not started any

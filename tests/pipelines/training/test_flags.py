@@ -50,9 +50,18 @@ def test_a_batch_that_does_not_divide_evenly_is_refused_naming_one_that_does():
     assert override_recipe(PRIOR_RECIPES, "tiny", flags(workers=2, accumulate=4)).batch_size == 8
 
 
-def test_gpus_compile_unless_disabled_or_sharded():
+def test_gpus_compile_unless_disabled():
     def compiles(device, shard=False, **given):
         return parallel_config_of(flags(**given), ALONE, torch.device(device), shard).compile
 
-    assert [compiles("cpu"), compiles("cuda"), compiles("cuda", shard=True)] == [False, True, False]
+    assert [compiles("cpu"), compiles("cuda"), compiles("cuda", shard=True)] == [False, True, True]
     assert [compiles("cpu", compile="yes"), compiles("cuda", compile="no")] == [True, False]
+
+
+def test_auto_precision_is_bfloat16_on_gpus_alone():
+    def precision(device, **given):
+        return parallel_config_of(flags(**given), ALONE, torch.device(device)).precision
+
+    assert [precision("cpu"), precision("cuda")] == ["float32", "bfloat16"]
+    assert precision("cpu", precision="bfloat16") == "bfloat16"
+    assert precision("cuda", precision="tf32") == "tf32"

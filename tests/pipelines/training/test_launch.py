@@ -18,7 +18,7 @@ from pipelines.jobs.cluster import (
     cluster_address,
 )
 from pipelines.training.launch import WorkerConfig, run_attempts
-from pipelines.training.loop import Evaluation, LoopSettings, Source, TrainTask, train
+from pipelines.training.loop import FINITE, Evaluation, LoopSettings, Source, TrainTask, train
 
 # Ray's own modules use what Ray has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
@@ -44,14 +44,18 @@ class Adder(TrainTask[float]):
     def train_step(self, batch, step):
         self.before_step(self.ranks.rank, step)
         self.total += self.ranks.mean(torch.tensor(batch))
-        return {"loss": self.total.clone()}
+        return {"loss": self.total.clone(), FINITE: torch.tensor(True)}
 
-    def save(self, folder):
-        if folder is not None:
-            folder.mkdir()
-            (folder / "config.json").write_text("{}")
-            (folder / "model.safetensors").write_bytes(b"")
-            torch.save({"total": self.total}, folder / "train_state.pt")
+    def snapshot(self):
+        total = self.total.clone()
+
+        def write(folder, ranks):
+            if ranks.is_first:
+                (folder / "config.json").write_text("{}")
+                (folder / "model.safetensors").write_bytes(b"")
+                torch.save({"total": total}, folder / "train_state.pt")
+
+        return write
 
     def load(self, folder):
         self.total = torch.load(folder / "train_state.pt", weights_only=True)["total"]

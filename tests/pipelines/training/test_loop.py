@@ -1,10 +1,13 @@
+import errno
 import json
 import math
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from types import SimpleNamespace
 
@@ -24,6 +27,7 @@ from ops.disk_errors import DiskError
 from ops.tensor_files import save_state, save_tensors
 from pipelines import train_prior, train_tokenizer
 from pipelines.training.loop import (
+    FINITE,
     Evaluation,
     LoopSettings,
     Source,
@@ -31,7 +35,7 @@ from pipelines.training.loop import (
     TrainTask,
     train,
 )
-from pipelines.training.optimizer import NonFiniteError, evaluating
+from pipelines.training.optimizer import evaluating
 
 SETTINGS = LoopSettings(steps=10, save_every=4, log_every=3, sample_every=5)
 
@@ -48,9 +52,11 @@ class Adder(TrainTask[float]):
     def train_step(self, batch, step):
         self.seen.append((step, batch))
         self.total += batch + torch.rand(())
+        metrics = {"loss": self.total.clone(), "gradient_norm": torch.ones(())}
+        metrics[FINITE] = torch.tensor(step not in self.poison)
         if step in self.poison:
-            raise NonFiniteError(self.poison[step], float("nan"), own=True)
-        return {"loss": self.total.clone(), "gradient_norm": torch.ones(())}
+            metrics[self.poison[step].replace(" ", "_")] = torch.tensor(float("nan"))
+        return metrics
 
     def forward_state(self):
         return [self.total]
@@ -58,12 +64,14 @@ class Adder(TrainTask[float]):
     def amounts(self):
         return {"codes": 500}
 
-    def save(self, folder):
-        assert folder is not None  # the only process is the first
-        folder.mkdir()
+    def snapshot(self):
+        total = self.total.clone()
+        return lambda folder, ranks: self.write(folder, total)
+
+    def write(self, folder, total):
         (folder / "config.json").write_text("{}")
         (folder / "model.safetensors").write_bytes(b"")
-        torch.save({"total": self.total}, folder / "train_state.pt")
+        torch.save({"total": total}, folder / "train_state.pt")
 
     def load(self, folder):
         self.total = torch.load(folder / "train_state.pt", weights_only=True)["total"]
@@ -178,10 +186,10 @@ def test_a_checkpoint_is_written_when_the_last_one_is_old_enough(tmp_path, monke
 
 def test_a_disk_that_is_full_ends_the_run_in_one_line_and_keeps_the_last_checkpoint(tmp_path):
     class Growing(Adder):
-        def save(self, folder):
-            super().save(folder)
+        def write(self, folder, total):
+            super().write(folder, total)
             more = torch.zeros(1 << 16 if len(self.seen) > 4 else 1)
-            save_state(folder / "train_state.pt", {"total": self.total, "more": more})
+            save_state(folder / "train_state.pt", {"total": total, "more": more})
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 17, before[1]))
@@ -193,11 +201,51 @@ def test_a_disk_that_is_full_ends_the_run_in_one_line_and_keeps_the_last_checkpo
     assert [path.name for path in tmp_path.glob("step-*")] == ["step-00000004"]
 
 
+def test_steps_go_on_while_a_checkpoint_is_written(tmp_path):
+    written = threading.Event()
+
+    class Slow(Adder):
+        def write(self, folder, total):
+            assert written.wait(30)
+            super().write(folder, total)
+
+        def train_step(self, batch, step):
+            if step == 6:
+                assert newest_step(tmp_path) is None
+                written.set()
+            return super().train_step(batch, step)
+
+    slow = Slow()
+    assert train(slow, Source(each(float)), tmp_path, SETTINGS) == 10
+    assert [step_of(folder) for folder in step_folders(tmp_path)] == [8, 10]
+    whole, parts = Adder(), Adder()
+    train(whole, Source(each(float)), tmp_path / "whole", SETTINGS)
+    shutil.rmtree(tmp_path / "step-00000010")  # what was saved is the state after step 8
+    train(parts, Source(each(float)), tmp_path, SETTINGS)
+    assert torch.equal(parts.total, whole.total)
+
+
+def test_a_failing_disk_ends_the_run_at_the_next_log_line(tmp_path):
+    class Failing(Adder):
+        def write(self, folder, total):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / "ema.safetensors"))
+
+        def train_step(self, batch, step):
+            if step == 6:  # the checkpoint after step 4 has failed meanwhile
+                time.sleep(0.2)
+            return super().train_step(batch, step)
+
+    failing = Failing()
+    with pytest.raises(DiskError, match=r"ema.safetensors: No space left on device. Make room"):
+        train(failing, Source(each(float)), tmp_path, SETTINGS)
+    assert len(failing.seen) < 10
+    assert list(tmp_path.glob("step-*")) == []
+
+
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     class Diverging(Adder):
-        def save(self, folder):
-            folder.mkdir()
-            save_tensors(folder / "model.safetensors", {"total": self.total / 0})
+        def write(self, folder, total):
+            save_tensors(folder / "model.safetensors", {"total": total / 0})
 
     with pytest.raises(CheckpointError, match="total holds values that are nan or infinite"):
         train(Diverging(), Source(each(float)), tmp_path, SETTINGS)
@@ -271,9 +319,10 @@ def test_weights_are_restored_after_an_evaluation_with_averages():
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     averages = {name: tensor + 1 for name, tensor in before.items()}
     with evaluating(model, averages):
-        assert torch.equal(model.weight, averages["weight"])
+        assert torch.equal(model.weight, before["weight"] + 1)
         assert not model.training
     assert torch.equal(model.weight, before["weight"])
+    assert torch.equal(averages["weight"], before["weight"] + 1)
     assert model.training
 
 

@@ -4,7 +4,6 @@ from torch import nn
 
 from ops.config import ConfigError
 from pipelines.training.optimizer import (
-    NonFiniteError,
     OptimizerConfig,
     WeightAverage,
     make_optimizer,
@@ -41,9 +40,9 @@ def test_only_matrices_and_kernels_are_decayed():
 
 def test_a_step_clips_and_sets_the_rate():
     weight = nn.Parameter(torch.tensor([1.0]))
-    optimizer = torch.optim.SGD([weight], lr=99.0)
-    norm = take_step(optimizer, [10 * weight.sum()], rate=0.5, max_gradient_norm=1.0)
-    assert norm == 10
+    optimizer = torch.optim.SGD([weight], lr=99.0, fused=True)
+    gradients = take_step(optimizer, [10 * weight.sum()], rate=0.5, max_gradient_norm=1.0)
+    assert gradients.norm == 10
     assert weight.item() == pytest.approx(0.5)
 
 
@@ -63,25 +62,40 @@ def test_the_average_follows_the_formula_and_copies_counters():
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("place", [0, 1])
-def test_a_loss_that_is_not_finite_changes_no_weight(bad, place):
+def test_a_loss_that_is_not_finite_changes_no_weight_and_no_optimizer_state(bad, place):
     weight = nn.Parameter(torch.tensor([1.0]))
-    optimizer = torch.optim.AdamW([weight], lr=1.0)
+    optimizer = make_optimizer(nn.ParameterList([weight]), OptimizerConfig(learning_rate=1.0))
+    assert take_step(optimizer, [weight.sum()], 0.5, max_gradient_norm=1.0).finite
+    before = weight.clone(), {name: t.clone() for name, t in optimizer.state[weight].items()}
     factors = [1.0, 1.0]
     factors[place] = bad  # of one micro-batch
-    with pytest.raises(NonFiniteError, match=r"the loss is (nan|inf)"):
-        take_step(optimizer, (f * weight.sum() for f in factors), 0.5, max_gradient_norm=1.0)
-    assert weight.item() == 1.0
-    assert not optimizer.state
-    take_step(optimizer, [weight.sum()], 0.5, max_gradient_norm=1.0)  # and the next step is clean
-    assert weight.item() < 1.0
+    losses = (f * weight.sum() for f in factors)
+    assert not take_step(optimizer, losses, 0.5, max_gradient_norm=1.0).finite
+    assert torch.equal(weight, before[0])
+    assert all(torch.equal(optimizer.state[weight][name], t) for name, t in before[1].items())
+    assert take_step(optimizer, [weight.sum()], 0.5, 1.0).finite  # and the next step is clean
+    assert weight < before[0]
+    assert optimizer.state[weight]["step"] == 2
 
 
 def test_a_gradient_that_is_not_finite_changes_no_weight():
     weight = nn.Parameter(torch.tensor([0.0]))
-    optimizer = torch.optim.SGD([weight], lr=1.0)
-    with pytest.raises(NonFiniteError, match="the gradient norm is inf"):
-        take_step(optimizer, [weight.sqrt().sum()], 0.5, max_gradient_norm=1.0)
+    optimizer = torch.optim.SGD([weight], lr=1.0, fused=True)
+    norm, finite = take_step(optimizer, [weight.sqrt().sum()], 0.5, max_gradient_norm=1.0)
+    assert norm == float("inf")
+    assert not finite
     assert weight.item() == 0.0
+
+
+def test_a_step_that_was_not_taken_does_not_move_the_average():
+    model = nn.BatchNorm1d(1)
+    average = WeightAverage(model, decay=0.9)
+    with torch.no_grad():
+        model.weight.fill_(3.0)
+    average.update(model, 10**6, torch.tensor(False))
+    assert average.tensors["weight"] == 1
+    average.update(model, 10**6, torch.tensor(True))
+    assert average.tensors["weight"].item() == pytest.approx(0.9 * 1 + 0.1 * 3)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 from pipelines.recipes import PRIOR_RECIPES
 from pipelines.training.flags import TrainingFlags, override_recipe
 from pipelines.training.loop import TrainingError
-from pipelines.training.run_record import FORMAT, pin_settings, run_settings
+from pipelines.training.run_record import FORMAT, pin_precision, pin_settings, run_settings
 
 SETTINGS = {"batch_size": 8, "betas": (0.9, 0.99)}
 
@@ -54,6 +54,18 @@ def test_only_the_settings_that_differ_are_named(tmp_path):
     assert "recipe.optimizer.learning_rate: 0.1 -> 0.2; seed: 0 -> 1. " in str(raised.value)
     assert "betas" not in str(raised.value)
     assert "preset" not in str(raised.value)
+
+
+def test_a_run_resumed_in_another_precision_is_refused(tmp_path):
+    pin_settings(tmp_path, SETTINGS, begun=False)
+    pin_precision(tmp_path, "bfloat16")
+    pin_settings(tmp_path, SETTINGS)
+    pin_precision(tmp_path, "bfloat16")
+    with pytest.raises(TrainingError, match='asked\\): precision: "bfloat16" -> "float32"'):
+        pin_precision(tmp_path, "float32")
+    assert json.loads((tmp_path / "run.json").read_text())["precision"] == "bfloat16"
+    pin_settings(tmp_path, SETTINGS, begun=False)  # without a checkpoint
+    pin_precision(tmp_path, "float32")
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"format": [1]}', '{"a": 1, "a": 2}', "[" * 99_999])

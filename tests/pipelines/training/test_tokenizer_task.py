@@ -11,6 +11,7 @@ from pipelines.training.loop import step_seed
 from pipelines.training.parallel import ParallelConfig
 from pipelines.training.tokenizer_task import TokenizerTask
 from tests.conftest import photograph
+from tests.pipelines.training.test_prior_task import save
 from tokenizer import build_tokenizer
 from tokenizer.discriminator import DiscriminatorConfig
 from tokenizer.modalities import ModalityConfig
@@ -123,7 +124,7 @@ def test_a_run_resumed_at_any_step_has_identical_metrics(tmp_path, discriminator
     parts = []
     for step in range(6):
         parts += take(train_task, [step])
-        train_task.save(tmp_path / str(step))
+        save(train_task, tmp_path / str(step))
         train_task = tokenizer_task(accumulate=2, **losses)
         train_task.load(tmp_path / str(step))
     assert [list(metrics) for metrics in parts] == [list(metrics) for metrics in whole]
@@ -153,7 +154,7 @@ def test_a_resumed_run_on_label_maps_has_identical_metrics(tmp_path):
     whole = steps(train_task(), range(4))
     first, second = train_task(), train_task()
     parts = steps(first, range(2))
-    first.save(tmp_path / "half")
+    save(first, tmp_path / "half")
     second.load(tmp_path / "half")
     parts += steps(second, range(2, 4))
     for one, other in zip(parts, whole, strict=True):

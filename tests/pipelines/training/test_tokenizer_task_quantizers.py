@@ -9,6 +9,7 @@ from pipelines.recipes import TOKENIZER_RECIPES
 from pipelines.training.loop import step_seed
 from pipelines.training.parallel import ParallelConfig
 from pipelines.training.tokenizer_task import TokenizerTask
+from tests.pipelines.training.test_prior_task import save
 from tests.tokenizer.test_quantizers import CONFIGS
 from tokenizer import VQGAN, VQGANConfig
 from tokenizer.autoencoder import AutoencoderConfig
@@ -48,8 +49,8 @@ def test_usage_is_logged_and_a_resumed_run_is_bit_identical(kind, tmp_path):
     whole, first, second = (train_task(kind) for _ in range(3))
     expected = take(whole, range(STEPS))
     take(first, range(2))
-    first.save(tmp_path)
-    second.load(tmp_path)
+    save(first, tmp_path / "half")
+    second.load(tmp_path / "half")
     assert take(second, range(2, STEPS)) == expected[2:]
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(second.model.state_dict()[name], tensor), name

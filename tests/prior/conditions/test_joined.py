@@ -4,7 +4,17 @@ import pytest
 import torch
 
 from ops.config import ConfigError
-from prior import ClassLabel, Conditions, StartOfSequence
+from prior import (
+    ClassLabel,
+    Conditions,
+    Inpaint,
+    LowResolution,
+    Segmentation,
+    StartOfSequence,
+    condition_sizes,
+    make_model,
+    preset_config,
+)
 from tests.prior.conditions.test_contract import EXAMPLES, SHAPE, random_batch
 
 
@@ -20,6 +30,18 @@ def test_grids_come_last_whatever_order_they_are_named_in():
     }
     assert conditions.tokens(batch, 1).tolist() == [[103, 106, 109, 116, 117]]
     assert conditions.null_tokens(1, (1, 2)).tolist() == [[105, 110, 110, 117, 117]]
+
+
+@pytest.mark.parametrize("preset", ["tiny", "tiny-local", "tiny-snail"])
+def test_conditions_of_the_priors_own_codes_are_embedded_by_levels(preset):
+    """All others, label maps among them, by a row for each token."""
+    own = [LowResolution(codebook_size=24), Inpaint(codebook_size=24)]
+    conditions = Conditions([*own, Segmentation(codebook_size=24), ClassLabel(num_classes=2)], 24)
+    assert conditions.image_code_tokens == (3, 28)
+    sizes = condition_sizes(preset, conditions, 4, code_levels=(4, 3, 2))
+    embedding = make_model(preset_config(preset, **sizes)).token_embedding
+    others = 3 + 25 + 2 + (preset == "tiny-local")  # classes, label maps, null tokens, the border
+    assert len(embedding.weight) == 3 * (4 + 3 + 2) + others
 
 
 def test_missing_entries_become_null_tokens_where_that_is_asked_for():

@@ -63,7 +63,7 @@ def test_config_fields_that_are_missing_default_to_the_paper(tmp_path):
     model = GPT(GPTConfig(**SIZES | {"condition_vocab_size": 1, "condition_length": 1}, width=8))
     save_prior(tmp_path, model, conditions, TOKENIZER)
     description = json.loads((tmp_path / "config.json").read_text())
-    for name in MODERN:
+    for name in [*MODERN, "code_levels", "condition_codes"]:
         del description["config"][name]
     (tmp_path / "config.json").write_text(json.dumps(description))
     loaded = load_prior(tmp_path)

@@ -21,7 +21,8 @@ uniform_numbers = st.floats(0, largest_uniform)
 
 
 def slow_draw(logits, uniform, choice):
-    """Reference for one row, with Python floats: its code and log-probability."""
+    """Reference for one row, with Python floats: its code, log-probability, and the place of the
+    number in the code's interval, from 0 to 1."""
     scaled = [logit / choice.temperature for logit in logits]
     kept = set(range(len(scaled)))
     if choice.top_k is not None and choice.top_k < len(scaled):
@@ -42,7 +43,8 @@ def slow_draw(logits, uniform, choice):
     for code, share in enumerate(shares):
         reached += share
         if reached > target:
-            return code, math.log(share / sum(shares))
+            place = (target - (reached - share)) / share
+            return code, math.log(share / sum(shares)), place
     raise AssertionError("the cumulative probabilities do not reach the number")
 
 
@@ -60,7 +62,7 @@ choices = st.builds(
 def test_draw_equals_the_reference(logits, uniform, choice):
     number = (uniform + 0.5) / 1000
     drawn = draw(torch.tensor([logits]), torch.tensor([number]).double(), choice)
-    code, log_probability = slow_draw(logits, number, choice)
+    code, log_probability, _ = slow_draw(logits, number, choice)
     assert drawn.codes.tolist() == [code]
     assert drawn.log_probabilities.tolist() == pytest.approx([log_probability], abs=1e-5)
 

@@ -1,0 +1,181 @@
+"""A cascade: one prior samples whole images in its window, another enlarges them step by step.
+
+Large canvases lack what a sliding window cannot see: a composition. Here every stage is a folder of
+samples of its own, `stages/128x128` and so on below --out, made, resumed and extended like any
+other; sample k of a stage is conditioned on sample k of the one before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ops.config import ConfigError
+from pipelines.conditioning import ConditionFiles, accepted_files, gives_known_codes
+from pipelines.console import show
+from pipelines.generation.flags import GenerateFlags, parse_size
+from pipelines.generation.index import failed_lines, read_parts
+from pipelines.generation.job import GenerationOutcome, generate_samples
+from pipelines.generation.outputs import image_path
+from pipelines.generation.settings import read_record
+from pipelines.inputs import Entry
+from prior import LowResolution, Prior, load_prior
+
+STAGES = "stages"
+LOW_RES = LowResolution.name
+
+Size = tuple[int, int]  # (width, height) in pixels
+
+
+class Stage(NamedTuple):
+    """One stage of a cascade: what it is conditioned on, and what became of it."""
+
+    flags: GenerateFlags
+    outcome: GenerationOutcome
+
+
+def generate_cascade(flags: GenerateFlags) -> GenerationOutcome:
+    """Generate the samples that the folder lacks, and those of the stages before that these need.
+
+    Raises UserError for flags that cannot be used with the priors or the folders.
+    """
+    assert flags.upscale is not None
+    base, upscaler = load_prior(flags.prior), load_prior(flags.upscale)
+    sizes = stage_sizes(parse_size(flags.size), composition_side(base), _ratio(flags, upscaler))
+    stage: Stage | None = None
+    for number, size in enumerate(sizes):
+        asked = _flags_of(flags, base, upscaler, sizes, number)
+        if len(sizes) > 1:
+            show(f"stage {number + 1} of {len(sizes)}: {asked.prior}, {size[0]}x{size[1]} pixels")
+        given = () if stage is None else (_images_of(stage, flags.count),)
+        lacking = () if stage is None else _given_up(stage.flags.out)
+        stage = Stage(asked, generate_samples(asked, given, lacking))
+    assert stage is not None
+    return stage.outcome
+
+
+def composition_side(base: Prior) -> int:
+    """The longer side, in pixels, of images that a prior samples whole."""
+    factor: int = base.tokenizer_info["downsample_factor"]
+    return base.config.window * factor
+
+
+def stage_sizes(target: Size, side: int, ratio: int) -> list[Size]:
+    """The sizes of all stages, the target last; they have its aspect, and the first's longer side
+    is `side`.
+
+    Each is at most `ratio` times the one before. Raises ConfigError where the target is no larger
+    than the first.
+    """
+    longer = max(target)
+    if longer <= side:
+        raise ConfigError(
+            f"--size {target[0]}x{target[1]} is not larger than the {side} pixels that --prior "
+            "samples whole. Leave --upscale out, or ask for more."
+        )
+    sizes, reached = [], side
+    while reached < longer:
+        width, height = (max(1, round(each * reached / longer)) for each in target)
+        sizes.append((width, height))
+        reached *= ratio
+    return [*sizes, target]
+
+
+def _ratio(flags: GenerateFlags, upscaler: Prior) -> int:
+    """How many times a stage may enlarge; raises ConfigError for priors that cannot."""
+    ratios = [part.ratio for part in upscaler.conditions.parts if isinstance(part, LowResolution)]
+    if not ratios or ratios[0] is None or ratios[0] < 2:
+        names = ", ".join(part.name for part in upscaler.conditions.parts)
+        raise ConfigError(
+            f"--upscale {flags.upscale} is a prior with {names}; it must have been trained with "
+            f"the condition {LOW_RES} of a ratio of 2 or more."
+        )
+    return int(ratios[0])
+
+
+def _flags_of(
+    flags: GenerateFlags, base: Prior, upscaler: Prior, sizes: list[Size], number: int
+) -> GenerateFlags:
+    """The flags of one stage. Those of sampling are the first one's."""
+    assert flags.upscale is not None
+    first, last = number == 0, number == len(sizes) - 1
+    width, height = sizes[number]
+    prior = base if first else upscaler
+    changed = dataclasses.replace(
+        flags,
+        prior=flags.prior if first else flags.upscale,
+        out=flags.out if last else flags.out / STAGES / f"{width}x{height}",
+        size=f"{width}x{height}",
+        upscale=None,
+        upscale_temperature=None,
+        save=flags.save if last else ("images",),
+        stride=None if first or prior.config.default_stride is None else flags.stride,
+        condition=_conditions_of(flags, base, upscaler, first),
+        preview=flags.preview and last,
+    )
+    if first:
+        return changed
+    drawing: dict[str, Any] = dict.fromkeys(
+        ("top_k", "top_p", "min_p", "guidance_scale", "guidance_schedule", "guidance_power")
+    )
+    return dataclasses.replace(
+        changed,
+        temperature=flags.upscale_temperature,
+        labels=flags.labels if "label" in upscaler.conditions.entries else (),
+        **drawing,
+    )
+
+
+def _conditions_of(
+    flags: GenerateFlags, base: Prior, upscaler: Prior, first: bool
+) -> tuple[str, ...]:
+    """The --condition flags of a stage.
+
+    Known parts of the images are known in every stage. Others go to the prior that takes them, or
+    to the first, whose error then names them.
+    """
+    of_base, of_upscaler = (accepted_files(prior.conditions) for prior in (base, upscaler))
+    found = []
+    for text in flags.condition:
+        name = text.partition("=")[0]
+        known = gives_known_codes(name)
+        if first and (known or name in of_base or name not in of_upscaler):
+            found.append(text)
+        if not first and name in of_upscaler and name != LOW_RES:
+            found.append(text)
+    return tuple(found)
+
+
+# --- from stage to stage
+
+
+def _images_of(stage: Stage, count: int) -> ConditionFiles:
+    """The images of a finished stage as inputs of the next: item k is sample k.
+
+    Their digest is that of the settings, which decide them whether they are there or not.
+    """
+    out = stage.flags.out
+    with os.scandir(out) as found:
+        sizes = {each.name: each.stat().st_size for each in found if each.name.endswith(".png")}
+    items = [_entry(image_path(out, sample), sizes) for sample in range(count)]
+    # Samples of a batch that are not asked for are sampled too, with any input.
+    spare = next((item for item in items if item.size), None)
+    if spare is not None:
+        items = [item if item.size else spare for item in items]
+    record = {k: v for k, v in (read_record(out) or {}).items() if k != "count"}
+    settings = json.dumps(record, sort_keys=True).encode()
+    digest = hashlib.sha256(settings).hexdigest()[:32]
+    return ConditionFiles(name=LOW_RES, path=out, items=tuple(items), digest=digest)
+
+
+def _entry(path: Path, sizes: dict[str, int]) -> Entry:
+    return Entry(path.name, str(path.absolute()), None, sizes.get(path.name, 0), "", None)
+
+
+def _given_up(out: Path) -> frozenset[int]:
+    """The samples of a folder that were given up."""
+    return frozenset(line["sample"] for line in failed_lines(out, read_parts(out).values()))
