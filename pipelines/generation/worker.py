@@ -67,7 +67,7 @@ from pipelines.store import (
 from prior import load_prior
 
 MOST_WAITING = 2  # batches whose images are being written while the next one is sampled
-BEGUN_AHEAD = 16  # images being written for a tar beside the next of its members
+BEGUN_AHEAD = 16  # images begun for a tar before they are its next members
 CRASHED_LINE = SampleLine(CRASHED, "the process that sampled it died every time")
 LACKING_LINE = SampleLine(CRASHED, "the image that it was to be made from was given up")
 
