@@ -26,7 +26,13 @@ from pipelines.generation.settings import (
 )
 from pipelines.jobs import Accept, WorkerDevices, accepted, choose_environment
 from prior import Prior, find_prior
-from prior.sampling import DEFAULT_CACHE_MEMORY, LARGEST_DEFAULT_BATCH, SamplingSettings
+from prior.sampling import (
+    DEFAULT_CACHE_MEMORY,
+    LARGEST_DEFAULT_BATCH,
+    MemoryPlan,
+    SamplingSettings,
+    plan_memory,
+)
 from tokenizer import VQGAN
 
 
@@ -61,7 +67,8 @@ class GenerateFlags:
     """step of the sliding window in codes; 1 is slowest and most exact (default: half a window);
     not for priors without a window"""
     batch_size: Count | None = None
-    """samples per batch (default: count, at most 8); affects rounding, so it is recorded"""
+    """samples per batch (default: count, at most 8; on a GPU what fits its memory, at most 64);
+    affects rounding, so it is recorded. A worker samples whole batches"""
     samples_per_task: Count | Literal["auto"] = "auto"
     """samples per task, a multiple of the batch size: a task has one tar, one shard of codes and
     one index file; recorded in the folder"""
@@ -90,9 +97,9 @@ class GenerateFlags:
     last"""
     guidance_power: float | None = None
     """for power-cosine: the higher, the later guidance rises"""
-    cache_memory: Annotated[float, Range(least=0, most=2**20)] = DEFAULT_CACHE_MEMORY / 2**30
+    cache_memory: Annotated[float, Range(least=0, most=2**20)] | Literal["auto"] = "auto"
     """GiB of KV caches per worker; with less, more is recomputed. Affects rounding, so it is
-    recorded"""
+    recorded. auto: 4, on a GPU what a batch leaves of its memory"""
     keep_rows: Count | Literal["auto"] = "auto"
     """rows of codes after which the rows done so far are saved, so that a killed run resumes there;
     best a multiple of the window. Affects rounding, except for priors without a window. auto:
@@ -165,9 +172,22 @@ def make_request(
     rows, columns = -(-height // factor), -(-width // factor)  # the surplus is cropped
     known = record or {}
     count = max(flags.count, known.get("count", 0))
-    batch_size = flags.batch_size
+    environment = choose_environment(
+        flags.device,
+        flags.precision,
+        begun=record,
+        accept=accepted(flags.accept, flags.allow_mixed),
+        resolve=partial(devices.resolve, gpus_per_worker=flags.gpus_per_worker),
+        default=DEFAULT_PRECISION,
+    )
+    plan = MemoryPlan(min(flags.count, LARGEST_DEFAULT_BATCH), DEFAULT_CACHE_MEMORY)
+    if devices.type_of(environment["device"]) == "cuda" and record is None:
+        plan = memory_plan_of(flags, prior, (rows, columns), environment, devices) or plan
+    batch_size, cache_memory = flags.batch_size, flags.cache_memory
     if batch_size is None:
-        batch_size = known.get("batch_size", min(flags.count, LARGEST_DEFAULT_BATCH))
+        batch_size = known.get("batch_size", plan.batch_size)
+    if cache_memory == "auto":
+        cache_memory = known.get("cache_memory", plan.cache_memory) / 2**30
     samples_per_task = flags.samples_per_task
     if samples_per_task == "auto":
         samples_per_task = known.get(
@@ -183,15 +203,6 @@ def make_request(
             f"{count:,} samples, {samples_per_task} a task, would be too many files. Name another "
             "--out, or a larger --samples-per-task there."
         )
-    environment = choose_environment(
-        flags.device,
-        flags.precision,
-        begun=record,
-        accept=accepted(flags.accept, flags.allow_mixed),
-        resolve=partial(devices.resolve, gpus_per_worker=flags.gpus_per_worker),
-        default=DEFAULT_PRECISION,
-    )
-    devices.type_of(environment["device"])
     return GenerationRequest(
         prior=find_prior(flags.prior).absolute(),
         out=flags.out.absolute(),
@@ -209,12 +220,34 @@ def make_request(
         labels=labels_of(flags.labels, prior),
         condition_inputs=(*parse_conditions(flags.condition, prior.conditions), *given),
         sampling=sampling_settings(flags, prior),
-        cache_memory=int(flags.cache_memory * 2**30),
+        cache_memory=int(cache_memory * 2**30),
         flush_every_rows=flush_every_rows_of(flags, prior, rows, columns),
         device=environment["device"],
         precision=check_precision(environment["precision"]),
         threads=flags.threads,
         preview=flags.preview,
+    )
+
+
+def memory_plan_of(
+    flags: GenerateFlags,
+    prior: Prior,
+    shape: tuple[int, int],
+    environment: Mapping[str, str],
+    devices: WorkerDevices,
+) -> MemoryPlan | None:
+    """What the memory of the workers' GPUs allows; None where their memory is not known."""
+    memory, share = devices.gpu_memory(environment["device"]), flags.gpus_per_worker
+    if memory is None:
+        return None
+    return plan_memory(
+        prior.config,
+        int(memory * (1 if share == "auto" else min(1.0, share))),
+        shape=shape,
+        stride=flags.stride,
+        guides=sampling_settings(flags, prior).guides,
+        precision=check_precision(environment["precision"]),
+        count=flags.batch_size or flags.count,
     )
 
 

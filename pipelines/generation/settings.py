@@ -29,7 +29,7 @@ SAVES.register("tars")("WebDataset tars of PNG, codes and facts, one a task")
 
 NUM_TASKS = 256  # about: quick to redo and enough to share among workers
 SAMPLES_PER_TASK = 1024  # at most: a tar of a gigabyte with images of a megapixel
-MOST_SAMPLES = 1 << 40
+MOST = 1 << 50  # samples, or bytes of caches
 MOST_TASKS = 1 << 16  # each has a file of the index
 LARGE_CANVAS = 1 << 14  # codes; a megapixel where f = 8
 MIN_FLUSH_ROWS = 64
@@ -180,9 +180,10 @@ def read_record(out: Path) -> dict[str, Any] | None:
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} cannot be read: {error}. Restore it from a copy.") from error
     check_format(path, record.get("format"), "generate")
-    for name in ("count", "batch_size", "samples_per_task"):  # what flags that are not given take
-        value = record.get(name, 1)
-        if type(value) is not int or not 1 <= value <= MOST_SAMPLES:
+    # What flags that are not given take.
+    for name in ("count", "batch_size", "samples_per_task", "cache_memory"):
+        value, least = record.get(name, 1), 0 if name == "cache_memory" else 1
+        if type(value) is not int or not least <= value <= MOST:
             raise StoreError(f"{path}: its {name} is {value!r}. Restore it from a copy.")
     try:
         named_device(record["device"])

@@ -8,7 +8,7 @@ on kills.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from itertools import groupby
@@ -67,6 +67,7 @@ from pipelines.store import (
 from prior import load_prior
 
 MOST_WAITING = 2  # batches whose images are being written while the next one is sampled
+BEGUN_AHEAD = 16  # images begun for a tar before they are its next members
 CRASHED_LINE = SampleLine(CRASHED, "the process that sampled it died every time")
 LACKING_LINE = SampleLine(CRASHED, "the image that it was to be made from was given up")
 
@@ -151,12 +152,12 @@ class GenerationWorker:
                 self._sample(buffer, list(batch))
                 self._keep_written(buffer, MOST_WAITING)
             self._keep_written(buffer, 0)
+            if piece.commits:
+                with disk_errors_explained(self.request.out):
+                    self._commit(buffer)
         finally:
             self._waiting.clear()
             self._images.cancel()
-        if piece.commits:
-            with disk_errors_explained(self.request.out):
-                self._commit(buffer)
         done, self._done = self._done, Done(0, 0, 0)
         _, failed = buffer.count(piece.first, piece.end)
         return Done(done.rows + failed, failed, done.codes)
@@ -290,9 +291,12 @@ class GenerationWorker:
     def _commit(self, buffer: SampleBuffer) -> None:
         request, first = self.request, buffer.samples.start
         if "images" in request.save:
-            for place in buffer.sampled():
-                if not image_path(request.out, first + place).exists():  # removed meanwhile
-                    self._redraw(buffer, place, request.out)
+            removed = [
+                place
+                for place in buffer.sampled()
+                if not image_path(request.out, first + place).exists()
+            ]
+            deque(self._redrawn(buffer, removed, request.out), maxlen=0)
         if "tars" in request.save:
             write_tar(tar_path(request.out, buffer.task), self._members(buffer))
         if "codes" in request.save and not commit_codes(request, buffer):
@@ -302,23 +306,30 @@ class GenerationWorker:
 
     def _members(self, buffer: SampleBuffer) -> Iterator[tuple[str, bytes | Path]]:
         """All members of the task's tar; PNGs that are not saved are made for it and removed."""
-        for place in buffer.sampled():
+        places: Iterable[int] = buffer.sampled()
+        folder = self.request.out
+        if "images" not in self.request.save:
+            folder = staging_path(folder)
+            places = self._redrawn(buffer, buffer.sampled(), folder)
+        for place in places:
             codes, sample = buffer.codes[place], buffer.samples[place]
-            folder = self.request.out
-            if "images" not in self.request.save:
-                folder = staging_path(folder)
-                self._redraw(buffer, place, folder)
             image = image_path(folder, sample)
             yield from members_of(sample_name(sample), image, codes, self._facts(sample))
             if "images" not in self.request.save:
                 image.unlink()
 
-    def _redraw(self, buffer: SampleBuffer, place: int, folder: Path) -> None:
-        """Write a sample's PNG once more; another version may compress it to other bytes."""
-        line = buffer.lines[place]
-        assert line is not None
-        checksum = self._draw(buffer.samples[place], buffer.codes[place], folder).result()
-        buffer.put(place, line._replace(checksum=checksum))
+    def _redrawn(self, buffer: SampleBuffer, places: Sequence[int], folder: Path) -> Iterator[int]:
+        """The places, each when its PNG is written again and its checksum, which another version
+        may change, is in the buffer; some more are begun by then."""
+        waiting: deque[tuple[int, Future[str]]] = deque()
+        for number, place in enumerate(places, 1):
+            waiting.append((place, self._draw(buffer.samples[place], buffer.codes[place], folder)))
+            while waiting and (len(waiting) > BEGUN_AHEAD or number == len(places)):
+                done, checksum = waiting.popleft()
+                line = buffer.lines[done]
+                assert line is not None
+                buffer.put(done, line._replace(checksum=checksum.result()))
+                yield done
 
     def _facts(self, sample: int) -> dict[str, Any]:
         request = self.request

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import torch
 
@@ -12,6 +13,8 @@ from ops.config import ConfigError
 from ops.runtime import named_device, resolve_device
 from pipelines.console import show
 from pipelines.jobs.cluster import cluster_address, ray_running
+
+T = TypeVar("T")
 
 PART_OF_GPU = 0.01  # what looking at a GPU takes of it
 
@@ -86,20 +89,19 @@ class WorkerDevices(contextlib.ExitStack):
 
     def check_usable(self) -> None:
         """Raise ConfigError, naming the node, where torch cannot use the GPUs of a node."""
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
-        problem = ray.remote(num_cpus=0, num_gpus=PART_OF_GPU)(_problem)
-        asked = [
-            problem.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote()
-            for node in nodes
-        ]
-        for answer in asked:
-            if found := ray.get(answer):
+        for found in _on_gpu_nodes(_problem):
+            if found:
                 raise ConfigError(found)
+
+    def gpu_memory(self, name: str) -> int | None:
+        """Bytes of memory of the workers' GPU `name`, the smallest of a cluster's.
+
+        None where it is not known: in a cluster that has yet to start its nodes.
+        """
+        if not self.workers:
+            return int(torch.cuda.get_device_properties(name).total_memory)
+        self.connect()
+        return min((found for found in _on_gpu_nodes(_memory) if found), default=None)
 
     def _found(self) -> str:
         import ray
@@ -114,6 +116,28 @@ class WorkerDevices(contextlib.ExitStack):
         nodes = sum(node["Alive"] for node in ray.nodes())
         counts = f"{_count(nodes, 'node')} with {_count(resources.get('CPU', 0), 'CPU')}"
         return f"the cluster has {counts} and {_count(self._gpus or 0, 'GPU')}{kinds}"
+
+
+def _on_gpu_nodes(question: Callable[[], T]) -> Iterator[T]:
+    """The answers of a GPU of each node that has one."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
+    task = ray.remote(num_cpus=0, num_gpus=PART_OF_GPU)(question)
+    asked = [
+        task.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote()
+        for node in nodes
+    ]
+    yield from map(ray.get, asked)
+
+
+def _memory() -> int:
+    """Bytes of memory of the GPU that this process was given, 0 where torch cannot use it."""
+    usable = torch.cuda.is_available()
+    return torch.cuda.get_device_properties("cuda").total_memory if usable else 0
 
 
 def _problem() -> str:

@@ -60,8 +60,8 @@ def plan_memory(
         """Bytes that a batch leaves of what is available, besides the caches of windows."""
         sequences = batch * (2 if guides else 1)
         cells = CELL_BYTES * sequences * shape[0] * shape[1]
-        row = max(config.code_levels, default=config.codebook_size)
-        drawing = 8 * DRAWING_COPIES * row * _at_once(sequences)
+        logits = max(config.code_levels, default=config.codebook_size)  # of a code or one level
+        drawing = 8 * DRAWING_COPIES * logits * _at_once(sequences)
         return available - cells - drawing - _step_bytes(config, sequences, shape, element)
 
     def fits(batch: int) -> bool:

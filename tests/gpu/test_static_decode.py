@@ -1,9 +1,13 @@
 """Static decoding on a GPU: graphs, the plain sampler, and no synchronization in the loop."""
 
+import gc
+
 import pytest
 import torch
 
+from ops.precision import PRECISIONS
 from prior.sampling import static_local, static_windows
+from prior.sampling.distributions import SamplingSettings, draw
 from prior.sampling.step_graphs import IndexedStep
 from tests.prior.sampling.test_static_decode import COLUMNS, INPUTS, ROWS, prior_for
 from tests.prior.sampling.test_static_decode import LOOPS as LOOPS_AND_DRAWING
@@ -14,19 +18,23 @@ LOOPS = [loop[:3] for loop in LOOPS_AND_DRAWING]
 DRAWING = {"top_k": 6, "top_p": 0.95, "count": 2, "batch_size": 1, "seed": 5}
 
 
-def sampled(architecture, condition, dtype, **options):
+def sampled(architecture, condition, dtype, precision="float32", **options):
     """Codes and log-probabilities of a small prior on the GPU."""
     prior = prior_for(architecture, condition)
     prior.model.to("cuda", dtype)
     inputs = {"condition_inputs": INPUTS[condition]} if INPUTS[condition] else {}
-    return prior.sample_with_log_probs(ROWS, COLUMNS, **inputs, **DRAWING, **options)
+    options = DRAWING | inputs | options | {"precision": precision}
+    return prior.sample_with_log_probs(ROWS, COLUMNS, **options)
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(("architecture", "condition", "options"), LOOPS, ids=str)
-def test_replayed_graphs_give_what_the_steps_give(architecture, condition, options, monkeypatch):
-    replayed = sampled(architecture, condition, torch.float32, **options)
+def test_replayed_graphs_give_what_the_steps_give(
+    architecture, condition, options, precision, monkeypatch
+):
+    replayed = sampled(architecture, condition, torch.float32, precision, **options)
     monkeypatch.setattr(IndexedStep, "capture", lambda step: None)
-    eager = sampled(architecture, condition, torch.float32, **options)
+    eager = sampled(architecture, condition, torch.float32, precision, **options)
     assert torch.equal(replayed.codes, eager.codes)
     assert torch.equal(replayed.log_probabilities, eager.log_probabilities)
 
@@ -60,6 +68,28 @@ def test_each_code_in_float32_is_that_of_the_plain_sampler(architecture, conditi
             )  # fmt: skip
             different += int((again.codes != codes).sum())
     assert different <= codes.numel() / 100
+
+
+def test_the_sampler_holds_no_memory_once_it_is_dropped():
+    """Neither its buffers nor its graphs' pool; cuBLAS keeps a workspace for the stream."""
+    sampled("local", "class", torch.float32)
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+    for _ in range(3):
+        sampled("local", "class", torch.float32)
+    gc.collect()
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() <= before
+
+
+def test_a_single_row_of_many_codes_is_drawn_alike_each_time():
+    logits, uniform = torch.randn(1, 1 << 16, device="cuda"), torch.rand(1, device="cuda")
+    settings = SamplingSettings(top_p=0.99)
+    first = draw(logits, uniform, settings)
+    for _ in range(50):
+        again = draw(logits, uniform, settings)
+        assert torch.equal(again.codes, first.codes)
+        assert torch.equal(again.log_probabilities, first.log_probabilities)
 
 
 @pytest.mark.parametrize(("architecture", "condition", "options"), LOOPS, ids=str)

@@ -22,6 +22,7 @@ from pipelines.generation.worker import GenerationWorker, quarantine
 from pipelines.jobs.queue import Done, Piece
 from pipelines.store import CodeStore
 from pipelines.store.layout import staging_path
+from prior import prior as sampling_prior
 from tests.generate_run import contents, everything, generate, image_in, request_of
 
 
@@ -142,6 +143,22 @@ def test_partial_shards_of_a_task_replace_no_other(prior_run: Path, tmp_path: Pa
     assert buffer.sampled() == [0, 1, 2, 3]
     expected = worker.prior.sample(2, 3, count=6, batch_size=2)
     np.testing.assert_array_equal(buffer.codes[:4], expected[:4].numpy())
+
+
+def test_samples_have_the_precision_of_the_request(
+    prior_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = request_of(prior_run, tmp_path / "out", precision="bfloat16")
+    worker, types = GenerationWorker(request), set()
+    decoder = sampling_prior.Decoder
+
+    def recorded(model: Any) -> Any:
+        types.add((model.token_embedding.weight.dtype, model.head.weight.dtype))
+        return decoder(model)
+
+    monkeypatch.setattr(sampling_prior, "Decoder", recorded)
+    worker.run(piece_of(0, 0, 2))
+    assert types == {(torch.bfloat16, torch.float32)}
 
 
 class Poisoned(GenerationWorker):

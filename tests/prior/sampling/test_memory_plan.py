@@ -53,6 +53,13 @@ def test_caches_take_whole_gibibytes_of_what_is_left():
         assert plan(GPT, gib, count=1).cache_memory >= cache_memory
 
 
+def test_a_code_of_levels_is_drawn_level_by_level():
+    """A vocabulary of millions takes no more memory than its levels do."""
+    levels = {"codebook_size": 1 << 20, "code_levels": (1024, 1024)}
+    config = LocalConfig(**SIZES | levels, **LARGE)
+    assert plan(config, 24).batch_size >= plan(LOCAL, 24).batch_size
+
+
 def test_a_pixelsnail_has_the_usual_defaults():
     config = preset_config("tiny-snail", **SIZES, window=16)
     assert plan(config, 80) == (LARGEST_DEFAULT_BATCH, DEFAULT_CACHE_MEMORY)
