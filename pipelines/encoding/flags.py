@@ -50,10 +50,11 @@ class EncodeFlags:
     track: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """NAME=VALUE, once for each further track of rows aligned with the images'. segmentation=DIR,
     depth=DIR or any other name: a folder of files named like the images. low_res=RATIO: the images
-    shrunk and enlarged again. boxes=FILE: JSONL, one line per box, {"file", "category", "bbox": [x,
-    y, width, height]} in pixels. keypoints=FILE: JSONL, one line per person, {"file", "keypoints":
-    [[x, y, visible], ...]}. class=FILE: JSONL or CSV of {"file", "class"}. Tracks that the store
-    has already are updated in every run."""
+    shrunk and enlarged again; low_res=RATIO,artefacts: half of them with noise and half of them
+    with JPEG artefacts, for priors that enlarge what others generate. boxes=FILE: JSONL, one line
+    per box, {"file", "category", "bbox": [x, y, width, height]} in pixels. keypoints=FILE: JSONL,
+    one line per person, {"file", "keypoints": [[x, y, visible], ...]}. class=FILE: JSONL or CSV of
+    {"file", "class"}. Tracks that the store has already are updated in every run."""
     track_tokenizer: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """NAME=DIR: the model or run folder of a track's tokenizer; needed in its first run only."""
     batch_size: Count | Literal["auto"] = "auto"

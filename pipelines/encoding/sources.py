@@ -86,20 +86,28 @@ class Photographs(RowSource):
 
 
 class LowResolutions(Photographs):
-    """The images shrunk by `ratio` and enlarged again: the condition of super-resolution."""
+    """The images shrunk by `ratio` and enlarged again: the condition of super-resolution.
+
+    With `artefacts` the small images have noise and JPEG artefacts, chosen by key and view.
+    """
 
     def __init__(
-        self, transform: Transform, ratio: int, decoder: JpegDecoder | None = None
+        self,
+        transform: Transform,
+        ratio: int,
+        decoder: JpegDecoder | None = None,
+        artefacts: bool = False,
     ) -> None:
         super().__init__(transform, decoder)
-        self.ratio = ratio
+        self.ratio, self.artefacts = ratio, artefacts
 
     def check(self, row: Row) -> None:
         check_image(row)
 
     def read(self, data: bytes, row: Row, size: Size) -> Found:
         found = super().read(data, row, size)
-        return found._replace(raster=degraded(found.raster, self.ratio))
+        artefacts_of = f"{row['view']} {row['key']}" if self.artefacts else None
+        return found._replace(raster=degraded(found.raster, self.ratio, artefacts_of))
 
 
 class Partners(RowSource):
@@ -169,5 +177,6 @@ def source_of(provenance: Mapping[str, Any], modality: Modality, device: torch.d
     if kind is None:
         return Photographs(transform, decoder)
     if kind == "low_res":
-        return LowResolutions(transform, provenance["ratio"], decoder)
+        artefacts = "artefacts" in provenance
+        return LowResolutions(transform, provenance["ratio"], decoder, artefacts)
     return Partners(transform, modality)

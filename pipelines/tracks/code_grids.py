@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from ops.config import ConfigError
+from ops.low_resolution import ARTEFACTS
 from pipelines.encoding import NO_PARTNER, SEVERAL_PARTNERS
 from pipelines.inputs import ByName, list_input
 from pipelines.jobs import check_absolute
@@ -130,13 +131,16 @@ class LowResTrack(Track):
         super().__init__(root, asked)
         if asked.tokenizer is not None:
             raise ConfigError("--track low_res is encoded by the images' tokenizer: name no other.")
-        if not asked.value.isdigit() or int(asked.value) < 2:
+        ratio, _, more = asked.value.partition(",")
+        if not ratio.isdigit() or int(ratio) < 2 or more not in ("", "artefacts"):
             raise ConfigError(
-                f"--track low_res={asked.value}: give the ratio as a whole number from 2 on: "
-                "low_res=4 is a quarter of the width and height."
+                f"--track low_res={asked.value}: give the ratio as a whole number from 2 on, and "
+                "artefacts where the small images are to have noise and JPEG artefacts: low_res=4 "
+                "is a quarter of the width and height, low_res=4,artefacts the same with them."
             )
-        self.ratio = int(asked.value)
+        self.ratio, self.artefacts = int(ratio), ARTEFACTS if more else None
         self.check_same("ratio", self.ratio)
+        self.check_same("artefacts", self.artefacts)
         self.images = asked.images
         self._made_by = asked.image_tokenizer
 
@@ -145,7 +149,8 @@ class LowResTrack(Track):
             return self.older
         shrinking = "pillow box, rounded size; enlarged by pillow bicubic"
         made = provenance_of("low_res", self._made_by, images)
-        return {**made, "ratio": self.ratio, "shrinking": shrinking}
+        made |= {"ratio": self.ratio, "shrinking": shrinking}
+        return made | ({"artefacts": self.artefacts} if self.artefacts else {})
 
     def partners(self, images: Plan) -> FindPartners:
         return lambda planned: planned.select(PARTNER)

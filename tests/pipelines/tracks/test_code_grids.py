@@ -121,6 +121,20 @@ def test_track_of_the_images_themselves_has_the_images_codes(run: EncodeRun, ima
     assert again.tokenizer_folder == store.tokenizer_folder
 
 
+def test_low_res_with_artefacts_differs_and_repeats(run: EncodeRun, images: Path) -> None:
+    codes = []
+    for number, value in enumerate(("4,artefacts", "4", "4,artefacts")):
+        run.out = run.out.with_name(f"{number}.zarr")
+        assert run(images, track=f"low_res={value}") == 0
+        track = run.store().track("low_res")
+        codes.append(np.stack([row["codes"] for row in track]))
+        assert ("artefacts" in run.store().provenance["low_res"]) == ("artefacts" in value)
+    np.testing.assert_array_equal(codes[0], codes[2])
+    assert (codes[0] != codes[1]).any()
+    assert run(images, track="low_res=4") == 2
+    assert "was begun with artefacts" in run.errors
+
+
 def test_low_res_is_the_image_of_means_enlarged(run: EncodeRun, images: Path) -> None:
     assert run(images, flip="both", track="low_res=4", batch_size=1) == 0
     store = run.store()
