@@ -28,7 +28,7 @@ def degraded(image: ImageArray, ratio: int, artefacts_of: str | None = None) -> 
 
 
 def with_artefacts(image: ImageArray, text: str) -> ImageArray:
-    """The image, uint8 (H, W, 3), with the noise and JPEG artefacts that the text chooses, if any."""
+    """The image, uint8 (H, W, 3), with noise and JPEG artefacts or without, by the text."""
     seed = hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=8).digest()
     random = np.random.Generator(np.random.Philox(int.from_bytes(seed, "little")))
     noisy, compressed = random.random(2) < 0.5
