@@ -47,14 +47,15 @@ def bundled_priors() -> list[str]:
 
 
 def find_prior(name_or_folder: str | Path) -> Path:
-    """The folder of a bundled prior, or `name_or_folder` itself where that exists.
+    """`name_or_folder` itself where that exists, or else the folder of a bundled prior.
 
     Raises CheckpointError where there is neither.
     """
-    if isinstance(name_or_folder, str) and name_or_folder in bundled_priors():
-        return WEIGHTS / name_or_folder
-    if Path(name_or_folder).exists():
-        return Path(name_or_folder)
+    path = Path(name_or_folder)
+    if path.exists():
+        return path
+    if str(path) in bundled_priors():
+        return WEIGHTS / path
     raise CheckpointError(
         f"No prior {str(name_or_folder)!r}: neither a folder nor one of the bundled "
         f"({', '.join(bundled_priors()) or 'none'})."

@@ -44,12 +44,12 @@ class GenerateFlags:
     each sample, to be read by pyarrow.parquet; generation.json has the settings that decide them.
     """
 
-    prior: str
+    prior: Path
     """the run folder that pipelines.train_prior wrote, which has the tokenizer too, or the name of
     a bundled prior"""
     out: Path
     """the folder of samples to create or extend"""
-    upscale: str | None = None
+    upscale: Path | None = None
     """a prior with the condition low_res, by name or folder: --prior samples each image whole, in
     one window, and this one enlarges it, again and again up to --size"""
     upscale_temperature: float | None = None
