@@ -1,6 +1,8 @@
 """The encode command on a GPU: the same bytes each time and by any number of workers."""
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.conftest import photograph
 from tests.encode_run import everything
@@ -14,23 +16,44 @@ def shards(root):
 
 @pytest.fixture
 def images(tmp_path):
-    from PIL import Image
-
     (tmp_path / "images").mkdir()
     for number in range(10):
-        Image.fromarray(photograph(number)).save(tmp_path / "images" / f"{number}.png")
+        suffix = "jpg" if number % 2 else "png"
+        Image.fromarray(photograph(number)).save(tmp_path / "images" / f"{number}.{suffix}")
     (tmp_path / "images" / "broken.png").write_bytes(b"not an image")
     return tmp_path / "images"
 
 
-@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
-def test_encoding_twice_gives_the_same_bytes(encode_run, images, tmp_path, gpu, precision):
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"precision": "float32"}, {"precision": "tf32"}, {"precision": "bfloat16"},
+        {"compile": "yes"}, {"decoder": "nvjpeg"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_encoding_twice_gives_the_same_bytes(encode_run, images, tmp_path, gpu, flags):
+    """Also where each process compiles the encoder, or JPEG files are decoded on the GPU."""
+    if gpu.type == "cpu" and "decoder" in flags:
+        pytest.skip("a CPU has no nvJPEG")
     found = []
     for turn in (1, 2):
         encode_run.out = tmp_path / f"{turn}.zarr"
-        assert encode_run(images, device=gpu.type, precision=precision, max_bad=1) == 0
+        assert encode_run(images, device=gpu.type, max_bad=1, **flags) == 0
         found.append(shards(encode_run.out))
     assert found[0] == found[1]
+
+
+def test_most_codes_are_the_same_whichever_decoder_reads_a_jpeg(encode_run, images, tmp_path, gpu):
+    if gpu.type == "cpu":
+        pytest.skip("a CPU has no nvJPEG")
+    found = []
+    for decoder in ("pillow", "nvjpeg"):
+        encode_run.out = tmp_path / f"{decoder}.zarr"
+        assert encode_run(images, device=gpu.type, max_bad=1, decoder=decoder) == 0
+        rows = {row["key"]: row["codes"] for row in encode_run.store()}
+        found.append([rows[f"{number}.jpg"] for number in range(1, 10, 2)])
+    assert np.mean(np.stack(found[0]) == np.stack(found[1])) > 0.8
 
 
 @pytest.mark.ray
