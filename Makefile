@@ -13,7 +13,7 @@ demo: $(INSTALLED)
 	$(RUN) -m pipelines.demo $(if $(IMAGES),--images "$(IMAGES)")
 
 test: $(INSTALLED)
-	$(RUN) -m pytest -n auto --dist loadfile
+	$(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .
