@@ -24,8 +24,9 @@ class Linear(nn.Linear):
 def linear_product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """rows @ weight.T + bias for rows (..., in_features) and weight (out_features, in_features).
 
-    As a 1x1 convolution by oneDNN on a CPU with AVX-512, in float32, with gradients enabled and
-    without autocast; else F.linear. Inference has few rows at a time: see ops/cpu/packed_linear.py.
+    As a 1x1 convolution by oneDNN on a CPU with AVX-512, in float32, with gradients, without
+    autocast and outside of torch.compile, whose kernels fail on its strides; else F.linear.
+    Inference has few rows at a time: see ops/cpu/packed_linear.py.
     """
     if ONEDNN_IS_FASTER and _is_supported(rows, weight):
         return _as_convolution(rows, weight, bias)
@@ -34,7 +35,9 @@ def linear_product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _is_supported(rows: Tensor, weight: Tensor) -> bool:
     plain = rows.device.type == "cpu" and rows.dtype == weight.dtype == torch.float32
-    return plain and torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+    if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+        return False
+    return plain and torch.is_grad_enabled()
 
 
 def _as_convolution(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

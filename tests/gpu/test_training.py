@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from ops.ranks import ALONE
 from pipelines.recipes import PRIOR_RECIPES, TOKENIZER_RECIPES
@@ -83,6 +84,7 @@ def tokenizer_task(gpu, **how):
     return TokenizerTask(model, recipe, 10, images, gpu, ParallelConfig(**how)), images
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_a_compiled_tokenizer_goes_on_when_the_discriminator_starts(gpu):
     task, images = tokenizer_task(gpu, compile=True)
     for step in range(4):
@@ -118,6 +120,16 @@ def one_process(gpu, monkeypatch):
     dist.init_process_group(backend, rank=0, world_size=1, store=dist.HashStore())
     yield
     dist.destroy_process_group()
+
+
+def test_ddp_over_a_compiled_objective_takes_the_plain_steps(gpu, one_process):
+    plain = losses_of(prior_task(gpu), 3)
+    task = prior_task(gpu, compile=True)
+    own = [0] if gpu.type == "cuda" else None
+    task.objective = DistributedDataParallel(
+        task.objective, device_ids=own, gradient_as_bucket_view=True
+    )
+    torch.testing.assert_close(losses_of(task, 3), plain, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("how", [{"compile": True}, {"recompute": True}, {}], ids=str)

@@ -60,3 +60,17 @@ def test_onednn_is_used_in_float32_training_only(monkeypatch):
     assert not calls
     layer(rows)
     assert calls
+
+
+def test_a_compiled_layer_is_a_matrix_product():
+    graphs = []
+
+    def backend(graph, _inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    layer, rows = Linear(8, 4), torch.randn(3, 8, requires_grad=True)
+    compiled = torch.compile(layer, backend=backend, fullgraph=True)
+    torch.testing.assert_close(compiled(rows), layer(rows))
+    assert "linear" in graphs[0].code
+    assert "conv2d" not in graphs[0].code
