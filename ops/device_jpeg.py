@@ -8,6 +8,7 @@ whole numbers, so that every device gives the same bits; the horizontal pass alw
 
 from __future__ import annotations
 
+import importlib
 import io
 import struct
 from typing import Any, NamedTuple
@@ -43,8 +44,7 @@ class JpegDecoder:
     """
 
     def __init__(self, transform: Transform, device: torch.device) -> None:
-        import torchvision.io  # noqa: F401 - makes the operators
-
+        importlib.import_module("torchvision.io")  # registers the operators
         # Not decode_jpeg of torchvision.io, which calls these: it warns of a successor.
         name = "decode_jpegs_cuda" if device.type == "cuda" else "decode_jpeg"
         if not hasattr(torch.ops.image, name):

@@ -165,7 +165,8 @@ class TensorFile:
     def __init__(self, path: Path, file: Any) -> None:
         self._path, self._file = path, file
         with _explained(path):
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            names = file.keys()  # it is no mapping itself
+            slices = {name: file.get_slice(name) for name in names}
             self.header = {
                 name: Stored(part.get_dtype(), tuple(part.get_shape()))
                 for name, part in slices.items()

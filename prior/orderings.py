@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -107,7 +107,8 @@ def token_order(
 
 # torch.compile cannot look into numpy's random numbers, so it takes the result as a constant. This
 # is the mark of torch.compiler.assume_constant_result, which takes seconds to import the compiler.
-token_order._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_marked: Any = token_order
+_marked._dynamo_marked_constant = True
 
 
 @lru_cache(maxsize=64)

@@ -17,7 +17,6 @@ def cluster_of(gpus: float, may_start: float = 0) -> Iterator[None]:
 
     An autoscaler may start `may_start` GPUs.
     """
-    pytest.importorskip("ray")
     resources = {"CPU": 16.0, "GPU": float(gpus), "accelerator_type:H100": 1.0}
     if not gpus:
         resources = {"CPU": 16.0}

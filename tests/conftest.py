@@ -42,7 +42,8 @@ if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
     """One local Ray for each process of tests; starting it takes ten seconds."""
-    ray = pytest.importorskip("ray")
+    import ray
+
     ray.init(
         address="local",
         num_cpus=2,

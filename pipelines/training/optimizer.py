@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -119,11 +119,12 @@ def apply_gradients(optimizer: torch.optim.Optimizer, rate: float, finite: Tenso
     """
     for group in optimizer.param_groups:
         group["lr"] = rate
-    optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()  # type: ignore[attr-defined]
+    fused: Any = optimizer  # its step reads attributes that no class declares
+    fused.grad_scale, fused.found_inf = None, (~finite).float()
     try:
-        optimizer.step()
+        fused.step()
     finally:
-        del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
+        del fused.grad_scale, fused.found_inf
 
 
 class WeightAverage:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from pipelines import encode
 from pipelines.encoding.forward import EncoderForward
 from pipelines.recipes import PRIOR_RECIPES, TOKENIZER_RECIPES
 from pipelines.store import CodeStore
+from pipelines.training.loop import TrainTask
 from pipelines.training.parallel import ParallelConfig
 from pipelines.training.prior_task import PriorTask
 from pipelines.training.tokenizer_task import TokenizerTask
@@ -178,7 +180,7 @@ def decoding(setting: Setting) -> Iterator[Row]:
         for precision in PRECISIONS:
             with torch.inference_mode(), precise(precision, setting):
                 reset_memory(setting.device)
-                seconds = seconds_of(lambda: model.decode(codes), setting.device)  # noqa: B023
+                seconds = seconds_of(partial(model.decode, codes), setting.device)
             pixels = (side * model.config.downsample_factor) ** 2
             yield row(
                 f"{name} decode, {precision}",
@@ -248,13 +250,10 @@ def sampling_rows(what: str, prior: Prior, side: int, setting: Setting) -> Itera
     ):
         batch = min(batch, setting.size(64, 2))
         kind = "static" if static else "plain"
-
-        def sample(columns: int = side) -> Tensor:
-            return prior.sample(
-                side, columns, count=batch, batch_size=batch, seed=0,  # noqa: B023
-                static_decode=static, precision=precision,  # noqa: B023
-            )  # fmt: skip
-
+        sample = partial(
+            prior.sample, side, side, count=batch, batch_size=batch, seed=0,
+            static_decode=static, precision=precision,
+        )  # fmt: skip
         start = time.perf_counter()
         sample()
         first = time.perf_counter() - start
@@ -334,12 +333,7 @@ def local_training(setting: Setting) -> Iterator[Row]:
 def training_row(what: str, task: PriorTask, setting: Setting) -> Row:
     """Steps in the task's own precision; model_tflops counts 6 operations a weight and code."""
     batch = code_batch(task)
-    steps = iter(range(NEVER))
-
-    def step() -> Tensor:
-        number = next(steps)
-        return task.train_step(task.prepare(batch, number), number)["loss"]
-
+    step = steps_of(task, batch)
     start = time.perf_counter()
     step()
     synchronize(setting.device)
@@ -358,8 +352,19 @@ def training_row(what: str, task: PriorTask, setting: Setting) -> Row:
         kernels_a_step=found and found.kernels,
         busy=found and found.kernel_seconds / seconds,
         first_step_s=first,
-        loss=float(step()),
+        loss=float(step()["loss"]),
     )
+
+
+def steps_of(task: TrainTask[Any], batch: Any) -> Callable[[], Mapping[str, Tensor]]:
+    """A function that takes the next step, always on the same batch; returns its metrics."""
+    numbers = count()
+
+    def step() -> Mapping[str, Tensor]:
+        number = next(numbers)
+        return task.train_step(task.prepare(batch, number), number)
+
+    return step
 
 
 def checkpoint_row(what: str, task: PriorTask) -> Row:
@@ -384,12 +389,7 @@ def tokenizer_training(setting: Setting) -> Iterator[Row]:
         losses = replace(recipe.losses, perceptual="none", adversarial_start=start)
         changed = replace(recipe, losses=losses, batch_size=batch, crop_size=side)
         task = tokenizer_task(changed, setting, compiled=not setting.small)
-        pixels, steps = noise_images(batch, side), iter(range(NEVER))
-
-        def step() -> Any:
-            number = next(steps)  # noqa: B023
-            return task.train_step(task.prepare(pixels, number), number)  # noqa: B023
-
+        step = steps_of(task, noise_images(batch, side))
         reset_memory(setting.device)
         seconds = seconds_of(step, setting.device, rounds=setting.size(5, 1))
         found = profiled(step, setting.device)

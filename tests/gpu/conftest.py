@@ -14,6 +14,14 @@ def gpu():
     return torch.device(os.environ.get("SMALTI_TEST_GPU", "cuda"))
 
 
+@pytest.fixture
+def real_gpu(gpu):
+    """The GPU, for what a CPU has nothing to compare with: nvJPEG, waiting for a device."""
+    if gpu.type == "cpu":
+        pytest.skip("SMALTI_TEST_GPU=cpu tries only what a CPU can do")
+    return gpu
+
+
 @pytest.fixture(autouse=True)
 def exact_products():
     """float32 products are exact before and after each test, whatever it asks for."""

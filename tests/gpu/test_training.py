@@ -10,9 +10,9 @@ from torch.nn.parallel import DistributedDataParallel
 from ops.ranks import ALONE
 from pipelines.recipes import PRIOR_RECIPES, TOKENIZER_RECIPES
 from pipelines.training.parallel import ParallelConfig
-from pipelines.training.prior_task import PriorTask
 from pipelines.training.tokenizer_task import TokenizerTask
 from prior import Conditions, StartOfSequence, condition_sizes, make_model, preset_config
+from tests.prior_task import make_prior_task
 from tokenizer import build_tokenizer
 
 pytestmark = pytest.mark.gpu
@@ -25,18 +25,8 @@ def prior_task(gpu, preset="tiny", **how):
     conditions = Conditions([StartOfSequence()], CODES)
     sizes = condition_sizes(preset, conditions, WINDOW)
     recipe = dataclasses.replace(PRIOR_RECIPES[preset], window=WINDOW, batch_size=BATCH)
-    return PriorTask(
-        make_model(preset_config(preset, **sizes)),
-        conditions,
-        build_tokenizer("tiny", seed=0),
-        {"fingerprint": "0" * 16},
-        recipe,
-        steps=200,
-        seed=0,
-        held_out=[],
-        device=gpu,
-        parallel_config=ParallelConfig(**how),
-    )
+    model = make_model(preset_config(preset, **sizes))
+    return make_prior_task(model, conditions, recipe, ParallelConfig(**how), steps=200, device=gpu)
 
 
 def batch_of(step):
@@ -93,11 +83,9 @@ def test_a_compiled_tokenizer_goes_on_when_the_discriminator_starts(gpu):
     assert "real_logit" in metrics
 
 
-def test_no_step_waits_for_the_gpu(gpu):
-    if gpu.type == "cpu":
-        pytest.skip("a CPU has nothing to wait for")
-    prior = prior_task(gpu)
-    tokenizer, images = tokenizer_task(gpu)
+def test_no_step_waits_for_the_gpu(real_gpu):
+    prior = prior_task(real_gpu)
+    tokenizer, images = tokenizer_task(real_gpu)
     work = ((prior, batch_of(0)), (tokenizer, images))
     for task, batch in work:  # the first steps initialise
         for step in range(3):

@@ -198,7 +198,8 @@ class Poisoned(EncodeWorker):
 def test_only_the_image_that_kills_its_workers_is_given_up(
     run: EncodeRun, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cloudpickle = pytest.importorskip("ray.cloudpickle")
+    from ray import cloudpickle
+
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray cannot import this file
     folder = tmp_path / "images"
     shutil.copytree(photographs, folder)

@@ -180,7 +180,8 @@ def test_only_the_sample_that_kills_its_workers_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    cloudpickle = pytest.importorskip("ray.cloudpickle")
+    from ray import cloudpickle
+
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray cannot import this file
     whole, out = tmp_path / "whole", tmp_path / "out"
     flags = ["--count", 6, "--batch-size", at_once, "--samples-per-task", at_once**2]

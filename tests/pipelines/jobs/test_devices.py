@@ -173,7 +173,6 @@ def test_training_needs_a_gpu_for_each_worker_or_is_asked_for_a_cpu(
 def test_a_worker_that_cannot_use_the_gpu_it_was_given_says_why(
     run: EncodeRun, photographs: Path, prior_run: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    pytest.importorskip("ray")
     monkeypatch.setattr("ray.get_gpu_ids", lambda: [0])
     with pytest.raises(ConfigError, match=r"'cuda' is not on this machine.*: .+ Use --device cpu"):
         own_device("auto", on_ray=True)

@@ -7,9 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ops.ranks import ALONE
 from pipelines.recipes import PRIOR_RECIPES
 from pipelines.training.parallel import SINGLE_PROCESS, ParallelConfig
-from pipelines.training.prior_task import PriorTask
 from prior import GPT, Conditions, GPTConfig, LossSettings, StartOfSequence
-from tokenizer import build_tokenizer
+from tests.prior_task import make_prior_task
 
 CODES = {"codes": torch.randint(9, (2, 4, 4), generator=torch.Generator().manual_seed(0))}
 
@@ -22,18 +21,7 @@ def train_task(parallel_config=SINGLE_PROCESS, **loss):
         codebook_size=9, condition_vocab_size=1, condition_length=1, window=4, num_layers=1, width=8
     )
     recipe = dataclasses.replace(PRIOR_RECIPES["tiny"], loss=LossSettings(**loss))
-    return PriorTask(
-        GPT(config),
-        conditions,
-        build_tokenizer("tiny", seed=0),
-        {"fingerprint": "0" * 16},
-        recipe,
-        steps=10,
-        seed=0,
-        held_out=[],
-        device=torch.device("cpu"),
-        parallel_config=parallel_config,
-    )
+    return make_prior_task(GPT(config), conditions, recipe, parallel_config)
 
 
 def save(train_task, folder):
