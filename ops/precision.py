@@ -29,14 +29,14 @@ def on_device(precision: Precision, device_type: str) -> Precision:
     return "float32" if precision == "tf32" and device_type == "cpu" else precision
 
 
-def resolve_precision(name: str, device: torch.device) -> Precision:
-    """The precision `name` for training on `device`; auto is bfloat16 on a GPU, else float32.
+def resolve_precision(name: str, device_type: str, on_gpu: Precision = "bfloat16") -> Precision:
+    """What the precision `name` amounts to on a "cuda" or "cpu" device.
 
-    Raises ConfigError for other names.
+    "auto" is `on_gpu` on a GPU, else float32. Raises ConfigError for other names.
     """
     if name == "auto":
-        return "bfloat16" if device.type == "cuda" else "float32"
-    return check_precision(name)
+        return on_gpu if device_type == "cuda" else "float32"
+    return on_device(check_precision(name), device_type)
 
 
 def use_precision(precision: Precision) -> None:

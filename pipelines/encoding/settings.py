@@ -34,7 +34,7 @@ NOT_RECORDED = {"compile": "no"}
 #: From so many images on, a compiled encoder saves more time than compiling it takes.
 COMPILED_FROM = 50_000
 #: TF32 rounds a convolution's input to 10 bits of mantissa: nearly all codes stay those of float32.
-DEFAULT_PRECISION: dict[str, Precision] = {"cpu": "float32", "cuda": "tf32"}
+GPU_PRECISION: Precision = "tf32"
 
 
 def plan_settings(
@@ -64,7 +64,7 @@ def plan_settings(
         begun=older.track if older else None,
         accept=accept,
         resolve=partial(devices.resolve, gpus_per_worker=asked.gpus_per_worker),
-        default=DEFAULT_PRECISION,
+        gpu_precision=GPU_PRECISION,
     )
     kind, precision = devices.type_of(environment["device"]), environment["precision"]
     threads = chosen(asked.threads, "threads", lambda: 1)
@@ -117,7 +117,7 @@ def run_environment(
         begun=track,
         accept=accept,
         resolve=devices.resolve,
-        default=DEFAULT_PRECISION,
+        gpu_precision=GPU_PRECISION,
     )
     try:
         device = devices.resolve(chosen["device"], asked.gpus_per_worker)

@@ -19,7 +19,7 @@ from pipelines.conditioning import ConditionFiles, accepted_files, gives_known_c
 from pipelines.console import show
 from pipelines.generation.flags import GenerateFlags, parse_size
 from pipelines.generation.index import failed_lines, read_parts
-from pipelines.generation.job import GenerationOutcome, generate_samples
+from pipelines.generation.job import GenerationOutcome, devices_of, generate_samples
 from pipelines.generation.outputs import image_path
 from pipelines.generation.settings import read_record
 from pipelines.inputs import Entry
@@ -47,13 +47,18 @@ def generate_cascade(flags: GenerateFlags) -> GenerationOutcome:
     base, upscaler = load_prior(flags.prior), load_prior(flags.upscale)
     sizes = stage_sizes(parse_size(flags.size), composition_side(base), _ratio(flags, upscaler))
     stage: Stage | None = None
-    for number, size in enumerate(sizes):
-        asked = _flags_of(flags, base, upscaler, sizes, number)
-        if len(sizes) > 1:
-            show(f"stage {number + 1} of {len(sizes)}: {asked.prior}, {size[0]}x{size[1]} pixels")
-        given = () if stage is None else (_images_of(stage, flags.count),)
-        lacking = () if stage is None else _given_up(stage.flags.out)
-        stage = Stage(asked, generate_samples(asked, given, lacking))
+    with devices_of(flags) as devices:
+        for number, (width, height) in enumerate(sizes):
+            asked = _flags_of(flags, base, upscaler, sizes, number)
+            show(f"stage {number + 1} of {len(sizes)}: {asked.prior}, {width}x{height} pixels")
+            outcome = generate_samples(
+                asked,
+                given=(_images_of(stage, flags.count),) if stage else (),
+                lacking=_given_up(stage.flags.out) if stage else (),
+                prior=upscaler if stage else base,
+                devices=devices,
+            )
+            stage = Stage(asked, outcome)
     assert stage is not None
     return stage.outcome
 

@@ -16,7 +16,7 @@ from ops.config import ConfigError, Count, Range, Seed
 from ops.precision import check_precision
 from pipelines.conditioning import ConditionFiles, parse_conditions, sampling_help
 from pipelines.generation.settings import (
-    DEFAULT_PRECISION,
+    GPU_PRECISION,
     MOST_TASKS,
     GenerationRequest,
     default_flush_every_rows,
@@ -178,7 +178,7 @@ def make_request(
         begun=record,
         accept=accepted(flags.accept, flags.allow_mixed),
         resolve=partial(devices.resolve, gpus_per_worker=flags.gpus_per_worker),
-        default=DEFAULT_PRECISION,
+        gpu_precision=GPU_PRECISION,
     )
     plan = MemoryPlan(min(flags.count, LARGEST_DEFAULT_BATCH), DEFAULT_CACHE_MEMORY)
     if devices.type_of(environment["device"]) == "cuda" and record is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -61,22 +62,26 @@ class GenerationOutcome(NamedTuple):
 
 def generate_samples(
     flags: GenerateFlags,
+    *,
     given: Sequence[ConditionFiles] = (),
     lacking: Collection[int] = (),
+    prior: Prior | None = None,
+    devices: WorkerDevices | None = None,
 ) -> GenerationOutcome:
     """Generate the samples that the folder lacks.
 
     `given` are inputs of conditions in addition to those that the flags name; the samples in
-    `lacking` have none, and are given up. Raises UserError for flags that cannot be used with the
-    prior or the folder.
+    `lacking` have none, and are given up. `prior` and `devices` are those of the flags, where these
+    are loaded and asked already. Raises UserError for flags that cannot be used with the prior or
+    the folder.
     """
     where = find_prior(flags.prior)
     check_absolute({"--prior": where, "--out": flags.out})
     check_flags(flags)
-    prior = load_prior(flags.prior)
+    prior = prior or load_prior(where)
     tokenizer = find_tokenizer(where, prior, torch.device("cpu"))
-    cpus = flags.workers * _cpus(flags)
-    with locked(flags.out), WorkerDevices(flags.workers, flags.address, cpus) as devices:
+    own_devices = nullcontext(devices) if devices else devices_of(flags)
+    with locked(flags.out), own_devices as devices:
         record = read_record(flags.out)
         request = make_request(flags, prior, tokenizer, record, devices, given)
         settings = deciding_settings(request, prior)
@@ -174,6 +179,11 @@ def _require_whole(request: GenerationRequest, piece: Piece[int]) -> None:
             f"A worker made sample {sample}, but it is not in {request.out}. Name an --out that "
             "every machine of the cluster shares."
         )
+
+
+def devices_of(flags: GenerateFlags) -> WorkerDevices:
+    """The devices of the workers that the flags name, to be used in a `with` statement."""
+    return WorkerDevices(flags.workers, flags.address, flags.workers * _cpus(flags))
 
 
 def _cpus(flags: GenerateFlags) -> int:

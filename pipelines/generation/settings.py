@@ -34,7 +34,7 @@ MOST_TASKS = 1 << 16  # each has a file of the index
 LARGE_CANVAS = 1 << 14  # codes; a megapixel where f = 8
 MIN_FLUSH_ROWS = 64
 #: On a GPU the prior's products are in bfloat16, those of the decoder of pixels in TF32.
-DEFAULT_PRECISION: dict[str, Precision] = {"cpu": "float32", "cuda": "bfloat16"}
+GPU_PRECISION: Precision = "bfloat16"
 #: Fields of a request that do not decide the content of the folder.
 NOT_DECIDING = (
     "prior", "out", "device", "count", "rows", "columns", "codebook_size", "preview",

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from ops.precision import Precision, check_precision, on_device
+from ops.precision import Precision, check_precision, on_device, resolve_precision
 from ops.runtime import named_device
 
 #: What --accept allows to differ from what the results were begun with, by the setting's name.
@@ -28,26 +28,23 @@ def choose_environment(
     begun: Mapping[str, Any] | None,
     accept: frozenset[str],
     resolve: Callable[[str], str],
-    default: Mapping[str, Precision],
+    gpu_precision: Precision,
 ) -> dict[str, str]:
     """The device, precision and torch version of a run, for the flags --device and --precision.
 
     "auto" is what the results were `begun` with, or for new ones what `resolve` finds and the
-    `default` precision by device type. With the device in `accept`, "auto" is always what `resolve`
-    finds. Raises ConfigError as `resolve` does, and for an unknown precision.
+    `gpu_precision` on a GPU, float32 on a CPU. With the device in `accept`, "auto" is always the
+    device that `resolve` finds. Raises ConfigError as `resolve` does, and for an unknown precision.
     """
     if begun is not None and device == "auto" and "device" not in accept:
         device = begun["device"]
     elif begun is None or device == "auto":
         device = resolve(device)
     kind = named_device(device).type
-    if precision != "auto":
-        wanted = check_precision(precision)
-    elif begun is not None:
-        wanted = precision_of(begun)
-    else:
-        wanted = default.get(kind, default["cuda"])
-    return {"device": device, "precision": on_device(wanted, kind), "torch": torch.__version__}
+    if precision == "auto" and begun is not None:
+        precision = precision_of(begun)
+    wanted = resolve_precision(precision, kind, gpu_precision)
+    return {"device": device, "precision": wanted, "torch": torch.__version__}
 
 
 def precision_of(begun: Mapping[str, Any]) -> Precision:

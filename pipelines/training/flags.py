@@ -208,7 +208,7 @@ def parallel_config_of(
         ranks=ranks,
         accumulate=flags.accumulate,
         compile=device.type == "cuda" if flags.compile == "auto" else flags.compile == "yes",
-        precision=resolve_precision(flags.precision, device),
+        precision=resolve_precision(flags.precision, device.type),
         recompute=flags.recompute,
         shard=shard,
     )

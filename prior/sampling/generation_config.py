@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ops.config import ConfigError
-from ops.precision import Precision, check_precision
+from ops.precision import Precision, check_precision, resolve_precision
 from prior.sampling.distributions import SamplingSettings
 
 LARGEST_DEFAULT_BATCH = 8
@@ -84,10 +84,7 @@ class GenerationConfig(SamplingSettings):
 
     def precision_on(self, device: torch.device) -> Precision:
         """The precision that `precision` amounts to on a device."""
-        on_gpu = device.type == "cuda"
-        if self.precision == "auto":
-            return "bfloat16" if on_gpu else "float32"
-        return "float32" if self.precision == "tf32" and not on_gpu else self.precision
+        return resolve_precision(self.precision, device.type)
 
     @property
     def chosen(self) -> list[int]:

@@ -58,3 +58,12 @@ def test_products_can_be_exact_within_any_precision(precision):
             assert not torch.backends.cuda.matmul.allow_tf32
         assert torch.is_autocast_enabled("cpu") is (precision == "bfloat16")
     assert torch.backends.cuda.matmul.allow_tf32 is (precision == "tf32")
+
+
+def test_auto_is_a_gpus_own_default_and_float32_on_a_cpu():
+    assert resolve_precision("auto", "cpu") == resolve_precision("tf32", "cpu") == "float32"
+    assert resolve_precision("auto", "cuda") == "bfloat16"
+    assert resolve_precision("auto", "cuda", "tf32") == "tf32"
+    assert resolve_precision("bfloat16", "cpu", "tf32") == "bfloat16"
+    with pytest.raises(ConfigError, match="No precision 'half'"):
+        resolve_precision("half", "cuda")
