@@ -8,6 +8,7 @@ from ops.precision import (
     check_precision,
     float32_products,
     on_device,
+    resolve_precision,
     use_precision,
 )
 
