@@ -65,7 +65,7 @@ class Flags:
     """A bundled tokenizer, or a model folder."""
     image_size: int = 256
     """Side of encoded images and of samples, in pixels."""
-    steps: int = 200
+    steps: int = 150
     """Training steps of the small prior; about a minute."""
     samples: int = 4
     """Number of its samples."""

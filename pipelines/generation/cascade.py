@@ -90,6 +90,7 @@ def _flags_of(
         size=f"{width}x{height}",
         upscale=None,
         upscale_temperature=None,
+        upscale_top_p=None,
         save=flags.save if last else ("images",),
         stride=None if first or prior.config.default_stride is None else flags.stride,
         condition=_conditions_of(flags, base, upscaler, first),
@@ -98,11 +99,12 @@ def _flags_of(
     if first:
         return changed
     drawing: dict[str, Any] = dict.fromkeys(
-        ("top_k", "top_p", "min_p", "guidance_scale", "guidance_schedule", "guidance_power")
+        ("top_k", "min_p", "guidance_scale", "guidance_schedule", "guidance_power")
     )
     return dataclasses.replace(
         changed,
         temperature=flags.upscale_temperature,
+        top_p=flags.upscale_top_p,
         labels=flags.labels if "label" in upscaler.conditions.entries else (),
         **drawing,
     )

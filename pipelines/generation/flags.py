@@ -54,6 +54,8 @@ class GenerateFlags:
     one window, and this one enlarges it, again and again up to --size"""
     upscale_temperature: float | None = None
     """sampling temperature of --upscale (default: what it recommends, else 1)"""
+    upscale_top_p: float | None = None
+    """top-p of --upscale (default: what it recommends, else no limit)"""
     count: Annotated[int, Range(least=1, most=10**10)] | None = None
     """number of samples in the folder (default: that of the folder, or of the images of
     --condition low_res, else 4)"""

@@ -51,11 +51,11 @@ def stored(folders, out, base, upscaler, *flags):
 @pytest.mark.parametrize("upscaler", ["local", "windows"])
 def test_the_command_and_the_function_give_equal_codes(folders, tmp_path, upscaler):
     flags = ["--labels", "0,2", "--count", 3, "--batch-size", 2, "--seed", 5, "--stride", 1]
-    flags += ["--guidance-scale", 1.5, "--upscale-temperature", 0.8]
+    flags += ["--guidance-scale", 1.5, "--upscale-temperature", 0.8, "--upscale-top-p", 0.7]
     found = sample_cascade(
         load_prior(folders["classes"]), load_prior(folders[upscaler]), SIZE,
         count=3, batch_size=2, seed=5, stride=1, labels=[0, 2, 0], guidance_scale=1.5,
-        upscale_settings={"temperature": 0.8},
+        upscale_settings={"temperature": 0.8, "top_p": 0.7},
     )  # fmt: skip
     assert torch.equal(found, stored(folders, tmp_path, "classes", upscaler, *flags))
 
