@@ -57,15 +57,16 @@ def sample_images(path: Path, limit: int) -> tuple[list[Sample], int]:
     if not files:
         found = islice(_in_tars(path) or _in_codes(path), limit)
         return [Sample(name, (uri,)) for name, uri in found if uri is not None], _count_ok(path)
-    shown, sheets = files[:limit], []
+    shown, sheets, stages = files[:limit], [], _stages(path)
     before: dict[str, list[str]] = {file.name: [] for file in shown}
     for sheet in sorted(path.glob("condition-*.png")):
+        if stages and sheet.stem == "condition-low_res":
+            continue  # the stage before shows the same
         cells = _cells(_bytes(sheet), len(files[:GRID_IMAGES]))
         if not cells:
             sheets.append(Sample(sheet.stem, _uris(sheet)))
         for file, cell in zip(shown, cells, strict=False):
             before[file.name].append(cell)
-    stages = _stages(path)
     samples = [
         Sample(
             file.stem,

@@ -132,7 +132,8 @@ def write_cascade(folder: Path) -> Path:
         for k in range(3):
             write_png(folder / stage / f"sample-{k:05d}.png", photograph(k, side, side))
     sheet = image_grid(np.stack([photograph(10 + k, 8, 8) for k in range(3)]), columns=2)
-    write_png(folder / "condition-low_res.png", sheet)
+    for name in ("depth", "low_res"):  # low_res is what the stages show
+        write_png(folder / f"condition-{name}.png", sheet)
     return folder
 
 
@@ -152,11 +153,11 @@ def test_samples_are_next_to_their_conditions_and_stages(tmp_path: Path) -> None
 
 def test_a_contact_sheet_that_cannot_be_divided_is_shown_whole(tmp_path: Path) -> None:
     folder = write_cascade(tmp_path / "samples")
-    write_png(folder / "condition-low_res.png", photograph(0, 9, 9))
+    write_png(folder / "condition-depth.png", photograph(0, 9, 9))
     (folder / "stages" / "9x9" / "sample-00001.png").unlink()
     figures = samples_section(folder).figures
     assert [len(figure.sources) for figure in figures] == [1, 3, 2, 3]
-    assert figures[0].caption == "condition-low_res"
+    assert figures[0].caption == "condition-depth"
     assert figures[2].caption == "sample-00001: 24x24, then enlarged"
 
 
