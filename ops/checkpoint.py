@@ -226,6 +226,11 @@ def prune_steps(run: Path, keep: int) -> None:
         shutil.rmtree(partial)
 
 
+def holds_model(path: Path) -> bool:
+    """Whether resolve_model_folder finds something there."""
+    return (path / "config.json").is_file() or newest_step(path) is not None
+
+
 def resolve_model_folder(path: str | Path) -> Path:
     """`path` itself if it is a model folder; of a run folder, its newest complete step folder.
 

@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""Generate images with a trained prior: python -m pipelines.generate --prior RUN --out DIR.
+"""Generate images with a prior: python -m pipelines.generate --prior RUN --out DIR.
 
-An image depends on the recorded settings, the seed and its number alone, so any run of any worker
-makes the same one. Run again, the command makes the missing ones.
+Without --prior, a bundled one is used. An image depends on the recorded settings, the seed and its
+number alone, so any run of any worker makes the same one. Run again, the command makes the missing
+ones.
 """
 
 from __future__ import annotations
@@ -10,16 +11,23 @@ from __future__ import annotations
 import sys
 
 from pipelines.console import run_command, show
-from pipelines.generation import GenerateFlags, generate_cascade, generate_samples
+from pipelines.generation import (
+    GenerateFlags,
+    generate_cascade,
+    generate_samples,
+    prior_notes,
+    with_defaults,
+)
 from pipelines.jobs import forked_workers
 
 
 def main(argv: list[str] | None = None) -> int:
-    return run_command(GenerateFlags, run, argv, "pipelines.generate")
+    return run_command(GenerateFlags, run, argv, "pipelines.generate", help_notes=prior_notes)
 
 
 def run(flags: GenerateFlags) -> int:
     """Generate the missing samples, print the outcome; the exit code, 1 if some were given up."""
+    flags = with_defaults(flags)
     with forked_workers(flags.workers == 0):
         outcome = (generate_cascade if flags.upscale else generate_samples)(flags)
     show(*outcome.lines)

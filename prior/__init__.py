@@ -31,7 +31,15 @@ from prior.conditions import (
     StartOfSequence,
 )
 from prior.importers import import_compvis_gpt
-from prior.model_folder import MODEL_KIND, bundled_priors, find_prior, load_prior, save_prior
+from prior.model_folder import (
+    MODEL_KIND,
+    PriorDescription,
+    bundled_priors,
+    describe_prior,
+    find_prior,
+    load_prior,
+    save_prior,
+)
 from prior.models import (
     GPT,
     GPTConfig,
@@ -70,12 +78,14 @@ __all__ = [
     "PixelSNAIL",
     "Prior",
     "PriorConfig",
+    "PriorDescription",
     "PriorModel",
     "ROW_MAJOR",
     "Segmentation",
     "StartOfSequence",
     "bundled_priors",
     "condition_sizes",
+    "describe_prior",
     "find_prior",
     "import_compvis_gpt",
     "init_from_codebook",

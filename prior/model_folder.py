@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,6 +16,7 @@ from ops.checkpoint import (
     config_errors_explained,
     described,
     described_config,
+    holds_model,
     read_description,
     resolve_model_folder,
     save_model,
@@ -41,6 +43,17 @@ MOST_DOWNSAMPLED = 1 << 16  # pixels to a side of a code
 WEIGHTS = Path(__file__).parent / "weights"
 
 
+@dataclass(frozen=True, kw_only=True)
+class PriorDescription:
+    """What a prior's config.json says; the fields are those of Prior."""
+
+    folder: Path  # the model folder
+    config: PriorConfig
+    conditions: Conditions
+    tokenizer_info: Mapping[str, Any]
+    recommended: Mapping[str, Any]  # of SamplingSettings
+
+
 def bundled_priors() -> list[str]:
     """Names of the priors that come with the package."""
     return sorted(path.parent.name for path in WEIGHTS.glob("*/config.json"))
@@ -49,13 +62,14 @@ def bundled_priors() -> list[str]:
 def find_prior(name_or_folder: str | Path) -> Path:
     """`name_or_folder` itself where that exists, or else the folder of a bundled prior.
 
-    Raises CheckpointError where there is neither.
+    A folder that has a bundled prior's name, but no prior in it, does not hide that one. Raises
+    CheckpointError where there is neither.
     """
     path = Path(name_or_folder)
+    if str(path) in bundled_priors() and not holds_model(path):
+        return WEIGHTS / path
     if path.exists():
         return path
-    if str(path) in bundled_priors():
-        return WEIGHTS / path
     raise CheckpointError(
         f"No prior {str(name_or_folder)!r}: neither a folder nor one of the bundled "
         f"({', '.join(bundled_priors()) or 'none'})."
@@ -87,15 +101,8 @@ def save_prior(
     save_model(folder, MODEL_KIND, to_json(model.config), tensors, extra)
 
 
-def load_prior(name_or_folder: str | Path, device: str | torch.device = "cpu") -> Prior:
-    """A bundled prior, that of a model folder, or of a run folder's newest step.
-
-    It is in eval mode on `device`.
-
-    Uses the averaged weights, `ema.safetensors`, where the folder has them.
-    Raises CheckpointError when the folder holds no prior, or an invalid one: config.json, weights
-    and conditions must fit each other, and weights be finite.
-    """
+def describe_prior(name_or_folder: str | Path) -> PriorDescription:
+    """What load_prior would load, from config.json alone; raises CheckpointError as it does."""
     folder = resolve_model_folder(find_prior(name_or_folder))
     description = read_description(folder, MODEL_KIND)
     architecture = described(folder, description, "architecture", str)
@@ -111,14 +118,32 @@ def load_prior(name_or_folder: str | Path, device: str | torch.device = "cpu") -
         check_conditions(config, conditions)
         recommended = described(folder, {"sampling": {}, **description}, "sampling", dict)
         from_json(SamplingSettings, recommended)
-    tokenizer_info = _tokenizer_info(folder, description, config.codebook_size)
+    return PriorDescription(
+        folder=folder,
+        config=config,
+        conditions=conditions,
+        tokenizer_info=_tokenizer_info(folder, description, config.codebook_size),
+        recommended=recommended,
+    )
+
+
+def load_prior(name_or_folder: str | Path, device: str | torch.device = "cpu") -> Prior:
+    """A bundled prior, that of a model folder, or of a run folder's newest step.
+
+    It is in eval mode on `device`.
+
+    Uses the averaged weights, `ema.safetensors`, where the folder has them.
+    Raises CheckpointError when the folder holds no prior, or an invalid one: config.json, weights
+    and conditions must fit each other, and weights be finite.
+    """
+    about = describe_prior(name_or_folder)
     with on_meta_device():  # takes no memory: the config is not trusted yet
-        outline = make_model(config)
-    tensors = load_weights(weights_file(folder), outline)
-    model = make_model(config)
+        outline = make_model(about.config)
+    tensors = load_weights(weights_file(about.folder), outline)
+    model = make_model(about.config)
     model.load_state_dict(tensors)
     model = model.to(resolve_device(str(device))).eval()
-    return Prior(model, conditions, tokenizer_info, folder, recommended)
+    return Prior(model, about.conditions, about.tokenizer_info, about.folder, about.recommended)
 
 
 def _tokenizer_info(

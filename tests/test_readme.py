@@ -61,7 +61,9 @@ def shell_lines(block: Block) -> list[list[str]]:
     return [line for line in lines if line]
 
 
-def parse_only(flags: Any, run: Callable[[Any], int], argv: list[str], prog: str) -> int:
+def parse_only(
+    flags: Any, run: Callable[[Any], int], argv: list[str], prog: str, **notes: Any
+) -> int:
     """Stands in for run_command: the flags are read by the real command line, nothing is run."""
     tyro.cli(flags, args=argv, prog=prog)
     return 0

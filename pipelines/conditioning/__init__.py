@@ -18,6 +18,8 @@ from pipelines.conditioning.flags import (
     accepted_files,
     gives_known_codes,
     parse_conditions,
+    parse_known_codes,
+    path_of_condition,
     sampling_help,
     training_help,
 )
@@ -37,6 +39,8 @@ __all__ = [
     "make_conditions",
     "own_tokenizers",
     "parse_conditions",
+    "parse_known_codes",
+    "path_of_condition",
     "sampling_help",
     "tokenizer_info",
     "track_kinds",

@@ -100,7 +100,8 @@ class ConditionEncoder:
         try:
             return self._conditionings[name].encode(item)
         except ImageError as error:
-            raise ConfigError(f"--condition {name}: {item.key}: {error}") from error
+            where = getattr(item, "key", f"image {number}")
+            raise ConfigError(f"--condition {name}: {where}: {error}") from error
 
 
 def make_condition_encoder(

@@ -23,7 +23,7 @@ class ConditionFiles:
 
     name: str
     path: Path  # as `--condition NAME=PATH` gives it, absolute
-    items: tuple[Any, ...]  # image files, or for each image the parsed lines
+    items: tuple[Any, ...]  # image files, images in memory, or for each image the parsed lines
     digest: str  # hash of all bytes: with the items' order, it decides sample k's input
 
 

@@ -44,17 +44,42 @@ def parse_conditions(texts: Sequence[str], conditions: Conditions) -> tuple[Cond
     parts, takes = {part.name: part for part in conditions.parts}, accepted_files(conditions)
     found: dict[str, ConditionFiles] = {}
     for text in texts:
-        name, _, where = text.partition("=")
-        if not where:
-            raise ConfigError(f"--condition must be NAME=PATH, found {text!r}.")
+        name, where = _split(text)
         kind = file_conditioning(name)
         if kind is None or name not in takes:
             raise ConfigError(_why_not(name, takes))
         if name in found:
             raise ConfigError(f"--condition names {name!r} twice: name a folder of files instead.")
-        found[name] = kind.parse(Path(os.path.abspath(where)), parts.get(name))
+        found[name] = kind.parse(where, parts.get(name))
     _check_known_codes(sorted(found))
     return tuple(found[name] for name in sorted(found))
+
+
+def parse_known_codes(texts: Sequence[str]) -> tuple[ConditionFiles, ...]:
+    """Those inputs that give codes of the samples, for any prior: it keeps these codes, trained
+    with the condition or not.
+
+    Raises ConfigError and InputError as parse_conditions does.
+    """
+    found = []
+    for name, where in map(_split, texts):
+        kind = file_conditioning(name)
+        if kind is not None and kind.known_codes:
+            found.append(kind.parse(where, None))
+    return tuple(found)
+
+
+def path_of_condition(texts: Sequence[str], name: str) -> Path | None:
+    """The absolute path that the flag names for a condition; None where it does not name it."""
+    return next((where for named, where in map(_split, texts) if named == name), None)
+
+
+def _split(text: str) -> tuple[str, Path]:
+    """The name and the absolute path of NAME=PATH; raises ConfigError for anything else."""
+    name, _, where = text.partition("=")
+    if not where:
+        raise ConfigError(f"--condition must be NAME=PATH, found {text!r}.")
+    return name, Path(os.path.abspath(where))
 
 
 def _check_known_codes(names: Sequence[str]) -> None:

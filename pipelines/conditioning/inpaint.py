@@ -20,7 +20,7 @@ WHITE = 255
 
 
 @CONDITIONINGS.register("inpaint")
-class InpaintConditioning(FileConditioning[Inpaint, Entry]):
+class InpaintConditioning(FileConditioning[Inpaint, Entry | MaskedImage]):
     """The codes around the holes are read by the prior, and stay in the sample."""
 
     name: ClassVar[str] = "inpaint"
@@ -32,7 +32,7 @@ class InpaintConditioning(FileConditioning[Inpaint, Entry]):
     def build(cls, stores: Sequence[CodeStore], label_names: Sequence[str]) -> Condition:
         return Inpaint(codebook_size=stores[0].provenance["image"]["codebook_size"])
 
-    def encode(self, item: Entry) -> dict[str, Tensor]:
+    def encode(self, item: Entry | MaskedImage) -> dict[str, Tensor]:
         masked = self._masked(item)
         factor = self.tokenizer.config.downsample_factor
         known = torch.from_numpy(known_cells(masked.known, factor))
@@ -40,11 +40,12 @@ class InpaintConditioning(FileConditioning[Inpaint, Entry]):
             raise ImageError("whole", "nothing in it is transparent, so nothing is to be sampled")
         return {"codes": self.codes(masked.image).where(known, -1)}
 
-    def preview(self, item: Entry) -> ImageArray:
+    def preview(self, item: Entry | MaskedImage) -> ImageArray:
         """The image with white holes."""
         masked = self._masked(item)
         return np.where(masked.known[..., None], masked.image, np.uint8(WHITE))
 
-    def _masked(self, item: Entry) -> MaskedImage:
-        """The image in a file, its middle cropped to the canvas's aspect."""
-        return resize_masked(decode_masked(read_entry(item)()), self.size)
+    def _masked(self, item: Entry | MaskedImage) -> MaskedImage:
+        """The image, its middle cropped to the canvas's aspect."""
+        masked = decode_masked(read_entry(item)()) if isinstance(item, Entry) else item
+        return resize_masked(masked, self.size)

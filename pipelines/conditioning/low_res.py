@@ -18,7 +18,7 @@ from prior.conditions import Condition, LowResolution
 
 
 @CONDITIONINGS.register("low_res")
-class LowResolutionConditioning(FileConditioning[LowResolution, Entry]):
+class LowResolutionConditioning(FileConditioning[LowResolution, Entry | ImageArray]):
     """Images of any size, shrunk as those that the prior was trained on, and enlarged again."""
 
     name: ClassVar[str] = "low_res"
@@ -31,13 +31,16 @@ class LowResolutionConditioning(FileConditioning[LowResolution, Entry]):
         fields = {name: made[name] for name in ("codebook_size", "fingerprint", "ratio")}
         return LowResolution(**fields)
 
-    def encode(self, item: Entry) -> dict[str, Tensor]:
+    def encode(self, item: Entry | ImageArray) -> dict[str, Tensor]:
         return {self.name: self.codes(self.preview(item))}
 
-    def preview(self, item: Entry) -> ImageArray:
+    def preview(self, item: Entry | ImageArray) -> ImageArray:
         """The image that is encoded."""
         assert self.part.ratio is not None  # build() recorded the store's
         small = shrunk_size(self.size, self.part.ratio)
-        image = self.tokenizer.modality.decode(read_entry(item)())
-        shrunk = resize_and_crop(image, small, resampling=Image.Resampling.BOX)
-        return enlarged(shrunk, self.size)
+        if isinstance(item, Entry):
+            item = self.tokenizer.modality.decode(read_entry(item)())
+        # As in training where it shrinks; a smaller image would get blocks by area averages.
+        shrinks = item.shape[0] >= small[0] and item.shape[1] >= small[1]
+        resampling = Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC
+        return enlarged(resize_and_crop(item, small, resampling=resampling), self.size)

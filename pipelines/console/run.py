@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import shutil
 import sys
@@ -33,10 +34,16 @@ OUTPUT_CLOSED = 141  # what shells report of a program that SIGPIPE ended
 
 
 def run_command(
-    flags: type[Flags], run: Callable[[Flags], int], argv: list[str] | None, prog: str
+    flags: type[Flags],
+    run: Callable[[Flags], int],
+    argv: list[str] | None,
+    prog: str,
+    help_notes: Callable[[Sequence[str]], str] | None = None,
 ) -> int:
     """Parse `argv` (default: the process's own) into `flags`, call `run`, return its exit code.
 
+    `help_notes` is called with the words of `argv` where they ask for help, and gives lines to be
+    shown below the description.
     `--version` alone prints the version. Errors and signals are what exit_code_of makes of them.
     """
     words = sys.argv[1:] if argv is None else argv
@@ -46,7 +53,7 @@ def run_command(
             show(f"smalti {__version__}")
             return 0
         check_words(words)
-        parsed = _parse(flags, words, prog)
+        parsed = _parse(flags, words, prog, help_notes)
         check_flags(parsed)
         check_output(parsed)
         return run(parsed)
@@ -87,12 +94,20 @@ def plain_message(error: BaseException) -> str | None:
     return str(error) if isinstance(error, PLAIN_ERRORS) else None
 
 
-def _parse(flags: type[Flags], words: Sequence[str], prog: str) -> Flags:
+def _parse(
+    flags: type[Flags],
+    words: Sequence[str],
+    prog: str,
+    help_notes: Callable[[Sequence[str]], str] | None,
+) -> Flags:
+    description = None
+    if help_notes is not None and not {"-h", "--help"}.isdisjoint(words):
+        description = f"{inspect.getdoc(flags)}\n\n{help_notes(words)}"
     by_smalti = os.path.basename(sys.argv[0]) == "smalti"
     prog = prog.replace("pipelines.", "smalti ") if by_smalti else f"python -m {prog}"
     with output_checked(), _wide_enough():
         try:
-            return tyro.cli(flags, args=words, prog=prog)
+            return tyro.cli(flags, args=words, prog=prog, description=description)
         except SystemExit as end:  # it has printed the help or what is wrong with the flags
             stopped = end
     raise stopped

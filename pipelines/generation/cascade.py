@@ -14,21 +14,29 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ops.config import ConfigError
-from pipelines.conditioning import ConditionFiles, accepted_files, gives_known_codes
+from pipelines.conditioning import (
+    ConditionFiles,
+    accepted_files,
+    gives_known_codes,
+    parse_known_codes,
+)
 from pipelines.console import show
 from pipelines.generation.flags import GenerateFlags, parse_size
 from pipelines.generation.index import failed_lines, read_parts
 from pipelines.generation.job import GenerationOutcome, devices_of, generate_samples
 from pipelines.generation.outputs import image_path
 from pipelines.generation.settings import read_record
+from pipelines.generation.stage_sizes import (
+    LOW_RES,
+    Size,
+    composition_side,
+    stage_sizes,
+    upscale_ratio,
+)
 from pipelines.inputs import Entry
-from prior import LowResolution, Prior, load_prior
+from prior import Prior, load_prior
 
 STAGES = "stages"
-LOW_RES = LowResolution.name
-
-Size = tuple[int, int]  # (width, height) in pixels
 
 
 class Stage(NamedTuple):
@@ -43,9 +51,13 @@ def generate_cascade(flags: GenerateFlags) -> GenerationOutcome:
 
     Raises UserError for flags that cannot be used with the priors or the folders.
     """
+    assert flags.prior is not None
     assert flags.upscale is not None
+    assert flags.size is not None
+    assert flags.count is not None
     base, upscaler = load_prior(flags.prior), load_prior(flags.upscale)
-    sizes = stage_sizes(parse_size(flags.size), composition_side(base), _ratio(flags, upscaler))
+    sizes = stage_sizes(parse_size(flags.size), composition_side(base), upscale_ratio(upscaler))
+    known = parse_known_codes(flags.condition)
     stage: Stage | None = None
     with devices_of(flags) as devices:
         for number, (width, height) in enumerate(sizes):
@@ -53,7 +65,7 @@ def generate_cascade(flags: GenerateFlags) -> GenerationOutcome:
             show(f"stage {number + 1} of {len(sizes)}: {asked.prior}, {width}x{height} pixels")
             outcome = generate_samples(
                 asked,
-                given=(_images_of(stage, flags.count),) if stage else (),
+                given=(_images_of(stage, flags.count), *known) if stage else (),
                 lacking=_given_up(stage.flags.out) if stage else (),
                 prior=upscaler if stage else base,
                 devices=devices,
@@ -61,45 +73,6 @@ def generate_cascade(flags: GenerateFlags) -> GenerationOutcome:
             stage = Stage(asked, outcome)
     assert stage is not None
     return stage.outcome
-
-
-def composition_side(base: Prior) -> int:
-    """The longer side, in pixels, of images that a prior samples whole."""
-    factor: int = base.tokenizer_info["downsample_factor"]
-    return base.config.window * factor
-
-
-def stage_sizes(target: Size, side: int, ratio: int) -> list[Size]:
-    """The sizes of all stages, the target last; they have its aspect, and the first's longer side
-    is `side`.
-
-    Each is at most `ratio` times the one before. Raises ConfigError where the target is no larger
-    than the first.
-    """
-    longer = max(target)
-    if longer <= side:
-        raise ConfigError(
-            f"--size {target[0]}x{target[1]} is not larger than the {side} pixels that --prior "
-            "samples whole. Leave --upscale out, or ask for more."
-        )
-    sizes, reached = [], side
-    while reached < longer:
-        width, height = (max(1, round(each * reached / longer)) for each in target)
-        sizes.append((width, height))
-        reached *= ratio
-    return [*sizes, target]
-
-
-def _ratio(flags: GenerateFlags, upscaler: Prior) -> int:
-    """How many times a stage may enlarge; raises ConfigError for priors that cannot."""
-    ratios = [part.ratio for part in upscaler.conditions.parts if isinstance(part, LowResolution)]
-    if not ratios or ratios[0] is None or ratios[0] < 2:
-        names = ", ".join(part.name for part in upscaler.conditions.parts)
-        raise ConfigError(
-            f"--upscale {flags.upscale} is a prior with {names}; it must have been trained with "
-            f"the condition {LOW_RES} of a ratio of 2 or more."
-        )
-    return int(ratios[0])
 
 
 def _flags_of(
@@ -117,6 +90,7 @@ def _flags_of(
         size=f"{width}x{height}",
         upscale=None,
         upscale_temperature=None,
+        upscale_top_p=None,
         save=flags.save if last else ("images",),
         stride=None if first or prior.config.default_stride is None else flags.stride,
         condition=_conditions_of(flags, base, upscaler, first),
@@ -125,11 +99,12 @@ def _flags_of(
     if first:
         return changed
     drawing: dict[str, Any] = dict.fromkeys(
-        ("top_k", "top_p", "min_p", "guidance_scale", "guidance_schedule", "guidance_power")
+        ("top_k", "min_p", "guidance_scale", "guidance_schedule", "guidance_power")
     )
     return dataclasses.replace(
         changed,
         temperature=flags.upscale_temperature,
+        top_p=flags.upscale_top_p,
         labels=flags.labels if "label" in upscaler.conditions.entries else (),
         **drawing,
     )
@@ -140,8 +115,8 @@ def _conditions_of(
 ) -> tuple[str, ...]:
     """The --condition flags of a stage.
 
-    Known parts of the images are known in every stage. Others go to the prior that takes them, or
-    to the first, whose error then names them.
+    A condition goes to the prior that takes it, or to the first, whose error then names it. Those
+    that give known codes are the first's here: the others are given their inputs.
     """
     of_base, of_upscaler = (accepted_files(prior.conditions) for prior in (base, upscaler))
     found = []
@@ -150,7 +125,7 @@ def _conditions_of(
         known = gives_known_codes(name)
         if first and (known or name in of_base or name not in of_upscaler):
             found.append(text)
-        if not first and name in of_upscaler and name != LOW_RES:
+        if not first and name in of_upscaler and not known and name != LOW_RES:
             found.append(text)
     return tuple(found)
 

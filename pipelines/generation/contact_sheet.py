@@ -14,6 +14,7 @@ from pipelines.generation.outputs import image_path
 from pipelines.generation.settings import GenerationRequest
 
 GRID_IMAGES = 64
+GAP = 2  # pixels between images
 GRID_SIDE = 256  # pixels; larger images are shrunk for the grid
 
 
@@ -55,4 +56,20 @@ def _write(path: Path, images: Iterable[ImageArray], request: GenerationRequest)
     size = max(1, round(request.height * scale)), max(1, round(request.width * scale))
     small = [resize_and_crop(image, size) for image in images]
     if small:
-        write_png(path, image_grid(np.stack(small), columns=math.ceil(math.sqrt(len(small)))))
+        columns = math.ceil(math.sqrt(len(small)))
+        write_png(path, image_grid(np.stack(small), columns, GAP))
+
+
+def grid_cells(grid: ImageArray, count: int) -> list[ImageArray]:
+    """The `count` images of a contact sheet, uint8 (H, W, 3); none where it cannot have so many."""
+    columns = max(1, math.ceil(math.sqrt(count)))
+    rows = -(-count // columns)
+    height, width = (side + GAP for side in grid.shape[:2])
+    if not count or height % rows or width % columns:
+        return []
+    height, width = height // rows, width // columns
+    places = (divmod(number, columns) for number in range(count))
+    return [
+        grid[row * height : (row + 1) * height - GAP, column * width : (column + 1) * width - GAP]
+        for row, column in places
+    ]

@@ -44,20 +44,25 @@ class GenerateFlags:
     each sample, to be read by pyarrow.parquet; generation.json has the settings that decide them.
     """
 
-    prior: Path
-    """the run folder that pipelines.train_prior wrote, which has the tokenizer too, or the name of
-    a bundled prior"""
     out: Path
     """the folder of samples to create or extend"""
+    prior: Path | None = None
+    """the run folder that pipelines.train_prior wrote, which has the tokenizer too, or the name of
+    a bundled prior (default: clothing, and photo-upscale4 as --upscale, with each class in turn)"""
     upscale: Path | None = None
     """a prior with the condition low_res, by name or folder: --prior samples each image whole, in
     one window, and this one enlarges it, again and again up to --size"""
     upscale_temperature: float | None = None
     """sampling temperature of --upscale (default: what it recommends, else 1)"""
-    count: Annotated[int, Range(least=1, most=10**10)] = 4
-    """number of samples in the folder"""
-    size: str = "256x256"
-    """WIDTHxHEIGHT in pixels, any size; larger ones are sampled with a sliding window"""
+    upscale_top_p: float | None = None
+    """top-p of --upscale (default: what it recommends, else no limit)"""
+    count: Annotated[int, Range(least=1, most=10**10)] | None = None
+    """number of samples in the folder (default: that of the folder, or of the images of
+    --condition low_res, else 4)"""
+    size: str | None = None
+    """WIDTHxHEIGHT in pixels, any size; larger ones are sampled with a sliding window (default:
+    that of the folder; or the size on which the prior was trained, with --condition low_res that of
+    the images enlarged by the prior's ratio; with --upscale, enlarged once more)"""
     seed: Seed = 0
     """random seed: another seed gives other images"""
     save: tuple[str, ...] = ("images",)
@@ -148,6 +153,7 @@ def check_flags(flags: GenerateFlags) -> None:
     """Raise ConfigError for flags that are wrong whatever the prior."""
     if flags.address and not flags.workers:
         raise ConfigError("--address needs --workers: the number of actors to start there.")
+    assert flags.count is not None
     if flags.only is not None and not 0 <= flags.only < flags.count:
         raise ConfigError(
             f"--only must be from 0 to {flags.count - 1}, --count less 1; found {flags.only}."
@@ -162,11 +168,14 @@ def make_request(
     devices: WorkerDevices,
     given: Sequence[ConditionFiles] = (),
 ) -> GenerationRequest:
-    """The request of the flags and defaults; raises ConfigError for what is not possible.
+    """The request of the flags; raises ConfigError for what is not possible.
 
-    Flags that are not given take the recorded values, so that --count may grow. `given` are inputs
-    of further conditions.
+    They have a prior, a size and a count, see with_defaults. Others that are not given take the
+    recorded values. `given` are inputs of further conditions.
     """
+    assert flags.prior is not None
+    assert flags.size is not None
+    assert flags.count is not None
     width, height = parse_size(flags.size)
     factor = tokenizer.config.downsample_factor
     rows, columns = -(-height // factor), -(-width // factor)  # the surplus is cropped
@@ -247,7 +256,7 @@ def memory_plan_of(
         stride=flags.stride,
         guides=sampling_settings(flags, prior).guides,
         precision=check_precision(environment["precision"]),
-        count=flags.batch_size or flags.count,
+        count=flags.batch_size or flags.count or 1,
     )
 
 

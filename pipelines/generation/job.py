@@ -16,6 +16,7 @@ from pipelines.conditioning import (
     ConditionEncoder,
     ConditionFiles,
     find_tokenizer,
+    gives_known_codes,
     make_condition_encoder,
 )
 from pipelines.console import progress_bar
@@ -75,6 +76,8 @@ def generate_samples(
     are loaded and asked already. Raises UserError for flags that cannot be used with the prior or
     the folder.
     """
+    assert flags.prior is not None
+    assert flags.count is not None
     where = find_prior(flags.prior)
     check_absolute({"--prior": where, "--out": flags.out})
     check_flags(flags)
@@ -96,7 +99,7 @@ def generate_samples(
         )
         new = 0
         if pieces:
-            by_us = {each.name for each in given}
+            by_us = {each.name for each in given if not gives_known_codes(each.name)}
             condition_encoder.check(set(condition_encoder.names) - by_us)
             device = _device(flags, request, devices)
             remove_grids(request)

@@ -7,6 +7,7 @@ from pathlib import Path
 import jinja2
 
 from ops.text import printable
+from pipelines.reports.demo_sections import DemoFolder, demo_sections
 from pipelines.reports.sections import sections_of
 
 LIMIT = 20_000  # characters of one text
@@ -18,7 +19,8 @@ def render_page(path: Path, by_content: bool = False) -> str:
 
     `by_content`: see Originals.
     """
-    sections = sections_of(path, by_content)
+    find_sections = demo_sections if DemoFolder(path).settings.is_file() else sections_of
+    sections = find_sections(path, by_content)
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,8 +15,11 @@ import torch
 from ops.files import open_regular
 from ops.images import ImageError, decode_image, resize_and_crop, to_image
 from pipelines.generation import (
+    GRID_IMAGES,
     MAX_MEMBER_BYTES,
+    STAGES,
     codes_path,
+    grid_cells,
     read_index,
     read_made_in,
     read_members,
@@ -31,22 +36,67 @@ MAX_DECODED = 1 << 28  # pixels of a sample that is decoded
 
 Named = tuple[str, str]  # a name, and an image as a data URI
 MaybeNamed = tuple[str, str | None]  # None where the image is too large to be read
+SIZE = re.compile(r"(\d{1,6})x(\d{1,6})")
 
 
-def sample_images(path: Path, limit: int) -> tuple[list[Named], int]:
-    """The condition previews and first `limit` samples of a folder, and how many samples it has.
+class Sample(NamedTuple):
+    """A sample's name, and as data URIs its conditions, the stages of a cascade and its image."""
 
-    Images too large to be read are left out.
+    name: str
+    sources: tuple[str, ...]
+    stages: tuple[str, ...] = ()  # the sizes of the stages, as 128x128
+
+
+def sample_images(path: Path, limit: int) -> tuple[list[Sample], int]:
+    """The first `limit` samples of a folder, and how many samples it has.
+
+    Contact sheets of conditions that cannot be divided among the samples come first. Images too
+    large to be read are left out.
     """
     files = sorted(path.glob("sample-*.png"))
-    conditions = sorted(path.glob("condition-*.png"))
-    if files:
-        shown = [*conditions, *files[:limit]]
-        found: Iterator[MaybeNamed] = ((p.stem, _uri(_bytes(p))) for p in shown)
-        total = len(files)
-    else:
-        found, total = islice(_in_tars(path) or _in_codes(path), limit), _count_ok(path)
-    return [(name, uri) for name, uri in found if uri is not None], total
+    if not files:
+        found = islice(_in_tars(path) or _in_codes(path), limit)
+        return [Sample(name, (uri,)) for name, uri in found if uri is not None], _count_ok(path)
+    shown, sheets, stages = files[:limit], [], _stages(path)
+    before: dict[str, list[str]] = {file.name: [] for file in shown}
+    for sheet in sorted(path.glob("condition-*.png")):
+        if stages and sheet.stem == "condition-low_res":
+            continue  # the stage before shows the same
+        cells = _cells(_bytes(sheet), len(files[:GRID_IMAGES]))
+        if not cells:
+            sheets.append(Sample(sheet.stem, _uris(sheet)))
+        for file, cell in zip(shown, cells, strict=False):
+            before[file.name].append(cell)
+    samples = [
+        Sample(
+            file.stem,
+            (*before[file.name], *(uri for p in [*stages, path] for uri in _uris(p / file.name))),
+            tuple(stage.name for stage in stages if (stage / file.name).is_file()),
+        )
+        for file in shown
+    ]
+    return [sample for sample in [*sheets, *samples] if sample.sources], len(files)
+
+
+def _stages(path: Path) -> list[Path]:
+    """The folders of a cascade's earlier stages, the smallest images first."""
+    folders = (path / STAGES).iterdir() if (path / STAGES).is_dir() else ()
+    sizes = {folder: match for folder in folders if (match := SIZE.fullmatch(folder.name))}
+    return sorted(sizes, key=lambda folder: int(sizes[folder][1]) * int(sizes[folder][2]))
+
+
+def _uris(path: Path) -> tuple[str, ...]:
+    """The PNG at a path; nothing where there is none, or it is too large to be read."""
+    uri = _uri(_bytes(path)) if path.is_file() else None
+    return () if uri is None else (uri,)
+
+
+def _cells(data: bytes, count: int) -> list[str]:
+    """The images of a contact sheet; none where it cannot be read, or divided so."""
+    try:
+        return [image_uri(cell) for cell in grid_cells(decode_image(data), count)]
+    except ImageError:
+        return []
 
 
 def _count_ok(path: Path) -> int:

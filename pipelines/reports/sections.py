@@ -85,7 +85,7 @@ def sections_of(path: Path, by_content: bool = False) -> list[Section]:
     if not sections:
         children = sorted(child for child in path.iterdir() if child.is_dir())
         found = [section for child in children for section in _own_sections(child, by_content)]
-        order = ("Codes", "Training", "Samples")
+        order = ("Samples", "Codes", "Training")  # images first
         sections = sorted(found, key=lambda section: order.index(section.title.split(":")[0]))
     if not sections:
         raise ReportError(
@@ -297,10 +297,12 @@ def samples_section(path: Path) -> Section:
     section = Section(f"Samples: {path.name}")
     refuse_links(path)
     images, total = sample_images(path, MAX_IMAGES)
-    for name, uri in images:
-        section.figures.append(Figure((uri,), name, wide=len(images) == 1))
-    if total > len(images):
-        section.text.append(f"The first {len(images)} of {total:,} images.")
+    for sample in images:
+        sizes = f": {', '.join(sample.stages)}, then enlarged" if sample.stages else ""
+        wide = len(images) == 1 or len(sample.sources) > 2
+        section.figures.append(Figure(sample.sources, f"{sample.name}{sizes}", wide))
+    if total > MAX_IMAGES:
+        section.text.append(f"The first {MAX_IMAGES} of {total:,} images.")
     statuses, failed = index_facts(path)
     if statuses:
         section.tables.append(Table(statuses))

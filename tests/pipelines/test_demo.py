@@ -7,9 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ops.images import decode_image
 from pipelines import demo
+from pipelines.inputs import list_input
+from prior import model_folder
+from tests.cascade_run import make_bundled
 from tokenizer import build_tokenizer, save_tokenizer
 
 BROKEN = b"GIF89a"  # an image's first bytes only
@@ -69,26 +73,69 @@ def shapes(folder: Path) -> list[tuple[int, ...]]:
     return [decode_image(path.read_bytes()).shape for path in folder.glob("sample-*.png")]
 
 
+def run_demo(photographs: Path, root: Path) -> int:
+    if not (root / "tokenizer").exists():
+        save_tokenizer(root / "tokenizer", build_tokenizer("tiny"))
+    flags = ["--images", str(photographs), "--out", str(root / "demo"), "--image-size", "128"]
+    flags += ["--tokenizer", str(root / "tokenizer"), "--steps", "2", "--samples", "1"]
+    return demo.main(flags)
+
+
 def test_a_small_demo_completes_and_does_nothing_again(
-    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    photographs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    make_bundled(tmp_path / "weights")
+    monkeypatch.setattr(model_folder, "WEIGHTS", tmp_path / "weights")
+    monkeypatch.setattr(demo, "THUMBNAIL", 40)
     out = tmp_path / "demo"
-    save_tokenizer(tmp_path / "tokenizer", build_tokenizer("tiny"))
-    flags = ["--images", str(photographs), "--out", str(out)]
-    flags += ["--tokenizer", str(tmp_path / "tokenizer"), "--image-size", "128"]
-    flags += ["--steps", "2", "--samples", "1", "--canvas", "144x72"]
-    assert demo.main(flags) == 0
+    assert run_demo(photographs, tmp_path) == 0
     assert "100 rows of 16x16 codes" in capsys.readouterr().out
     assert shapes(out / "samples") == [(128, 128, 3)]
-    assert shapes(out / "canvas") == [(72, 144, 3)]
+    assert shapes(out / "clothing") == [(64, 64, 3)] * 3
+    assert shapes(out / "enlarged") == [(80, 80, 3)]
     page = (out / "report.html").read_text()
+    titles = ["A thumbnail enlarged", "Clothing", "Photographs and their codes"]
+    titles += ["A first minute of training", "Timings"]
+    places = [page.index(f"<h2>{title}</h2>") for title in titles]
+    assert places == sorted(places)
     assert page.count(" dB</figcaption>") == 10
-    assert "Timings" in page
+    assert page.count("right: by the prior") == 4  # two captions, and texts for screen readers
+    assert page.count("sample-00002: 32x32, then enlarged</figcaption>") == 1
 
-    images = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
-    assert demo.main(flags) == 0
-    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.png")} == images
+    images = {path: path.stat().st_mtime_ns for path in out.rglob("sample-*.png")}
+    assert run_demo(photographs, tmp_path) == 0
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("sample-*.png")} == images
     assert str(out / "report.html") in capsys.readouterr().out
+
+
+def test_stages_without_their_bundled_prior_are_left_out(
+    photographs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(model_folder, "WEIGHTS", tmp_path / "none")
+    flags = demo.Flags(images=photographs, out=tmp_path / "demo")
+    for name, stage in demo.stages_of(flags, photographs):
+        if "bundled" in name:
+            assert stage() == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "left out: these priors are not bundled: clothing, photo-upscale4",
+        "left out: these priors are not bundled: photo-upscale4",
+    ]
+    assert not (tmp_path / "demo").exists()
+
+
+def test_the_largest_photograph_is_shrunk(tmp_path: Path) -> None:
+    for name, size in (("a", (50, 20)), ("b", (30, 31)), ("c", (31, 30))):
+        Image.new("RGB", size).save(tmp_path / f"{name}.png")
+    (tmp_path / "d.png").write_bytes(BROKEN)
+    assert demo.largest_image(list_input(tmp_path).entries).key == "b.png"
+    with pytest.raises(demo.UserError, match="can be read"):
+        demo.largest_image([])
 
 
 def test_a_failed_stage_stops_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ops.images import write_png
+from ops.images import image_grid, write_png
 from ops.metrics_log import read_metrics
 from pipelines import report
 from pipelines.reports.plots import curve_plot, image_uri, usage_plot
-from pipelines.reports.sections import store_section
+from pipelines.reports.sections import samples_section, store_section
 from pipelines.training.plots import plot_curves
 from tests.conftest import make_store, photograph
 from tests.encode_run import EncodeRun
@@ -124,6 +124,43 @@ def test_samples_report_contains_the_images_and_settings(tmp_path: Path) -> None
     assert not (samples / "report.html").exists()
 
 
+def write_cascade(folder: Path) -> Path:
+    """Three samples with two stages before them, and a contact sheet of conditions."""
+    write_samples(folder, count=0)
+    for stage, side in (("stages/9x9", 9), ("stages/24x24", 24), ("", 32)):
+        (folder / stage).mkdir(parents=True, exist_ok=True)
+        for k in range(3):
+            write_png(folder / stage / f"sample-{k:05d}.png", photograph(k, side, side))
+    sheet = image_grid(np.stack([photograph(10 + k, 8, 8) for k in range(3)]), columns=2)
+    for name in ("depth", "low_res"):  # low_res is what the stages show
+        write_png(folder / f"condition-{name}.png", sheet)
+    return folder
+
+
+def test_samples_are_next_to_their_conditions_and_stages(tmp_path: Path) -> None:
+    folder = write_cascade(tmp_path / "samples")
+    section = samples_section(folder)
+    assert [figure.caption for figure in section.figures] == [
+        f"sample-0000{k}: 9x9, 24x24, then enlarged" for k in range(3)
+    ]
+    for k, figure in enumerate(section.figures):
+        assert figure.wide
+        shown = [np.asarray(decoded(uri)) for uri in figure.sources]
+        np.testing.assert_array_equal(shown[0], photograph(10 + k, 8, 8))
+        for image, side in zip(shown[1:], (9, 24, 32), strict=True):
+            np.testing.assert_array_equal(image, photograph(k, side, side))
+
+
+def test_a_contact_sheet_that_cannot_be_divided_is_shown_whole(tmp_path: Path) -> None:
+    folder = write_cascade(tmp_path / "samples")
+    write_png(folder / "condition-depth.png", photograph(0, 9, 9))
+    (folder / "stages" / "9x9" / "sample-00001.png").unlink()
+    figures = samples_section(folder).figures
+    assert [len(figure.sources) for figure in figures] == [1, 3, 2, 3]
+    assert figures[0].caption == "condition-depth"
+    assert figures[2].caption == "sample-00001: 24x24, then enlarged"
+
+
 def test_folder_report_joins_the_folders_in_it(tmp_path: Path) -> None:
     write_store(tmp_path / "codes.zarr")
     write_run(tmp_path / "prior")
@@ -133,7 +170,7 @@ def test_folder_report_joins_the_folders_in_it(tmp_path: Path) -> None:
     (tmp_path / "timings.json").write_text(json.dumps(timings))
     assert report.main([str(tmp_path)]) == 0
     page = Page(tmp_path / "report.html")
-    titles = ("Codes: codes.zarr", "Training: prior", "Samples: canvas", "Samples: samples")
+    titles = ("Samples: canvas", "Samples: samples", "Codes: codes.zarr", "Training: prior")
     places = [page.text.index(title) for title in (*titles, "Timings")]
     assert places == sorted(places)
     assert "5.5 s" in page.text

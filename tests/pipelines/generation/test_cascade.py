@@ -12,50 +12,13 @@ from PIL import Image
 
 from ops.config import ConfigError
 from pipelines.generation import image_writer, worker
-from pipelines.generation.cascade import stage_sizes
 from pipelines.generation.settings import read_record
-from prior import (
-    ClassLabel,
-    Conditions,
-    LowResolution,
-    StartOfSequence,
-    condition_sizes,
-    load_prior,
-    make_model,
-    preset_config,
-    save_prior,
-)
+from pipelines.generation.stage_sizes import stage_sizes
+from prior import ClassLabel, LowResolution, StartOfSequence, load_prior
+from tests.cascade_run import make_prior
 from tests.conftest import photograph
 from tests.generate_run import contents, everything, generate, image_in
-from tokenizer import build_tokenizer, load_tokenizer, save_tokenizer
-
-WINDOW, RATIO = 4, 2
-SIDE = 32  # pixels of the base's images
-
-
-def make_prior(folder, preset, part, recommended=()):
-    """A run folder of random weights over the codes of the tokenizer `tiny`."""
-    save_tokenizer(folder / "tokenizer", build_tokenizer("tiny", seed=0))
-    tokenizer = load_tokenizer(folder / "tokenizer")
-    info = {
-        "name": "made-up",
-        "fingerprint": tokenizer.fingerprint,
-        "codebook_size": tokenizer.config.codebook_size,
-        "downsample_factor": tokenizer.config.downsample_factor,
-    }
-    assert WINDOW * info["downsample_factor"] == SIDE
-    if part is LowResolution:
-        made = {name: info[name] for name in ("codebook_size", "fingerprint")}
-        part = LowResolution(ratio=RATIO, **made)
-    conditions = Conditions([part], info["codebook_size"])
-    sizes = condition_sizes(preset, conditions, WINDOW)
-    torch.manual_seed(0)
-    model = make_model(preset_config(preset, **sizes, num_layers=1, num_heads=2, width=16))
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
-    save_prior(folder / "step-00000007", model, conditions, info, recommended=dict(recommended))
-    (folder / "step-00000007" / "train_state.pt").touch()
-    return folder
+from tokenizer import load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +26,7 @@ def priors(tmp_path_factory):
     """The flags that name a base with classes, and an upscaler that recommends a temperature."""
     root = tmp_path_factory.mktemp("priors")
     base = make_prior(root / "base", "tiny", ClassLabel(num_classes=3))
-    upscaler = make_prior(
-        root / "upscaler", "tiny-local", LowResolution, {"temperature": 0.7}.items()
-    )
+    upscaler = make_prior(root / "upscaler", "tiny-local", LowResolution, {"temperature": 0.7})
     return {"prior": base, "upscale": upscaler}
 
 
@@ -179,7 +140,7 @@ def test_what_cannot_be_a_cascade_is_refused(priors, tmp_path, capsys):
     out = tmp_path / "out"
     swapped = {"prior": priors["prior"], "upscale": priors["prior"]}
     for where, flags, said in (
-        (priors, ["--size", "32x32"], "not larger than the 32 pixels"),
+        (priors, ["--size", "32x32"], "not larger than the 32 that"),
         (swapped, [], "must have been trained with the condition low_res"),
         ({**priors, "upscale": "nonesuch"}, [], "neither a folder nor one of the bundled"),
         (priors, ["--condition", "boxes=x"], "does not take the condition 'boxes'"),
@@ -190,7 +151,7 @@ def test_what_cannot_be_a_cascade_is_refused(priors, tmp_path, capsys):
 
 def test_recommended_settings_are_used_unless_flags_name_others(tmp_path, priors):
     recommended = {"temperature": 0.5, "top_p": 0.8}
-    run = make_prior(tmp_path / "run", "tiny", StartOfSequence(), recommended.items())
+    run = make_prior(tmp_path / "run", "tiny", StartOfSequence(), recommended)
     assert generate(run, tmp_path / "a", "--count", 1) == 0
     assert generate(run, tmp_path / "b", "--count", 1, "--temperature", 0.25) == 0
     found = [read_record(tmp_path / name) for name in "ab"]
@@ -199,7 +160,7 @@ def test_recommended_settings_are_used_unless_flags_name_others(tmp_path, priors
 
 
 def test_the_python_api_uses_recommended_settings(tmp_path):
-    run = make_prior(tmp_path / "run", "tiny", StartOfSequence(), {"temperature": 0.0}.items())
+    run = make_prior(tmp_path / "run", "tiny", StartOfSequence(), {"temperature": 0.0})
     prior = load_prior(run)
     assert torch.equal(prior.sample(seed=0), prior.sample(seed=1))  # the most probable codes
     assert not torch.equal(prior.sample(seed=0, temperature=1), prior.sample(seed=1, temperature=1))
