@@ -10,12 +10,13 @@ first, then worker.py and resume.py.
 from pipelines.generation.cascade import generate_cascade
 from pipelines.generation.code_store import GENERATED, codes_path
 from pipelines.generation.flags import GenerateFlags
-from pipelines.generation.index import read_index, read_made_in, read_parts, sample_name
+from pipelines.generation.index import GIVEN_UP, read_index, read_made_in, read_parts, sample_name
 from pipelines.generation.job import generate_samples
 from pipelines.generation.outputs import MAX_MEMBER_BYTES, read_members
 
 __all__ = [
     "GENERATED",
+    "GIVEN_UP",
     "GenerateFlags",
     "MAX_MEMBER_BYTES",
     "codes_path",
