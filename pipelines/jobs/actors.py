@@ -51,7 +51,7 @@ class _Actor:
 
     def reports(self, seconds: float) -> Iterator[Report]:
         """Each is sent to the driver when it is yielded."""
-        return worker_reports(self._worker, seconds, threading.Event())
+        yield from worker_reports(self._worker, seconds, threading.Event())
 
 
 @dataclass(eq=False)
@@ -197,9 +197,7 @@ class ActorPool(Generic[T, R]):
             slot.started, slot.node = True, value
             self.failed_starts = 0
             if self.reporting:
-                slot.reports = slot.actor.reports.options(num_returns="streaming").remote(
-                    self.watch.interval
-                )
+                slot.reports = slot.actor.reports.remote(self.watch.interval)
                 self._slot_of[slot.reports] = slot
             return
         slot.progress = None
