@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ops.device_memory import memory_errors_explained
+from ops.heartbeat import Heartbeat
 from ops.images import ImageError
 from ops.precision import Precision
 from ops.transient_errors import is_transient, retried
@@ -88,6 +89,9 @@ class BatchEncoder:
         self._buffers = RasterBuffers(self.device)
         self._to_device = HostToDevice(self.device)
         self._forward = EncoderForward(tokenizer, precision, compiled)
+        self.heartbeat = Heartbeat()
+        if not on_gpu and not compiled:  # elsewhere a batch takes seconds
+            self.heartbeat.follow(tokenizer)
         self._decoders = ThreadPoolExecutor(decoders, "decode")
         self._encoders = ThreadPoolExecutor(
             concurrent_batches, "encode", torch.set_num_threads, (threads,)
@@ -139,6 +143,8 @@ class BatchEncoder:
                 raise
             reason = next(why for kind, why in READ_FAILED.items() if isinstance(error, kind))
             return IndexLine(None, None, reason, f"{type(error).__name__}: {error}", content)
+        finally:
+            self.heartbeat.beat()
         return IndexLine(found.width, found.height, OK, found.note, content)
 
     def _encode(self, reading: Reading) -> PendingCodes:

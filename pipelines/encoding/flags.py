@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from ops.config import ConfigError, Count, Range, Seed, Share
-from pipelines.jobs import Accept
+from pipelines.jobs import STALL_TIMEOUT, Accept, stall_seconds
 from pipelines.store import CLASS
 
 
@@ -85,7 +85,8 @@ class EncodeFlags:
     the store is made. auto: on GPUs, for stores begun with 50,000 images or more. Of --crop native
     the aspects 1:1, 4:3 and 3:2 are compiled."""
     workers: Annotated[int, Range(least=0, most=2**16)] = 0
-    """Ray actors that encode; 0 encodes in one child process. Both give the same bytes."""
+    """Ray actors that are wanted to encode: those that fit start, others when nodes join the
+    cluster. 0 encodes in one child process. Both give the same bytes."""
     cpus_per_worker: Annotated[int, Range(least=1, most=1024)] | Literal["auto"] = "auto"
     """CPU cores per actor; on a GPU each has a thread that decodes images. auto: on GPUs the cores
     of a node divided by its GPUs, else 1. Without --workers all cores of this machine are used."""
@@ -110,6 +111,10 @@ class EncodeFlags:
     show it."""
     allow_mixed: bool = False
     """The same as --accept with everything it can name."""
+    stall_timeout: str = STALL_TIMEOUT
+    """Seconds, or 90s, 10m, 1.5h: a worker that makes no progress for so long is killed and its
+    task tried again. An image that stalls every time is recorded with the reason stalled. More than
+    it takes to read an image, and on a GPU to compile the encoder."""
     max_bad: Share = 0.5
     """Exit with code 1 if a larger share of the images has failed."""
 
@@ -118,6 +123,7 @@ def check_flags(flags: EncodeFlags) -> None:
     """Raise ConfigError for flags that contradict each other or are out of range."""
     if flags.address and not flags.workers:
         raise ConfigError("--address needs --workers: the number of actors to start there.")
+    stall_seconds(flags.stall_timeout)
     if flags.labels != "none" and any(track.startswith(f"{CLASS}=") for track in flags.track):
         raise ConfigError(
             f"--labels {flags.labels} gives classes, and so does --track class. Ask for one of "

@@ -22,6 +22,7 @@ from pipelines.jobs import (
     gpus_of_worker,
     run_tasks,
     split_work,
+    stall_seconds,
 )
 from pipelines.planning import Plan, Task
 
@@ -74,6 +75,7 @@ def encode_tasks(
             reads=reads,
             writes={"--out": root},
             on_progress=job.update,
+            stall_timeout=stall_seconds(flags.stall_timeout),
         )
 
 

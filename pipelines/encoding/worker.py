@@ -40,6 +40,7 @@ from pipelines.planning import Plan, Task, read_plan, task_table
 from pipelines.store import (
     CRASHED,
     OK,
+    STALLED,
     IndexLine,
     StoreError,
     TaskBuffer,
@@ -61,16 +62,19 @@ from tokenizer import NO_CODE, NOT_FINITE, NonFiniteLatentsError, load_tokenizer
 READ_COLUMNS = ["key", "uri", "offset", "size", "etag", "view"]
 KEEP_SECONDS = 30.0  # between two partial shards: how much work a kill may cost
 CRASHED_LINE = IndexLine(None, None, CRASHED, "the process that encoded it died every time", None)
+STALLED_LINE = IndexLine(None, None, STALLED, "reading or encoding it never ended", None)
 
 Buffer = TaskBuffer[IndexLine]
 
 
-def quarantine(root: Path, plan: Plan, piece: Piece[Task]) -> Done:
-    """Record the remaining row as `crashed`, so that the next attempt skips it."""
+def quarantine(root: Path, plan: Plan, piece: Piece[Task], stalled: bool = False) -> Done:
+    """Record the remaining row as `crashed` or `stalled`, so that the next attempt skips it."""
     (place,) = range(piece.first, piece.end)
     if not _is_committed(root, piece.task):
         with disk_errors_explained(root):
-            _read_buffer(root, plan, piece.task).quarantine(place, CRASHED_LINE)
+            _read_buffer(root, plan, piece.task).quarantine(
+                place, STALLED_LINE if stalled else CRASHED_LINE
+            )
     return Done(1, 1)
 
 
@@ -150,6 +154,10 @@ class EncodeWorker:
         """Rows done and failed in the tasks that are running."""
         running = list(self._running)
         return Done(sum(b.num_put for b in running), sum(b.num_failed for b in running))
+
+    def heartbeat(self) -> int:
+        """Steps of work done: images read, and on a CPU the encoder's layers computed."""
+        return self._batches.heartbeat.steps
 
     def stop(self) -> None:
         """Make every run() end soon, with an exception; rows done by then may still be kept."""

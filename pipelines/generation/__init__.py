@@ -12,7 +12,7 @@ from pipelines.generation.code_store import GENERATED, codes_path
 from pipelines.generation.contact_sheet import GRID_IMAGES, grid_cells
 from pipelines.generation.defaults import BASE, UPSCALER, class_names, with_defaults
 from pipelines.generation.flags import GenerateFlags
-from pipelines.generation.index import read_index, read_made_in, read_parts, sample_name
+from pipelines.generation.index import GIVEN_UP, read_index, read_made_in, read_parts, sample_name
 from pipelines.generation.job import generate_samples
 from pipelines.generation.outputs import MAX_MEMBER_BYTES, read_members
 from pipelines.generation.prior_notes import prior_notes
@@ -22,6 +22,7 @@ from pipelines.generation.stage_sizes import low_res_ratio
 __all__ = [
     "BASE",
     "GENERATED",
+    "GIVEN_UP",
     "GRID_IMAGES",
     "GenerateFlags",
     "MAX_MEMBER_BYTES",

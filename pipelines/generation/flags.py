@@ -24,7 +24,14 @@ from pipelines.generation.settings import (
     labels_of,
     saves_of,
 )
-from pipelines.jobs import Accept, WorkerDevices, accepted, choose_environment
+from pipelines.jobs import (
+    STALL_TIMEOUT,
+    Accept,
+    WorkerDevices,
+    accepted,
+    choose_environment,
+    stall_seconds,
+)
 from prior import Prior, find_prior
 from prior.sampling import (
     DEFAULT_CACHE_MEMORY,
@@ -112,7 +119,8 @@ class GenerateFlags:
     preview: bool = False
     """write preview.png of the current sample every few seconds"""
     retry_failed: bool = False
-    """retry samples that are recorded as crashed because they killed their workers"""
+    """retry samples that are recorded as crashed or stalled because of what became of their
+    workers"""
     accept: Accept = ()
     """go on with a folder that was begun on another kind of device (GPU or CPU), in another
     precision or by another version of torch: the new samples are then rounded otherwise; the index
@@ -120,7 +128,8 @@ class GenerateFlags:
     allow_mixed: bool = False
     """the same as --accept with everything it can name"""
     workers: Annotated[int, Range(least=0, most=2**16)] = 0
-    """Ray actors that generate; 0 generates in one child process. Both give the same bytes"""
+    """Ray actors that are wanted to generate: those that fit start, others when nodes join the
+    cluster. 0 generates in one child process. Both give the same bytes"""
     cpus_per_worker: Annotated[int, Range(least=1, most=1024)] | None = None
     """CPU cores per actor (default: --threads)"""
     gpus_per_worker: Annotated[float, Range(least=0, most=1024)] | Literal["auto"] = "auto"
@@ -139,6 +148,9 @@ class GenerateFlags:
     the same distribution"""
     threads: Annotated[int, Range(least=1, most=1024)] = 1
     """CPU threads per worker; affects rounding, so it is recorded"""
+    stall_timeout: str = STALL_TIMEOUT
+    """seconds, or 90s, 10m, 1.5h: a worker that makes no progress for so long is killed and its
+    task tried again. A sample that stalls every time is recorded as stalled"""
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -154,6 +166,7 @@ def check_flags(flags: GenerateFlags) -> None:
     if flags.address and not flags.workers:
         raise ConfigError("--address needs --workers: the number of actors to start there.")
     assert flags.count is not None
+    stall_seconds(flags.stall_timeout)
     if flags.only is not None and not 0 <= flags.only < flags.count:
         raise ConfigError(
             f"--only must be from 0 to {flags.count - 1}, --count less 1; found {flags.only}."

@@ -27,6 +27,7 @@ from ops.files import fsync_path, link_once, make_folders, write_temporary
 from pipelines.store import (
     CRASHED,
     OK,
+    STALLED,
     MadeIn,
     StoreError,
     checked_table,
@@ -42,13 +43,14 @@ from pipelines.store import (
 
 PART_NAME = re.compile(r"[0-9]{5,9}\.parquet")
 NOT_SAMPLED = "not sampled"  # the status of samples that --only left out
+GIVEN_UP = (CRASHED, STALLED)
 
 SAMPLE_SCHEMA = pa.schema(
     [
         pa.field("sample", pa.int64(), nullable=False),
         pa.field("seed", pa.uint64(), nullable=False),
         pa.field("label", pa.int32()),
-        pa.field("status", pa.string(), nullable=False),  # OK, CRASHED or NOT_SAMPLED
+        pa.field("status", pa.string(), nullable=False),  # OK, one of GIVEN_UP or NOT_SAMPLED
         pa.field("error", pa.string()),
         pa.field("file", pa.string()),  # that has the image: its PNG, or else its tar
         pa.field("checksum", pa.string()),  # sha256 of the PNG's bytes
@@ -67,7 +69,7 @@ class Part(NamedTuple):
     number: int
     rows: int
     ok: int
-    crashed: int
+    crashed: int  # or stalled
 
 
 def sample_name(sample: int) -> str:
@@ -87,7 +89,7 @@ def commit_part(
     where another run has emptied the staging folder meanwhile.
     """
     statuses = lines["status"].to_pylist()
-    counts = {"ok": statuses.count(OK), "crashed": statuses.count(CRASHED)}
+    counts = {"ok": statuses.count(OK), "crashed": sum(map(statuses.count, GIVEN_UP))}
     table = lines.select(SAMPLE_SCHEMA.names).cast(SAMPLE_SCHEMA)
     description = {**counts, **described_environments(environments)}
     data = parquet_bytes(table.replace_schema_metadata(description_metadata(description)))
@@ -152,9 +154,10 @@ def read_index(out: Path) -> pa.Table:
 
 
 def failed_lines(out: Path, parts: Iterable[Part]) -> list[dict[str, Any]]:
-    """The lines of the samples whose status is `crashed`."""
+    """The lines of the samples that were given up."""
     tables = [_read_table(part_path(out, part.number)) for part in parts if part.crashed]
-    found = [table.filter(pc.equal(table["status"], CRASHED)).to_pylist() for table in tables]
+    given_up = pa.array(GIVEN_UP)
+    found = [table.filter(pc.is_in(table["status"], given_up)).to_pylist() for table in tables]
     return [line for lines in found for line in lines]
 
 

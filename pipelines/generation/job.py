@@ -47,6 +47,7 @@ from pipelines.jobs import (
     precision_of,
     run_tasks,
     split_work,
+    stall_seconds,
 )
 from pipelines.store import locked
 from prior import Prior, find_prior, load_prior
@@ -161,6 +162,7 @@ def _run(
             give_up=partial(quarantine, request),
             proven=proven,
             on_progress=job.update,
+            stall_timeout=stall_seconds(flags.stall_timeout),
             reads={
                 "--prior": request.prior,
                 **{

@@ -17,6 +17,7 @@ from ops import disk
 from ops.files import fsync_path
 from pipelines.generation.code_store import has_codes, stored_codes, take_codes_out
 from pipelines.generation.index import (
+    GIVEN_UP,
     Part,
     SamplesError,
     part_path,
@@ -34,7 +35,7 @@ from pipelines.generation.sample_buffer import (
 )
 from pipelines.generation.settings import GenerationRequest
 from pipelines.jobs import Piece
-from pipelines.store import CRASHED, OK, made_in_of, staging_path, task_of_partial_shard
+from pipelines.store import OK, made_in_of, staging_path, task_of_partial_shard
 from pipelines.store import empty_staging as empty_staging_except
 from pipelines.store import remove_partials as remove_partials_in
 
@@ -104,7 +105,7 @@ class Folder:
 
     def _is_done(self, line: dict[str, Any]) -> bool:
         """Whether nothing is left to do for a sample."""
-        if line["status"] == CRASHED:
+        if line["status"] in GIVEN_UP:
             return not self.retry_failed
         if line["status"] != OK or "images" not in self.request.save:
             return bool(line["status"] == OK)
@@ -146,7 +147,7 @@ class Folder:
             if line["status"] == OK and found is not None:
                 if codes_hash(found) == line["codes_hash"]:  # its PNG can be decoded again
                     buffer.put(place, known, found)
-            elif self._is_done(line) and (line["status"] == CRASHED or not self._needs_codes):
+            elif self._is_done(line) and (line["status"] in GIVEN_UP or not self._needs_codes):
                 buffer.put(place, known)
         return buffer
 

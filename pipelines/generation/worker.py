@@ -22,6 +22,7 @@ import torch
 from ops.config import UserError, to_json
 from ops.disk_errors import disk_errors_explained
 from ops.files import LockedError, exclusive_lock
+from ops.heartbeat import Heartbeat
 from ops.precision import use_precision
 from ops.runtime import (
     compute_repeatably,
@@ -33,6 +34,7 @@ from pipelines.conditioning import find_tokenizer, make_condition_encoder
 from pipelines.generation.code_store import commit_codes
 from pipelines.generation.image_writer import ImageWriter
 from pipelines.generation.index import (
+    GIVEN_UP,
     SAMPLE_SCHEMA,
     commit_part,
     part_path,
@@ -59,6 +61,7 @@ from pipelines.jobs import Done, Piece
 from pipelines.store import (
     CRASHED,
     OK,
+    STALLED,
     environment_text,
     grid_name,
     remove_partial_shards,
@@ -69,6 +72,7 @@ from prior import load_prior
 MOST_WAITING = 2  # batches whose images are being written while the next one is sampled
 BEGUN_AHEAD = 16  # images begun for a tar before they are its next members
 CRASHED_LINE = SampleLine(CRASHED, "the process that sampled it died every time")
+STALLED_LINE = SampleLine(STALLED, "sampling it never ended")
 LACKING_LINE = SampleLine(CRASHED, "the image that it was to be made from was given up")
 
 
@@ -83,11 +87,13 @@ class StoppedError(UserError):
     """Raised by run() of a worker after stop()."""
 
 
-def quarantine(request: GenerationRequest, piece: Piece[int]) -> None:
-    """Record the remaining sample as `crashed`, so that the next attempt skips it."""
+def quarantine(request: GenerationRequest, piece: Piece[int], stalled: bool = False) -> None:
+    """Record the remaining sample as `crashed` or `stalled`, so that the next attempt skips it."""
     (place,) = range(piece.first, piece.end)
     with disk_errors_explained(request.out):
-        read_buffer(request, piece.task).quarantine(place, CRASHED_LINE)
+        read_buffer(request, piece.task).quarantine(
+            place, STALLED_LINE if stalled else CRASHED_LINE
+        )
 
 
 def give_up(request: GenerationRequest, piece: Piece[int], samples: Collection[int]) -> None:
@@ -114,6 +120,9 @@ class GenerationWorker:
         use_precision("tf32" if request.precision == "bfloat16" else request.precision)
         self.prior = load_prior(request.prior, device)
         self.tokenizer = find_tokenizer(request.prior, self.prior, device)
+        self._heartbeat = Heartbeat()
+        if device.type == "cpu":  # where decoding a large image takes many minutes
+            self._heartbeat.follow(self.tokenizer)
         self._condition_encoder = make_condition_encoder(
             request.condition_inputs, request.prior, self.prior, self.tokenizer, request.size
         )
@@ -166,6 +175,10 @@ class GenerationWorker:
         """Samples and codes done in the piece that is running."""
         return self._done
 
+    def heartbeat(self) -> int:
+        """On a CPU, the tokenizer's layers computed."""
+        return self._heartbeat.steps
+
     def stop(self) -> None:
         """Make run() end soon, with an exception."""
         self._stopped = True
@@ -176,7 +189,7 @@ class GenerationWorker:
         wanted = range(first + piece.first, first + piece.end)
         lines = read_lines(self.request.out, piece.task)
         statuses = [line["status"] for line in lines if line["sample"] in wanted]
-        return Done(len(statuses), statuses.count(CRASHED), 0)
+        return Done(len(statuses), sum(map(statuses.count, GIVEN_UP)), 0)
 
     def _sample(self, buffer: SampleBuffer, places: list[int]) -> None:
         request, before = self.request, self._done

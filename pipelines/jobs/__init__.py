@@ -2,7 +2,8 @@
 
 `run_tasks` takes tasks, a function that makes a worker, and callbacks. A task whose worker dies or
 raises is tried again; one that keeps killing its workers is split into pieces until the row that
-kills is alone, and that row is given up. Workers must be safe to run twice on the same task.
+kills is alone, and that row is given up. A worker that makes no progress is killed, and one that is
+lost with its node replaced. Workers must be safe to run twice on the same task.
 Read run.py first (the interface), then queue.py (the rules, without Ray) and actors.py.
 """
 
@@ -27,6 +28,7 @@ from pipelines.jobs.local import forked_workers
 from pipelines.jobs.progress import JobProgress
 from pipelines.jobs.queue import Done, Piece, split_work
 from pipelines.jobs.run import run_tasks
+from pipelines.jobs.stalls import STALL_TIMEOUT, stall_seconds
 
 __all__ = [
     "ACCEPTABLE",
@@ -34,6 +36,7 @@ __all__ = [
     "Done",
     "JobProgress",
     "Piece",
+    "STALL_TIMEOUT",
     "WorkerDevices",
     "accepted",
     "check_absolute",
@@ -50,4 +53,5 @@ __all__ = [
     "ray_running",
     "run_tasks",
     "split_work",
+    "stall_seconds",
 ]

@@ -7,11 +7,12 @@ import functools
 import logging
 import os
 import secrets
+import socket
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ops.config import UserError
 from pipelines.console import signal_handlers_kept
@@ -20,6 +21,8 @@ OBJECT_STORE_BYTES = 256 << 20  # results are small; by default Ray takes 30% of
 LOOPBACK = "127.0.0.1"
 LONGEST_TEMP = 30  # characters of a folder below which the paths of Ray's sockets fit in 107
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it in the command of a submitted job
+
+T = TypeVar("T")
 
 
 class ClusterPathError(UserError):
@@ -60,10 +63,22 @@ def check_on_every_node(reads: Mapping[str, Path], writes: Mapping[str, Path]) -
         ).remote(_plain(reads), _plain(writes))
         for node in nodes
     }
-    found = [f"on {node}, {line}" for node, answer in asked.items() for line in ray.get(answer)]
-    if found:
+    _raise_for([f"on {node}, {line}" for node, answer in asked.items() for line in ray.get(answer)])
+
+
+def worker_after_check(
+    make_worker: Callable[[], T], reads: Mapping[str, Path], writes: Mapping[str, Path]
+) -> T:
+    """A worker, once its node has passed the same check: it may have joined after that."""
+    node = socket.gethostname()
+    _raise_for([f"on {node}, {line}" for line in _problems(_plain(reads), _plain(writes))])
+    return make_worker()
+
+
+def _raise_for(problems: list[str]) -> None:
+    if problems:
         raise ClusterPathError(
-            f"{'; '.join(found)}. Name paths on a file system that all nodes share."
+            f"{'; '.join(problems)}. Name paths on a file system that all nodes share."
         )
 
 

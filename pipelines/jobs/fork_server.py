@@ -19,7 +19,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-EXIT_CODE = struct.Struct("i")
+NUMBER = struct.Struct("i")  # a process id or an exit code
 #: Of workers: if the memory is used up, the system is to kill one of them and not the driver.
 OOM_SCORE = "500"
 
@@ -32,19 +32,35 @@ class ForkServer:
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
+        self._worker: int | None = None  # its process id
+        self.abandoned = False  # the worker does not die
 
     def start(self) -> Connection:
         """Start a worker process; its side of the connection ends when it dies."""
         ours, theirs = socket.socketpair()
         with theirs:
             socket.send_fds(self._control, [b"x"], [theirs.fileno()])
+        self._worker = self._receive()
         return Connection(ours.detach())
+
+    def kill(self) -> None:
+        """SIGKILL to the worker that was started last; exit_code() is still to be asked for."""
+        if self._worker is not None:  # the system gives its id away after the next start()
+            with suppress(ProcessLookupError):
+                os.kill(self._worker, signal.SIGKILL)
+
+    def abandon(self) -> None:
+        """Do not wait for the worker when the server is ended: it may never die."""
+        self.abandoned = True
 
     def exit_code(self) -> int | None:
         """The exit code of the worker whose connection has ended, as subprocess has it; None where
         the server itself is gone."""
-        answer = self._control.recv(EXIT_CODE.size)
-        return int(EXIT_CODE.unpack(answer)[0]) if len(answer) == EXIT_CODE.size else None
+        return self._receive()
+
+    def _receive(self) -> int | None:
+        answer = self._control.recv(NUMBER.size)
+        return int(NUMBER.unpack(answer)[0]) if len(answer) == NUMBER.size else None
 
 
 _running: list[ForkServer] = []
@@ -76,8 +92,9 @@ def fork_server(main: Main, wanted: bool = True) -> Iterator[None]:
     try:
         yield
     finally:
-        _running.pop()
         ours.close()
+        if _running.pop().abandoned:
+            os.kill(server, signal.SIGKILL)
         os.waitpid(server, 0)
 
 
@@ -91,13 +108,16 @@ def is_command() -> bool:
 
 
 def _serve(control: socket.socket, main: Main) -> None:
-    """Fork a worker for each descriptor that comes, and answer with its exit code."""
+    """Fork a worker for each descriptor that comes; answer with its process id and exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides what Ctrl-C means
     for number in (signal.SIGTERM, signal.SIGHUP):
         if callable(signal.getsignal(number)):  # a handler of the driver's
             signal.signal(number, signal.SIG_DFL)
+    worker = None
     while True:
         _, descriptors, _, _ = socket.recv_fds(control, 1, 1)
+        if worker is not None:
+            os.waitpid(worker, 0)  # only now, so that the driver never kills another process
         if not descriptors:
             return  # the driver has ended
         descriptor = descriptors[0]
@@ -106,8 +126,15 @@ def _serve(control: socket.socket, main: Main) -> None:
             control.close()
             _exit_after(partial(_work, descriptor, main))
         os.close(descriptor)
-        _, status = os.waitpid(worker, 0)
-        control.sendall(EXIT_CODE.pack(os.waitstatus_to_exitcode(status)))
+        control.sendall(NUMBER.pack(worker))
+        control.sendall(NUMBER.pack(_exit_code(worker)))
+
+
+def _exit_code(worker: int) -> int:
+    """Wait until the worker has ended; its exit code as subprocess has it."""
+    ended = os.waitid(os.P_PID, worker, os.WEXITED | os.WNOWAIT)
+    assert ended is not None
+    return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
 
 def _work(descriptor: int, main: Main) -> None:

@@ -3,7 +3,8 @@
 A worker that dies while it runs several tasks does not show which of them killed it: each becomes
 a suspect, and suspects run alone. A suspect that kills again is split until the row that kills is
 alone, and only that is given up. Deaths count only while other work succeeds, so that a machine in
-trouble costs time and no data.
+trouble costs time and no data. A worker that makes no progress is killed, which is a death like any
+other; one that is lost with its node says nothing about its tasks.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ T = TypeVar("T")
 # So many deaths a worker in a row, without a success, are not caused by any task. Halving the
 # largest task (65,536 rows) down to one row that kills takes 16, after 4 attempts at the whole.
 MAX_DEATHS = 24
+# A task may lose its worker so many times to a node that ends before that counts as deaths: spot
+# nodes come and go for days, but an image that uses up the memory of a node must not do so forever.
+MAX_LOSSES = 50
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +73,8 @@ class Unit(Generic[T]):
     deaths: int = 0  # of workers, that count against it
     errors: int = 0  # exceptions it raised
     died_at: int = -1  # the run's number of successes when it last killed a worker
+    stalled: bool = False  # the last worker that died of it had made no progress
+    losses: int = 0  # of workers with their nodes; of a task and its pieces together
     pieces_left: int = 0
     isolated: bool = False  # all its pieces are done, the row that kills given up
 
@@ -136,9 +142,30 @@ class TaskQueue(Generic[T]):
             raise self._failure(unit, unit.errors, why)
         (self._suspects if unit.suspect else self._fresh).append(unit)
 
-    def died(self, held: Sequence[Unit[T]], why: str) -> Unit[T] | None:
-        """Note that a worker died running `held`; returns a unit to give up and settle, if any."""
+    def lost(self, held: Sequence[Unit[T]], why: str) -> Unit[T] | None:
+        """Note that a worker running `held` was lost with its node, or is out of reach.
+
+        That is no death of theirs, and they run again first. After MAX_LOSSES of one task it is;
+        then the return value is that of died().
+        """
+        wholes = {unit if unit.whole is None else unit.whole for unit in held}
+        for whole in wholes:
+            whole.losses += 1
+        if any(whole.losses > MAX_LOSSES for whole in wholes):
+            return self.died(held, why)
         self._running.difference_update(held)
+        for unit in reversed(held):
+            (self._suspects if unit.suspect else self._fresh).appendleft(unit)
+        return None
+
+    def died(self, held: Sequence[Unit[T]], why: str, *, stalled: bool = False) -> Unit[T] | None:
+        """Note that a worker died running `held`, or was killed since they made no progress.
+
+        Returns a unit to give up and settle, if any.
+        """
+        self._running.difference_update(held)
+        for unit in held:
+            unit.stalled = stalled
         self._deaths_in_a_row += 1
         if self._deaths_in_a_row >= self._max_deaths:
             died = f"Workers died {self._deaths_in_a_row} times in a row, whatever they ran"

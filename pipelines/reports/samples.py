@@ -15,6 +15,7 @@ import torch
 from ops.files import open_regular
 from ops.images import ImageError, decode_image, resize_and_crop, to_image
 from pipelines.generation import (
+    GIVEN_UP,
     GRID_IMAGES,
     MAX_MEMBER_BYTES,
     STAGES,
@@ -27,7 +28,7 @@ from pipelines.generation import (
     sample_name,
 )
 from pipelines.reports.plots import data_uri, image_uri
-from pipelines.store import CRASHED, CodeStore, summarise_environments
+from pipelines.store import CodeStore, summarise_environments
 from tokenizer import decode_tiled, load_tokenizer
 
 MAX_BYTES = 4 << 20  # larger PNGs are scaled down
@@ -151,13 +152,13 @@ def _in_codes(path: Path) -> Iterator[MaybeNamed]:
 
 def index_facts(path: Path) -> tuple[list[Named], list[tuple[str, str, str]]]:
     """(status, count) of the samples, what they were made with, and (name, status, reason) of the
-    crashed ones."""
+    ones that were given up."""
     index = read_index(path).select(["sample", "status", "error"])
     counts = Counter(index["status"].to_pylist())
     failed = [
         (sample_name(line["sample"]), line["status"], line["error"] or "")
         for line in index.to_pylist()
-        if line["status"] == CRASHED
+        if line["status"] in GIVEN_UP
     ]
     facts = [(status, f"{count:,}") for status, count in counts.items()]
     made_in = (read_made_in(path, number) for number in read_parts(path))

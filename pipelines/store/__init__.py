@@ -73,6 +73,7 @@ from pipelines.store.recovery import (
 from pipelines.store.task_buffer import (
     CRASHED,
     OK,
+    STALLED,
     IndexLine,
     TaskBuffer,
     index_buffer,
@@ -94,6 +95,7 @@ from pipelines.store.zarr_metadata import (
 __all__ = [
     "CLASS",
     "CRASHED",
+    "STALLED",
     "CodeStore",
     "FORMAT",
     "INDEX_SCHEMA",

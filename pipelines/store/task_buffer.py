@@ -15,7 +15,8 @@ from pipelines.store.partial import read_partial_shards, write_partial_shard
 from pipelines.store.shards import row_checksums
 from pipelines.store.zarr_metadata import RowForm, fill_value
 
-OK, CRASHED = "ok", "crashed"  # statuses; any other names the reason of a failure
+# Statuses; any other names the reason of a failure.
+OK, CRASHED, STALLED = "ok", "crashed", "stalled"
 PLANNED = ("key", "grid", "row", "view", "label", "replaces")  # in the index as in the plan
 
 Codes = np.ndarray[Any, Any]
@@ -137,7 +138,7 @@ class TaskBuffer(Generic[L]):
         self.made_in[place] = made_in
 
     def quarantine(self, place: int, line: L) -> None:
-        """Record the remaining row as `crashed`, so that the next attempt skips it."""
+        """Record the remaining row as given up, so that the next attempt skips it."""
         self.put(place, line)
         self.keep(place, place + 1)
 

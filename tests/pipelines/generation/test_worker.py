@@ -16,7 +16,8 @@ import torch
 
 from pipelines.generation import job
 from pipelines.generation import preview as preview
-from pipelines.generation.index import read_lines
+from pipelines.generation.index import failed_lines, read_lines, read_parts
+from pipelines.generation.resume import Folder
 from pipelines.generation.sample_buffer import read_buffer
 from pipelines.generation.worker import GenerationWorker, quarantine
 from pipelines.jobs.queue import Done, Piece
@@ -58,13 +59,26 @@ def test_finished_task_is_not_sampled_again(prior_run: Path, tmp_path: Path) -> 
     assert everything(request.out) == before
 
 
-def test_quarantined_sample_is_in_the_index_without_codes(prior_run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("stalled", "status", "error"),
+    [(False, "crashed", "died every time"), (True, "stalled", "never ended")],
+)
+def test_quarantined_sample_is_in_the_index_without_codes(
+    stalled: bool, status: str, error: str, prior_run: Path, tmp_path: Path
+) -> None:
     request = replace(request_of(prior_run, tmp_path / "out"), save=("images",))
-    quarantine(request, piece_of(0, 2, 3))
-    assert GenerationWorker(request).run(Piece(task=0, first=0, end=6)) == Done(6, 1, 30)
+    quarantine(request, piece_of(0, 2, 3), stalled)
+    worker = GenerationWorker(request)
+    piece = Piece(task=0, first=0, end=6)
+    assert worker.run(piece) == Done(6, 1, 30)
+    assert worker.run(piece) == Done(6, 1)  # of the finished task
     line = read_lines(request.out, 0)[2]
-    assert (line["status"], line["file"], line["codes_hash"]) == ("crashed", None, None)
-    assert "every time" in line["error"]
+    assert (line["status"], line["file"], line["codes_hash"]) == (status, None, None)
+    assert error in line["error"]
+    parts = read_parts(request.out)
+    assert failed_lines(request.out, parts.values()) == [line]
+    assert not Folder(request, parts, retry_failed=False).unfinished(range(6))
+    assert Folder(request, parts, retry_failed=True).unfinished(range(6)) == [piece]
     assert "sample-00002.png" not in contents(request.out)
 
 

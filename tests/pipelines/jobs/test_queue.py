@@ -9,7 +9,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from pipelines.jobs.queue import JobError, Piece, TaskQueue, Unit, split_work
+from pipelines.jobs.queue import MAX_LOSSES, JobError, Piece, TaskQueue, Unit, split_work
 
 Span = tuple[int, int]  # rows first to end, as work
 
@@ -28,6 +28,7 @@ class Simulation:
     data: st.DataObject
     workers: int
     accidents: int  # deaths that no row causes
+    losses: int  # of nodes
     depth: int = 2
     held: list[list[Unit[Span]]] = field(default_factory=list)
     results: Counter[Span] = field(default_factory=Counter)
@@ -54,6 +55,11 @@ class Simulation:
                     assert alone or not any(unit.suspect for unit in held)
 
     def _step(self, queue: TaskQueue[Span], held: list[Unit[Span]]) -> None:
+        if self.losses > 0 and self.data.draw(st.booleans(), "loss"):
+            self.losses -= 1
+            lost, held[:] = list(held), []
+            assert queue.lost(lost, "its node has died") is None
+            return
         accident = self.accidents > 0 and self.data.draw(st.booleans(), "accident")
         unit = self.data.draw(st.sampled_from(held), "unit")
         if accident or self._kills(unit.work):
@@ -80,15 +86,21 @@ class Simulation:
     st.sets(st.integers(0, 40), max_size=4),
     st.integers(1, 3),
     st.integers(0, 2),  # fewer than attempts: no row dies so often at random
+    st.integers(0, 9),
 )
 def test_every_result_comes_once_and_only_poison_is_given_up(
-    data: st.DataObject, sizes: list[int], poison: set[int], workers: int, accidents: int
+    data: st.DataObject,
+    sizes: list[int],
+    poison: set[int],
+    workers: int,
+    accidents: int,
+    losses: int,
 ) -> None:
     ends = [sum(sizes[: n + 1]) for n in range(len(sizes))]
     spans = [(end - size, end) for end, size in zip(ends, sizes, strict=True)]
     present = frozenset(row for row in poison if row < ends[-1])
     hypothesis.assume(len(present) < ends[-1])  # some row succeeds
-    simulation = Simulation(present, data, workers, accidents)
+    simulation = Simulation(present, data, workers, accidents, losses)
     simulation.run(TaskQueue(spans, attempts=3, split=halves, workers=workers))
     assert simulation.results == Counter(spans)
     assert sorted(simulation.given_up) == [(row, row + 1) for row in sorted(present)]
@@ -203,6 +215,38 @@ def test_exceptions_and_deaths_are_counted_separately() -> None:
     assert unit is not None
     with pytest.raises(JobError, match="failed 3 times; the last time: trouble"):
         queue.raised(unit, "trouble")
+
+
+def test_a_task_of_a_lost_node_runs_next_and_with_others() -> None:
+    queue: TaskQueue[Span] = TaskQueue([(n, n + 1) for n in range(4)], split=halves)
+    first, second = take(queue), take(queue)
+    assert queue.lost([first, second], "its node has died") is None
+    assert take(queue) is first
+    assert take(queue, first) is second
+
+
+def test_a_task_that_loses_every_node_ends_the_run() -> None:
+    queue: TaskQueue[Span] = TaskQueue([(0, 4)], attempts=2, split=halves)
+    for _ in range(MAX_LOSSES):
+        queue.lost([take(queue)], "its node has died")
+
+    def lose_all() -> None:
+        for _ in range(20):
+            queue.lost([take(queue)], "its node has died")
+
+    # From now on they count as deaths, those of its pieces too.
+    with pytest.raises(JobError, match=r"die on every task.*its node has died"):
+        lose_all()
+
+
+def test_a_stall_is_a_death_and_the_last_one_decides_the_reason() -> None:
+    for stalls in ([False, True], [True, False]):
+        queue: TaskQueue[Span] = TaskQueue([(0, 1)], attempts=2, split=halves, proven=True)
+        for stalled in stalls:
+            unit = take(queue)
+            given_up = queue.died([unit], "it died", stalled=stalled)
+        assert given_up is unit
+        assert unit.stalled == stalls[-1]
 
 
 # --- splitting

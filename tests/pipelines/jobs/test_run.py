@@ -217,10 +217,10 @@ def assert_one_row_is_given_up(
 ) -> None:
     """Run three tasks, of which row 4 kills its worker; only that row lacks a result of its own."""
     results: list[tuple[range, int]] = []
-    given_up: list[range] = []
+    given_up: list[tuple[range, bool]] = []
 
-    def give_up(rows: range) -> None:
-        given_up.append(rows)
+    def give_up(rows: range, stalled: bool) -> None:
+        given_up.append((rows, stalled))
         (folder / str(rows[0])).touch()
 
     run_tasks(
@@ -232,7 +232,7 @@ def assert_one_row_is_given_up(
         split=halves,
         give_up=give_up,
     )
-    assert given_up == [range(4, 5)]
+    assert given_up == [(range(4, 5), False)]
     expected = [(range(3), 3), (range(3, 7), 4), (range(7, 9), 2)]
     assert sorted(results, key=lambda result: result[0][0]) == expected
 
