@@ -20,7 +20,7 @@ class ExportFormat(ABC):
     help: ClassVar[str]
     """What is written, for --help."""
     library: ClassVar[str | None] = None
-    """The module that it needs beside Smalti's own dependencies."""
+    """The module that it needs in addition to Smalti's own dependencies."""
     decodes: ClassVar[bool] = False
     """Whether codes are decoded, so that the files depend on the device and the threads."""
     in_place: ClassVar[bool] = False
