@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
+from os import listdir
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,11 +97,15 @@ def _begin(
     """Prepare the folder; returns the shards that it lacks, or has with other rows."""
     remove_partials(out, PARTIALS)
     waiting = []
+    # Listed once: a look-up in a large folder for each shard would take long.
+    begun = {
+        name.partition(".")[0] for folder in (out, records_path(out)) for name in listdir(folder)
+    }
     for shard in shards:
         record = read_record(out, shard)
         if record is None or record.digest != rows.digest(rows.lines(shard)):
-            # Of a shard that was done, another one may have fewer files.
-            forget_shard(out, shard, keep_files=keep_files and record is None)
+            if shard.name in begun:  # one that was done before may have had more files
+                forget_shard(out, shard, keep_files=keep_files and record is None)
             waiting.append(shard)
     if waiting:  # until all are there, nothing says that they are
         write_json_if_changed(export_path(out), {"settings": settings})

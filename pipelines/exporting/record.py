@@ -58,10 +58,17 @@ def export_path(out: Path) -> Path:
     return out / "export.json"
 
 
-def files_of(out: Path, shard: Shard) -> dict[str, int]:
-    """Sizes by path below `out` of all files whose names begin with the shard's."""
-    paths = [*out.glob(f"{shard.name}.*"), *(out / shard.name).glob("*")]
-    return {path.relative_to(out).as_posix(): path.lstat().st_size for path in sorted(paths)}
+def files_of(folder: Path, shard: Shard) -> dict[str, int]:
+    """Sizes by path below `folder` of all files whose names begin with the shard's."""
+    paths = [*folder.glob(f"{shard.name}.*"), *(folder / shard.name).glob("*")]
+    return {path.relative_to(folder).as_posix(): path.lstat().st_size for path in sorted(paths)}
+
+
+def _has(out: Path, files: Mapping[str, int]) -> bool:
+    try:
+        return all((out / name).lstat().st_size == size for name, size in files.items())
+    except OSError:
+        return False
 
 
 def read_record(out: Path, shard: Shard) -> ShardRecord | None:
@@ -70,7 +77,7 @@ def read_record(out: Path, shard: Shard) -> ShardRecord | None:
         record = from_json(ShardRecord, read_json(record_path(out, shard), follow=False))
     except (FileNotFoundError, NotRegularError, ValueError, KeyError, TypeError, ConfigError):
         return None  # it is made again
-    return record if files_of(out, shard) == record.files else None
+    return record if _has(out, record.files) else None
 
 
 def write_record(out: Path, shard: Shard, record: ShardRecord) -> None:

@@ -50,13 +50,13 @@ class ExportWorker:
         """
         torch.set_num_threads(self._threads)  # here: the number belongs to each thread
         lines = self._rows.lines(shard)
-        index = None
+        index, files = None, dict[str, int]()
         with disk_errors_explained(self._out):
             if len(lines):
                 rows = self._rows.read(shard, lines)
                 with self._folder(shard) as folder:
                     index = self._format.write(rows, folder)
-            files = files_of(self._out, shard) if len(lines) else {}
+                    files = files_of(folder, shard)
             digest = self._rows.digest(lines)
             record = ShardRecord(digest=digest, rows=len(lines), files=files, index=index)
             write_record(self._out, shard, record)
