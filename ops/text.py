@@ -30,6 +30,15 @@ def printable(text: object, limit: int = 500) -> str:
     return f"{escaped[: limit - 1 - tail]}…{escaped[len(escaped) - tail :]}"
 
 
+def is_utf8(name: str) -> bool:
+    """Whether a file's name can be written as UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # Python decodes other bytes of a name to lone surrogates
+        return False
+    return True
+
+
 def _escape(match: re.Match[str]) -> str:
     character = match[0]
     if unicodedata.category(character) in _ESCAPED_CATEGORIES:

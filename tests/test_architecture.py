@@ -28,6 +28,7 @@ LAYERS = (
     ("pipelines.tracks",),
     ("pipelines.conditioning",),
     ("pipelines.training",),
+    ("pipelines.exporting",),
     ("pipelines.generation",),
     ("pipelines.reports",),
     ("pipelines.recipes",),
@@ -48,6 +49,8 @@ TOP_LEVEL = {
     ".gitignore", ".ci",
 }  # fmt: skip
 HEAVY = {"ray", "zarr", "pyarrow"}
+#: Importing them takes as long as many a command does, and most commands do not use them.
+LAZY = {"litdata", "ray", "streaming", "webdataset", "zarr"}
 EMPTY_NAMES = {"utils", "util", "common", "helpers", "helper", "base", "manager", "misc"}
 LINES = 600
 # The commands whose names DESIGN and the README promise; others may join them.
@@ -198,6 +201,17 @@ def test_only_pipelines_touch_ray_zarr_and_arrow() -> None:
     for path in sources("ops", "tokenizer", "prior"):
         tops = {m.split(".")[0] for m, _ in imported_modules(ast.parse(path.read_text()))}
         assert not tops & HEAVY, f"{name_of(path)} imports {tops & HEAVY}"
+
+
+def test_libraries_that_few_functions_need_are_imported_in_these() -> None:
+    found = {
+        f"{name_of(path)} imports {module}"
+        for path in sources(*PACKAGES)
+        for node in ast.parse(path.read_text()).body
+        for module, _ in imported_modules(node)
+        if isinstance(node, ast.Import | ast.ImportFrom) and module.split(".")[0] in LAZY
+    }
+    assert not found
 
 
 def test_imports_are_absolute() -> None:

@@ -13,7 +13,7 @@ from ops.files import file_hash
 from ops.images import ImageArray
 from ops.png import write_png_strips
 from ops.runtime import num_cores
-from pipelines.generation.outputs import image_strips
+from pipelines.exporting import image_strips
 from pipelines.generation.sample_buffer import Codes
 from tokenizer import VQGAN
 

@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from ops.files import NotRegularError, atomic_path, open_regular
-from ops.images import ImageArray, to_image
+from ops.files import NotRegularError, open_regular
+from pipelines.exporting import npy_bytes
 from pipelines.generation.index import sample_name
 from pipelines.generation.sample_buffer import Codes
 from pipelines.generation.settings import GenerationRequest
-from tokenizer import VQGAN, decode_strips
 
 MAX_MEMBER_BYTES = 1 << 30
 #: What tarfile raises for a tar that is none, or ends early.
@@ -46,48 +44,19 @@ def image_file(request: GenerationRequest, number: int, sample: int) -> str | No
     return str(tar_path(Path(), number)) if "tars" in request.save else None
 
 
-# --- images
-
-
-def image_strips(tokenizer: VQGAN, codes: Codes, width: int, height: int) -> Iterator[ImageArray]:
-    """The image of codes (h, w) in strips, uint8 (h, width, 3); one where the tokenizer is not
-    local."""
-    # One image at a time: its pixels must not depend on others in a batch.
-    device = next(tokenizer.parameters()).device
-    tokens = torch.from_numpy(codes.astype(np.int64))[None].to(device)
-    for strip in decode_strips(tokenizer, tokens, (height, width)):
-        yield to_image(strip)[0]
-
-
 # --- WebDataset tars
 
 
-def write_tar(path: Path, members: Iterator[tuple[str, bytes | Path]]) -> None:
-    """A tar of (name, content) that appears whole; the same members give the same bytes."""
-    with (
-        atomic_path(path) as partial,
-        tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar,
-    ):
-        for name, content in members:
-            member = tarfile.TarInfo(name)  # without time and owner: equal content, equal bytes
-            if isinstance(content, bytes):
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
-            else:
-                member.size = content.stat().st_size
-                with open(content, "rb") as file:
-                    tar.addfile(member, file)
-
-
-def members_of(
+def tar_sample(
     name: str, image: Path, codes: Codes, facts: dict[str, Any]
-) -> Iterator[tuple[str, bytes | Path]]:
-    """The (name, content) members of one sample: facts as JSON, codes (h, w) as npy, the PNG."""
-    array = io.BytesIO()
-    np.save(array, codes)
-    yield f"{name}.json", (json.dumps(facts) + "\n").encode()
-    yield f"{name}.npy", array.getvalue()
-    yield f"{name}.png", image
+) -> dict[str, str | bytes]:
+    """One sample: facts as JSON, codes (h, w) as npy, the PNG."""
+    return {
+        "__key__": name,
+        "json": (json.dumps(facts) + "\n").encode(),
+        "npy": npy_bytes(codes),
+        "png": image.read_bytes(),
+    }
 
 
 def read_members(path: Path, suffix: str) -> Iterator[tuple[str, bytes]]:

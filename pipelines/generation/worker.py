@@ -31,6 +31,7 @@ from ops.runtime import (
     resolve_device,
 )
 from pipelines.conditioning import find_tokenizer, make_condition_encoder
+from pipelines.exporting import write_tar
 from pipelines.generation.code_store import commit_codes
 from pipelines.generation.image_writer import ImageWriter
 from pipelines.generation.index import (
@@ -44,9 +45,8 @@ from pipelines.generation.index import (
 from pipelines.generation.outputs import (
     image_file,
     image_path,
-    members_of,
     tar_path,
-    write_tar,
+    tar_sample,
 )
 from pipelines.generation.preview import Preview
 from pipelines.generation.sample_buffer import (
@@ -311,14 +311,14 @@ class GenerationWorker:
             ]
             deque(self._redrawn(buffer, removed, request.out), maxlen=0)
         if "tars" in request.save:
-            write_tar(tar_path(request.out, buffer.task), self._members(buffer))
+            write_tar(tar_path(request.out, buffer.task), self._tar_samples(buffer))
         if "codes" in request.save and not commit_codes(request, buffer):
             raise RuntimeError(f"another worker has given up samples of task {buffer.task}")
         commit_part(request.out, buffer.task, self._lines(buffer), buffer.environments())
         remove_partial_shards(request.out, grid_name(*request.shape), buffer.task)
 
-    def _members(self, buffer: SampleBuffer) -> Iterator[tuple[str, bytes | Path]]:
-        """All members of the task's tar; PNGs that are not saved are made for it and removed."""
+    def _tar_samples(self, buffer: SampleBuffer) -> Iterator[dict[str, str | bytes]]:
+        """All samples of the task's tar; PNGs that are not saved are made for it and removed."""
         places: Iterable[int] = buffer.sampled()
         folder = self.request.out
         if "images" not in self.request.save:
@@ -327,7 +327,7 @@ class GenerationWorker:
         for place in places:
             codes, sample = buffer.codes[place], buffer.samples[place]
             image = image_path(folder, sample)
-            yield from members_of(sample_name(sample), image, codes, self._facts(sample))
+            yield tar_sample(sample_name(sample), image, codes, self._facts(sample))
             if "images" not in self.request.save:
                 image.unlink()
 

@@ -7,7 +7,7 @@ held-out share of samples is chosen by key. Read listing.py first, then reading.
 """
 
 from pipelines.inputs.annotations import Lines, are_numbers, read_lines
-from pipelines.inputs.archives import parse_address
+from pipelines.inputs.archives import ArchiveError, parse_address
 from pipelines.inputs.bad_images import Ledger
 from pipelines.inputs.file_names import FileNames
 from pipelines.inputs.holdout import held_out, which_held_out
@@ -22,9 +22,11 @@ from pipelines.inputs.reading import (
     read_entry,
     read_source,
 )
+from pipelines.inputs.tar_entries import tar_entries
 from pipelines.inputs.thread_map import thread_map
 
 __all__ = [
+    "ArchiveError",
     "ByName",
     "Entry",
     "FileNames",
@@ -47,6 +49,7 @@ __all__ = [
     "read_entry",
     "read_lines",
     "read_source",
+    "tar_entries",
     "thread_map",
     "which_held_out",
 ]

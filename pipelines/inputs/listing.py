@@ -13,7 +13,7 @@ import pyarrow as pa
 from ops.config import Registry, UserError
 from ops.files import NotRegularError
 from ops.images import MAGIC_LENGTH, ImageError, has_image_suffix, looks_like_image
-from ops.text import printable
+from ops.text import is_utf8, printable
 from ops.transient_errors import retried
 from pipelines.inputs.archives import (
     ArchiveError,
@@ -203,7 +203,7 @@ def _existing(path: Path) -> Path:
     """An input's absolute path, checked."""
     path = Path(os.path.abspath(path))
     shown = printable(path)
-    if not _is_utf8(str(path)):
+    if not is_utf8(str(path)):
         raise InputError(f"{shown}: this path is not UTF-8. Rename it.")
     try:
         os.stat(path)
@@ -278,7 +278,7 @@ def _add_archive(path: str, key: str, label_of: LabelOf, builder: ListingBuilder
         etag = archive_etag(path)
         for member in archive_members(path, log, with_labels=label_of is archive_field):
             member_key = f"{key}/{member.name}" if key else member.name
-            if not _is_utf8(member.name):
+            if not is_utf8(member.name):
                 builder.skip(member_key, NOT_UTF8)
                 continue
             label = label_of(f"{folder}/{member.name}".lstrip("/"), member.label)
@@ -339,7 +339,7 @@ def _reason_without_status(file: os.DirEntry[str] | Path, error: OSError) -> str
 def _reason_by_name(name: str, key: str) -> str | None:
     if name.startswith("."):
         return "hidden file"
-    return None if _is_utf8(key) else NOT_UTF8
+    return None if is_utf8(key) else NOT_UTF8
 
 
 def _reason_by_content(file: os.DirEntry[str] | Path) -> str | None:
@@ -353,14 +353,6 @@ def _reason_by_content(file: os.DirEntry[str] | Path) -> str | None:
     if looks_like_image(head):
         return None
     return reason_packed(head) or "neither named nor starting like an image"
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:  # Python decodes other bytes of a name to lone surrogates
-        return False
-    return True
 
 
 def _printable(key: str) -> str:

@@ -70,6 +70,7 @@ from pipelines.store.recovery import (
     remove_partials,
     write_checksums,
 )
+from pipelines.store.shards import row_checksums
 from pipelines.store.task_buffer import (
     CRASHED,
     OK,
@@ -153,6 +154,7 @@ __all__ = [
     "refuse_links",
     "remove_partial_shards",
     "remove_partials",
+    "row_checksums",
     "row_form",
     "shard_path",
     "source_path",

@@ -1,11 +1,12 @@
 """The Zarr v3 metadata of a code store, and the attributes in it that describe the store.
 
-The metadata is written by hand rather than through zarr: the same plan then gives the same bytes
-whatever the version of zarr, and a worker need not import it.
+Zarr decides what the metadata says, and the files are written like all others of a store. Neither
+workers nor readers import zarr.
 """
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ops.config import ConfigError, from_json, to_json
-from ops.files import NotRegularError, read_json, write_json_if_changed
+from ops.files import NotRegularError, parse_json, read_json, write_json_if_changed
 from pipelines.store.layout import FORMAT, StoreError, check_format, grid_shape
 from pipelines.store.validation import (
     MAX_ROWS_PER_TASK,
@@ -101,68 +102,61 @@ def inner_rows(rows_per_task: int, compress: bool = False) -> int:
     return next(n for n in rows if rows_per_task % n == 0)
 
 
-def array_metadata(
-    shape: tuple[int, int, int], rows_per_task: int, dtype: np.dtype[Any], compress: bool
-) -> Any:
-    """The `zarr.json` of one array: the sharding codec around raw or compressed chunks."""
-    rows, height, width = shape
-    raw = {"name": "bytes", "configuration": {"endian": "little"}}
-    blosc = {"cname": "zstd", "clevel": 5, "shuffle": "bitshuffle", "typesize": dtype.itemsize}
-    compressed = {"name": "blosc", "configuration": {**blosc, "blocksize": 0}}
-    sharding = {
-        "chunk_shape": [inner_rows(rows_per_task, compress), height, width],
-        "codecs": [raw, compressed] if compress else [raw],
-        "index_codecs": [raw, {"name": "crc32c"}],
-        "index_location": "end",
-    }
-    return {
-        "zarr_format": 3,
-        "node_type": "array",
-        "shape": [rows, height, width],
-        "data_type": dtype.name,
-        "chunk_grid": {
-            "name": "regular",
-            "configuration": {"chunk_shape": [rows_per_task, height, width]},
-        },
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-        "fill_value": "NaN" if dtype.kind == "f" else fill_value(dtype),
-        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
-        "attributes": {},
-        "dimension_names": ["row", "item", "value"] if dtype.kind == "f" else ["row", "y", "x"],
-    }
-
-
-def group_metadata(attributes: dict[str, Any], members: dict[str, Any]) -> dict[str, Any]:
-    """The `zarr.json` of a group with consolidated metadata of its `members`, by path.
-
-    Consolidated, so that zarr lists the members from it and does not warn about our own folders.
-    """
-    consolidated = {"kind": "inline", "must_understand": False, "metadata": members}
-    return {
-        "zarr_format": 3,
-        "node_type": "group",
-        "attributes": attributes,
-        "consolidated_metadata": consolidated,
-    }
-
-
 def metadata_files(attributes: StoreAttributes) -> dict[str, Any]:
-    """The content of every `zarr.json` of a store, by path below it, the store's own last."""
-    files: dict[str, Any] = {}
-    members: dict[str, Any] = {}
-    for grid, rows in sorted(attributes.grids.items()):
-        arrays = {}
-        for track, provenance in sorted(attributes.tracks.items()):
-            form = row_form(grid, provenance)
-            arrays[track] = array_metadata(
-                (rows, *form.shape), attributes.rows_per_task, form.dtype, attributes.compress
-            )
-            files[f"g{grid}/{track}/zarr.json"] = arrays[track]
-        files[f"g{grid}/zarr.json"] = group_metadata({}, arrays)
-        members[f"g{grid}"] = group_metadata({}, {})
-        members |= {f"g{grid}/{track}": array for track, array in arrays.items()}
-    files["zarr.json"] = group_metadata({ATTRIBUTE: to_json(attributes)}, members)
-    return files
+    """The content of every `zarr.json` of a store, by path below it, the store's own last.
+
+    Zarr makes them, in memory. The groups have consolidated metadata, so that zarr lists the
+    members from it and does not warn about our own folders.
+    """
+    import zarr  # here, since only drivers and verify need it, and importing it takes 0.4 s
+    from zarr.storage import MemoryStore
+
+    found: dict[str, Any] = {}
+    store = MemoryStore(found)
+    root = zarr.create_group(store, attributes={ATTRIBUTE: to_json(attributes)})
+    for grid in sorted(attributes.grids):
+        group = root.create_group(f"g{grid}")
+        for track in sorted(attributes.tracks):
+            _create_array(group, grid, track, attributes)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Consolidated metadata")  # of Zarr 3, not of its version
+        for path in (*(f"g{grid}" for grid in sorted(attributes.grids)), ""):
+            zarr.consolidate_metadata(store, path=path)
+    files = {name: _plain(parse_json(data.to_bytes())) for name, data in found.items()}
+    return dict(sorted(files.items(), key=lambda file: file[0] == "zarr.json"))
+
+
+def _create_array(group: Any, grid: str, track: str, attributes: StoreAttributes) -> None:
+    """Make the array of a grid and track: the sharding codec around raw or compressed chunks."""
+    from zarr.codecs import BloscCodec, BytesCodec
+
+    form, per_task = row_form(grid, attributes.tracks[track]), attributes.rows_per_task
+    compressors = []
+    if attributes.compress:
+        size = form.dtype.itemsize
+        blosc = BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle", typesize=size, blocksize=0)
+        compressors.append(blosc)
+    group.create_array(
+        track,
+        shape=(attributes.grids[grid], *form.shape),
+        dtype=form.dtype,
+        shards=(per_task, *form.shape),
+        chunks=(inner_rows(per_task, attributes.compress), *form.shape),
+        filters=[],
+        serializer=BytesCodec(endian="little"),
+        compressors=compressors,
+        fill_value=fill_value(form.dtype),
+        dimension_names=("row", "item", "value") if form.dtype.kind == "f" else ("row", "y", "x"),
+    )
+
+
+def _plain(document: dict[str, Any]) -> dict[str, Any]:
+    """A `zarr.json` without an empty list of storage transformers, which older stores lack too."""
+    if document.get("storage_transformers") == []:
+        del document["storage_transformers"]
+    for member in document.get("consolidated_metadata", {}).get("metadata", {}).values():
+        _plain(member)
+    return document
 
 
 def write_metadata(root: Path, attributes: StoreAttributes) -> None:

@@ -3,10 +3,11 @@
 The commands' flags (flags.py) and a recipe (recipe.py) become a run (tokenizer_run.py,
 prior_run.py): data, a model, and a train task with its optimizers, weight averages and evaluation
 (tokenizer_task.py, prior_task.py). The loop (loop.py, read it first) gives the task a batch each
-step, of image crops (image_dataset.py) or of codes (pipelines.streaming), and writes checkpoints,
-metrics and images to the run folder. launch.py runs the loop in this process or on workers under
-Ray, restarting them from the newest checkpoint. evaluation.py measures models on held-out data;
-published.py converts published checkpoints to model folders.
+step, of crops of listed images (image_dataset.py), of streamed ones (streamed_crops.py) or of codes
+(pipelines.streaming), and writes checkpoints, metrics and images to the run folder. launch.py runs
+the loop in this process or on workers under Ray, restarting them from the newest checkpoint.
+evaluation.py measures models on held-out data; published.py converts published checkpoints to model
+folders.
 """
 
 from pipelines.training.evaluation import EvaluateFlags, evaluate

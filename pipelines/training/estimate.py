@@ -55,9 +55,9 @@ def describe_prior(
 
 
 def describe_tokenizer(
-    recipe: TokenizerRecipe, images: int, held_out: int, division: Division
+    recipe: TokenizerRecipe, images: int | None, held_out: int, division: Division
 ) -> list[str]:
-    """Lines of text on a tokenizer's run that trains on `images` images."""
+    """Lines of text on a tokenizer's run that trains on `images` images; None: nobody knows."""
     config, side, size = recipe.config, recipe.crop_size, recipe.batch_size
     loss = _tokenizer_loss(config, side, division.micro_batch(size), division.recompute)
     model, activations = _without_values(lambda: VQGAN(config), loss, division.bfloat16)
@@ -163,7 +163,9 @@ def _divided(batch_size: int, division: Division) -> str:
     return f"; {named} of {each}"
 
 
-def _epoch_line(images: int, held_out: int, batch_size: int, steps: int) -> str:
+def _epoch_line(images: int | None, held_out: int, batch_size: int, steps: int) -> str:
+    if images is None:
+        return f"an epoch    of unknown length: tars are streamed; {steps:,} steps"
     per_epoch = images / batch_size
     return (
         f"an epoch    {per_epoch:,.1f} steps: {images:,} images to train on, {held_out:,} held "

@@ -125,6 +125,11 @@ class TrainTokenizerFlags(TrainingFlags):
     """LeCAM regularisation of the discriminator, against overfitting small data: 0.001 to 0.1"""
     r1_weight: Weight | None = None
     """R1 penalty on the discriminator's gradient at real images"""
+    stream: bool = False
+    """stream the tars that --data names, a folder of them or 'data-{000..099}.tar': the images are
+    not listed before, but read tar after tar and shuffled among neighbours"""
+    shuffle_buffer: Annotated[int, Range(least=1, most=2**20)] = 1000
+    """with --stream: how many neighbours are shuffled among each other; decides the order"""
     held_out: Share = 0.1
     """share of the images, by key, held out for evaluation"""
     num_workers: Annotated[int, Range(least=0, most=1024)] | None = None

@@ -1,4 +1,7 @@
-"""Random crops of images for training a tokenizer, each a function of (seed, position)."""
+"""Random crops of images for training a tokenizer, each a function of (seed, position).
+
+The images are listed ones (ImageCrops), or those of tars that are streamed (streamed_crops.py).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,42 +41,46 @@ class Crop(NamedTuple):
     pixels: Raster | None  # (crop_size, crop_size[, 3]); None where no image can be read
     unreadable: list[tuple[str, str]]  # (key, reason) of images first found to be so here
     failure: str | None = None  # why an image could not be read now, and perhaps can be later
+    notes: tuple[Any, ...] = ()  # for Crops.taken() in the training process
 
 
-class ImageCrops(Dataset[Crop]):
-    """A map-style dataset of square crops, indexed by position in the endless training order.
+class Candidate(NamedTuple):
+    """An image that may come at a position."""
 
-    Each image comes once an epoch, in a keyed order: among all, or with `shard_sizes`, numbers of
-    neighbours in `read` that are read together, among SHARDS_TOGETHER of these. A crop is a square
-    of the image scaled so that its short side lies between the two of `scale_range` (pixels),
-    log-uniformly, and mirrored half the time. In place of an image that cannot be read comes the
-    next one that can.
+    number: Hashable  # another one for each image
+    key: str
+    read: Callable[[], bytes]
 
-    `read` holds (key, function that returns the image file's bytes). Raises UserError where it is
-    empty.
+
+class Crops(Dataset[Crop], ABC):
+    """A map-style dataset of square crops, indexed by position in an endless training order.
+
+    A crop is a square of the image scaled so that its short side lies between the two of
+    `scale_range` (pixels), log-uniformly, and mirrored half the time. In place of an image that
+    cannot be read comes the next candidate for its position that can.
     """
 
     def __init__(
         self,
-        read: Sequence[tuple[str, Callable[[], bytes]]],
         *,
         batch_size: int,
         crop_size: int,
         scale_range: tuple[int, int],
         seed: int,
         modality: Modality = PHOTOGRAPHS,
-        shard_sizes: Sequence[int] | None = None,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
-        if not read:
-            raise UserError("There is no image to train on. Does --data hold photographs?")
-        self.read = read
         self.batch_size, self.crop_size, self.seed = batch_size, crop_size, seed
         self.scale_range, self.modality = scale_range, modality
-        sizes = np.array([len(read)] if shard_sizes is None else shard_sizes, np.int64)
-        self._order = KeyedOrder(sizes, seed, SHARDS_TOGETHER)
-        self.cache: ArrayCache[int] = ArrayCache(cache_bytes)
-        self._unreadable: set[int] = set()
+        self.cache: ArrayCache[Hashable] = ArrayCache(cache_bytes)
+        self._unreadable: set[Hashable] = set()
+
+    @abstractmethod
+    def candidates(self, position: int) -> Iterator[Candidate]:
+        """The image at a position, then those that come in its place where it cannot be read."""
+
+    def taken(self, crop: Crop) -> None:
+        """Called in the training process with each batch, in order, before it is used."""
 
     def __getitem__(self, position: int) -> Crop:
         unreadable: list[tuple[str, str]] = []
@@ -88,13 +97,15 @@ class ImageCrops(Dataset[Crop]):
 
     def keys(self, step: int, ranks: Ranks = ALONE) -> list[str]:
         """The keys of the images that a step's crops are cut from, where all can be read."""
-        return [self.read[self._number_at(p)][0] for p in self.positions(step, ranks)]
+        return [next(self.candidates(p)).key for p in self.positions(step, ranks)]
 
     def _crop(self, image: Raster, position: int) -> Raster:
         scale_draw, top_draw, left_draw, mirror_draw = uniforms(self.seed, [position], 1, 4).flat
         low, high = (math.log(max(side, self.crop_size)) for side in self.scale_range)
         short_side = math.exp(low + (high - low) * scale_draw)
-        side = min(image.shape[:2]) * self.crop_size / short_side  # in the image's own pixels
+        shorter = min(image.shape[:2])
+        # In the image's own pixels; rounding must not make it larger than the image.
+        side = min(shorter * self.crop_size / short_side, shorter)
         top, left = top_draw * (image.shape[0] - side), left_draw * (image.shape[1] - side)
         crop = Image.fromarray(image).resize(
             (self.crop_size, self.crop_size),
@@ -105,23 +116,19 @@ class ImageCrops(Dataset[Crop]):
 
     def _image_at(self, position: int, unreadable: list[tuple[str, str]]) -> Raster | None:
         """The image at a position, or the next one that can be read; None where there is none."""
-        first = self._number_at(position)
-        for offset in range(len(self.read)):
-            number = (first + offset) % len(self.read)
-            image = None if number in self._unreadable else self._decode(number, unreadable)
-            if image is not None:
-                return image
+        for candidate in self.candidates(position):
+            if candidate.number not in self._unreadable:
+                image = self._decode(candidate, unreadable)
+                if image is not None:
+                    return image
         return None
 
-    def _number_at(self, position: int) -> int:
-        return int(self._order(np.array([position]))[0])
-
-    def _decode(self, number: int, unreadable: list[tuple[str, str]]) -> Raster | None:
+    def _decode(self, candidate: Candidate, unreadable: list[tuple[str, str]]) -> Raster | None:
         """The image, no larger than crops need, from the cache where it is there."""
+        number, key, read = candidate
         cached = self.cache.get(number)
         if cached is not None:
             return cached
-        key, read = self.read[number]
         try:
             image = retried(lambda: self._shrink(self.modality.decode(read())), key)
         except (ImageError, OSError) as error:
@@ -140,8 +147,38 @@ class ImageCrops(Dataset[Crop]):
         return np.asarray(Image.fromarray(image).resize(size, self.modality.shrinking))
 
 
+class ImageCrops(Crops):
+    """Crops of listed images.
+
+    Each image comes once an epoch, in a keyed order: among all, or with `shard_sizes`, numbers of
+    neighbours in `read` that are read together, among SHARDS_TOGETHER of these.
+
+    `read` holds (key, function that returns the image file's bytes). Raises UserError where it is
+    empty.
+    """
+
+    def __init__(
+        self,
+        read: Sequence[tuple[str, Callable[[], bytes]]],
+        *,
+        shard_sizes: Sequence[int] | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        if not read:
+            raise UserError("There is no image to train on. Does --data hold photographs?")
+        self.read = read
+        sizes = np.array([len(read)] if shard_sizes is None else shard_sizes, np.int64)
+        self._order = KeyedOrder(sizes, self.seed, SHARDS_TOGETHER)
+
+    def candidates(self, position: int) -> Iterator[Candidate]:
+        first = int(self._order(np.array([position]))[0])
+        for number in chain(range(first, len(self.read)), range(first)):
+            yield Candidate(number, *self.read[number])
+
+
 def load_batches(
-    crops: ImageCrops,
+    crops: Crops,
     ledger: Ledger,
     start: int,
     stop: int,
@@ -174,6 +211,7 @@ def load_batches(
     for batch in loader:
         for key, reason in batch.unreadable:
             ledger.add(key, reason)
+        crops.taken(batch)
         if batch.failure is not None:
             raise TransientError(batch.failure)
         if batch.pixels is None:
@@ -191,7 +229,8 @@ def _collate(crops: list[Crop]) -> Crop:
     unreadable = [entry for crop in crops for entry in crop.unreadable]
     failures = [crop.failure for crop in crops if crop.failure is not None]
     whole = np.stack(pixels) if len(pixels) == len(crops) else None
-    return Crop(whole, unreadable, failures[0] if failures else None)
+    notes = tuple(note for crop in crops for note in crop.notes)
+    return Crop(whole, unreadable, failures[0] if failures else None, notes)
 
 
 def _init_worker(worker: int) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from ops.config import ConfigError, UserError
 from ops.ranks import Ranks
 from ops.runtime import num_cores
-from pipelines.inputs import Ledger, read_entry
+from pipelines.inputs import Entry, Ledger, read_entry
 from pipelines.jobs import check_absolute
 from pipelines.training.command import run_training, set_up_process
 from pipelines.training.estimate import describe_tokenizer
@@ -21,10 +23,12 @@ from pipelines.training.flags import (
     loop_settings,
     override_recipe,
 )
-from pipelines.training.image_dataset import ImageCrops, load_batches
+from pipelines.training.image_dataset import Crops, ImageCrops, load_batches
 from pipelines.training.loop import OnStep, Source, train
 from pipelines.training.recipe import TokenizerRecipe
 from pipelines.training.run_record import pin_settings, run_settings
+from pipelines.training.streamed_crops import PositionLog, StreamedCrops, stream_settings
+from pipelines.training.tar_streams import expand_tars
 from pipelines.training.tokenizer_data import (
     TokenizerData,
     evaluation_samples,
@@ -33,7 +37,7 @@ from pipelines.training.tokenizer_data import (
     with_classes,
 )
 from pipelines.training.tokenizer_task import TokenizerTask
-from tokenizer import PRESETS, ModalityConfig, build_tokenizer, make_modality
+from tokenizer import PRESETS, Modality, ModalityConfig, build_tokenizer, make_modality
 
 MOST_HELD_OUT = 64  # images that are evaluated on
 MOST_LOADER_WORKERS = 4  # by default
@@ -50,7 +54,7 @@ def train_tokenizer(flags: TrainTokenizerFlags, recipes: Mapping[str, TokenizerR
     With --dry-run the text is the estimate of the run, and nothing is written. Raises ConfigError
     for wrong flags, UserError where the data has nothing to train on, and what run_attempts raises.
     """
-    reads = {"--data": flags.data}
+    reads = {"--data": flags.data if not flags.stream else Path(expand_tars(flags.data)[0].path)}
     if flags.targets is not None:
         reads["--targets"] = flags.targets
     check_absolute({"--out": flags.out, **reads})
@@ -61,13 +65,19 @@ def train_tokenizer(flags: TrainTokenizerFlags, recipes: Mapping[str, TokenizerR
         targets=flags.targets and flags.targets.absolute(),
     )
     recipe = resolve_recipe(flags, recipes)
-    files = list_files(flags)
-    # Here, so that workers need not search the files for the highest label again.
-    modality = with_classes(recipe.modality, [*files.learned, *files.measured])
-    recipe = dataclasses.replace(recipe, modality=modality)
+    files = None
+    if flags.stream:
+        check_streamed(flags, recipe)
+    else:
+        files = list_files(flags)
+        # Here, so that workers need not search the files for the highest label again.
+        modality = with_classes(recipe.modality, [*files.learned, *files.measured])
+        recipe = dataclasses.replace(recipe, modality=modality)
     if flags.dry_run:
         return "\n".join(describe_run(flags, recipe, files))
     settings = run_settings(recipe, held_out=flags.held_out, seed=flags.seed)
+    if flags.stream:
+        settings["stream"] = stream_settings(expand_tars(flags.data), flags.shuffle_buffer)
 
     def start(begun: bool) -> None:
         pin_settings(flags.out, settings, begun=begun)
@@ -143,23 +153,16 @@ def run_attempt(
     `recipe` has its number of classes.
     """
     device, parallel_config = set_up_process(flags, ranks)
-    files = files or list_files(flags)
     modality = make_modality(recipe.modality)
     # One ledger for each process: two processes cannot append to one file safely.
     ledger = Ledger(flags.out / (f"bad_images-{ranks.rank}.jsonl" if ranks.rank else BAD_IMAGES))
-    for lost in files.lost if ranks.is_first else []:
-        ledger.add(*lost)
-    learned, shard_sizes = in_groups(files.learned)
-    crops = ImageCrops(
-        [(entry.key, read_entry(entry)) for entry in learned],
-        batch_size=recipe.batch_size,
-        crop_size=recipe.crop_size,
-        scale_range=recipe.scale_range,
-        seed=flags.seed,
-        modality=modality,
-        shard_sizes=shard_sizes,
-    )
-    measured = files.measured[:MOST_HELD_OUT]
+    if flags.stream:
+        crops, measured = _streamed(flags, recipe, modality, ranks)
+    else:
+        files = files or list_files(flags)
+        for lost in files.lost if ranks.is_first else []:
+            ledger.add(*lost)
+        crops, measured = _listed(flags, recipe, modality, files)
     torch.manual_seed(flags.seed)  # for the discriminator's initial weights
     train_task = TokenizerTask(
         build_tokenizer(recipe.preset, flags.seed, recipe.modality),
@@ -175,14 +178,71 @@ def run_attempt(
     return train(train_task, source, flags.out, loop_settings(recipe, flags), ranks, on_step)
 
 
+def _listed(
+    flags: TrainTokenizerFlags,
+    recipe: TokenizerRecipe,
+    modality: Modality,
+    files: TokenizerData,
+) -> tuple[Crops, list[Entry]]:
+    """Crops of the listed files, and those to evaluate on."""
+    learned, shard_sizes = in_groups(files.learned)
+    crops = ImageCrops(
+        [(entry.key, read_entry(entry)) for entry in learned],
+        shard_sizes=shard_sizes,
+        **_crop_settings(flags, recipe, modality),
+    )
+    return crops, files.measured[:MOST_HELD_OUT]
+
+
+def _streamed(
+    flags: TrainTokenizerFlags, recipe: TokenizerRecipe, modality: Modality, ranks: Ranks
+) -> tuple[Crops, list[Entry]]:
+    """Crops of the images in the tars, and the first of those to evaluate on."""
+    tars, buffer = expand_tars(flags.data), flags.shuffle_buffer
+    order = {
+        **stream_settings(tars, buffer),
+        "batch_size": recipe.batch_size,
+        "seed": flags.seed,
+        "held_out": flags.held_out,
+    }
+    crops = StreamedCrops(
+        tars,
+        PositionLog(flags.out, ranks.rank, order),
+        buffer=buffer,
+        held_out_share=flags.held_out,
+        **_crop_settings(flags, recipe, modality),
+    )
+    return crops, crops.streams.measured(MOST_HELD_OUT)
+
+
+def _crop_settings(
+    flags: TrainTokenizerFlags, recipe: TokenizerRecipe, modality: Modality
+) -> dict[str, Any]:
+    return {
+        "batch_size": recipe.batch_size,
+        "crop_size": recipe.crop_size,
+        "scale_range": recipe.scale_range,
+        "seed": flags.seed,
+        "modality": modality,
+    }
+
+
+def check_streamed(flags: TrainTokenizerFlags, recipe: TokenizerRecipe) -> None:
+    """Raise ConfigError where what --stream cannot do is asked for."""
+    if flags.targets is not None:
+        raise ConfigError("--targets has partners listed by name. Leave it or --stream out.")
+    if recipe.modality.kind == "segmentation" and not recipe.modality.num_classes:
+        raise ConfigError("--stream looks for no labels beforehand: give their --num-classes.")
+
+
 def describe_run(
-    flags: TrainTokenizerFlags, recipe: TokenizerRecipe, files: TokenizerData
+    flags: TrainTokenizerFlags, recipe: TokenizerRecipe, files: TokenizerData | None
 ) -> list[str]:
     """Parameters, batches, epochs and memory of the run, a line each."""
     return describe_tokenizer(
         recipe,
-        images=len(files.learned),
-        held_out=len(files.measured),
+        images=len(files.learned) if files else None,
+        held_out=len(files.measured) if files else 0,
         division=division_of(flags),
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from pipelines import report
 from pipelines.generation.index import read_index
-from pipelines.generation.outputs import codes_in_tar, write_tar
+from pipelines.generation.outputs import codes_in_tar
 from tests.generate_run import everything, generate
 
 
@@ -68,17 +67,6 @@ def test_a_report_shows_the_images_in_tars(prior_run: Path, tmp_path: Path) -> N
     assert generate(prior_run, tmp_path, *flags_of("tars")) == 0
     assert report.main([str(tmp_path)]) == 0
     assert (tmp_path / "report.html").read_text().count("data:image/png") == 5
-
-
-def test_a_tar_is_a_function_of_its_members(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"of a file")
-    members = [("a.txt", b"of bytes"), ("b.txt", tmp_path / "file")]
-    for name in ("one.tar", "other.tar"):
-        write_tar(tmp_path / name, iter(members))
-    assert (tmp_path / "one.tar").read_bytes() == (tmp_path / "other.tar").read_bytes()
-    with tarfile.open(tmp_path / "one.tar") as tar:
-        contents = {member.name: tar.extractfile(member).read() for member in tar}
-    assert contents == {"a.txt": b"of bytes", "b.txt": b"of a file"}
 
 
 def test_codes_are_read_from_the_intact_part_of_a_tar(both: Path, tmp_path: Path) -> None:

@@ -1,0 +1,39 @@
+"""The flags of the export command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from ops.config import Range
+from pipelines.exporting.formats import formats_help
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportFlags:
+    """Write the rows of a code store as files that other libraries read.
+
+    Rows that failed, or that newer ones replace, are left out and counted. Labels, keys and further
+    tracks are carried over. Run it again to resume, or after the store has grown.
+    """
+
+    kind: tyro.conf.Positional[Annotated[Literal["store"], tyro.conf.arg()]]
+    """what is exported"""
+    store: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="STORE")]]
+    """the code store, for instance codes.zarr"""
+    to: Annotated[str, tyro.conf.arg(help=formats_help())]
+    out: Path
+    """the folder to create, or to go on with"""
+    workers: Annotated[int, Range(least=0, most=2**16)] = 0
+    """Ray actors that export; 0 exports in one child process. Both give the same bytes"""
+    cpus_per_worker: Annotated[int, Range(least=1, most=1024)] | None = None
+    """CPU cores per actor (default: --threads)"""
+    address: str | None = None
+    """address of a running Ray cluster, whose nodes must see STORE and --out"""
+    device: str = "auto"
+    """for images: auto, cpu, cuda or cuda:N (without --workers), which decodes; recorded"""
+    threads: Annotated[int, Range(least=1, most=1024)] = 1
+    """for images: CPU threads per worker; affects rounding, so it is recorded"""
