@@ -16,7 +16,16 @@ from pipelines.store.shards import row_checksums
 from pipelines.store.zarr_metadata import RowForm, fill_value
 
 OK, CRASHED = "ok", "crashed"  # statuses; any other names the reason of a failure
-PLANNED = ("key", "grid", "row", "view", "label", "replaces")  # in the index as in the plan
+PLANNED = (
+    "key",
+    "grid",
+    "row",
+    "view",
+    "label",
+    "replaces",
+    "caption",
+    "carried",
+)  # in the index as in the plan
 
 Codes = np.ndarray[Any, Any]
 
