@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from ops.disk import disk
+from ops.disk_errors import disk_errors_explained
 from ops.files import make_folders, open_regular, write_bytes
 from pipelines.inputs import MEMBER_SCHEMA, Members
 from pipelines.store import (
@@ -119,10 +120,12 @@ def _read(path: Path, schema: pa.Schema) -> tuple[pa.Table, dict[str, Any]] | No
 
 
 def _write_if_changed(path: Path, data: bytes) -> None:
-    try:
-        with open_regular(path, follow=False) as file:
-            if file.read(len(data) + 1) == data:
-                return
-    except FileNotFoundError:
-        make_folders(path.parent)
-    write_bytes(path, data)
+    # Explained here: whoever lists an archive takes an OSError for one of the archive.
+    with disk_errors_explained(path):
+        try:
+            with open_regular(path, follow=False) as file:
+                if file.read(len(data) + 1) == data:
+                    return
+        except FileNotFoundError:
+            make_folders(path.parent)
+        write_bytes(path, data)

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from ops.disk_errors import DiskError
 from pipelines.inputs import Fields, members, parse_carry
 from pipelines.inputs.listing import Listing, list_input
+from pipelines.planning import source_records
 from pipelines.planning.source_records import ArchiveLists
 from tests.pipelines.inputs.test_archives import PNG, write_table, write_tar
 
@@ -84,6 +86,17 @@ def test_corrupt_lists_are_made_anew(archives: Path) -> None:
         path.write_bytes(wrong)
     assert listed(archives, store) == expected
     assert [path.read_bytes() for path in files] == before
+
+
+def test_a_full_disk_is_no_defect_of_an_archive(
+    archives: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(source_records, "write_bytes", fails)
+    with pytest.raises(DiskError, match="No space left on device"):
+        listed(archives, archives / "store")
 
 
 def test_errors_of_the_disk_are_not_kept(archives: Path, monkeypatch: pytest.MonkeyPatch) -> None:
