@@ -24,11 +24,14 @@ class EncodeFlags:
     the first frame is taken. A store that was begun by a version without this is not extended.
     """
 
-    in_: Annotated[Path, tyro.conf.arg(name="in")]
+    in_: Annotated[tuple[Path, ...], tyro.conf.arg(name="in")]
     """Folder of images, tar files (WebDataset) or Parquet tables, searched recursively; or one
-    such file. In a tar file, 7.depth.png is a field of the sample with the image 7.jpg and is not
-    encoded, if its further name is a word of letters; v1.5.png is an image of its own, and so is
-    7.depth.png where there is no 7.jpg. What is not encoded is named or counted."""
+    such file; or a list of paths, absolute or relative to its folder (CSV, JSONL, or Parquet
+    without images; the column file, path, file_name, image or the like). Several may be named, also
+    as a brace list, 'data-{000..099}.tar', or a glob, 'shards/*.parquet'. In a tar file,
+    7.depth.png is a field of the sample with the image 7.jpg and is not encoded, if its further
+    name is a word of letters; v1.5.png is an image of its own, and so is 7.depth.png where there is
+    no 7.jpg. What is not encoded is named or counted."""
     out: Path
     """The code store to create or extend, for instance codes.zarr."""
     tokenizer: str = "photo-f8"
@@ -45,8 +48,33 @@ class EncodeFlags:
     """For --crop random: the crop depends only on this and the image's name."""
     labels: Literal["none", "first", "last", "field"] = "none"
     """first: the first folder below --in is an image's class. last: the folder it lies in. field:
-    the field cls of its sample in a tar file, or the column label of its Parquet table (cls, class
-    and label are looked for in both)."""
+    the field cls of its sample in a tar file, or of the sample's JSON, or the column label of its
+    Parquet table or list (cls, class and label are looked for in all of them). Of a column that a
+    data set hub describes as a ClassLabel the names are taken."""
+    image_column: str | None = None
+    """Column of tables with the images, and of lists with their paths, where there are several."""
+    label_column: str | None = None
+    """Column of tables and lists, or field of a tar sample's JSON, with the classes; it implies
+    --labels field."""
+    carry: str = "all"
+    """Columns that go into the index with an image: all, none, or names with commas between. Of
+    tables and lists the columns of numbers, text and booleans, of tar samples the fields of their
+    JSON. A caption (caption, text or .txt) has the column caption of the index, the others are a
+    JSON object in its column carried."""
+    min_size: Annotated[int, Range(least=1, most=2**16)] | None = None
+    """Leave out images whose short side has fewer pixels, by their headers. What is left out, here
+    and by the next flags, is counted, and listed in _sources/left_out.parquet of the store. An
+    image that the store has already stays there."""
+    max_aspect: Annotated[float, Range(least=1, most=2**16)] | None = None
+    """Leave out images whose long side is more than so many times the short one."""
+    where: str | None = None
+    """Leave out images for which this does not hold, for instance 'score >= 5 and caption is not
+    null'. Columns are those that are carried, key, caption and label. There are == != < <= > >=,
+    in, not in, is null, and, or, not, "text" in COLUMN, and col("any name")."""
+    skip_duplicates: bool = False
+    """Of images with the same bytes encode the one that is planned first. It costs a read of 4 KiB
+    of each new image that has the size of another one, and of the whole of those that agree there;
+    a Parquet table is read whole."""
     track: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """NAME=VALUE, once for each further track of rows aligned with the images'. segmentation=DIR,
     depth=DIR or any other name: a folder of files named like the images. low_res=RATIO: the images
@@ -118,14 +146,24 @@ class EncodeFlags:
     max_bad: Share = 0.5
     """Exit with code 1 if a larger share of the images has failed."""
 
+    @property
+    def labels_from(self) -> str:
+        """--labels, or what --label-column implies."""
+        return "field" if self.label_column is not None else self.labels
+
 
 def check_flags(flags: EncodeFlags) -> None:
     """Raise ConfigError for flags that contradict each other or are out of range."""
     if flags.address and not flags.workers:
         raise ConfigError("--address needs --workers: the number of actors to start there.")
     stall_seconds(flags.stall_timeout)
-    if flags.labels != "none" and any(track.startswith(f"{CLASS}=") for track in flags.track):
+    if flags.labels_from != "none" and any(track.startswith(f"{CLASS}=") for track in flags.track):
         raise ConfigError(
-            f"--labels {flags.labels} gives classes, and so does --track class. Ask for one of "
-            "them."
+            f"--labels {flags.labels_from} gives classes, and so does --track class. Ask for one "
+            "of them."
+        )
+    if flags.label_column is not None and flags.labels not in ("none", "field"):
+        raise ConfigError(
+            f"--label-column names a column, but --labels {flags.labels} takes folders as classes. "
+            "Leave one of them out."
         )

@@ -98,7 +98,7 @@ def plan_settings(
     if rows_per_task == "auto":
         rows_per_task = older.rows_per_task if older else _default_rows_per_task(num_rows)
     return PlanSettings(
-        rows_per_task=rows_per_task, track=track, labels=asked.labels, compress=asked.compress
+        rows_per_task=rows_per_task, track=track, labels=asked.labels_from, compress=asked.compress
     )
 
 

@@ -106,6 +106,8 @@ def plan_rows(request: GenerationRequest, samples: range) -> pa.Table:
         "grid": [grid_name(*request.shape)] * len(samples),
         "row": list(samples),
         "replaces": [None] * len(samples),
+        "caption": [None] * len(samples),
+        "carried": [None] * len(samples),
     }
     return pa.table(columns, schema=PLAN_SCHEMA)
 

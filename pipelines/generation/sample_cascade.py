@@ -16,7 +16,7 @@ from ops.config import ConfigError
 from ops.images import ImageArray
 from ops.masked_images import MaskedImage
 from pipelines.conditioning import ConditionFiles, find_tokenizer, make_condition_encoder
-from pipelines.generation.outputs import image_strips
+from pipelines.exporting import image_strips
 from pipelines.generation.stage_sizes import (
     LOW_RES,
     Size,

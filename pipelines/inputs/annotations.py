@@ -7,9 +7,7 @@ condition (pipelines/conditioning).
 
 from __future__ import annotations
 
-import json
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +16,8 @@ from typing import Any, TypeVar
 from ops.files import NotRegularError
 from ops.text import printable
 from pipelines.inputs.csv_records import HeaderError, csv_records
-from pipelines.inputs.listing import InputError
+from pipelines.inputs.json_lines import NO_OBJECT, json_lines
+from pipelines.inputs.patterns import InputError
 from pipelines.inputs.text_lines import NotTextError, text_lines
 
 T = TypeVar("T")
@@ -46,7 +45,7 @@ def read_lines(path: Path, parse: Callable[[dict[str, Any]], T | None]) -> Lines
     unread: set[str] = set()
     is_csv = path.suffix.lower() in CSV_SUFFIXES
     try:
-        for number, line in (_csv_lines if is_csv else _json_lines)(path):
+        for number, line in (_csv_lines if is_csv else json_lines)(path):
             try:
                 name, item = _parsed(line, parse)
             except ValueError as error:
@@ -74,44 +73,7 @@ def read_lines(path: Path, parse: Callable[[dict[str, Any]], T | None]) -> Lines
 
 
 def _csv_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    return csv_records(text_lines(path), "file")
-
-
-def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    for number, text, problem in text_lines(path):
-        if problem is not None or text.strip():
-            yield number, problem or _json_object(text)
-
-
-def _json_object(text: str) -> dict[str, Any] | str:
-    """The object in a line, or why there is none."""
-    try:
-        value = json.loads(text, object_pairs_hook=_unrepeated)
-        if "\\u" in text:  # escapes may spell half of a surrogate pair, which is no character
-            json.dumps(value, ensure_ascii=False).encode()
-    except RecursionError:
-        return "no JSON that is read: nested too deeply"
-    except json.JSONDecodeError as error:
-        return f"no JSON ({error.msg})"
-    except UnicodeEncodeError:
-        return "half of a surrogate pair in it, which is no character"
-    except _RepeatedError as error:
-        return str(error)
-    except ValueError:  # Python's limit for the digits of an integer
-        return "a number of too many digits"
-    return value if isinstance(value, dict) else 'no object with a "file"'
-
-
-class _RepeatedError(ValueError):
-    """An object that has a field twice."""
-
-
-def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        repeated = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise _RepeatedError(f"{printable(repeated, 60)!r} twice in one object")
-    return found
+    return csv_records(text_lines(path), ("file",))
 
 
 def _parsed(
@@ -119,7 +81,7 @@ def _parsed(
 ) -> tuple[str, T | None]:
     """The name of the image and what `parse` makes of a line; ValueError for one that is none."""
     if isinstance(line, str):
-        raise ValueError(line)
+        raise ValueError('no object with a "file"' if line == NO_OBJECT else line)
     if not isinstance(line.get("file"), str) or not line["file"]:
         raise ValueError('no object with a "file"')
     return line["file"], parse(line)

@@ -1,7 +1,7 @@
 """Files that hold many images: tar files, as WebDataset writes them, and Parquet tables.
 
 An image in one is located by a number, its place: in a tar file the byte at which its content
-starts, in a table its row. `format_address` joins path and place into one string.
+starts, in a table its row. `format_addresses` joins path and place into one string.
 """
 
 from __future__ import annotations
@@ -12,24 +12,29 @@ from collections.abc import Callable, Iterator
 from itertools import repeat
 from typing import NamedTuple
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from ops.config import UserError
 from ops.files import NotRegularError, open_regular
 from ops.images import ImageError
 from ops.text import printable
+from pipelines.inputs.carried import Carried
 from pipelines.inputs.class_names import class_name
+from pipelines.inputs.fields import Fields
 from pipelines.inputs.member_log import MemberLog
 from pipelines.inputs.parquet import (
-    NoTableImagesError,
-    TableError,
+    carried_rows,
     image_labels,
     image_names,
     label_column,
     read_row,
 )
+from pipelines.inputs.table_columns import NoTableImagesError, TableError
 from pipelines.inputs.tar_headers import BLOCK, TarError, content_size
 from pipelines.inputs.tar_images import tar_images
 
-ADDRESS = re.compile(r"(.+\.(?:tar|parquet))#([0-9]{1,18})", re.DOTALL | re.IGNORECASE)
+ADDRESS = re.compile(r"(.+\.(?:tar|parquet))#([0-9]{1,18})(?:@(.+))?", re.DOTALL | re.IGNORECASE)
 MAX_BYTES = 1 << 30  # about twice MAX_PIXELS uncompressed; larger files would only fill the memory
 
 
@@ -48,6 +53,15 @@ class Member(NamedTuple):
     place: int
     size: int  # bytes; 0 where only reading it tells
     label: str | None  # its class as the archive gives it, where that was asked for
+    carried: Carried
+
+
+class Address(NamedTuple):
+    """Where an image in an archive is."""
+
+    path: str
+    place: int
+    column: str | None  # of a table, where it was asked for by name
 
 
 def is_archive(path: str) -> bool:
@@ -55,21 +69,20 @@ def is_archive(path: str) -> bool:
     return os.path.splitext(path)[1].lower() in _FORMATS
 
 
-def archive_members(path: str, log: MemberLog, with_labels: bool = False) -> Iterator[Member]:
-    """The images in an archive, in the order they are stored; `log` gets what else it holds.
+def archive_members(path: str, log: MemberLog, fields: Fields) -> Iterator[Member]:
+    """The images in an archive, in the order they are stored, with what `fields` asks for.
 
-    `with_labels`: with the classes that a tar sample's field or a table's column gives. Raises
-    ArchiveError where it is corrupt, NotRegularError where it is no regular file, and OSError; the
-    members yielded before that are valid.
+    `log` gets what else it holds. Raises ArchiveError where it is corrupt, NotRegularError where it
+    is no regular file, and OSError; the members yielded before that are valid.
     """
     open_regular(path).close()
-    return _format_of(path).members(path, log, with_labels)
+    return _format_of(path).members(path, log, fields)
 
 
-def read_member(path: str, place: int) -> bytes:
+def read_member(path: str, place: int, column: str | None = None) -> bytes:
     """The bytes of one image; raises ImageError if they cannot be read."""
     try:
-        return _format_of(path).read(path, place)
+        return _format_of(path).read(path, place, column)
     except FileNotFoundError:
         raise ImageError("missing", f"{path} is gone") from None
     except NotRegularError as error:
@@ -84,31 +97,37 @@ def check_size(size: int) -> None:
         raise ImageError("too large", f"{size:,} bytes; the limit is {MAX_BYTES:,}")
 
 
-def archive_etag(path: str) -> str:
-    """Size and modification time of an archive: they stand for the content of all its images."""
-    status = os.stat(path)
+def file_etag(status: os.stat_result) -> str:
+    """Size and modification time of a file; an archive's stand for the content of its images."""
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
+def format_addresses(path: str, places: pa.Array, column: str | None = None) -> pa.Array:
+    """The uri of each image in an archive: "path#place", or "path#place@column"."""
+    text = pa.large_string()
+    start, end = pa.scalar(f"{path}#", text), pa.scalar(f"@{column}" if column else "", text)
+    return pc.binary_join_element_wise(start, places.cast(text), end, pa.scalar("", text))
+
+
 def format_address(path: str, place: int) -> str:
-    """The uri of one image in an archive: "path#place"."""
+    """format_addresses of one image."""
     return f"{path}#{place}"
 
 
-def parse_address(uri: str) -> tuple[str, int] | None:
-    """(path, place) of a uri that `format_address` made; None for any other."""
+def parse_address(uri: str) -> Address | None:
+    """What a uri that `format_addresses` made says; None for any other."""
     match = ADDRESS.fullmatch(uri)
-    return (match[1], int(match[2])) if match else None
+    return Address(match[1], int(match[2]), match[3]) if match else None
 
 
 # --- tar files
 
 
-def _tar_members(path: str, log: MemberLog, with_labels: bool) -> Iterator[Member]:
+def _tar_members(path: str, log: MemberLog, fields: Fields) -> Iterator[Member]:
     empty = True
     with open_regular(path) as file:
         try:
-            for image in tar_images(file, log, with_labels):
+            for image in tar_images(file, log, fields):
                 empty = False
                 yield Member(*image)
         except TarError as error:
@@ -117,7 +136,7 @@ def _tar_members(path: str, log: MemberLog, with_labels: bool) -> Iterator[Membe
         raise NoImagesError("no files")
 
 
-def _read_tar(path: str, place: int) -> bytes:
+def _read_tar(path: str, place: int, column: str | None) -> bytes:
     with open_regular(path) as file:
         try:
             file.seek(max(0, place - BLOCK))
@@ -134,17 +153,19 @@ def _read_tar(path: str, place: int) -> bytes:
 # --- Parquet tables
 
 
-def _parquet_members(path: str, log: MemberLog, with_labels: bool) -> Iterator[Member]:
+def _parquet_members(path: str, log: MemberLog, fields: Fields) -> Iterator[Member]:
+    image, asked = fields.image_column, fields.label_column
     try:
-        names, note = image_names(path)
+        names, note = image_names(path, image)
         if note is not None:
             log.note(note)
-        column = label_column(path)
-        if column is not None and not with_labels:
+        column = label_column(path, image, asked)
+        if column is not None and not fields.labels:
             log.note(f"column '{printable(column)}' holds classes that --labels field reads")
-        labels = image_labels(path) if with_labels else repeat(None)
-        for row, (name, label) in enumerate(zip(names, labels, strict=False)):
-            yield Member(name, row, 0, label and class_name(label.encode()))
+        labels = image_labels(path, image, asked) if fields.labels else repeat(None)
+        rows = carried_rows(path, fields.carry, image, column if fields.labels else None)
+        for row, (name, label, found) in enumerate(zip(names, labels, rows, strict=False)):
+            yield Member(name, row, 0, label and class_name(label.encode()), found)
     except NoTableImagesError as error:
         raise NoImagesError(str(error)) from None
     except TableError as error:
@@ -152,8 +173,8 @@ def _parquet_members(path: str, log: MemberLog, with_labels: bool) -> Iterator[M
 
 
 class _Format(NamedTuple):
-    members: Callable[[str, MemberLog, bool], Iterator[Member]]
-    read: Callable[[str, int], bytes]
+    members: Callable[[str, MemberLog, Fields], Iterator[Member]]
+    read: Callable[[str, int, str | None], bytes]
 
 
 _FORMATS = {

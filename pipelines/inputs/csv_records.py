@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ops.config import UserError
 from ops.text import printable
@@ -22,16 +22,18 @@ class HeaderError(UserError):
     """A CSV file whose first line does not name its columns."""
 
 
-def csv_records(lines: Iterator[TextLine], column: str) -> Iterator[tuple[int, Record | str]]:
+def csv_records(
+    lines: Iterator[TextLine], columns: Sequence[str]
+) -> Iterator[tuple[int, Record | str]]:
     """(line number, record or the reason why it is none) of each record but the header.
 
-    The delimiter is the one of comma, semicolon, tab and bar with which the header has `column`.
-    Names of columns become lower case; they and the values lose spaces around them. After a record
-    that is none, reading goes on with the line after its first. Raises HeaderError for a header
-    without `column`, or with two columns of one name.
+    The delimiter is the one of comma, semicolon, tab and bar with which the header has one of
+    `columns`. Names of columns become lower case; they and the values lose spaces around them.
+    After a record that is none, reading goes on with the line after its first. Raises HeaderError
+    for a header without any, or with two columns of one name.
     """
     source = _Source(lines)
-    delimiter, names = _header(source, column)
+    delimiter, names = _header(source, columns)
     reader = csv.reader(source, delimiter=delimiter, strict=True, skipinitialspace=True)
     while (fields := _fields(source, reader)) is not None:
         number = source.taken[0].number
@@ -83,7 +85,7 @@ def _fields(source: _Source, reader: Iterator[list[str]]) -> list[str] | str | N
         return "a quote is not closed" if len(source.taken) > 1 else str(error)
 
 
-def _header(source: _Source, column: str) -> tuple[str, list[str]]:
+def _header(source: _Source, columns: Sequence[str]) -> tuple[str, list[str]]:
     """The delimiter and the names of the columns."""
     first, delimiters = _first_line(source), DELIMITERS
     if match := SEPARATOR_LINE.fullmatch(first.text):
@@ -96,9 +98,10 @@ def _header(source: _Source, column: str) -> tuple[str, list[str]]:
             problem = problem or f"its header cannot be read: {fields}"
         else:
             names = [name.lower() for name in fields or []]
-            if column in names:
+            if any(column in names for column in columns):
                 return delimiter, _distinct(names)
-            problem = problem or f'its header names no column "{column}", but {_listed(names)}'
+            wanted = " or ".join(f'"{printable(column, 60)}"' for column in columns)
+            problem = problem or f"its header names no column {wanted}, but {_listed(names)}"
         source.give_back(source.taken[1:])
     raise HeaderError(problem)
 

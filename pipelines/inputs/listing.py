@@ -1,117 +1,45 @@
-"""Listing an input: every image in a folder, a file or an archive, as one sorted table."""
+"""Listing an input: every image in folders, files, archives and lists, as one sorted table."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from ops.config import Registry, UserError
-from ops.files import NotRegularError
+from ops.config import Registry
 from ops.images import MAGIC_LENGTH, ImageError, has_image_suffix, looks_like_image
 from ops.text import is_utf8, printable
 from ops.transient_errors import retried
-from pipelines.inputs.archives import (
-    ArchiveError,
-    NoImagesError,
-    archive_etag,
-    archive_members,
-    format_address,
-    is_archive,
+from pipelines.inputs.archives import file_etag, format_addresses, is_archive
+from pipelines.inputs.entries import ENTRY_SCHEMA, MISSING, Listing, ListingBuilder
+from pipelines.inputs.fields import Fields
+from pipelines.inputs.members import (
+    NOT_REGULAR,
+    NOT_UTF8,
+    MemberCache,
+    Members,
+    list_members,
 )
-from pipelines.inputs.member_log import MemberLog
 from pipelines.inputs.packed_files import reason_packed
+from pipelines.inputs.parquet import is_table
+from pipelines.inputs.path_lists import add_path_list, is_path_list
+from pipelines.inputs.patterns import InputError, Source, input_sources
 from pipelines.inputs.reading import Entry, open_image_file
+from pipelines.inputs.thread_map import Bar, map_in_threads
 
-BATCH = 65536  # entries kept as Python objects before they become columns
-MISSING = "missing"  # the etag of a broken link: its row will have the status "missing"
-NOT_REGULAR = "not a regular file"
-NOT_UTF8 = "its name is not UTF-8: rename it"
+T = TypeVar("T")
 
-#: The fields of Entry as columns.
-ENTRY_SCHEMA = pa.schema(
-    [
-        # Large strings: those of ten million images exceed the two gigabytes of plain ones.
-        pa.field("key", pa.large_string(), nullable=False),
-        pa.field("uri", pa.large_string(), nullable=False),
-        pa.field("offset", pa.int64()),
-        pa.field("size", pa.int64(), nullable=False),
-        pa.field("etag", pa.large_string(), nullable=False),
-        pa.field("label_name", pa.large_string()),
-    ]
-)
+EMPTY = pa.scalar("", pa.large_string())
+THREADS = 8  # that list archives: they wait for the disk
 
 LabelOf = Callable[[str, str | None], str | None]
-
-
-class InputError(UserError):
-    """An input that cannot be listed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """What an input holds: a table of ENTRY_SCHEMA sorted by key, then uri, then offset."""
-
-    table: pa.Table
-    skipped: list[tuple[str, str]] = field(default_factory=list)  # (key, reason)
-    unread: list[str] = field(default_factory=list)  # folders and archives not listed completely
-    unused: list[tuple[str, str]] = field(default_factory=list)  # (archive, what else it holds)
-
-    @property
-    def entries(self) -> list[Entry]:
-        """The table as objects; meant for a few thousand images at most."""
-        return [Entry(**line) for line in self.table.to_pylist()]
-
-
-class ListingBuilder:
-    """Collects entries in any order, in columns, and makes a Listing of them."""
-
-    def __init__(self) -> None:
-        self.skipped: list[tuple[str, str]] = []
-        self.unread: list[str] = []
-        self.unused: list[tuple[str, str]] = []
-        self._entries: list[Entry] = []
-        self._batches: list[pa.RecordBatch] = []
-
-    def add(self, entry: Entry) -> None:
-        """Add an image."""
-        self._entries.append(entry)
-        if len(self._entries) == BATCH:
-            self._flush()
-
-    def skip(self, key: str, reason: str) -> None:
-        """Add a file or folder that is not listed."""
-        self.skipped.append((_printable(key), reason))
-
-    def mark_unread(self, key: str, reason: str) -> None:
-        """Add a folder or archive that could not be listed completely."""
-        self.unread.append(_printable(key))
-        self.skip(key, reason)
-
-    def add_unused(self, key: str, what: str) -> None:
-        """Add what an archive holds apart from its images, such as the number of captions."""
-        self.unused.append((_printable(key), what))
-
-    def listing(self) -> Listing:
-        """Everything added so far."""
-        self._flush()
-        table = pa.Table.from_batches(self._batches, ENTRY_SCHEMA)
-        order = [(name, "ascending") for name in ("key", "uri", "offset")]
-        return Listing(
-            table.sort_by(order), sorted(self.skipped), sorted(self.unread), sorted(self.unused)
-        )
-
-    def _flush(self) -> None:
-        columns = [
-            pa.array([getattr(entry, column.name) for entry in self._entries], column.type)
-            for column in ENTRY_SCHEMA
-        ]
-        self._batches.append(pa.record_batch(columns, schema=ENTRY_SCHEMA))
-        self._entries.clear()
 
 
 #: Name -> function from an image's key and the class that its archive gives to its class.
@@ -142,39 +70,6 @@ def archive_field(key: str, field: str | None) -> str | None:
     return field
 
 
-#: Name -> function from an input's path and a name of LABELS to its Listing.
-READERS: Registry[Callable[[Path, str], Listing]] = Registry("reader")
-
-
-@READERS.register("folder")
-def list_folder(root: Path, labels: str = "none") -> Listing:
-    """The images in a folder and all folders below it, or the one file `root`; links are followed.
-
-    An image is a file with an image's suffix or an image's first bytes, or a member of a tar file
-    or Parquet table. Other files are skipped, and so are names that start with a dot. Raises
-    InputError if `root` does not exist or cannot be read.
-    """
-    root = _existing(root)
-    builder = ListingBuilder()
-    if root.is_dir():
-        _add_folder(root, LABELS[labels], builder)
-    else:
-        _add_file(root, root.name, LABELS[labels], builder)
-    return builder.listing()
-
-
-@READERS.register("archive")
-def list_archive(path: Path, labels: str = "none") -> Listing:
-    """The images in one tar file or Parquet table; their keys are their names in it.
-
-    Raises InputError if it does not exist.
-    """
-    path = _existing(path)
-    builder = ListingBuilder()
-    _add_archive(str(path), "", LABELS[labels], builder)
-    return builder.listing()
-
-
 def label_lines(listing: Listing, labels: str) -> list[str]:
     """A warning where images have no class although `labels`, a name of LABELS, asks for one."""
     lacking = listing.table["label_name"].null_count
@@ -185,23 +80,48 @@ def label_lines(listing: Listing, labels: str) -> list[str]:
     ]
 
 
-def list_input(path: Path, labels: str = "none") -> Listing:
-    """The listing of an input by the reader that fits; raises InputError if it has no images."""
-    one_archive = is_archive(path.name) and not os.path.isdir(path)
-    listing = READERS["archive" if one_archive else "folder"](path, labels)
+def list_input(
+    inputs: Path | Sequence[Path],
+    labels: str = "none",
+    fields: Fields | None = None,
+    cache: MemberCache | None = None,
+) -> Listing:
+    """What list_sources finds; raises InputError where that is no image."""
+    listing = list_sources(inputs, labels, fields, cache)
     if not len(listing.table):
+        shown = ", ".join(map(str, [inputs] if isinstance(inputs, Path) else inputs))
         why = "".join(
             f" {key}: {reason}." for key, reason in (listing.skipped + listing.unused)[:1]
         )
         raise InputError(
-            f"{printable(path)} holds no images: none of its files looks like one.{why}"
+            f"{printable(shown)} holds no images: none of its files looks like one.{why}"
         )
     return listing
 
 
+def list_sources(
+    inputs: Path | Sequence[Path],
+    labels: str = "none",
+    fields: Fields | None = None,
+    cache: MemberCache | None = None,
+) -> Listing:
+    """Every image in some folders, files, archives and lists of paths: see input_sources.
+
+    In a folder and all folders below it, an image is a file with an image's suffix or an image's
+    first bytes, or a member of a tar file or Parquet table. Links are followed. Other files are
+    skipped, and so are names that start with a dot. A list of paths is read where it is named
+    itself, never where a folder has one. `labels` is a name of LABELS. Archives that `cache` has
+    are not listed again. Raises InputError for an input that does not exist or cannot be read.
+    """
+    fields = replace(fields or Fields(), labels=labels == "field")
+    walk = _Walk(LABELS[labels], fields, cache)
+    for source in input_sources(inputs):
+        walk.add(source)
+    return walk.listing()
+
+
 def _existing(path: Path) -> Path:
     """An input's absolute path, checked."""
-    path = Path(os.path.abspath(path))
     shown = printable(path)
     if not is_utf8(str(path)):
         raise InputError(f"{shown}: this path is not UTF-8. Rename it.")
@@ -209,44 +129,157 @@ def _existing(path: Path) -> Path:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL in the name
         raise InputError(
-            f"{shown} does not exist. Name a folder of images, one image, a tar file of images or "
-            "a Parquet table with them."
+            f"{shown} does not exist. Name a folder of images, one image, a tar file of images, a "
+            "Parquet table with them or a list of their paths."
         ) from None
     except OSError as error:
         raise InputError(f"{shown} cannot be read: {error.strerror}.") from None
     return path
 
 
-# --- folders
+class _Walk:
+    """Lists sources one after the other; archives at the end, several at a time."""
 
+    def __init__(self, label_of: LabelOf, fields: Fields, cache: MemberCache | None) -> None:
+        self._label_of, self._fields, self._cache = label_of, fields, cache
+        self._builder = ListingBuilder()
+        self._archives: list[tuple[str, str]] = []  # path, key
 
-def _add_folder(root: Path, label_of: LabelOf, builder: ListingBuilder) -> None:
-    """Add every file below `root`; a link to a folder that contains it is not followed."""
-    waiting: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(str(root), "", frozenset())]
-    while waiting:
-        folder, key, parents = waiting.pop()
+    def add(self, source: Source) -> None:
+        path, key = _existing(source.path), source.key
+        is_folder = path.is_dir()
+        if is_folder:
+            self._add_folder(path, key)
+        elif is_path_list(path, self._fields):
+            add_path_list(path, key, self._label_of, self._fields, self._builder)
+        elif is_archive(path.name):
+            self._archives.append((str(path), key))
+        else:
+            self._add_file(path, key or path.name)
+
+    def listing(self) -> Listing:
+        """Everything added."""
+        self._add_archives()
+        return self._builder.listing()
+
+    # --- folders
+
+    def _add_folder(self, root: Path, prefix: str) -> None:
+        """Add every file below `root`; a link to a folder that contains it is not followed."""
+        waiting: list[tuple[str, str, frozenset[tuple[int, int]]]]
+        waiting = [(str(root), prefix, frozenset())]
+        while waiting:
+            folder, key, parents = waiting.pop()
+            try:
+                status = os.stat(folder)
+                identity = (status.st_dev, status.st_ino)
+                reason = _reason_not_entered(folder, identity in parents) if parents else None
+                if reason is not None:
+                    self._builder.skip(key, reason)
+                    continue
+                inside = parents | {identity}
+                # An iterator: as a list, a folder of a million files would take a gigabyte.
+                with os.scandir(folder) as entries:
+                    for entry in entries:
+                        below = f"{key}/{entry.name}" if key else entry.name
+                        if _is_folder(entry):
+                            waiting.append((entry.path, below, inside))
+                        elif is_archive(entry.name) and _is_listed_file(entry, below):
+                            self._archives.append((entry.path, below))
+                        else:
+                            self._add_file(entry, below)
+            except OSError as error:
+                if not parents:
+                    raise InputError(
+                        f"{printable(root)} cannot be read: {error.strerror}."
+                    ) from None
+                self._builder.mark_unread(key, f"a folder that cannot be read ({error.strerror})")
+
+    # --- archives
+
+    def _add_archives(self) -> None:
+        """Add the archives' images, each as soon as it and those before it have been listed."""
+        paths = [(path,) for path, _ in self._archives]
+        read = _errors_returned(partial(list_members, fields=self._fields, cache=self._cache))
+        bar = Bar("listing archives", "archive", len(paths))
+        listed = map_in_threads(read, paths, THREADS, bar)
+        for (path, key), found in zip(self._archives, listed, strict=True):
+            if isinstance(found, OSError):
+                reason = f"cannot be read to its end: {found.strerror or found}"
+                self._builder.mark_unread(key or os.path.basename(path), reason)
+            else:
+                self._add_members(path, key, *found)
+
+    def _add_members(self, path: str, key: str, etag: str, members: Members) -> None:
+        """Add an archive's images; classes come from the folders of the archive and in it."""
+        shown, table = key or os.path.basename(path), members.table
+        column = self._fields.image_column if is_table(path) else None
+        prefix = pa.scalar(f"{key}/" if key else "", pa.large_string())
+        keys = pc.binary_join_element_wise(prefix, table["name"], EMPTY)
+        self._builder.add_table(
+            pa.table(
+                {
+                    "key": keys,
+                    "uri": format_addresses(path, table["place"], column),
+                    "offset": table["place"],
+                    "size": table["size"],
+                    "etag": pa.repeat(pa.scalar(etag, pa.large_string()), len(table)),
+                    "label_name": self._labels(key, table),
+                    "caption": table["caption"],
+                    "carried": table["carried"],
+                },
+                ENTRY_SCHEMA,
+            )
+        )
+        if members.defect is not None and members.complete:
+            self._builder.skip(shown, members.defect)
+        elif members.defect is not None:
+            self._builder.mark_unread(shown, members.defect)
+        for name, reason in members.skipped:
+            self._builder.skip(f"{key}/{name}" if key else name, reason)
+        for line in members.notes:
+            self._builder.add_unused(shown, line)
+
+    def _labels(self, key: str, table: pa.Table) -> pa.ChunkedArray:
+        if self._label_of in (archive_field, no_label):
+            return table["label"]
+        folder = key.rpartition("/")[0]
+        names = (f"{folder}/{name}".lstrip("/") for name in table["name"].to_pylist())
+        labels = [self._label_of(name, None) for name in names]
+        return pa.chunked_array([pa.array(labels, pa.large_string())])
+
+    # --- files
+
+    def _add_file(self, file: os.DirEntry[str] | Path, key: str) -> None:
+        """Add one file: as an entry, or as skipped with the reason."""
+        reason: str | None = None
+        size, etag = 0, MISSING
         try:
-            status = os.stat(folder)
-            identity = (status.st_dev, status.st_ino)
-            reason = _reason_not_entered(folder, key, identity in parents)
-            if reason is not None:
-                builder.skip(key, reason)
-                continue
-            inside = parents | {identity}
-            # An iterator: as a list, a folder of a million files would take a gigabyte.
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    below = f"{key}/{entry.name}" if key else entry.name
-                    if _is_folder(entry):
-                        waiting.append((entry.path, below, inside))
-                    elif is_archive(entry.name) and _is_listed_file(entry, below):
-                        _add_archive(entry.path, below, label_of, builder)
-                    else:
-                        _add_file(entry, below, label_of, builder)
+            status = retried(file.stat, os.fspath(file))
         except OSError as error:
-            if not key:
-                raise InputError(f"{printable(root)} cannot be read: {error.strerror}.") from None
-            builder.mark_unread(key, f"a folder that cannot be read ({error.strerror})")
+            reason = _reason_without_status(file, error)
+        else:
+            size, etag = status.st_size, file_etag(status)
+            if not stat.S_ISREG(status.st_mode):
+                reason = NOT_REGULAR
+        reason = _reason_by_name(file.name, key) or reason or _reason_by_content(file)
+        if reason is None:
+            label = self._label_of(key, None)
+            self._builder.add(Entry(key, os.fspath(file), None, size, etag, label))
+        else:
+            self._builder.skip(key, reason)
+
+
+def _errors_returned(read: Callable[[str], T]) -> Callable[[str], T | OSError]:
+    """`read`, but an error of the disk becomes its result: the other archives are listed."""
+
+    def read_or_error(path: str) -> T | OSError:
+        try:
+            return read(path)
+        except OSError as error:
+            return error
+
+    return read_or_error
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -256,9 +289,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _reason_not_entered(folder: str, key: str, is_parent: bool) -> str | None:
-    if not key:
-        return None
+def _reason_not_entered(folder: str, is_parent: bool) -> str | None:
     if os.path.basename(folder).startswith("."):
         return "hidden folder"
     if is_parent:
@@ -266,67 +297,11 @@ def _reason_not_entered(folder: str, key: str, is_parent: bool) -> str | None:
     return "a Zarr store" if os.path.lexists(os.path.join(folder, "zarr.json")) else None
 
 
-# --- archives
-
-
-def _add_archive(path: str, key: str, label_of: LabelOf, builder: ListingBuilder) -> None:
-    """Add an archive's images; classes come from the folders of the archive and in it."""
-    folder = key.rpartition("/")[0]
-    shown = key or os.path.basename(path)
-    log = MemberLog()
-    try:
-        etag = archive_etag(path)
-        for member in archive_members(path, log, with_labels=label_of is archive_field):
-            member_key = f"{key}/{member.name}" if key else member.name
-            if not is_utf8(member.name):
-                builder.skip(member_key, NOT_UTF8)
-                continue
-            label = label_of(f"{folder}/{member.name}".lstrip("/"), member.label)
-            uri = format_address(path, member.place)
-            builder.add(Entry(member_key, uri, member.place, member.size, etag, label))
-    except NotRegularError:
-        builder.skip(shown, NOT_REGULAR)
-    except NoImagesError as error:
-        builder.skip(shown, str(error))
-    except ArchiveError as error:
-        builder.mark_unread(shown, f"cannot be read to its end: {error}")
-    except OSError as error:
-        builder.mark_unread(shown, f"cannot be read to its end: {error.strerror or error}")
-    for name, reason in log.skipped:
-        builder.skip(f"{key}/{name}" if key else name, reason)
-    for line in log.lines():
-        builder.add_unused(shown, line)
-
-
 def _is_listed_file(entry: os.DirEntry[str], key: str) -> bool:
     try:
         return entry.is_file() and _reason_by_name(entry.name, key) is None
     except OSError:
         return False
-
-
-# --- files
-
-
-def _add_file(
-    file: os.DirEntry[str] | Path, key: str, label_of: LabelOf, builder: ListingBuilder
-) -> None:
-    """Add one file: as an entry, or as skipped with the reason."""
-    reason: str | None = None
-    size, etag = 0, MISSING
-    try:
-        status = retried(file.stat, os.fspath(file))
-    except OSError as error:
-        reason = _reason_without_status(file, error)
-    else:
-        size, etag = status.st_size, f"{status.st_size}-{status.st_mtime_ns}"
-        if not stat.S_ISREG(status.st_mode):
-            reason = NOT_REGULAR
-    reason = _reason_by_name(file.name, key) or reason or _reason_by_content(file)
-    if reason is None:
-        builder.add(Entry(key, os.fspath(file), None, size, etag, label_of(key, None)))
-    else:
-        builder.skip(key, reason)
 
 
 def _reason_without_status(file: os.DirEntry[str] | Path, error: OSError) -> str | None:
@@ -353,8 +328,3 @@ def _reason_by_content(file: os.DirEntry[str] | Path) -> str | None:
     if looks_like_image(head):
         return None
     return reason_packed(head) or "neither named nor starting like an image"
-
-
-def _printable(key: str) -> str:
-    """`key` with bytes that are not UTF-8 written as escapes."""
-    return key.encode(errors="surrogateescape").decode(errors="backslashreplace")

@@ -1,8 +1,7 @@
 """Images in Parquet tables: a column of encoded image files, as data set hubs publish them.
 
-Columns are distinguished by their place in the file, since names may repeat or contain dots. What a
-footer claims is checked before anything is read, and whatever pyarrow raises for a user's table
-becomes a TableError.
+What a footer claims is checked before anything is read, and whatever pyarrow raises for a user's
+table becomes a TableError.
 """
 
 from __future__ import annotations
@@ -21,52 +20,37 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ops.config import UserError
 from ops.files import NotRegularError, open_regular
 from ops.images import ImageError
 from ops.text import printable
+from pipelines.inputs.carried import NOTHING, Carried, Carry, carried
+from pipelines.inputs.class_names import feature_names
+from pipelines.inputs.table_columns import (
+    Column,
+    NoTableImagesError,
+    TableError,
+    carried_columns,
+    image_column,
+    label_column_of,
+    name_columns,
+    read_column,
+)
 
-#: Column names that decide, in this order, which of several columns of bytes holds the images.
-IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
-#: Columns that name the images, in any case; without any, rows are numbered.
-NAME_COLUMNS = ("key", "__key__", "file_name", "filename", "path")
-#: Columns that hold the images' classes, in any case; the first that is there.
-LABEL_COLUMNS = ("label", "class", "cls")
 GROUPS_KEPT = 8  # row groups cached in memory; a shuffle should not need more at a time
 GROUP_BYTES = 2 << 30  # the most that the images of one row group may take: pyarrow's own limit
 KEPT_BYTES = 2 * GROUP_BYTES  # of all cached row groups together
 ROWS_OF_NOTHING = 65536  # rows that a table may have beyond one a byte, for rows without images
 SLACK_BYTES = 16 << 20  # memory that reading a column may need beyond what its footer claims
-COLUMNS_NAMED = 8  # of a table, in an error
 
 Stamp = tuple[int, int]
-
-
-class TableError(UserError):
-    """A table that cannot be read: corrupt, encrypted, or beyond a limit."""
-
-
-class NoTableImagesError(UserError):
-    """An intact table without images: without a column of their bytes, or without rows."""
-
-
-class _Column(NamedTuple):
-    """One leaf of a table's schema."""
-
-    number: int
-    path: str  # dotted; a name may contain dots of its own
-    holder: str  # the path of the struct that it is in, with a dot at its end; else ""
-    kind: str  # "bytes", "text", "integers", "lists" for what is inside of them, or a type's name
-    width: int  # bytes of each value, where all have the same; else 0
 
 
 class _Layout(NamedTuple):
     """Which columns and rows of a table hold images."""
 
-    image: _Column
-    names: tuple[_Column, ...]  # columns of names, the best first
+    image: Column
+    names: tuple[Column, ...]  # columns of names, the best first
     unusable: tuple[str, ...]  # why other columns that should name the images do not
-    label: _Column | None  # the column of classes
     starts: np.ndarray  # (groups + 1,) first row of each row group, then the number of rows
 
 
@@ -82,17 +66,18 @@ def is_table(path: str) -> bool:
     return path.lower().endswith(".parquet")
 
 
-def image_names(path: str) -> tuple[Iterator[str], str | None]:
+def image_names(path: str, image: str | None = None) -> tuple[Iterator[str], str | None]:
     """The names of all rows, and what to tell the user about them, if anything.
 
-    Rows are numbered if names are missing, repeated or not text. Raises TableError for a table that
-    cannot be read, NoTableImagesError for one without images.
+    `image` names the column of images where it does not follow from the table. Rows are numbered if
+    names are missing, repeated or not text. Raises TableError for a table that cannot be read,
+    NoTableImagesError for one without images.
     """
     with _listing_memory():
-        layout = _layout(path, _stamp(path))
+        layout = _layout(path, _stamp(path), image)
         problems = list(layout.unusable)
         for column in layout.names:
-            names = _names_in(path, column)
+            names = _names_in(path, layout, column)
             if not isinstance(names, str):
                 used = f"rows are named by {printable(column.path)!r}" if problems else None
                 return iter(names), used and f"{used}: {'; '.join(problems)}"
@@ -101,40 +86,102 @@ def image_names(path: str) -> tuple[Iterator[str], str | None]:
     return numbered, f"rows are numbered: {'; '.join(problems)}" if problems else None
 
 
-def label_column(path: str) -> str | None:
+def label_column(path: str, image: str | None = None, asked: str | None = None) -> str | None:
     """The name of the column that holds the classes, if there is one; raises as image_names."""
-    label = _layout(path, _stamp(path)).label
+    label = _label(path, _layout(path, _stamp(path), image), asked)
     return None if label is None else label.path
 
 
-def image_labels(path: str) -> Iterator[str | None]:
-    """The class of each row's image: a text that is not empty or an integer; else None."""
+def image_labels(
+    path: str, image: str | None = None, asked: str | None = None
+) -> Iterator[str | None]:
+    """The class of each row's image: a text that is not empty, an integer, or the name that the
+    feature ClassLabel of a data set gives to it; else None."""
     stamp = _stamp(path)
     with _listing_memory():
-        layout = _layout(path, stamp)
-        groups = range(len(layout.starts) - 1)
-        if layout.label is None:
+        layout = _layout(path, stamp, image)
+        label = _label(path, layout, asked)
+        if label is None:
             yield from itertools.repeat(None, int(layout.starts[-1]))
-        elif layout.label.kind == "integers":
-            for value in _leaf(path, stamp, groups, layout.label).to_pylist():
-                yield None if value is None else str(value)
-        else:
-            for chunk in _values(path, stamp, groups, layout.label).chunks:
-                yield from (text or None for text in _texts(chunk, "backslashreplace"))
+            return
+        for group in range(len(layout.starts) - 1):
+            yield from _labels_in(path, stamp, group, label)
 
 
-def read_row(path: str, row: int) -> bytes:
+def carried_rows(
+    path: str, carry: Carry, image: str | None = None, label: str | None = None
+) -> Iterator[Carried]:
+    """The caption and the other columns of each row, as `carry` selects them.
+
+    `label` is the path of a column that is read as the classes, which is not carried. Raises as
+    image_names.
+    """
+    stamp = _stamp(path)
+    with _listing_memory():
+        layout = _layout(path, stamp, image)
+        used = [c for c in _columns(path, stamp) if c.path == label or c == layout.image]
+        columns = [c for c in carried_columns(_columns(path, stamp), used) if carry.takes(c.path)]
+        if not columns:
+            yield from itertools.repeat(NOTHING, int(layout.starts[-1]))
+            return
+        names = [column.path for column in columns]
+        for group in range(len(layout.starts) - 1):
+            values = [_scalars(path, stamp, group, column) for column in columns]
+            for row in zip(*values, strict=True):
+                yield carried(dict(zip(names, row, strict=True)), carry)
+
+
+def holds_paths(path: str, names: Sequence[str]) -> bool:
+    """Whether a table has no images but a column of text of one of these names; a single name
+    decides even where it has images. False where the table cannot be read.
+    """
+    try:
+        columns = _columns(path, _stamp(path))
+        if _text_column(columns, names) is None:
+            return False
+        if len(names) > 1:
+            image_column(columns)
+    except NoTableImagesError:
+        return True
+    except (TableError, NotRegularError, OSError, MemoryError):
+        return False
+    return len(names) == 1
+
+
+def table_records(path: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """(row, values by column) of each row of a table, of the columns of numbers, text and booleans.
+
+    Raises TableError for a table that cannot be read.
+    """
+    stamp = _stamp(path)
+    with _listing_memory():
+        starts = _row_starts(_metadata(path, stamp), stamp[0])
+        columns = carried_columns(_columns(path, stamp), ())
+        names = [column.path for column in columns]
+        for group, first in enumerate(starts[:-1]):
+            values = [_scalars(path, stamp, group, column) for column in columns]
+            for row, found in enumerate(zip(*values, strict=True), int(first)):
+                yield row, dict(zip(names, found, strict=True))
+
+
+def _text_column(columns: Sequence[Column], names: Sequence[str]) -> Column | None:
+    wanted = [name.lower() for name in names]
+    texts = (c for c in columns if c.kind == "text" and not c.holder)
+    return next((column for column in texts if column.path.lower() in wanted), None)
+
+
+def read_row(path: str, row: int, image: str | None = None) -> bytes:
     """The bytes in one row; raises ImageError if there are none, OSError if the disk fails."""
     stamp = _stamp(path)
     try:
-        layout = _layout(path, stamp)
+        layout = _layout(path, stamp, image)
     except (NoTableImagesError, TableError) as error:
         raise ImageError("unreadable", f"{path}: {error}") from None
     if row >= layout.starts[-1]:
         raise ImageError("changed", f"{path} has no row {row} any more")
-    group = group_of(path, row)
+    group = group_of(path, row, image)
     with _lock:  # so that threads that read neighbouring rows load their row group once
-        values, reason = _group(path, stamp, group)
+        values, reason = _group(path, stamp, group, layout.image)
     if values is None:
         raise ImageError("unreadable", f"{path}: {reason}")
     value = values[row - int(layout.starts[group])].as_py()
@@ -143,9 +190,9 @@ def read_row(path: str, row: int) -> bytes:
     return bytes(value)
 
 
-def group_of(path: str, row: int) -> int:
+def group_of(path: str, row: int, image: str | None = None) -> int:
     """The row group that contains a row: the unit that is read from the file."""
-    starts = _layout(path, _stamp(path)).starts
+    starts = _layout(path, _stamp(path), image).starts
     return int(np.clip(np.searchsorted(starts, row, side="right") - 1, 0, len(starts) - 2))
 
 
@@ -165,107 +212,29 @@ def _metadata(path: str, stamp: Stamp) -> pq.FileMetaData:
 
 
 @functools.lru_cache(maxsize=1024)
-def _layout(path: str, stamp: Stamp) -> _Layout:
-    metadata = _metadata(path, stamp)
+def _columns(path: str, stamp: Stamp) -> tuple[Column, ...]:
+    schema = _metadata(path, stamp).schema
     with _pyarrow_reads(stamp[0]):
-        columns = [_column(metadata.schema, number) for number in range(len(metadata.schema))]
-    image = _image_column(columns)
-    starts = _row_starts(metadata, stamp[0])
+        return tuple(read_column(schema, number) for number in range(len(schema)))
+
+
+@functools.lru_cache(maxsize=1024)
+def _layout(path: str, stamp: Stamp, asked: str | None) -> _Layout:
+    columns = _columns(path, stamp)
+    image = image_column(columns, asked)
+    starts = _row_starts(_metadata(path, stamp), stamp[0])
     if starts[-1] == 0:
         raise NoTableImagesError("no rows")
-    return _Layout(image, *_name_columns(columns, image), _label_column(columns, image), starts)
+    return _Layout(image, *name_columns(columns, image), starts)
 
 
-def _column(schema: pq.ParquetSchema, number: int) -> _Column:
-    leaf = schema.column(number)
-    kind, width = leaf.physical_type, 0
-    if kind == "FIXED_LEN_BYTE_ARRAY":
-        kind, width = "BYTE_ARRAY", leaf.length
-    logical = leaf.logical_type.type
-    plain = logical in ("NONE", "UNDEFINED", "UNKNOWN")
-    if leaf.max_repetition_level:
-        kind = "lists"
-    elif kind == "BYTE_ARRAY" and plain:
-        kind = "bytes"
-    elif kind == "BYTE_ARRAY" and logical in ("STRING", "ENUM"):
-        kind = "text"
-    elif kind in ("INT32", "INT64") and (plain or logical == "INT"):
-        kind = "integers"
-    elif not plain:
-        kind = logical
-    return _Column(number, leaf.path, leaf.path.removesuffix(leaf.name), kind, width)
+def _label(path: str, layout: _Layout, asked: str | None) -> Column | None:
+    return label_column_of(_columns(path, _stamp(path)), layout.image, asked)
 
 
-def _image_column(columns: Sequence[_Column]) -> _Column:
-    binary = [column for column in columns if column.kind == "bytes"]
-    named = [column for column in binary if column.path.lower() not in NAME_COLUMNS]
-    files = [c for c in named if not c.holder or c.path == f"{c.holder}bytes"]
-    found = files or named or binary
-    if len(found) > 1:
-        found = _likeliest(found) or found
-    if len(found) != 1:
-        if found:
-            problem = f"several columns of bytes ({_listed(found)})"
-        else:
-            problem = f"no column of bytes, but {_listed(columns, kinds=True) or 'no column'}"
-        raise NoTableImagesError(
-            f"{problem}. Images are looked for in a binary column, or in one with a field `bytes`, "
-            f"but not in lists; of several in {', '.join(IMAGE_COLUMNS)}"
-        )
-    same = [column for column in columns if column.path == found[0].path]
-    if len(same) > 1:  # pyarrow's options go by name
-        raise NoTableImagesError(f"{len(same)} columns have the name {printable(same[0].path)!r}")
-    return found[0]
-
-
-def _likeliest(columns: Sequence[_Column]) -> list[_Column]:
-    """The columns whose whole name, else whose last part, comes first in IMAGE_COLUMNS."""
-    stems = [c.path.lower().removesuffix(".bytes") for c in columns]
-    for stems_of in (stems, [stem.rpartition(".")[2] for stem in stems]):
-        for name in IMAGE_COLUMNS:
-            found = [c for c, stem in zip(columns, stems_of, strict=True) if stem == name]
-            if found:
-                return found
-    return []
-
-
-def _listed(columns: Sequence[_Column], kinds: bool = False) -> str:
-    names = [printable(c.path, 60) + f": {c.kind}" * kinds for c in columns[:COLUMNS_NAMED]]
-    return ", ".join(names) + (", ..." if len(columns) > COLUMNS_NAMED else "")
-
-
-def _name_columns(
-    columns: Sequence[_Column], image: _Column
-) -> tuple[tuple[_Column, ...], tuple[str, ...]]:
-    """The columns that may name the images, and why others that are called so cannot."""
-    others = [column for column in columns if column.number != image.number]
-    wanted = list(NAME_COLUMNS)
-    if image.path.lower().endswith(".bytes"):  # {bytes, path}, or what flattening makes of it
-        wanted.append(image.path[: -len("bytes")].lower() + "path")
-    usable: list[_Column] = []
-    problems: list[str] = []
-    for name in wanted:
-        called = [column for column in others if column.path.lower() == name]
-        text = [column for column in called if column.kind in ("text", "bytes")]
-        below = [column for column in others if column.path.lower().startswith(f"{name}.")]
-        if len(called) > 1:
-            problems.append(f"{len(called)} columns have the name {printable(called[0].path)!r}")
-        elif text:
-            usable += text
-        elif called or below:
-            kind = called[0].kind if called else "fields"
-            path = printable((called or below)[0].path[: len(name)])
-            problems.append(f"column {path!r} holds {kind}, not text")
-    return tuple(usable), tuple(problems)
-
-
-def _label_column(columns: Sequence[_Column], image: _Column) -> _Column | None:
-    for name in LABEL_COLUMNS:
-        for column in columns:
-            kind = column.kind in ("text", "bytes", "integers")
-            if column.path.lower() == name and kind and column.number != image.number:
-                return column
-    return None
+@functools.lru_cache(maxsize=GROUPS_KEPT)
+def _feature_names(path: str, stamp: Stamp, column: str) -> list[str]:
+    return feature_names(_metadata(path, stamp).metadata, column)
 
 
 def _row_starts(metadata: pq.FileMetaData, size: int) -> np.ndarray:
@@ -284,19 +253,17 @@ def _row_starts(metadata: pq.FileMetaData, size: int) -> np.ndarray:
 
 
 _lock = threading.Lock()
-_kept: OrderedDict[tuple[str, Stamp, int], _Group] = OrderedDict()
+_kept: OrderedDict[tuple[str, Stamp, int, int], _Group] = OrderedDict()
 
 
-def _group(path: str, stamp: Stamp, group: int) -> _Group:
+def _group(path: str, stamp: Stamp, group: int, image: Column) -> _Group:
     """The images of a row group; a failure is kept, too, so that each row need not meet it anew."""
-    key = (path, stamp, group)
+    key = (path, stamp, group, image.number)
     if key in _kept:
         _kept.move_to_end(key)
         return _kept[key]
     try:
-        _kept[key] = _Group(
-            _values(path, stamp, range(group, group + 1), _layout(path, stamp).image), ""
-        )
+        _kept[key] = _Group(_values(path, stamp, range(group, group + 1), image), "")
     except TableError as error:
         _kept[key] = _Group(None, str(error))
     while len(_kept) > 1 and (len(_kept) > GROUPS_KEPT or _kept_bytes() > KEPT_BYTES):
@@ -308,7 +275,7 @@ def _kept_bytes() -> int:
     return sum(group.values.nbytes for group in _kept.values() if group.values is not None)
 
 
-def _leaf(path: str, stamp: Stamp, groups: range, column: _Column) -> pa.ChunkedArray:
+def _leaf(path: str, stamp: Stamp, groups: range, column: Column) -> pa.ChunkedArray:
     """A column of row groups; text and bytes are dictionaries, where the file allows that."""
     metadata = _metadata(path, stamp)
     # Asking pyarrow for a row group's columns would abort the process where they are corrupt.
@@ -335,7 +302,7 @@ def _leaf(path: str, stamp: Stamp, groups: range, column: _Column) -> pa.Chunked
     return values
 
 
-def _values(path: str, stamp: Stamp, groups: range, column: _Column) -> pa.ChunkedArray:
+def _values(path: str, stamp: Stamp, groups: range, column: Column) -> pa.ChunkedArray:
     """A column of text or bytes of row groups as bytes, which need not be UTF-8."""
     chunks = _leaf(path, stamp, groups, column).chunks
     with _pyarrow_reads(stamp[0]):
@@ -362,12 +329,35 @@ def _texts(chunk: pa.Array, errors: str) -> list[str | None]:
     return [None if place is None else texts[place] for place in chunk.indices.to_pylist()]
 
 
-def _names_in(path: str, column: _Column) -> list[str] | str:
+def _scalars(path: str, stamp: Stamp, group: int, column: Column) -> list[Any]:
+    """The values of a column of numbers or text in one row group; of a ClassLabel the names."""
+    groups = range(group, group + 1)
+    if column.kind == "text":
+        chunks = _values(path, stamp, groups, column).chunks
+        return [text for chunk in chunks for text in _texts(chunk, "backslashreplace")]
+    values = _leaf(path, stamp, groups, column).to_pylist()
+    names = _feature_names(path, stamp, column.path) if column.kind == "integers" else []
+    if not names:
+        return list(values)
+    # Data sets mark images without a class by -1.
+    return [names[v] if v is not None and 0 <= v < len(names) else None for v in values]
+
+
+def _labels_in(path: str, stamp: Stamp, group: int, column: Column) -> Iterator[str | None]:
+    if column.kind != "bytes":
+        for value in _scalars(path, stamp, group, column):
+            yield None if value in (None, "") else str(value)
+        return
+    for chunk in _values(path, stamp, range(group, group + 1), column).chunks:
+        yield from (text or None for text in _texts(chunk, "backslashreplace"))
+
+
+def _names_in(path: str, layout: _Layout, column: Column) -> list[str] | str:
     """The names in a column, or why they cannot be used."""
     stamp = _stamp(path)
     shown = f"column {printable(column.path)!r}"
     names: list[str] = []
-    groups = range(len(_layout(path, stamp).starts) - 1)
+    groups = range(len(layout.starts) - 1)
     for chunk in _values(path, stamp, groups, column).chunks:
         try:
             texts = _texts(chunk, "strict")

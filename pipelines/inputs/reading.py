@@ -14,11 +14,13 @@ from ops.images import ImageError
 from ops.transient_errors import with_retries
 from pipelines.inputs.archives import (
     MAX_BYTES,
-    archive_etag,
+    Address,
     check_size,
+    file_etag,
     parse_address,
     read_member,
 )
+from pipelines.inputs.parquet import is_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +28,13 @@ class Entry:
     """One image of an input: its stable name and where its bytes are."""
 
     key: str  # the path below the input, with "/" between folders
-    uri: str  # the file to open; for an image in an archive, archives.format_address
+    uri: str  # the file to open; for an image in an archive, archives.format_addresses
     offset: int | None  # the place in an archive (archives.Member); None: the whole file
     size: int  # bytes; 0 where the file was not found, or only reading a table tells
     etag: str  # changes when the content does
     label_name: str | None  # the class, see listing.LABELS
+    caption: str | None = None
+    carried: str | None = None  # further columns as a JSON object, see carried.Carried
 
 
 def open_image_file(uri: str) -> BinaryIO:
@@ -55,12 +59,26 @@ def read_bytes(uri: str, offset: int | None, size: int, etag: str | None = None)
     check_size(size)
     place = None if offset is None else parse_address(uri)
     if place is not None:
-        data = _read_member(*place, etag)
+        data = _read_member(place, etag)
         return _checked(data, size) if size else data
     with open_image_file(uri) as file:
         # One more byte of a whole file shows that it grew.
         data = _read(file, offset or 0, size + (offset is None))
     return _checked(data, size)
+
+
+@with_retries
+def read_end(uri: str, offset: int | None, size: int, count: int) -> bytes:
+    """The last `count` bytes of a planned image, or all of a shorter one.
+
+    Raises ImageError where they cannot be read.
+    """
+    place = None if offset is None else parse_address(uri)
+    if place is not None and is_table(place.path):
+        return read_bytes(uri, offset, size)[-count:]
+    start = (offset or 0) + max(0, size - count)
+    with open_image_file(uri if place is None else place.path) as file:
+        return _read(file, start, min(size, count))
 
 
 def read_source(uri: str) -> bytes:
@@ -90,10 +108,10 @@ def _read(file: BinaryIO, offset: int, size: int) -> bytes:
         raise ImageError("unreadable", str(error.strerror or error)) from None
 
 
-def _read_member(path: str, place: int, etag: str | None) -> bytes:
-    data = read_member(path, place)
-    if etag is not None and archive_etag(path) != etag:
-        raise ImageError("changed", f"{path} has changed; run again to update the plan")
+def _read_member(address: Address, etag: str | None) -> bytes:
+    data = read_member(*address)
+    if etag is not None and file_etag(os.stat(address.path)) != etag:
+        raise ImageError("changed", f"{address.path} has changed; run again to update the plan")
     return data
 
 

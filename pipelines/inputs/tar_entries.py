@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from ops.text import is_utf8
-from pipelines.inputs.archives import archive_etag, archive_members, format_address
+from pipelines.inputs.archives import archive_members, file_etag, format_address
+from pipelines.inputs.carried import Carry
+from pipelines.inputs.fields import Fields
 from pipelines.inputs.member_log import MemberLog
 from pipelines.inputs.reading import Entry
 
@@ -16,8 +19,8 @@ def tar_entries(path: str, key: str) -> Iterator[Entry]:
     Headers are read as far as the iteration gets; content is not. `key` is the tar's own. Raises
     what archive_members raises, after all images before the defect.
     """
-    etag = archive_etag(path)
-    for member in archive_members(path, MemberLog()):
+    etag = file_etag(os.stat(path))
+    for member in archive_members(path, MemberLog(), Fields(carry=Carry(names=frozenset()))):
         if is_utf8(member.name):
             address = format_address(path, member.place)
             yield Entry(f"{key}/{member.name}", address, member.place, member.size, etag, None)

@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import BinaryIO, Literal, NamedTuple
 
-from ops.images import MAGIC_LENGTH
 from ops.text import printable
 from pipelines.inputs.packed_files import reason_packed
 
@@ -49,7 +48,7 @@ class TarMember(NamedTuple):
     kind: Kind
     place: int  # the byte at which its content starts
     size: int  # bytes of content
-    head: bytes  # the first MAGIC_LENGTH bytes of its content
+    head: bytes  # the first BLOCK bytes of its content, which tell what it is
     target: str  # of a link: a path in the archive, not normalized
     defect: str | None  # why its content cannot be used, if it cannot
 
@@ -151,7 +150,7 @@ class _Walk:
             what = f"its member '{printable(name, 200)}' at byte {start:,}"
             raise TarError(f"{what} has {size:,} bytes, of which {left:,} are there")
         self._skip(size)
-        head = after[: min(size, MAGIC_LENGTH)] if place == start + BLOCK else b""
+        head = after[: min(size, BLOCK)] if place == start + BLOCK else b""
         return TarMember(name, kind, place, size, head, target, defect)
 
     def _extension(self, header: _Header) -> dict[bytes, bytes]:

@@ -10,19 +10,29 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from ops.images import has_image_suffix, looks_like_image
+from pipelines.inputs.carried import CAPTION_NAMES, NOTHING, Carried, caption_text, carried
 from pipelines.inputs.class_names import LABEL_FIELDS, MAX_LABEL, class_name
+from pipelines.inputs.fields import Fields
+from pipelines.inputs.json_lines import json_object
 from pipelines.inputs.member_log import MemberLog
 from pipelines.inputs.tar_headers import MAX_NAME, TarError, TarMember, tar_members
 from pipelines.inputs.tar_links import TarLinks
 
 LABEL_SUFFIXES = frozenset(f".{field}" for field in LABEL_FIELDS)
+CAPTION_SUFFIXES = frozenset(f".{name}" for name in CAPTION_NAMES)
+JSON_SUFFIX = ".json"
+MAX_FIELD = 1 << 18  # bytes of a caption or JSON file that is read
 FIELD_WORD = re.compile(r"[A-Za-z_]+")
+NO_FIELDS = Fields()
 PLAIN_SUFFIX = re.compile(r"\.[A-Za-z0-9_-]{1,16}")
+
+T = TypeVar("T")
 
 
 class TarImage(NamedTuple):
@@ -32,10 +42,20 @@ class TarImage(NamedTuple):
     place: int  # the byte at which its content starts
     size: int
     label: str | None
+    carried: Carried
 
 
-def tar_images(file: BinaryIO, log: MemberLog, with_labels: bool = False) -> Iterator[TarImage]:
-    """The images in the order they are stored, with their classes where `with_labels`.
+@dataclass
+class _Described:
+    """What the other files of a sample say, by the name of the file."""
+
+    labels: dict[str, str] = field(default_factory=dict)
+    captions: dict[str, str] = field(default_factory=dict)
+    objects: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def tar_images(file: BinaryIO, log: MemberLog, fields: Fields = NO_FIELDS) -> Iterator[TarImage]:
+    """The images in the order they are stored, with what `fields` asks for of their samples.
 
     All other files go to `log`. Links are taken as the file they lead to in the tar file. Raises
     TarError as tar_members does, after all images before the defect.
@@ -43,7 +63,7 @@ def tar_images(file: BinaryIO, log: MemberLog, with_labels: bool = False) -> Ite
     errors: list[TarError] = []
     members = _until_error(_usable_members(file, log), errors)
     for _, sample in groupby(members, lambda member: _sample_name(member.name)):
-        yield from _images_of(sample, file, log, with_labels)
+        yield from _images_of(sample, file, log, fields)
     if errors:
         raise errors[0]
 
@@ -88,26 +108,24 @@ def _defect_of_name(name: str) -> str | None:
 
 
 def _images_of(
-    sample: Iterator[TarMember], file: BinaryIO, log: MemberLog, with_labels: bool
+    sample: Iterator[TarMember], file: BinaryIO, log: MemberLog, fields: Fields
 ) -> Iterator[TarImage]:
     images: list[TarMember] = []
-    labels: dict[str, str] = {}  # by the name of the file
+    described = _Described()
     for member in sample:
         if has_image_suffix(member.name) or looks_like_image(member.head):
             images.append(member)
-        elif (kind := _kind(member.name)) not in LABEL_SUFFIXES:
-            log.count(kind)
-        elif with_labels:
-            _read_label(member, file, log, labels)
         else:
-            log.count(f"{kind}, classes that --labels field reads")
+            _read_field(member, file, log, fields, described)
     stems = {_stem(image.name) for image in images}
     for image in images:
         if len(images) > 1 and _is_field(image.name, stems):
             words = _stem(image.name).rpartition("/")[2].split(".")
             log.count(f".{words[-1]}{_suffix(image.name)}", example=image.name)
         else:
-            yield TarImage(image.name, image.place, image.size, _label_of(image.name, labels))
+            label = _label_of(image.name, described, fields.label_column) if fields.labels else None
+            found = _carried_of(image.name, described, fields)
+            yield TarImage(image.name, image.place, image.size, label, found)
 
 
 def _is_field(name: str, stems: set[str]) -> bool:
@@ -141,23 +159,89 @@ def _kind(name: str) -> str:
     return suffix if PLAIN_SUFFIX.fullmatch(suffix) else "without a suffix"
 
 
-def _read_label(member: TarMember, file: BinaryIO, log: MemberLog, labels: dict[str, str]) -> None:
+def _read_field(
+    member: TarMember, file: BinaryIO, log: MemberLog, fields: Fields, found: _Described
+) -> None:
+    """Read a file of a sample that is no image, or count it where it is not asked for."""
+    kind = _kind(member.name)
     try:
-        text = os.pread(file.fileno(), min(member.size, MAX_LABEL + 1), member.place)
+        if kind in LABEL_SUFFIXES:
+            if fields.labels:
+                found.labels[member.name] = _label_in(member, file)
+            else:
+                log.count(f"{kind}, classes that --labels field reads")
+        elif kind in CAPTION_SUFFIXES and fields.carry.takes("caption"):
+            found.captions[member.name] = _content(member, file).decode()
+        elif kind == JSON_SUFFIX and (fields.carry or fields.labels):
+            found.objects[member.name] = _object_in(member, file)
+        else:
+            log.count(kind)
+    except ValueError as error:
+        log.skip(member.name, _shown(error, kind))
     except OSError as error:
-        log.skip(member.name, f"a class that cannot be read ({error.strerror})")
-        return
+        log.skip(member.name, f"a field that cannot be read ({error.strerror})")
+
+
+def _shown(error: ValueError, kind: str) -> str:
+    return f"a {kind} that is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+
+
+def _content(member: TarMember, file: BinaryIO) -> bytes:
+    if member.size > MAX_FIELD:
+        raise ValueError(f"{member.size:,} bytes; the limit is {MAX_FIELD:,}")
+    if member.size <= len(member.head):
+        return member.head[: member.size]
+    return os.pread(file.fileno(), member.size, member.place)
+
+
+def _label_in(member: TarMember, file: BinaryIO) -> str:
+    text = _content(member, file) if member.size <= MAX_LABEL else b""
     label = class_name(text)
     if label is None:
-        log.skip(member.name, f"not a class: a class is a line of at most {MAX_LABEL} bytes")
-    else:
-        labels[member.name] = label
+        raise ValueError(f"not a class: a class is a line of at most {MAX_LABEL} bytes")
+    return label
 
 
-def _label_of(name: str, labels: dict[str, str]) -> str | None:
-    """The class of an image: of its own name, or of its sample."""
-    if not labels:
+def _object_in(member: TarMember, file: BinaryIO) -> dict[str, Any]:
+    found = json_object(_content(member, file).decode())
+    if isinstance(found, str):
+        raise ValueError(found)
+    return found
+
+
+def _names_for(image: str, suffixes: Sequence[str]) -> Iterator[str]:
+    """The names of an image's files with these suffixes: with its own name, or its sample's."""
+    stems = (_stem(image), _sample_name(image))
+    return (f"{stem}{suffix}" for suffix in suffixes for stem in stems)
+
+
+def _first(image: str, suffixes: Sequence[str], found: Mapping[str, T]) -> T | None:
+    if not found:
         return None
-    stems = (_stem(name), _sample_name(name))
-    names = (f"{stem}.{field}" for field in LABEL_FIELDS for stem in stems)
-    return next((labels[each] for each in names if each in labels), None)
+    return next((found[name] for name in _names_for(image, suffixes) if name in found), None)
+
+
+def _label_of(image: str, described: _Described, asked: str | None) -> str | None:
+    """The class of an image: of a file of its own name or its sample's, else of its JSON.
+
+    `asked` names a field of the JSON that alone is read.
+    """
+    label = None
+    if asked is None:
+        label = _first(image, [f".{name}" for name in LABEL_FIELDS], described.labels)
+    values = _first(image, (JSON_SUFFIX,), described.objects) if label is None else None
+    for name in LABEL_FIELDS if asked is None else (asked,):
+        value = values.get(name) if values else None
+        if isinstance(value, str) or type(value) is int:
+            return class_name(str(value).encode(errors="replace"))
+    return label
+
+
+def _carried_of(image: str, described: _Described, fields: Fields) -> Carried:
+    caption = _first(image, [f".{name}" for name in CAPTION_NAMES], described.captions)
+    values = _first(image, (JSON_SUFFIX,), described.objects)
+    if fields.labels and values:
+        used = LABEL_FIELDS if fields.label_column is None else (fields.label_column,)
+        values = {name: value for name, value in values.items() if name not in used}
+    found = carried(values, fields.carry) if values else NOTHING
+    return found if caption is None else found._replace(caption=caption_text(caption))

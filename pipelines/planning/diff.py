@@ -40,20 +40,20 @@ def new_entries(
     older content; null for a new image. Of entries with the same key, all but the first get the
     etag DUPLICATE. `by_content` and `retry_failed`: see plan.extend_plan.
     """
-    repeated = _repeated(listing["key"])
+    again = repeated(listing["key"])
     newest = _newest_images(root, num_parts)
-    positions = np.where(repeated, -1, _positions(listing["key"], newest["key"]))
+    positions = np.where(again, -1, _positions(listing["key"], newest["key"]))
     found = pa.array(positions, mask=positions < 0)  # null for a key without a planned row
     known = _is_true(pc.equal(listing["etag"], newest["etag"].take(found)))
     if by_content:
         _compare_contents(root, listing, newest.take(found), known)
     if retry_failed:
         known &= ~_is_true(pc.is_in(addresses(newest.take(found)), value_set=_failed(root)))
-    duplicates = listing.filter(pa.array(repeated))
-    known[repeated] = _known_duplicates(root, num_parts, duplicates)
+    duplicates = listing.filter(pa.array(again))
+    known[again] = _known_duplicates(root, num_parts, duplicates)
     chosen = pa.array(~known)
     new, older = listing.filter(chosen), newest.take(found.filter(chosen))
-    etags = pc.if_else(pa.array(repeated[~known]), DUPLICATE, new["etag"])
+    etags = pc.if_else(pa.array(again[~known]), DUPLICATE, new["etag"])
     new = new.set_column(new.schema.get_field_index("etag"), "etag", etags)
     return new.append_column("older_grid", older["grid"]).append_column("older_row", older["row"])
 
@@ -72,12 +72,12 @@ def without_tombstones(root: Path, rows: pa.Table) -> pa.Table:
     return rows.filter(pc.invert(pc.is_in(addresses(rows), value_set=addresses(tombstones))))
 
 
-def _repeated(keys: pa.ChunkedArray) -> Mask:
+def repeated(keys: pa.ChunkedArray) -> Mask:
     """Which of the sorted keys equal the previous one."""
-    repeated = np.zeros(len(keys), bool)
+    found = np.zeros(len(keys), bool)
     if len(keys) > 1:
-        repeated[1:] = pc.equal(keys.slice(1), keys.slice(0, len(keys) - 1)).to_numpy()
-    return repeated
+        found[1:] = pc.equal(keys.slice(1), keys.slice(0, len(keys) - 1)).to_numpy()
+    return found
 
 
 def _newest_images(root: Path, num_parts: int) -> pa.Table:

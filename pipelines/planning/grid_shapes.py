@@ -24,7 +24,7 @@ def grids_of(transform: Transform, entries: pa.Table) -> pa.Array:
 
     def of_file(uri: str, offset: int | None, size: int) -> str:
         try:
-            return of_size(*_size_in_header(uri, offset, size))
+            return of_size(*size_in_header(uri, offset, size))
         except ImageError:
             return NO_GRID
 
@@ -34,7 +34,8 @@ def grids_of(transform: Transform, entries: pa.Table) -> pa.Array:
 
 
 @with_retries
-def _size_in_header(uri: str, offset: int | None, size: int) -> tuple[int, int]:
+def size_in_header(uri: str, offset: int | None, size: int) -> tuple[int, int]:
+    """(width, height) of an upright image; raises ImageError where its header cannot be read."""
     if offset is not None:  # Pillow reads a header from the start of the file
         return image_size(io.BytesIO(read_bytes(uri, offset, size)))
     with open_image_file(uri) as file:

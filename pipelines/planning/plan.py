@@ -41,6 +41,10 @@ from pipelines.store import (
     write_tombstones,
 )
 
+#: From the new images and the whole listing, the images to plan.
+Select = Callable[[pa.Table, pa.Table], pa.Table]
+#: Columns that a row has from its entry.
+ENTRY_COLUMNS = ("key", "uri", "offset", "size", "etag", "caption", "carried")
 MAX_TASKS = 10**9 - 1  # of a grid: names of files have at most nine digits
 
 
@@ -169,25 +173,28 @@ def extend_plan(
     *,
     by_content: bool = False,
     retry_failed: bool = False,
+    select: Select | None = None,
 ) -> Plan:
     """Plan the new and changed entries of a listing, `views` rows each; returns the whole plan.
 
     `listing` is a table of ENTRY_SCHEMA sorted by key. `grids_of` gives the names of the grid
     shapes of some entries; it is called for the entries to plan only. An image has changed if its
     etag has; with `by_content`, if its content hash has, where the index has one for the planned
-    row. With `retry_failed`, images with a failed row are planned again. Raises StoreError if there
-    is nothing to plan.
+    row. With `retry_failed`, images with a failed row are planned again. Of what is new, `select`
+    chooses what is planned. Raises StoreError if there is nothing to plan.
     """
     plan = read_plan(root)
     num_parts = plan.num_parts if plan else 0
     new = new_entries(root, num_parts, listing, by_content=by_content, retry_failed=retry_failed)
+    if select is not None:
+        new = select(new, listing)
     if len(new):
         label_names = _more_names(plan.label_names if plan else (), new["label_name"])
         by_grid = _split_by(new, grids_of(new))
         _write_part(root, plan, settings, label_names, by_grid, views)
         plan = read_plan(root)
     if plan is None:
-        raise StoreError("There is nothing to plan.")
+        raise StoreError("There is nothing to plan: every image was left out.")
     return plan
 
 
@@ -286,7 +293,7 @@ def _planned(
     # An image's views are consecutive rows, those of its older content too.
     older = older.set_column(1, "row", pc.add(older["row"], view))
     names = pa.array(label_names, pa.large_string())
-    columns = {name: chosen[name] for name in ("key", "uri", "offset", "size", "etag")} | {
+    columns = {name: chosen[name] for name in ENTRY_COLUMNS} | {
         "view": view,
         "label": pc.index_in(chosen["label_name"], value_set=names),
         "grid": pa.repeat(task.grid, task.num_rows),

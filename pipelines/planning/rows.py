@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipelines.store import StoreError, checked_table, corrupt_as, open_parquet, plan_path
+from pipelines.store import (
+    CARRIED_FIELDS,
+    StoreError,
+    checked_table,
+    corrupt_as,
+    open_parquet,
+    plan_path,
+)
 
 PLAN_SCHEMA = pa.schema(
     [
@@ -22,6 +29,7 @@ PLAN_SCHEMA = pa.schema(
         pa.field("grid", pa.string(), nullable=False),
         pa.field("row", pa.int64(), nullable=False),
         pa.field("replaces", pa.string()),  # "grid/row" of the same image's older content
+        *CARRIED_FIELDS,
     ]
 )
 BATCH = 65536  # rows of a plan in memory at once

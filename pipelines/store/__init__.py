@@ -27,6 +27,7 @@ from pipelines.store.integrity import check_shard
 from pipelines.store.layout import (
     CLASS,
     FORMAT,
+    SOURCES,
     TRACKS,
     StoreError,
     check_format,
@@ -50,6 +51,7 @@ from pipelines.store.layout import (
     track_path,
 )
 from pipelines.store.parquet import (
+    CARRIED_FIELDS,
     checked_table,
     corrupt_as,
     description_metadata,
@@ -94,6 +96,7 @@ from pipelines.store.zarr_metadata import (
 )
 
 __all__ = [
+    "CARRIED_FIELDS",
     "CLASS",
     "CRASHED",
     "STALLED",
@@ -105,6 +108,7 @@ __all__ = [
     "MadeIn",
     "OK",
     "RowForm",
+    "SOURCES",
     "StoreAttributes",
     "StoreError",
     "TRACKS",

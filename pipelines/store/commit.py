@@ -33,6 +33,7 @@ from pipelines.store.layout import (
     track_name,
 )
 from pipelines.store.parquet import (
+    CARRIED_FIELDS,
     checked_table,
     corrupt_as,
     description_metadata,
@@ -60,6 +61,7 @@ INDEX_SCHEMA = pa.schema(
         pa.field("checksum", pa.uint32(), nullable=False),  # crc32c of the row's raw bytes
         pa.field("content", pa.string()),  # hash of the image file's bytes, where they were read
         pa.field("replaces", pa.string()),  # "grid/row" of the row this one is newer than
+        *CARRIED_FIELDS,
     ]
 )
 

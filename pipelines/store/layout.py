@@ -8,6 +8,8 @@
       _tombstones/<n>.parquet           rows whose images are gone from the input
       _tokenizer/image/                 a copy of the tokenizer that made the codes
       _checksums.json                   sha256 of each file of the four folders above
+      _sources/                         what archives hold, so that they are not listed again, and
+                                        which images were left out
       _staging/                         files being written
       _tracks/depth/                    the track directory of a further track: folders as above,
                                         and _source.json; its arrays lie next to the image's
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +33,7 @@ from ops.text import printable
 
 FORMAT = 3  # of code stores and of folders of samples
 TRACKS = "_tracks"
+SOURCES = "_sources"
 CLASS = "class"  # the track whose rows are the images' labels
 
 MAX_GRID_CODES = 1 << 26  # 8,192 x 8,192: a row of 256 MiB
@@ -176,9 +180,10 @@ def locked(root: Path) -> Iterator[None]:
 
 
 def _remove_unused(root: Path) -> None:
-    """Remove a folder that holds nothing but the lock file."""
+    """Remove a folder that holds nothing but the lock file and lists of archives."""
     staging, lock = staging_path(root), lock_path(root)
-    if list(root.iterdir()) == [staging] and list(staging.iterdir()) == [lock]:
+    if {*root.iterdir()} <= {staging, root / SOURCES} and list(staging.iterdir()) == [lock]:
+        shutil.rmtree(root / SOURCES, ignore_errors=True)
         disk.disk.unlink(lock)
         staging.rmdir()
         root.rmdir()

@@ -22,6 +22,12 @@ from ops.files import NotRegularError, json_hash, open_regular, parse_json
 from pipelines.store.layout import FORMAT, check_format
 
 METADATA_KEY = b"smalti"  # of the description in a file's schema metadata
+#: Of an image, as its source has them, in the plan and the index; stores that were begun by earlier
+#: versions lack them.
+CARRIED_FIELDS = (
+    pa.field("caption", pa.large_string()),
+    pa.field("carried", pa.large_string()),  # a JSON object of further columns
+)
 MAX_GROUP_BYTES = 4 << 30  # of a row group in memory; one of 65,536 rows takes some 20 MB
 #: What pyarrow and the checks of what it read raise for a file that is not as we write them.
 PARQUET_ERRORS = (
@@ -71,18 +77,27 @@ def open_parquet(
         long_text |= found.num_rows * found.total_byte_size > MAX_GROUP_BYTES
     if not long_text:
         return file
-    strings = [field.name for field in file.schema_arrow if pa.types.is_string(field.type)]
+    strings = [field.name for field in file.schema_arrow if _is_text(field.type)]
     return pq.ParquetFile(
         path, metadata=footer, page_checksum_verification=True, read_dictionary=strings
     )
 
 
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
 def checked_table(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The columns of `schema` of a table that was read, with its types and without metadata.
+
+    CARRIED_FIELDS that are missing are null.
 
     Raises one of PARQUET_ERRORS where a column is missing, has another type or nulls that it may
     not have, text that is not UTF-8, or more than MAX_GROUP_BYTES.
     """
+    for field in CARRIED_FIELDS:
+        if field.name in schema.names and field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
     table = table.replace_schema_metadata(None).select(schema.names)
     size = sum(_text_bytes(column) for column in table.columns)
     if size > MAX_GROUP_BYTES:

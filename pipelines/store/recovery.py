@@ -32,7 +32,17 @@ from pipelines.store.layout import (
 from pipelines.store.partial import task_of_partial_shard
 
 #: Folders of a store in which files are written under temporary names.
-WRITTEN_FOLDERS = ("", "_plan/", "_tombstones/", "_staging/", "_tokenizer/", "g*/", "g*/*/")
+WRITTEN_FOLDERS = (
+    "",
+    "_plan/",
+    "_tombstones/",
+    "_staging/",
+    "_sources/",
+    "_sources/archives/",
+    "_tokenizer/",
+    "g*/",
+    "g*/*/",
+)
 OWN = "_checksums.json"  # the key of the checksum file's own checksum
 
 

@@ -17,7 +17,16 @@ from pipelines.store.zarr_metadata import RowForm, fill_value
 
 # Statuses; any other names the reason of a failure.
 OK, CRASHED, STALLED = "ok", "crashed", "stalled"
-PLANNED = ("key", "grid", "row", "view", "label", "replaces")  # in the index as in the plan
+PLANNED = (
+    "key",
+    "grid",
+    "row",
+    "view",
+    "label",
+    "replaces",
+    "caption",
+    "carried",
+)  # in the index as in the plan
 
 Codes = np.ndarray[Any, Any]
 

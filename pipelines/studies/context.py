@@ -67,7 +67,7 @@ class StudyContext:
         """
         given: dict[str, Any] = {"image_size": IMAGE_SIZE, "flip": "both", **flags}
         code = encode.encode(
-            EncodeFlags(in_=self.data, out=self.out / name, tokenizer=str(tokenizer), **given)
+            EncodeFlags(in_=(self.data,), out=self.out / name, tokenizer=str(tokenizer), **given)
         )
         if code:
             raise UserError(f"{self.data}: too few photographs could be encoded; see above.")

@@ -157,4 +157,4 @@ class LowResTrack(Track):
 
     @property
     def reads(self) -> Mapping[str, Path]:
-        return {"--in": self.images}
+        return self.images

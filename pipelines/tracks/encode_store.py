@@ -22,9 +22,27 @@ from pipelines.encoding import (
     fitting_batch_size,
     plan_settings,
 )
-from pipelines.inputs import InputError, Listing, label_lines, list_input
+from pipelines.inputs import (
+    Fields,
+    InputError,
+    Listing,
+    fixed_path,
+    label_lines,
+    list_input,
+    parse_carry,
+)
 from pipelines.jobs import WorkerDevices, accepted, check_absolute
-from pipelines.planning import Plan, extend_plan, grids_of, prune_plan, read_plan
+from pipelines.planning import (
+    ArchiveLists,
+    Plan,
+    Selection,
+    Selector,
+    extend_plan,
+    grids_of,
+    parse_condition,
+    prune_plan,
+    read_plan,
+)
 from pipelines.store import (
     CodeStore,
     StoreError,
@@ -40,7 +58,7 @@ from pipelines.store import (
 from pipelines.tracks.annotations import AnnotationTrack
 from pipelines.tracks.flags import open_tracks
 from pipelines.tracks.plan import check_as_planned, store_attributes
-from pipelines.tracks.report import first_lines, lacking_lines, noted_lines
+from pipelines.tracks.report import duplicate_lines, first_lines, lacking_lines, noted_lines
 from pipelines.tracks.track import Track, check_made_by_encode, waiting_tasks
 from tokenizer import VQGAN, load_tokenizer
 
@@ -58,10 +76,12 @@ def encode_tracks(flags: EncodeFlags, kinds: Mapping[str, type[Track]]) -> Encod
     `kinds` are the kinds of further tracks by name. Raises UserError for flags or input that
     cannot be used.
     """
-    check_absolute({"--in": flags.in_, "--out": flags.out})
+    reads = _reads(flags)
+    check_absolute({**reads, "--out": flags.out})
     root = flags.out.absolute()
     _check_output(root)
     check_flags(flags)
+    selection = _selection(flags)
     tokenizer = load_tokenizer(flags.tokenizer)
     if tokenizer.config.modality.kind != "image":
         raise ConfigError(
@@ -79,13 +99,14 @@ def encode_tracks(flags: EncodeFlags, kinds: Mapping[str, type[Track]]) -> Encod
     # What decides what is written is read under the lock: another run may be writing now.
     cpus = flags.workers * (1 if flags.cpus_per_worker == "auto" else flags.cpus_per_worker)
     with locked(root), WorkerDevices(flags.workers, flags.address, cpus) as devices:
-        listing = _list_images(flags)
+        listing = _list_images(root, flags)
         tracks, gone = open_tracks(
-            root, flags.in_, tokenizer, flags.track, flags.track_tokenizer, kinds
+            root, reads, tokenizer, flags.track, flags.track_tokenizer, kinds
         )
         remove_partials(root)
         forget_missing(root)
-        plan = _plan(root, flags, tokenizer, transform, listing, devices)
+        selector = Selector(root, selection)
+        plan = _plan(root, flags, tokenizer, transform, listing, devices, selector)
         publish_committed(root)
         plans = [track.plan(plan, flags.retry_failed) for track in tracks]
         write_metadata(root, store_attributes(root, plan))
@@ -93,7 +114,7 @@ def encode_tracks(flags: EncodeFlags, kinds: Mapping[str, type[Track]]) -> Encod
         if waiting:
             devices.connect()  # not timed: a local Ray takes seconds to start
         started = time.perf_counter()
-        encode_tasks(root, flags, plan, waiting, {"--in": flags.in_}, devices)
+        encode_tasks(root, flags, plan, waiting, reads, devices)
         seconds = time.perf_counter() - started
         _finish(root)
         track_rows = [_run_track(flags, devices, *each) for each in zip(tracks, plans, strict=True)]
@@ -101,12 +122,38 @@ def encode_tracks(flags: EncodeFlags, kinds: Mapping[str, type[Track]]) -> Encod
     lines = [line for track in tracks for line in first_lines(f"{track.name}: bad line", track.bad)]
     lines += [line for name in store.track_names for line in lacking_lines(store, name)]
     ran = sum(task.num_rows for task in waiting)
+    lines += selector.lines()
     lines += _summary(flags, store, ran, sum(track_rows), listing, seconds)
     return EncodeOutcome(lines, "; ".join([*_too_many_failed(flags, store), *gone]) or None)
 
 
-def _list_images(flags: EncodeFlags) -> Listing:
-    listing = list_input(flags.in_, flags.labels)
+def _reads(flags: EncodeFlags) -> dict[str, Path]:
+    """By flag, a path that must exist for each value of --in."""
+    if len(flags.in_) == 1:
+        return {"--in": fixed_path(flags.in_[0])}
+    return {f"--in {value}": fixed_path(value) for value in flags.in_}
+
+
+def _selection(flags: EncodeFlags) -> Selection:
+    return Selection(
+        min_size=flags.min_size,
+        max_aspect=flags.max_aspect,
+        where=None if flags.where is None else parse_condition(flags.where),
+        skip_duplicates=flags.skip_duplicates,
+    )
+
+
+def _list_images(root: Path, flags: EncodeFlags) -> Listing:
+    fields = Fields(
+        image_column=flags.image_column,
+        label_column=flags.label_column,
+        carry=parse_carry(flags.carry),
+    )
+    listing = list_input(flags.in_, flags.labels_from, fields, ArchiveLists(root))
+    if flags.label_column is not None and listing.table["label_name"].null_count == len(
+        listing.table
+    ):
+        raise InputError(f"--label-column {flags.label_column}: no image has a class in it.")
     if flags.prune and listing.unread:
         raise InputError(
             f"--prune: {listing.unread[0]!r} cannot be read now, so its images would count as "
@@ -151,6 +198,7 @@ def _plan(
     transform: Transform,
     listing: Listing,
     devices: WorkerDevices,
+    selector: Selector,
 ) -> Plan:
     """The store's plan extended by the listing's new images; makes the store if there is none."""
     older = read_plan(root)
@@ -175,6 +223,7 @@ def _plan(
         grids,
         by_content=flags.by_content,
         retry_failed=flags.retry_failed,
+        select=selector.select,
     )
     if flags.prune:
         prune_plan(root, listing.table)
@@ -204,10 +253,11 @@ def _summary(
         summary = f"{flags.out}: nothing to do; {counts}"
     return [
         *noted_lines(store),
+        *duplicate_lines(store),
         *first_lines("failed", reasons, in_index=True),
         *first_lines("skipped", listing.skipped),
         *first_lines("note", listing.unused),
-        *label_lines(listing, flags.labels),
+        *label_lines(listing, flags.labels_from),
         summary,
     ]
 

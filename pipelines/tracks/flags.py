@@ -19,7 +19,7 @@ TAKEN = ("image", "codes", "label", "key", "true_edges", "place", "crop")
 
 def open_tracks(
     root: Path,
-    images: Path,
+    images: Mapping[str, Path],
     tokenizer: VQGAN,
     asked: Sequence[str],
     tokenizers: Sequence[str],
@@ -27,10 +27,10 @@ def open_tracks(
 ) -> tuple[list[Track], list[str]]:
     """The tracks that a run adds or extends, and why it must leave others as they are.
 
-    `asked` and `tokenizers` are NAME=VALUE; the tracks that the store has are extended, too.
-    `kinds` are the kinds of tracks by name; any other name is a folder of files that a tokenizer
-    encodes. Raises ConfigError for other flags, UserError where an input that was asked for cannot
-    be read.
+    `images` are what every node must see of --in. `asked` and `tokenizers` are NAME=VALUE; the
+    tracks that the store has are extended, too. `kinds` are the kinds of tracks by name; any other
+    name is a folder of files that a tokenizer encodes. Raises ConfigError for other flags,
+    UserError where an input that was asked for cannot be read.
     """
     values, named = _pairs("--track", asked), _pairs("--track-tokenizer", tokenizers)
     kept = kept_tracks(root)

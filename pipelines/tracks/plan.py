@@ -22,6 +22,7 @@ from ops.files import fsync_path
 from pipelines.encoding import NO_IMAGE, NO_PARTNER, SEVERAL_PARTNERS
 from pipelines.planning import PLAN_SCHEMA, Plan, Task, read_plan, task_table, write_part
 from pipelines.store import (
+    CARRIED_FIELDS,
     TRACKS,
     StoreAttributes,
     StoreError,
@@ -98,6 +99,9 @@ def _aligned(images: pa.Table, older: pa.Table | None, partners: FindPartners) -
         found = pa.table(dict(zip(PARTNER, columns, strict=True)))
     for name in PARTNER:
         images = images.set_column(images.schema.get_field_index(name), name, found[name])
+    for field in CARRIED_FIELDS:  # of the image: its own index has them
+        place = images.schema.get_field_index(field.name)
+        images = images.set_column(place, field, pa.nulls(len(images), field.type))
     return images.cast(PLAN_SCHEMA)
 
 

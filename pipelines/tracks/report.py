@@ -49,6 +49,21 @@ def noted_lines(store: CodeStore) -> list[str]:
     return [f"note: {n} encoded, but {note}" for note, n in counts.most_common(LISTED)]
 
 
+def duplicate_lines(store: CodeStore) -> list[str]:
+    """The images whose bytes an earlier image of the index has, as lines."""
+    index = store.index.filter((pc.field("view") == 0) & pc.field("content").is_valid())
+    index = index.filter(pc.equal(index["status"], "ok")).select(["key", "content"])
+    counts = index["content"].value_counts()
+    repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    first: dict[str, str] = {}
+    found: dict[str, str] = {}
+    for line in index.filter(pc.is_in(index["content"], value_set=repeated)).to_pylist():
+        key = first.setdefault(line["content"], line["key"])
+        if key != line["key"]:  # an image that was encoded again has its bytes twice
+            found[line["key"]] = f"the same bytes as {key!r}"
+    return first_lines("duplicate", sorted(found.items()), in_index=True)
+
+
 def first_lines(
     title: str, reasons: Sequence[tuple[str, str]], *, in_index: bool = False
 ) -> list[str]:

@@ -50,7 +50,7 @@ class TrackInput(NamedTuple):
     name: str
     value: str  # a path, or the ratio of low_res
     tokenizer: str | None  # of the track, if one was named
-    images: Path  # the value of --in
+    images: Mapping[str, Path]  # by flag, what every node of a cluster must see of --in
     image_tokenizer: VQGAN
 
 

@@ -45,6 +45,7 @@ MAX_THREADS = 8  # each holds one shard in memory
 #: Columns that plan and index share: name in the plan -> name in the index.
 PLANNED_COLUMNS = {
     **{name: name for name in ("key", "grid", "row", "view", "label", "replaces")},
+    **{name: name for name in ("caption", "carried")},
     "uri": "source",
 }
 #: What to do about a file that no encode can make again, by its folder.

@@ -18,6 +18,7 @@ from ops.config import UserError
 from ops.grey_images import decode_labels
 from ops.images import ImageError, resize_and_crop
 from pipelines.inputs import (
+    Address,
     Entry,
     Lost,
     group_of,
@@ -76,11 +77,11 @@ def in_groups(entries: list[Entry]) -> tuple[list[Entry], list[int] | None]:
     and over. Files and tar members can be read in any order; together they are one group.
     """
     places = [parse_address(entry.uri) for entry in entries]
-    if not any(place and is_table(place[0]) for place in places):
+    if not any(place and is_table(place.path) for place in places):
         return entries, None
 
-    def group(place: tuple[str, int] | None) -> tuple[str, int]:
-        return (place[0], group_of(*place)) if place and is_table(place[0]) else ("", 0)
+    def group(place: Address | None) -> tuple[str, int]:
+        return (place.path, group_of(*place)) if place and is_table(place.path) else ("", 0)
 
     groups = [group(place) for place in places]
     order = sorted(range(len(entries)), key=lambda number: (groups[number], number))

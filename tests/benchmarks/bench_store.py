@@ -50,7 +50,7 @@ def listing(rows: int) -> Any:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from pipelines.inputs.listing import ENTRY_SCHEMA
+    from pipelines.inputs.entries import ENTRY_SCHEMA
 
     def text(numbers: Any) -> Any:
         return pc.utf8_lpad(pa.array(numbers).cast(pa.large_string()), 8, "0")

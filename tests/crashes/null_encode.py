@@ -27,7 +27,7 @@ from ops.images import ImageError
 from pipelines import encode
 from pipelines.encoding import job
 from pipelines.encoding.flags import EncodeFlags
-from pipelines.inputs.listing import Listing, ListingBuilder
+from pipelines.inputs.entries import Listing, ListingBuilder
 from pipelines.inputs.reading import Entry, content_hash, read_bytes
 from pipelines.jobs.queue import Done, Piece
 from pipelines.jobs.run import run_tasks
@@ -158,7 +158,7 @@ def encode_files(
 ) -> int:
     """Run the command in this process: two views an image, three rows a task."""
     asked = {
-        "in_": Path("/nowhere"),
+        "in_": (Path("/nowhere"),),
         "out": out,
         "image_size": 8,
         "flip": "both",

@@ -75,7 +75,7 @@ def test_a_worker_measures_native_images_at_their_largest(monkeypatch: pytest.Mo
             return most // 2
 
     monkeypatch.setattr(batch_size, "BatchSizer", Recorded)
-    flags = EncodeFlags(in_=Path("in"), out=Path("out"), device="cpu")
+    flags = EncodeFlags(in_=(Path("in"),), out=Path("out"), device="cpu")
     environment = {"device": "cpu", "precision": "bfloat16"}
     for crop in ("center", "native"):
         transform = Transform(image_size=64, crop=crop, multiple_of=8)
@@ -97,7 +97,7 @@ def test_only_a_new_store_on_a_gpu_is_measured_for(tiny_tokenizer: Path) -> None
         return 16
 
     def planned(**asked: Any) -> PlanSettings:
-        flags = EncodeFlags(in_=Path("in"), out=Path("out"), workers=2, **asked)
+        flags = EncodeFlags(in_=(Path("in"),), out=Path("out"), workers=2, **asked)
         return plan_settings(flags, tokenizer, Transform(), 10**6, None, WorkerDevices(2), fit)
 
     with cluster_of(gpus=4):
@@ -112,7 +112,7 @@ def test_a_gpus_encoder_is_compiled_for_many_images_only(tiny_tokenizer: Path) -
     tokenizer = load_tokenizer(tiny_tokenizer)
 
     def compiled(num_rows: int, older: PlanSettings | None = None, **asked: Any) -> str:
-        flags = EncodeFlags(in_=Path("in"), out=Path("out"), workers=2, **asked)
+        flags = EncodeFlags(in_=(Path("in"),), out=Path("out"), workers=2, **asked)
         devices = WorkerDevices(2)
         found = plan_settings(flags, tokenizer, Transform(), num_rows, older, devices)
         if older is not None:
@@ -122,7 +122,7 @@ def test_a_gpus_encoder_is_compiled_for_many_images_only(tiny_tokenizer: Path) -
     with cluster_of(gpus=4):
         assert [compiled(49_999), compiled(50_000)] == ["no", "yes"]
         assert [compiled(10**6, compile="no"), compiled(1, compile="yes")] == ["no", "yes"]
-        flags = EncodeFlags(in_=Path("in"), out=Path("out"), workers=2)
+        flags = EncodeFlags(in_=(Path("in"),), out=Path("out"), workers=2)
         begun = plan_settings(flags, tokenizer, Transform(), 10**6, None, WorkerDevices(2))
         assert compiled(1, begun) == "yes"
         with pytest.raises(StoreError, match=r"--compile \(the store has yes, asked for no\)"):

@@ -36,7 +36,7 @@ def machine(monkeypatch):
 
 
 def settings(tokenizer, older=None, image_size=256, **asked):
-    flags = EncodeFlags(in_=Path("in"), out=Path("out"), **{"device": "cpu", **asked})
+    flags = EncodeFlags(in_=(Path("in"),), out=Path("out"), **{"device": "cpu", **asked})
     devices = WorkerDevices(flags.workers)
     return plan_settings(flags, tokenizer, Transform(image_size=image_size), 100, older, devices)
 
@@ -123,14 +123,14 @@ def test_a_store_begun_on_a_gpu_goes_on_on_a_cpu_where_that_is_accepted(tokenize
     begun = on_a_gpu(settings(tokenizer))
     with pytest.raises(StoreError, match=r"--device \(the store has cuda.* --accept device preci"):
         check_same(Path("store"), begun, settings(tokenizer, begun, device="cpu"))
-    flags = EncodeFlags(in_=Path("in"), out=Path("out"), device="cpu", accept=("device",))
+    flags = EncodeFlags(in_=(Path("in"),), out=Path("out"), device="cpu", accept=("device",))
     other = settings(tokenizer, begun, device="cpu", accept=("device",))
     check_same(Path("store"), begun, other, accepted(flags.accept, False))
     assert run_environment(flags, begun.track, WorkerDevices()) == {
         "device": "cpu", "precision": "float32", "convolution": "direct",
     }  # fmt: skip
     if not torch.cuda.is_available():
-        flags = EncodeFlags(in_=Path("in"), out=Path("out"))
+        flags = EncodeFlags(in_=(Path("in"),), out=Path("out"))
         with pytest.raises(ConfigError, match=r"was begun there\. --accept device goes on"):
             run_environment(flags, begun.track, WorkerDevices())
 
@@ -187,7 +187,7 @@ def test_nnpack_is_for_float32_on_cpus(tokenizer, machine):
     check_same(
         Path("store"), begun, settings(tokenizer, begun, **accept), accepted(("precision",), False)
     )
-    flags = EncodeFlags(in_=Path("in"), out=Path("out"), **accept)
+    flags = EncodeFlags(in_=(Path("in"),), out=Path("out"), **accept)
     assert run_environment(flags, begun.track, WorkerDevices())["convolution"] == "direct"
 
 

@@ -15,8 +15,9 @@ import pytest
 from ops.images import ImageError
 from pipelines import train_tokenizer
 from pipelines.inputs.archives import parse_address
-from pipelines.inputs.listing import InputError, list_input
+from pipelines.inputs.listing import list_input
 from pipelines.inputs.parquet import group_of
+from pipelines.inputs.patterns import InputError
 from pipelines.inputs.reading import read_bytes, read_entry, read_source
 from pipelines.reports.sections import store_section
 from pipelines.store import CodeStore
@@ -295,7 +296,7 @@ def test_shuffle_of_tables_reads_few_row_groups_at_a_time(
     )  # fmt: skip
     groups = {}
     for entry in entries:
-        path, row = parse_address(entry.uri)
+        path, row, _ = parse_address(entry.uri)
         groups[entry.key] = (path, group_of(path, row))
     seen: list[str] = []
     for step in range(5):

@@ -13,13 +13,9 @@ import pytest
 
 from ops.config import ConfigError
 from ops.images import ImageError
-from pipelines.inputs.listing import (
-    ENTRY_SCHEMA,
-    InputError,
-    ListingBuilder,
-    list_folder,
-    list_input,
-)
+from pipelines.inputs.entries import ENTRY_SCHEMA, ListingBuilder
+from pipelines.inputs.listing import list_input, list_sources
+from pipelines.inputs.patterns import InputError
 from pipelines.inputs.reading import Entry, read_bytes
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -37,7 +33,7 @@ def test_images_are_found_by_suffix_or_first_bytes_and_sorted_by_key(tmp_path: P
     touch(tmp_path / "notes.txt", b"words")
     touch(tmp_path / ".DS_Store", PNG)
     touch(tmp_path / ".git/x.png")
-    listing = list_folder(tmp_path)
+    listing = list_sources(tmp_path)
     keys = [entry.key for entry in listing.entries]
     assert keys == ["Z.gif", "a.txt/x.webp", "a/noname", "a/z.png", "b.JPG", "é\nwith newline.jpg"]
     assert listing.skipped == [
@@ -71,7 +67,7 @@ def test_links_are_followed_but_not_in_cycles(tmp_path: Path) -> None:
     (tmp_path / "in/c").symlink_to(tmp_path / "in/c")
     (tmp_path / "in/broken.jpg").symlink_to(tmp_path / "nowhere")
     (tmp_path / "in/nothing").symlink_to(tmp_path / "nowhere")
-    listing = list_folder(tmp_path / "in")
+    listing = list_sources(tmp_path / "in")
     assert [entry.key for entry in listing.entries] == ["a/1.png", "b/2.png", "broken.jpg"]
     assert dict(listing.skipped) == {
         "a/up": "a link to a folder above it",
@@ -84,7 +80,7 @@ def test_zarr_store_inside_the_input_is_skipped(tmp_path: Path) -> None:
     touch(tmp_path / "1.png")
     touch(tmp_path / "codes.zarr/zarr.json", b"{}")
     touch(tmp_path / "codes.zarr/g4x4/c/0/0/0")
-    listing = list_folder(tmp_path)
+    listing = list_sources(tmp_path)
     assert [entry.key for entry in listing.entries] == ["1.png"]
     assert listing.skipped == [("codes.zarr", "a Zarr store")]
 
@@ -97,7 +93,7 @@ def test_special_files_and_names_that_are_not_utf8_are_skipped(tmp_path: Path) -
         listening.bind(str(tmp_path / "socket.png"))
     touch(tmp_path / os.fsdecode(b"bad\xff.png"))
     touch(tmp_path / os.fsdecode(b"bad\xff/fine.png"))
-    listing = list_folder(tmp_path)
+    listing = list_sources(tmp_path)
     assert not listing.entries
     assert listing.skipped == [
         ("bad\\xff.png", "its name is not UTF-8: rename it"),
@@ -113,7 +109,7 @@ def test_broken_image_links_are_entries_that_fail_on_reading(tmp_path: Path) -> 
     (tmp_path / "a.png").symlink_to("b.png")
     (tmp_path / "b.png").symlink_to("a.png")
     (tmp_path / "c.png").symlink_to("nowhere")
-    entries = list_folder(tmp_path).entries
+    entries = list_sources(tmp_path).entries
     assert [(e.key, e.size, e.etag) for e in entries] == [
         (key, 0, "missing") for key in ("a.png", "b.png", "c.png")
     ]
@@ -128,7 +124,7 @@ def test_folders_that_link_to_each_other_are_listed_once_a_path(tmp_path: Path) 
     touch(tmp_path / "b/2.png")
     (tmp_path / "a/to b").symlink_to(tmp_path / "b")
     (tmp_path / "b/to a").symlink_to(tmp_path / "a")
-    listing = list_folder(tmp_path)
+    listing = list_sources(tmp_path)
     keys = [entry.key for entry in listing.entries]
     assert keys == ["a/1.png", "a/to b/2.png", "b/2.png", "b/to a/1.png"]
     assert dict(listing.skipped) == {
@@ -156,7 +152,7 @@ def test_unreadable_folders_are_skipped_and_marked_unread(
         touch(unprivileged_folder / name)
     (unprivileged_folder / "closed").chmod(0o000)
     (unprivileged_folder / "names only").chmod(0o400)
-    listing = list_folder(unprivileged_folder)
+    listing = list_sources(unprivileged_folder)
     (unprivileged_folder / "names only").chmod(0o700)
     assert [(e.key, e.size) for e in listing.entries] == [
         ("names only/2.png", 0),
@@ -168,7 +164,7 @@ def test_unreadable_folders_are_skipped_and_marked_unread(
     ]
     assert listing.unread == ["closed"]
     with pytest.raises(InputError, match="closed cannot be read: Permission denied"):
-        list_folder(unprivileged_folder / "closed")
+        list_sources(unprivileged_folder / "closed")
 
 
 def test_file_removed_during_listing_is_skipped(
@@ -187,7 +183,7 @@ def test_file_removed_during_listing_is_skipped(
         yield iter(found)
 
     monkeypatch.setattr(os, "scandir", slow_scandir)
-    listing = list_folder(tmp_path)
+    listing = list_sources(tmp_path)
     assert [entry.key for entry in listing.entries] == ["a.png"]
     gone = "removed while the folder was listed"
     assert listing.skipped == [("b.png", gone), ("c", gone)]
@@ -211,7 +207,7 @@ def test_folder_that_fails_half_way_keeps_its_entries_and_is_unread(
             yield each()
 
     monkeypatch.setattr(os, "scandir", failing_scandir)
-    listing = list_folder(tmp_path)
+    listing = list_sources(tmp_path)
     assert [entry.key for entry in listing.entries] == ["2.png", "a/1.png"]
     assert listing.unread == ["a"]
 
@@ -220,7 +216,7 @@ def test_etag_changes_with_size_and_with_time(tmp_path: Path) -> None:
     path = touch(tmp_path / "a.png")
 
     def etag() -> str:
-        return list_folder(tmp_path).entries[0].etag
+        return list_sources(tmp_path).entries[0].etag
 
     before = etag()
     assert etag() == before
@@ -232,7 +228,7 @@ def test_etag_changes_with_size_and_with_time(tmp_path: Path) -> None:
 
 
 def test_listing_is_the_same_for_any_order_of_entries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.inputs.listing.BATCH", 3)
+    monkeypatch.setattr("pipelines.inputs.entries.BATCH", 3)
     entries = [Entry(f"{n % 4}", f"/{n // 4}", n % 3 or None, n, "1", None) for n in range(10)]
     tables = []
     for step in (1, 3, 7):

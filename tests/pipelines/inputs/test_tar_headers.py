@@ -50,7 +50,7 @@ def test_names_and_contents_are_those_that_tar_wrote(tar: Path, form: int) -> No
     assert error is None
     expected = {name: name.encode()[:1] * size for size, name in enumerate(names, 511)}
     assert contents(tar, found) == expected
-    assert all(m.head == expected[m.name][:12] and m.defect is None for m in found)
+    assert all(m.head == expected[m.name][:512] and m.defect is None for m in found)
 
 
 def test_kinds_of_members_are_distinguished(tar: Path) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ops.images import ImageError
 from pipelines.inputs import Listing, list_input
-from pipelines.inputs.listing import list_archive
+from pipelines.inputs.listing import list_sources
 from pipelines.inputs.member_log import MOST_KINDS, NAMED, MemberLog
 from pipelines.inputs.reading import read_entry
 from tests.encode_run import EncodeRun
@@ -26,7 +26,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 def listed(path: Path, *parts: bytes, labels: str = "none") -> Listing:
     path.write_bytes(b"".join(parts) + END)
-    return list_archive(path, labels)
+    return list_sources(path, labels)
 
 
 def taken(listing: Listing) -> dict[str, bytes]:
@@ -351,6 +351,6 @@ def test_any_bytes_end_the_listing_with_images_kept_or_the_archive_unread(
         del data[chance.randrange(len(data)) :]
     tar = tmp_path_factory.getbasetemp() / "mutated.tar"
     tar.write_bytes(data)
-    listing = list_archive(tar, chance.choice(("none", "field")))
+    listing = list_sources(tar, chance.choice(("none", "field")))
     for entry in listing.entries:
         assert len(read_entry(entry)()) == entry.size

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.inputs.listing import READERS, Listing, ListingBuilder, list_input
+from pipelines.inputs.entries import Listing, ListingBuilder
+from pipelines.inputs.listing import list_input
 from pipelines.inputs.reading import Entry, content_hash, read_bytes
 from pipelines.planning import diff
 from pipelines.planning.diff import DUPLICATE
@@ -215,7 +216,7 @@ def archives(monkeypatch: pytest.MonkeyPatch) -> None:
     Each line "KEY CONTENT" of a file is an image.
     """
 
-    def list_archives(path: Path, labels: str) -> Listing:
+    def list_archives(path: Path) -> Listing:
         builder = ListingBuilder()
         for archive in path.iterdir():
             offset = 0
@@ -225,7 +226,7 @@ def archives(monkeypatch: pytest.MonkeyPatch) -> None:
                 offset += len(line)
         return builder.listing()
 
-    monkeypatch.setitem(READERS._entries, "folder", list_archives)
+    monkeypatch.setitem(globals(), "list_input", list_archives)
 
 
 @pytest.mark.usefixtures("archives")

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from ops.images import Transform
-from pipelines.inputs.listing import ENTRY_SCHEMA, list_input
+from pipelines.inputs.entries import ENTRY_SCHEMA
+from pipelines.inputs.listing import list_input
 from pipelines.inputs.reading import Entry
 from pipelines.planning.grid_shapes import grids_of
 

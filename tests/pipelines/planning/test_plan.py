@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ops import disk
 from ops.disk import Disk
-from pipelines.inputs.listing import ENTRY_SCHEMA
+from pipelines.inputs.entries import ENTRY_SCHEMA
 from pipelines.inputs.reading import Entry
 from pipelines.planning.plan import Plan, PlanSettings, extend_plan, read_plan, task_table
 from pipelines.store import StoreError

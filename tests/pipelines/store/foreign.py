@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ops.files import json_hash, make_folders
-from pipelines.inputs.listing import ListingBuilder
+from pipelines.inputs.entries import ListingBuilder
 from pipelines.inputs.reading import Entry
 from pipelines.planning.plan import PlanSettings, extend_plan, task_table
 from pipelines.store import IndexLine, commit_task, description_metadata, index_table
