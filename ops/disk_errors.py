@@ -68,9 +68,14 @@ def disk_error_message(error: OSError, folder: Path | None = None) -> str:
     return f"{what}. {remedy}, then run the same command again."
 
 
+def no_links(error: OSError) -> bool:
+    """Whether link() failed since the file system has no hard links."""
+    return error.errno in _NO_LINKS
+
+
 def link_error(error: OSError, path: Path) -> OSError | DiskError:
     """What to raise where no hard link `path` could be made: `error`, or that there are none."""
-    if error.errno not in _NO_LINKS:
+    if not no_links(error):
         return error
     return DiskError(
         f"{path}: its file system makes no hard links ({error.strerror or error}), which keep two "
