@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar, cast
 
 from ops.config import ConfigError
 from ops.text import printable
@@ -86,6 +87,25 @@ class ObjectPath:
 
 #: What the functions of ops/paths.py take.
 AnyPath = Path | ObjectPath
+P = TypeVar("P", bound=AnyPath)
+
+
+def join(path: P, *names: str) -> P:
+    """The path below `path`, of the same kind."""
+    joined: Any = path
+    for name in names:
+        joined = joined / name
+    return cast(P, joined)
+
+
+def parent(path: P) -> P:
+    """The folder or prefix that a path lies in, of the same kind."""
+    return cast(P, path.parent)
+
+
+def below(path: AnyPath, folder: AnyPath) -> str:
+    """The name of `path` below `folder`, with slashes; both are of the same kind."""
+    return path.relative_to(cast(Any, folder)).as_posix()
 
 
 def scheme_of(text: str) -> str | None:

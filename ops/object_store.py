@@ -14,20 +14,19 @@ import io
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from ops.config import ConfigError, UserError
 from ops.object_paths import ObjectPath
+from ops.storage_options import options_in_force
 from ops.text import printable
 from ops.transient_errors import retried
 
 T = TypeVar("T")
 
-#: The environment variable that holds storage options as JSON, for child processes and workers.
-OPTIONS_VARIABLE = "SMALTI_STORAGE_OPTIONS"
 MULTIPART_BYTES = 64 << 20  # objects larger than this are written in several requests
 FIRST_READ_BYTES = 4 << 20  # read at once when an object is opened: most are smaller
 BLOCK_BYTES = 1 << 20  # of the buffer of one that is read by ranges
@@ -59,35 +58,6 @@ class ObjectInfo(NamedTuple):
 # --- clients
 
 
-def parse_options(words: Sequence[str]) -> dict[str, str]:
-    """Storage options of words KEY=VALUE; raises ConfigError for others."""
-    options = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not (key and equals):
-            raise ConfigError(
-                f"--storage-option {printable(key, 60)}: give KEY=VALUE, for instance "
-                "endpoint=http://127.0.0.1:9000 or region=eu-west-1."
-            )
-        options[key.strip().lower()] = value
-    return options
-
-
-@contextlib.contextmanager
-def storage_options(options: Mapping[str, str]) -> Iterator[None]:
-    """Use these options, besides those in force, for all stores; child processes inherit them."""
-    before = os.environ.get(OPTIONS_VARIABLE)
-    if options:
-        os.environ[OPTIONS_VARIABLE] = json.dumps({**json.loads(before or "{}"), **options})
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop(OPTIONS_VARIABLE, None)
-        else:
-            os.environ[OPTIONS_VARIABLE] = before
-
-
 _used_in: list[int] = []  # the process whose threads obstore runs in
 _lock = threading.Lock()
 
@@ -105,7 +75,7 @@ def _client(path: ObjectPath) -> Any:
             "not work. Start it afresh: DataLoader(..., multiprocessing_context='forkserver')."
         )
     with _lock:
-        return _new_client(path.scheme, path.bucket, os.environ.get(OPTIONS_VARIABLE, "{}"))
+        return _new_client(path.scheme, path.bucket, json.dumps(options_in_force()))
 
 
 @functools.lru_cache(maxsize=64)
@@ -212,7 +182,7 @@ def _of_generic(path: ObjectPath, error: Exception) -> Exception:
 
 
 def _endpoint_name(path: ObjectPath) -> str:
-    options = json.loads(os.environ.get(OPTIONS_VARIABLE, "{}"))
+    options = options_in_force()
     endpoint = options.get("endpoint") or options.get("endpoint_url") or _endpoint_of_environment()
     return printable(endpoint or f"the default endpoint of {path.scheme}://", 200)
 

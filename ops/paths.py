@@ -17,7 +17,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TypeVar, overload
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from ops import disk, object_store
 from ops.config import UserError
@@ -26,6 +26,7 @@ from ops.files import (
     MAX_JSON_BYTES,
     atomic_path,
     file_hash,
+    fsync_path,
     json_bytes,
     link_once,
     make_folders,
@@ -34,14 +35,19 @@ from ops.files import (
     write_bytes,
     write_temporary,
 )
-from ops.object_paths import SCHEMES, AnyPath, ObjectPath, parse_path, scheme_of
-from ops.object_store import (
-    OPTIONS_VARIABLE,
-    ObjectStoreError,
-    list_objects,
-    parse_options,
-    storage_options,
+from ops.object_paths import (
+    SCHEMES,
+    AnyPath,
+    ObjectPath,
+    P,
+    below,
+    join,
+    parent,
+    parse_path,
+    scheme_of,
 )
+from ops.object_store import ObjectStoreError, list_objects
+from ops.storage_options import OPTIONS_VARIABLE, parse_options, storage_options
 
 __all__ = [
     "OPTIONS_VARIABLE",
@@ -51,19 +57,28 @@ __all__ = [
     "FileInfo",
     "ObjectPath",
     "ObjectStoreError",
+    "P",
+    "below",
     "check_exclusive_create",
+    "commit_once",
     "copy",
     "create_once",
     "exists",
     "file_info",
     "find_files",
+    "flush",
+    "flush_up",
     "hash_file",
     "holds",
+    "holds_json",
     "is_folder",
+    "join",
     "list_objects",
     "make_folder",
     "matching",
+    "move",
     "open_binary",
+    "parent",
     "parse_options",
     "parse_path",
     "read_json_at",
@@ -73,10 +88,10 @@ __all__ = [
     "scheme_of",
     "storage_options",
     "write_json_if_changed",
+    "write_staged",
     "write_whole",
 ]
 
-P = TypeVar("P", Path, ObjectPath)
 HASH_BYTES = 8 << 20  # of a file in memory while it is hashed
 
 
@@ -122,7 +137,7 @@ def read_range(path: AnyPath, offset: int, size: int) -> bytes:
         return file.read(size)
 
 
-def read_json_at(path: AnyPath, *, follow: bool = True) -> object:
+def read_json_at(path: AnyPath, *, follow: bool = True) -> Any:
     """The content of a JSON file; ValueError where it is none or has more than MAX_JSON_BYTES."""
     with open_binary(path, follow=follow) as file:
         return parse_json(file.read(MAX_JSON_BYTES + 1))
@@ -179,28 +194,21 @@ def find_files(folder: AnyPath) -> Iterator[FileInfo]:
                 yield info
 
 
-@overload
-def matching(folder: Path, pattern: str) -> Iterator[Path]: ...
-@overload
-def matching(folder: ObjectPath, pattern: str) -> Iterator[ObjectPath]: ...
-def matching(folder: AnyPath, pattern: str) -> Iterator[AnyPath]:
+def matching(folder: P, pattern: str) -> Iterator[P]:
     """What lies below `folder` and matches `pattern`, as Path.glob has it without `**`.
 
     In an object store these are objects alone, since it has no folders.
     """
     if not isinstance(folder, ObjectPath):
-        yield from folder.glob(pattern)
+        yield from cast(Any, folder.glob(pattern))
         return
     parts = pattern.split("/")
     literal = [part for part in parts[:-1] if not set(part) & set("*?[")]
     known = parts[: len(literal)] == literal
-    start = folder
-    for part in literal if known else ():
-        start = start / part
-    for found in list_objects(start):
+    for found in list_objects(join(folder, *(literal if known else ()))):
         names = found.path.relative_to(folder).parts
         if len(names) == len(parts) and all(map(fnmatch.fnmatchcase, names, parts)):
-            yield found.path
+            yield cast(Any, found.path)
 
 
 # --- writing
@@ -229,6 +237,55 @@ def create_once(path: AnyPath, data: bytes) -> bool:
         return object_store.create_object(path, data)
     make_folders(path.parent)
     return link_once(write_temporary(path, data), path)
+
+
+def write_staged(path: AnyPath, data: bytes) -> None:
+    """Write a file or object, which appears whole; of a disk, its folder is still to be flushed."""
+    if isinstance(path, ObjectPath):
+        object_store.write_object(path, data)
+    else:
+        disk.disk.replace(write_temporary(path, data), path)
+
+
+def commit_once(staging: AnyPath, path: AnyPath, data: bytes) -> bool:
+    """create_once, once everything in the folder `staging` is flushed; a disk also writes there."""
+    if isinstance(path, ObjectPath) or isinstance(staging, ObjectPath):
+        return create_once(path, data)
+    temporary = write_temporary(staging / path.name, data)
+    fsync_path(staging)  # or a power cut could keep the file and lose what it names
+    make_folders(path.parent)
+    return link_once(temporary, path)
+
+
+def move(source: AnyPath, target: AnyPath) -> None:
+    """Give a file or object another name, in place of an older one of that name.
+
+    Raises FileNotFoundError where there is no source. In an object store it is copied, then
+    removed: a reader always finds one of the two.
+    """
+    if isinstance(source, ObjectPath) and isinstance(target, ObjectPath):
+        object_store.copy_object(source, target)
+        object_store.remove_object(source)
+    else:
+        disk.disk.replace(cast(Path, source), cast(Path, target))
+
+
+def flush_up(folder: AnyPath, root: AnyPath) -> None:
+    """Flush the directory entries of each folder of a disk from `folder` up to `root`.
+
+    Always all of them: another process may have made one and been killed before flushing it.
+    """
+    while not isinstance(folder, ObjectPath):
+        fsync_path(folder)
+        if folder == root:
+            return
+        folder = folder.parent
+
+
+def flush(folder: AnyPath) -> None:
+    """Flush the directory entries of a folder of a disk."""
+    if not isinstance(folder, ObjectPath):
+        fsync_path(folder)
 
 
 def copy(source: AnyPath, target: AnyPath) -> None:
@@ -265,11 +322,15 @@ def holds(path: AnyPath, data: bytes) -> bool:
         return False
 
 
+def holds_json(path: AnyPath, data: object) -> bool:
+    """Whether a file exists and has exactly the bytes that files.json_bytes makes of `data`."""
+    return holds(path, json_bytes(data))
+
+
 def write_json_if_changed(path: AnyPath, data: object) -> None:
     """Write a JSON file unless it has this content already, so that it keeps its time."""
-    text = json_bytes(data)
-    if not holds(path, text):
-        write_whole(path, text)
+    if not holds_json(path, data):
+        write_whole(path, json_bytes(data))
 
 
 # --- the probe

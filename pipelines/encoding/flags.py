@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from ops.config import ConfigError, Count, Range, Seed, Share
+from pipelines.console import PathOrURI, StorageOptions
 from pipelines.jobs import Accept
 from pipelines.store import CLASS
 
@@ -29,8 +30,8 @@ class EncodeFlags:
     such file. In a tar file, 7.depth.png is a field of the sample with the image 7.jpg and is not
     encoded, if its further name is a word of letters; v1.5.png is an image of its own, and so is
     7.depth.png where there is no 7.jpg. What is not encoded is named or counted."""
-    out: Path
-    """The code store to create or extend, for instance codes.zarr."""
+    out: PathOrURI
+    """The code store to create or extend, for instance codes.zarr or s3://bucket/codes.zarr."""
     tokenizer: str = "photo-f8"
     """Name of a bundled tokenizer, or a model or run folder."""
     image_size: Annotated[int, Range(least=1, most=2**16)] = 256
@@ -112,6 +113,7 @@ class EncodeFlags:
     """The same as --accept with everything it can name."""
     max_bad: Share = 0.5
     """Exit with code 1 if a larger share of the images has failed."""
+    storage_option: StorageOptions = ()
 
 
 def check_flags(flags: EncodeFlags) -> None:
