@@ -3,6 +3,7 @@
 import json
 import re
 
+import bench_class_accuracy
 import bench_encode
 import bench_gpu
 import bench_local_prior
@@ -13,19 +14,27 @@ import bench_store
 import bench_stream
 import bench_stride_quality
 import bench_tokenizer
+import bench_upscaler
+import numpy as np
 import pytest
 import torch
 from compvis_peer import import_peer
 from peer_stand_in import write_stand_in
 
+from ops.images import write_png
+from pipelines import generate
+from pipelines.conditioning import tokenizer_info
 from prior import (
+    ClassLabel,
     Conditions,
+    LowResolution,
     StartOfSequence,
     condition_sizes,
     make_model,
     preset_config,
     save_prior,
 )
+from tests.generate_run import make_run
 from tokenizer import build_tokenizer, save_tokenizer
 
 TINY_TRANSFORMER = ["--layers", "1", "--width", "32", "--heads", "2"]
@@ -148,6 +157,47 @@ def test_stride_quality(tmp_path, tiny_tokenizer, capsys):
     flags += ["--stride", "1", "2", "--tokenizer", tiny_tokenizer, "--out", str(out)]
     assert bench_stride_quality.main([*flags, "--threads", "1"]) == 0
     assert capsys.readouterr().out.count("nats a code at stride 1") == 2
+    assert out.exists()
+
+
+def test_class_accuracy(tmp_path, capsys):
+    for name, brightness in (("dark", 0), ("light", 1)):
+        (tmp_path / "real" / name).mkdir(parents=True)
+        for number in range(24):
+            image = np.full((20, 20, 3), 200 * brightness + number, np.uint8)
+            write_png(tmp_path / "real" / name / f"{number}.png", image)
+    run = make_run(tmp_path / "run", ClassLabel(num_classes=2))
+    samples = tmp_path / "samples"
+    flags = ["--prior", str(run), "--size", "32x32", "--count", "4", "--labels", "0,1"]
+    assert generate.main([*flags, "--out", str(samples)]) == 0
+    for number, shade in enumerate((10, 210, 210, 10)):  # of the classes 0, 1, 0, 1
+        write_png(samples / f"sample-{number:05d}.png", np.full((32, 32, 3), shade, np.uint8))
+    capsys.readouterr()
+    flags = ["--data", str(tmp_path / "real"), "--samples", str(samples), "--size", "16"]
+    assert bench_class_accuracy.main([*flags, "--epochs", "40", "--threads", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "held-out photographs: 100.0%" in out
+    assert f"{samples}: 50.0% of 4 in the class asked for, ratio 0.50" in out
+    assert "dark: 1 of 2" in out
+    assert "light: 1 of 2" in out
+
+
+def test_upscaler(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench_upscaler, "patch_distance", lambda *_: 0.0)  # loads photo-f8
+    tokenizer = build_tokenizer("tiny", seed=0)
+    save_tokenizer(tmp_path / "tokenizer", tokenizer)
+    info = tokenizer_info(tokenizer)
+    part = LowResolution(codebook_size=info["codebook_size"], ratio=4)
+    conditions = Conditions([part], info["codebook_size"])
+    config = preset_config(
+        "study-local", **condition_sizes("study-local", conditions, 4), num_layers=1
+    )
+    save_prior(tmp_path / "prior", make_model(config), conditions, info)
+    images, out = bench_encode.make_images(tmp_path / "images", 2), tmp_path / "pairs.png"
+    flags = ["--prior", str(tmp_path / "prior"), "--data", str(images), "--side", "32"]
+    assert bench_upscaler.main([*flags, "--out", str(out), "--seed", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"{name}: " in printed for name in ("bicubic", flags[1], "reconstruction"))
     assert out.exists()
 
 
