@@ -107,7 +107,7 @@ class FileCache:
 
     def _copies(self) -> Iterator[tuple[float, int, str]]:
         """(time of the last use, bytes, path) of each copy; removes what killed downloads left."""
-        folders = [entry.path for entry in os.scandir(self.folder) if entry.is_dir()]
+        folders = [entry.path for entry in os.scandir(self.folder) if len(entry.name) == 2]
         for folder in folders:
             for entry in os.scandir(folder):
                 with contextlib.suppress(FileNotFoundError):

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import time
+from itertools import count
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from ops import paths
 from ops.paths import ObjectPath
 from tests.crashes.encode_processes import exit_code, start
 from tests.crashes.null_encode import NullScenario, encode_files, null_scenarios
-from tests.object_servers import S3
-
-ROUNDS = 3
+from tests.object_servers import S3, proxy
 
 
 def encode_into(options: dict[str, str], out: ObjectPath, scenario: NullScenario) -> int:
@@ -19,19 +18,29 @@ def encode_into(options: dict[str, str], out: ObjectPath, scenario: NullScenario
         return encode_files(out, scenario.tokenizer, scenario.files)  # type: ignore[arg-type]
 
 
+def run_until(last: int, s3: S3, out: ObjectPath, scenario: NullScenario) -> int:
+    """Run encode in a child that is killed at a number of requests; its exit code."""
+    requests, running = count(), list[BaseProcess]()
+
+    def kill_at_last(*_: str) -> str:
+        if next(requests) == last:
+            running[0].kill()
+        return ""
+
+    with proxy(s3, kill_at_last) as before:
+        running.append(start(encode_into, before.options, out, scenario))
+        return exit_code(running[0])
+
+
 def test_killed_runs_are_resumed_to_the_same_objects(s3: S3, tmp_path: Path) -> None:
     scenario = null_scenarios(tmp_path / "null")[0]
-    out = s3.bucket() / "codes.zarr"
-    began = time.monotonic()
-    assert exit_code(start(encode_into, s3.options, out, scenario)) == 0
-    whole = time.monotonic() - began
-    for part in range(1, ROUNDS + 1):
+    for last in (35, 70):  # of some 150 requests
         out = s3.bucket() / "codes.zarr"
-        process = start(encode_into, s3.options, out, scenario)
-        time.sleep(whole * part / (ROUNDS + 1))
-        process.kill()
-        process.join()
-        assert exit_code(start(encode_into, s3.options, out, scenario)) == 0
+        assert run_until(last, s3, out, scenario) == -9
+        unfinished = s3.objects(out)
+        assert "_checksums.json" not in unfinished
+        assert "_staging/driver.lock" in unfinished
+        assert encode_into(s3.options, out, scenario) == 0
         found = s3.objects(out)
-        found["_staging/driver.lock"] = b""  # on a disk the lock's file stays
+        found["_staging/driver.lock"] = b""  # on a disk the file of the lock stays
         assert found == scenario.uninterrupted
