@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import pickle
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
@@ -21,14 +20,14 @@ _buckets = count()
 
 
 @pytest.fixture
-def objects() -> Iterator[list[tuple[ObjectPath, str]]]:
+def objects() -> list[tuple[ObjectPath, str]]:
     folder = ObjectPath("memory", f"cache-{next(_buckets)}", "x")
     found = []
     for number in range(5):
         data = bytes([number]) * 100
         paths.write_whole(folder / str(number), data)
         found.append((folder / str(number), hashlib.sha256(data).hexdigest()))
-    yield found
+    return found
 
 
 def kept(folder: Path) -> set[bytes]:
@@ -38,12 +37,15 @@ def kept(folder: Path) -> set[bytes]:
 def test_the_copies_used_last_are_kept(
     objects: list[tuple[ObjectPath, str]], tmp_path: Path
 ) -> None:
+    other = tmp_path / "tokenizers" / "a"
+    other.mkdir(parents=True)
     cache = FileCache(tmp_path, 300)
     for number in (0, 1, 2, 0, 3):
         assert cache.get(*objects[number]).read_bytes() == bytes([number]) * 100
     assert kept(tmp_path) == {b"\0", b"\2", b"\3"}
     FileCache(tmp_path, 50).get(*objects[4])  # larger than the bound: it alone is kept
     assert kept(tmp_path) == {b"\4"}
+    assert other.is_dir()  # what else lies there is left alone
 
 
 def test_threads_and_copies_of_the_cache_download_once(
