@@ -65,9 +65,8 @@ TINY = TokenizerRecipe(
 TOKENIZER_RECIPES: dict[str, TokenizerRecipe] = {
     # Every loss of the paper's objective but LPIPS, the discriminator from step 200 on.
     "tiny": TINY,
-    # The bundled tokenizer: pixel losses only, since LPIPS was not available where it was trained.
-    # About an hour on 2 cores; 24.7 dB on held-out photographs, see its card under
-    # tokenizer/weights/.
+    # The bundled tokenizer's network, by pixel losses only. Its weights were
+    # trained in two stages: see its card under tokenizer/weights/.
     "photo-f8": TokenizerRecipe(
         preset="photo-f8",
         losses=LossConfig(l1_weight=1.0, l2_weight=2.0, perceptual="none", adversarial="none"),

@@ -234,8 +234,9 @@ PRESETS: dict[str, VQGANConfig] = {
     # the FSQ paper's table for about 2**14 codes.
     "photo-f8": VQGANConfig(
         autoencoder=AutoencoderConfig(
-            channels=96, channel_mult=(1, 2), num_res_blocks=3, decoder_res_blocks=3,
-            attention_levels=(), mid_block=False, latent_channels=5, norm="channel", patch_size=4,
+            channels=96, channel_mult=(1, 2), num_res_blocks=3, decoder_res_blocks=4,
+            decoder_channels=128, attention_levels=(), mid_block=False, latent_channels=5,
+            norm="channel", patch_size=4,
         ),
         quantizer=QuantizerConfig(
             kind="fsq", codebook_size=15360, code_dim=5, levels=(8, 8, 8, 6, 5)

@@ -27,8 +27,8 @@ def test_sizes_are_within_their_bounds(photo_f8):
     assert "photo-f8" in bundled_tokenizers()
     assert photo_f8.config.downsample_factor == 8
     assert 1024 <= photo_f8.config.codebook_size <= 16384
-    assert 2e6 < sum(p.numel() for p in photo_f8.parameters()) < 6e6
-    assert (WEIGHTS / "photo-f8" / "model.safetensors").stat().st_size <= 16e6
+    assert 2e6 < sum(p.numel() for p in photo_f8.parameters()) < 10e6
+    assert (WEIGHTS / "photo-f8" / "model.safetensors").stat().st_size <= 32e6
 
 
 def test_the_model_card_has_the_fingerprint(photo_f8):
