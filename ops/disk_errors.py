@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ops.config import UserError
+from ops.object_paths import AnyPath
 
 _OTHER_PLACE = "Name a folder on another file system"
 _ALLOW = "Allow writing there, or reading if it is an input"
@@ -58,7 +59,7 @@ def is_of_machine(error: OSError) -> bool:
     return error.errno in REMEDIES or error.filename is not None
 
 
-def disk_error_message(error: OSError, folder: Path | None = None) -> str:
+def disk_error_message(error: OSError, folder: AnyPath | None = None) -> str:
     """The sentence for `error`, raised where files below `folder` are read or written."""
     named = error.filename if error.filename2 is None else error.filename2  # of a copy, its target
     where = folder if named is None else named
@@ -68,9 +69,14 @@ def disk_error_message(error: OSError, folder: Path | None = None) -> str:
     return f"{what}. {remedy}, then run the same command again."
 
 
+def no_links(error: OSError) -> bool:
+    """Whether link() failed since the file system has no hard links."""
+    return error.errno in _NO_LINKS
+
+
 def link_error(error: OSError, path: Path) -> OSError | DiskError:
     """What to raise where no hard link `path` could be made: `error`, or that there are none."""
-    if error.errno not in _NO_LINKS:
+    if not no_links(error):
         return error
     return DiskError(
         f"{path}: its file system makes no hard links ({error.strerror or error}), which keep two "
@@ -79,7 +85,7 @@ def link_error(error: OSError, path: Path) -> OSError | DiskError:
 
 
 @contextlib.contextmanager
-def disk_errors_explained(folder: Path) -> Iterator[None]:
+def disk_errors_explained(folder: AnyPath) -> Iterator[None]:
     """Raise an OSError of the body, which writes below `folder`, as a DiskError instead."""
     try:
         yield

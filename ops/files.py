@@ -205,20 +205,6 @@ def write_json(path: Path, data: Any) -> None:
     write_bytes(path, json_bytes(data))
 
 
-def write_json_if_changed(path: Path, data: Any) -> None:
-    """Write a JSON file unless it has this content already, so that it keeps its time."""
-    if not holds_json(path, data):
-        write_json(path, data)
-
-
-def holds_json(path: Path, data: Any) -> bool:
-    """Whether a file exists and says what `data` says, however its JSON is laid out."""
-    try:
-        return bool(parse_json(path.read_bytes()) == data)
-    except (FileNotFoundError, ValueError):
-        return False
-
-
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to a file, atomically."""
     with atomic_path(path) as partial:

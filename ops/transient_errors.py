@@ -64,10 +64,16 @@ def is_device_memory_error(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(text in str(error) for text in NO_DEVICE_MEMORY)
 
 
-def retried(read: Callable[[], T], what: str) -> T:
+def retried(
+    read: Callable[[], T],
+    what: str,
+    *,
+    doing: str = "read",
+    remedy: str = "Run the same command again, or remove the file",
+) -> T:
     """`read()`, tried again after transient errors; others pass.
 
-    Raises TransientError, which names `what` was read, when the last try fails.
+    Raises TransientError, which names `what` was read and the `remedy`, when the last try fails.
     """
     for wait in (*WAITS, None):
         try:
@@ -80,8 +86,8 @@ def retried(read: Callable[[], T], what: str) -> T:
             if wait is None:
                 reason = "not enough memory" if isinstance(error, MemoryError) else str(error)
                 raise TransientError(
-                    f"{what} cannot be read now, after {len(WAITS) + 1} tries: {reason}. This is "
-                    "not recorded. Run the same command again, or remove the file"
+                    f"{what} cannot be {doing} now, after {len(WAITS) + 1} tries: {reason}. This "
+                    f"is not recorded. {remedy}"
                 ) from error
         time.sleep(wait)
     raise AssertionError("the last try returns or raises")

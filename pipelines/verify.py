@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from pipelines.console import run_command, show
+from pipelines.console import PathOrURI, StorageOptions, run_command, show
 from pipelines.tracks import verify_store
 
 
@@ -23,8 +22,9 @@ class VerifyFlags:
     the GPU or CPU, the precision and versions, and how many rows each has.
     """
 
-    store: Annotated[Path, tyro.conf.Positional]
-    """The code store, for instance codes.zarr."""
+    store: Annotated[PathOrURI, tyro.conf.Positional]
+    """The code store, for instance codes.zarr or s3://bucket/codes.zarr."""
+    storage_option: StorageOptions = ()
 
 
 def main(argv: list[str] | None = None) -> int:

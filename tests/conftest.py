@@ -25,6 +25,7 @@ from pipelines.store import (
 from pipelines.store.layout import staging_path
 from pipelines.store.shards import row_checksums
 from tests.encode_run import EncodeRun
+from tests.object_servers import S3, s3_server
 
 # The same examples every time, and no deadline, since tests may run on a busy machine.
 hypothesis.settings.register_profile("smalti", deadline=None, derandomize=True)
@@ -53,6 +54,13 @@ def ray_local() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3]:
+    """One S3 server for each process of tests; each test makes buckets of its own."""
+    with s3_server() as server:
+        yield server
 
 
 def photograph(seed: int, height: int = 48, width: int = 64) -> np.ndarray:

@@ -5,21 +5,32 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ops.config import ConfigError
+from ops.object_paths import parse_path
+from pipelines.console.path_flags import STORAGE_OPTION
 
 # At the start of a word, or of the value in --flag=value and NAME=value. A path that begins by ./
 # is a local one, whatever it is called.
 URI = re.compile(r"(?:^|=)\s*([A-Za-z][A-Za-z0-9+.-]*)://")
-ADDRESS = "--address"  # of a Ray cluster: the one flag whose value may be a URI
+ADDRESS = "--address"  # of a Ray cluster: its value may be a URI that is no path
+NO_URIS: Mapping[str, bool] = MappingProxyType({})
 
 
-def check_words(words: Sequence[str]) -> None:
-    """Raise ConfigError for a URI where a path is expected, and for text that is not UTF-8."""
+def check_words(words: Sequence[str], uris: Mapping[str, bool] = NO_URIS) -> None:
+    """Raise ConfigError for a URI where a path is expected, and for text that is not UTF-8.
+
+    `uris` are the flags that take one, with whether they take several; "" is an argument without a
+    flag.
+    """
+    flag = ""
     for before, word in zip(["", *words], words, strict=False):
+        if before.startswith("--") and "=" not in before:
+            flag = before
         try:
             word.encode()
         except UnicodeEncodeError:
@@ -28,8 +39,24 @@ def check_words(words: Sequence[str]) -> None:
                 "LC_ALL=C.UTF-8."
             ) from None
         uri = URI.search(word)
-        if uri and before != ADDRESS and not word.startswith(f"{ADDRESS}="):
-            raise ConfigError(f"{_flag(before)}{word}: {_instead(uri[1].lower())}")
+        if uri is None or _owner(before, word, flag, uris) in (ADDRESS, STORAGE_OPTION):
+            continue
+        scheme = uri[1].lower()
+        if _owner(before, word, flag, uris) not in uris:
+            raise ConfigError(f"{_flag(before)}{word}: {_instead(scheme)}")
+        try:
+            parse_path(word.partition("=")[2] if word.startswith("--") else word)
+        except ConfigError as error:
+            raise ConfigError(f"{_flag(before)}{error}") from None
+
+
+def _owner(before: str, word: str, flag: str, uris: Mapping[str, bool]) -> str:
+    """The flag that a word is a value of; `flag` is the last one before it."""
+    if word.startswith("--"):
+        return word.partition("=")[0]
+    if before.startswith("--") and "=" not in before:
+        return before
+    return flag if uris.get(flag) else ""
 
 
 def _flag(before: str) -> str:

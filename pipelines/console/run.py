@@ -14,9 +14,11 @@ import tyro
 
 from ops.config import UserError, check_flags
 from ops.disk_errors import disk_error_message, is_of_machine
+from ops.storage_options import parse_options, storage_options
 from ops.version import __version__
 from pipelines.console.arguments import check_output, check_words
 from pipelines.console.interrupts import Interrupted, interrupts_raised
+from pipelines.console.path_flags import uri_flags
 from pipelines.console.terminal import (
     OutputClosedError,
     open_streams,
@@ -52,11 +54,12 @@ def run_command(
         if words == ["--version"]:
             show(f"smalti {__version__}")
             return 0
-        check_words(words)
+        check_words(words, uri_flags(flags))
         parsed = _parse(flags, words, prog, help_notes)
         check_flags(parsed)
         check_output(parsed)
-        return run(parsed)
+        with storage_options(parse_options(getattr(parsed, "storage_option", ()))):
+            return run(parsed)
 
     return exit_code_of(parse_and_run)
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from ops.config import ConfigError, Count, Range, Seed, Share
+from pipelines.console import PathOrURI, StorageOptions
 from pipelines.jobs import STALL_TIMEOUT, Accept, stall_seconds
 from pipelines.store import CLASS
 
@@ -32,8 +33,8 @@ class EncodeFlags:
     7.depth.png is a field of the sample with the image 7.jpg and is not encoded, if its further
     name is a word of letters; v1.5.png is an image of its own, and so is 7.depth.png where there is
     no 7.jpg. What is not encoded is named or counted."""
-    out: Path
-    """The code store to create or extend, for instance codes.zarr."""
+    out: PathOrURI
+    """The code store to create or extend, for instance codes.zarr or s3://bucket/codes.zarr."""
     tokenizer: str = "photo-f8"
     """Name of a bundled tokenizer, or a model or run folder."""
     image_size: Annotated[int, Range(least=1, most=2**16)] = 256
@@ -145,6 +146,7 @@ class EncodeFlags:
     it takes to read an image, and on a GPU to compile the encoder."""
     max_bad: Share = 0.5
     """Exit with code 1 if a larger share of the images has failed."""
+    storage_option: StorageOptions = ()
 
     @property
     def labels_from(self) -> str:

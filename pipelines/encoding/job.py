@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
 
+from ops.paths import AnyPath
 from ops.runtime import num_cores, threads_restored
 from pipelines.console import progress_bar
 from pipelines.encoding.flags import EncodeFlags
@@ -28,11 +28,11 @@ from pipelines.planning import Plan, Task
 
 
 def encode_tasks(
-    root: Path,
+    root: AnyPath,
     flags: EncodeFlags,
     plan: Plan,
     tasks: Sequence[Task],
-    reads: Mapping[str, Path],
+    reads: Mapping[str, AnyPath],
     devices: WorkerDevices,
 ) -> None:
     """Encode and commit tasks of the store at `root`, or of the track whose directory that is.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ import torch
 from ops.config import ConfigError, to_json
 from ops.cpu import nnpack_works
 from ops.images import DECODERS, Transform
+from ops.paths import AnyPath
 from ops.precision import Precision
 from pipelines.encoding.flags import EncodeFlags
 from pipelines.jobs import (
@@ -174,7 +174,7 @@ def _default_rows_per_task(num_rows: int) -> int:
 
 
 def check_same(
-    root: Path, store: PlanSettings, asked: PlanSettings, accept: frozenset[str] = frozenset()
+    root: AnyPath, store: PlanSettings, asked: PlanSettings, accept: frozenset[str] = frozenset()
 ) -> None:
     """Raise StoreError naming the settings in which the store and the flags differ.
 
@@ -215,7 +215,7 @@ def check_same(
         )
 
 
-def _check_reading(root: Path, store: dict[str, Any], ours: dict[str, Any]) -> None:
+def _check_reading(root: AnyPath, store: dict[str, Any], ours: dict[str, Any]) -> None:
     """Raise StoreError where another decoder made the store, or another version, which read image
     files otherwise."""
     found = {name: store.get(name) for name in ("decoding", "resizing")}

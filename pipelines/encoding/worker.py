@@ -24,6 +24,7 @@ import torch
 from ops.config import from_json
 from ops.disk_errors import disk_errors_explained
 from ops.images import Transform
+from ops.paths import AnyPath, exists
 from ops.precision import use_precision
 from ops.runtime import (
     compute_repeatably,
@@ -38,6 +39,7 @@ from pipelines.encoding.sources import IMAGE_COLUMNS, Size, source_of
 from pipelines.jobs import Done, Piece, precision_of
 from pipelines.planning import Plan, Task, read_plan, task_table
 from pipelines.store import (
+    CACHE_FOLDER,
     CRASHED,
     OK,
     STALLED,
@@ -50,12 +52,12 @@ from pipelines.store import (
     index_buffer,
     index_path,
     index_table,
+    local_tokenizer,
     publish_task,
     read_part,
     remove_partial_shards,
     row_form,
     store_root,
-    tokenizer_folder,
 )
 from tokenizer import NO_CODE, NOT_FINITE, NonFiniteLatentsError, load_tokenizer
 
@@ -67,7 +69,7 @@ STALLED_LINE = IndexLine(None, None, STALLED, "reading or encoding it never ende
 Buffer = TaskBuffer[IndexLine]
 
 
-def quarantine(root: Path, plan: Plan, piece: Piece[Task], stalled: bool = False) -> Done:
+def quarantine(root: AnyPath, plan: Plan, piece: Piece[Task], stalled: bool = False) -> Done:
     """Record the remaining row as `crashed` or `stalled`, so that the next attempt skips it."""
     (place,) = range(piece.first, piece.end)
     if not _is_committed(root, piece.task):
@@ -91,7 +93,7 @@ class EncodeWorker:
 
     def __init__(
         self,
-        root: Path,
+        root: AnyPath,
         concurrent_batches: int = 1,
         decoders: int | None = None,
         environment: Mapping[str, str] = MappingProxyType({}),
@@ -105,7 +107,7 @@ class EncodeWorker:
         device, precision = resolve_device(track["device"]), precision_of(track)
         use_precision(precision)
         self.root, self.plan = root, plan
-        self.tokenizer = load_tokenizer(tokenizer_folder(root), device, track["convolution"])
+        self.tokenizer = load_tokenizer(_tokenizer_of(root), device, track["convolution"])
         if self.tokenizer.fingerprint != track["fingerprint"]:
             raise StoreError(f"{self.tokenizer.folder} is not the tokenizer it began with.")
         compiled = _compiled_sizes(plan.settings.track, device)
@@ -296,11 +298,15 @@ class _Batch(NamedTuple):
     codes: Future[PendingCodes]
 
 
-def _is_committed(root: Path, task: Task) -> bool:
-    return index_path(root, task.grid, task.number).exists()
+def _is_committed(root: AnyPath, task: Task) -> bool:
+    return exists(index_path(root, task.grid, task.number))
 
 
-def _read_buffer(root: Path, plan: Plan, task: Task, environment: str = "") -> Buffer:
+def _tokenizer_of(root: AnyPath) -> Path:
+    return local_tokenizer(root, CACHE_FOLDER.expanduser())
+
+
+def _read_buffer(root: AnyPath, plan: Plan, task: Task, environment: str = "") -> Buffer:
     """The task's buffer with the rows that earlier attempts have kept."""
     form = row_form(task.grid, plan.settings.track)
     buffer = index_buffer(root, task.grid, task.number, task.num_rows, form, environment)

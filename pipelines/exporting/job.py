@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from ops import disk
 from ops.config import ConfigError
 from ops.disk_errors import disk_errors_explained
-from ops.files import exclusive_lock, make_folders, write_json_if_changed
+from ops.files import exclusive_lock, make_folders
+from ops.paths import write_json_if_changed
 from ops.runtime import threads_restored
 from pipelines.console import progress_bar
 from pipelines.exporting.export_format import ExportFormat
@@ -60,7 +61,7 @@ def export_store(flags: ExportFlags) -> ExportOutcome:
         with exclusive_lock(records_path(out) / "driver.lock"):
             shards = rows.shards()
             waiting = _begin(out, rows, shards, settings, keep_files=chosen.in_place)
-            _run(flags, rows.store.path, out, waiting, device, cpus)
+            _run(flags, flags.store.absolute(), out, waiting, device, cpus)
             records = [record for record in (read_record(out, s) for s in shards) if record]
             if len(records) < len(shards):
                 raise ConfigError(

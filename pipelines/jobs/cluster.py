@@ -11,10 +11,11 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
+from ops import paths
 from ops.config import UserError
+from ops.paths import OPTIONS_VARIABLE, AnyPath, ObjectPath, parse_path
 from pipelines.console import signal_handlers_kept
 
 OBJECT_STORE_BYTES = 256 << 20  # results are small; by default Ray takes 30% of the memory
@@ -34,12 +35,12 @@ def inside_job() -> bool:
     return JOB_VARIABLE in os.environ
 
 
-def check_absolute(paths: Mapping[str, Path]) -> None:
-    """Raise ClusterPathError for a relative path in a Ray job; `paths` are by flag.
+def check_absolute(named: Mapping[str, AnyPath]) -> None:
+    """Raise ClusterPathError for a relative path in a Ray job; `named` are by flag.
 
     The job's working directory is a copy, and files written there are lost with it.
     """
-    for flag, path in paths.items():
+    for flag, path in named.items():
         if inside_job() and not path.is_absolute():
             raise ClusterPathError(
                 f"{flag} {path} is relative, but a Ray job runs in a copy of the working directory "
@@ -47,7 +48,7 @@ def check_absolute(paths: Mapping[str, Path]) -> None:
             )
 
 
-def check_on_every_node(reads: Mapping[str, Path], writes: Mapping[str, Path]) -> None:
+def check_on_every_node(reads: Mapping[str, AnyPath], writes: Mapping[str, AnyPath]) -> None:
     """Raise ClusterPathError for nodes that do not see `reads` or cannot write below `writes`.
 
     Both are by flag; folders to write need not exist yet.
@@ -67,7 +68,7 @@ def check_on_every_node(reads: Mapping[str, Path], writes: Mapping[str, Path]) -
 
 
 def worker_after_check(
-    make_worker: Callable[[], T], reads: Mapping[str, Path], writes: Mapping[str, Path]
+    make_worker: Callable[[], T], reads: Mapping[str, AnyPath], writes: Mapping[str, AnyPath]
 ) -> T:
     """A worker, once its node has passed the same check: it may have joined after that."""
     node = socket.gethostname()
@@ -82,8 +83,8 @@ def _raise_for(problems: list[str]) -> None:
         )
 
 
-def _plain(paths: Mapping[str, Path]) -> dict[str, str]:
-    return {flag: str(path.absolute()) for flag, path in paths.items()}
+def _plain(named: Mapping[str, AnyPath]) -> dict[str, str]:
+    return {flag: str(path.absolute()) for flag, path in named.items()}
 
 
 def _problems(reads: dict[str, str], writes: dict[str, str]) -> list[str]:
@@ -92,16 +93,25 @@ def _problems(reads: dict[str, str], writes: dict[str, str]) -> list[str]:
     return unseen + [
         f"{flag} {path} cannot be written ({reason})"
         for flag, path in writes.items()
-        if (reason := _why_not_writable(Path(path)))
+        if (reason := _why_not_writable(parse_path(path)))
     ]
 
 
 def _exists(path: str) -> bool:
-    return Path(path).exists()
+    found = parse_path(path)
+    return paths.is_folder(found) or paths.exists(found)
 
 
-def _why_not_writable(path: Path) -> str:
+def _why_not_writable(path: AnyPath) -> str:
     """Why no file can be made in `path` or its nearest existing parent; "" if one can."""
+    if isinstance(path, ObjectPath):
+        probe = path / f".smalti-{secrets.token_hex(8)}"
+        try:
+            paths.write_whole(probe, b"")
+            paths.remove(probe)
+        except UserError as error:
+            return str(error)
+        return ""
     while not path.exists():
         path = path.parent
     try:
@@ -138,7 +148,11 @@ def ray_running(address: str | None = None, cpus: float = 1) -> Iterator[None]:
                 _temp_dir=temporary,
             )
     else:
-        yield from _connected(address=address)
+        options = os.environ.get(OPTIONS_VARIABLE)
+        variables = {OPTIONS_VARIABLE: options} if options else {}
+        yield from _connected(
+            address=address, **({"runtime_env": {"env_vars": variables}} if variables else {})
+        )
 
 
 def cores_for_gpus(gpus: float) -> int:

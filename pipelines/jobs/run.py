@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
+from ops.paths import AnyPath
 from pipelines.jobs.actors import ActorPool
 from pipelines.jobs.cluster import (
     check_on_every_node,
@@ -25,7 +25,7 @@ from pipelines.jobs.queue import JobError, TaskQueue
 
 __all__ = ["JobError", "Worker", "run_tasks"]
 
-NOTHING: Mapping[str, Path] = MappingProxyType({})
+NOTHING: Mapping[str, AnyPath] = MappingProxyType({})
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -61,8 +61,8 @@ def run_tasks(
     proven: bool = False,
     on_progress: Callable[[list[Any]], None] | None = None,
     stall_timeout: float | None = None,
-    reads: Mapping[str, Path] = NOTHING,
-    writes: Mapping[str, Path] = NOTHING,
+    reads: Mapping[str, AnyPath] = NOTHING,
+    writes: Mapping[str, AnyPath] = NOTHING,
 ) -> None:
     """Run every task until it has a result and pass each to `on_result`, in any order.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ops.images import ImageError
+from ops.paths import AnyPath
 from pipelines.inputs import content_hash, read_bytes, thread_map
 from pipelines.planning.rows import planned_rows
 from pipelines.store import (
@@ -27,7 +27,7 @@ DUPLICATE = "duplicate"
 
 
 def new_entries(
-    root: Path,
+    root: AnyPath,
     num_parts: int,
     listing: pa.Table,
     *,
@@ -64,7 +64,7 @@ def addresses(table: pa.Table) -> pa.ChunkedArray:
     return pc.binary_join_element_wise(grids, rows, pa.scalar("/", pa.large_string()))
 
 
-def without_tombstones(root: Path, rows: pa.Table) -> pa.Table:
+def without_tombstones(root: AnyPath, rows: pa.Table) -> pa.Table:
     """The rows that have no tombstone, by grid and row."""
     tombstones = read_tombstones(root)
     if not len(tombstones):
@@ -80,7 +80,7 @@ def repeated(keys: pa.ChunkedArray) -> Mask:
     return found
 
 
-def _newest_images(root: Path, num_parts: int) -> pa.Table:
+def _newest_images(root: AnyPath, num_parts: int) -> pa.Table:
     """View 0 of the newest content of each planned image that has no tombstone."""
     schema = pa.schema(
         [
@@ -114,7 +114,7 @@ def _is_true(flags: pa.ChunkedArray) -> Mask:
     return mask
 
 
-def _compare_contents(root: Path, listing: pa.Table, planned: pa.Table, known: Mask) -> None:
+def _compare_contents(root: AnyPath, listing: pa.Table, planned: pa.Table, known: Mask) -> None:
     """Correct `known` by comparing content hashes, for planned rows whose content was hashed."""
     contents = _contents(root)
     position = pc.index_in(addresses(planned), value_set=addresses(contents))
@@ -132,7 +132,7 @@ def _compare_contents(root: Path, listing: pa.Table, planned: pa.Table, known: M
     known[same_size] = np.where(readable, same, known[same_size])
 
 
-def _contents(root: Path) -> pa.Table:
+def _contents(root: AnyPath) -> pa.Table:
     """grid, row and content hash of view 0 of each image whose content was hashed."""
     columns = ["grid", "row", "view", "content"]
     tables = [INDEX_SCHEMA.empty_table().select(columns)]
@@ -142,7 +142,7 @@ def _contents(root: Path) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def _failed(root: Path) -> pa.ChunkedArray:
+def _failed(root: AnyPath) -> pa.ChunkedArray:
     """ "grid/row" of view 0 of each image with a failed row."""
     tables = [INDEX_SCHEMA.empty_table().select(["grid", "row"])]
     for grid, task in committed_tasks(root):
@@ -162,7 +162,7 @@ def _hash_of(uri: str, offset: int | None, size: int) -> str | None:
         return None
 
 
-def _known_duplicates(root: Path, num_parts: int, duplicates: pa.Table) -> Mask:
+def _known_duplicates(root: AnyPath, num_parts: int, duplicates: pa.Table) -> Mask:
     """Which of the entries whose key is repeated are planned as duplicates already."""
     if not len(duplicates):
         return np.zeros(0, bool)

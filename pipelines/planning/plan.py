@@ -8,11 +8,12 @@ task. An image's views are consecutive rows.
 
 from __future__ import annotations
 
+import errno
 import functools
+import io
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ import pyarrow.parquet as pq
 from ops import disk
 from ops.config import ConfigError, from_json, to_json
 from ops.files import fsync_path, link_once, make_folders
+from ops.paths import AnyPath, ObjectPath, create_once, file_info, write_whole
 from pipelines.planning.diff import addresses, new_entries, without_tombstones
 from pipelines.planning.rows import PLAN_SCHEMA, corrupt_plan, planned_rows
 from pipelines.store import (
@@ -111,7 +113,7 @@ class Plan:
         )
 
 
-def read_plan(root: Path) -> Plan | None:
+def read_plan(root: AnyPath) -> Plan | None:
     """The plan of the store at `root`; None if nothing is planned. Raises StoreError if corrupt."""
     tasks: list[Task] = []
     plan = None
@@ -128,7 +130,7 @@ def read_plan(root: Path) -> Plan | None:
     return plan
 
 
-def _read_part(root: Path, part: int) -> tuple[PlanSettings, tuple[str, ...], list[Task]]:
+def _read_part(root: AnyPath, part: int) -> tuple[PlanSettings, tuple[str, ...], list[Task]]:
     """Settings, label names and tasks of one part of a plan; ValueError where it has none."""
     path = plan_path(root, part)
     file = open_parquet(path)
@@ -148,24 +150,34 @@ def _read_part(root: Path, part: int) -> tuple[PlanSettings, tuple[str, ...], li
     return settings, names, tasks
 
 
-def task_table(root: Path, task: Task) -> pa.Table:
+def task_table(root: AnyPath, task: Task) -> pa.Table:
     """The planned rows of one task (PLAN_SCHEMA); raises StoreError if the plan is corrupt."""
     path = plan_path(root, task.part)
     with corrupt_plan(path):
-        status = path.stat()
-        footer = _footer(path, status.st_ino, status.st_mtime_ns)
+        footer = _footer(path, _version(path))
         file = open_parquet(path, footer, task.group)
         return checked_table(file.read_row_group(task.group), PLAN_SCHEMA)
 
 
+def _version(path: AnyPath) -> str:
+    """A text that is another one when the file at `path` was written again."""
+    if isinstance(path, ObjectPath):
+        found = file_info(path)
+        if found is None:
+            raise FileNotFoundError(errno.ENOENT, "No such object", str(path))
+        return found.etag
+    status = path.stat()
+    return f"{status.st_ino}-{status.st_mtime_ns}"
+
+
 @functools.lru_cache(maxsize=4)
-def _footer(path: Path, inode: int, changed: int) -> Any:
+def _footer(path: AnyPath, version: str) -> Any:
     # The footer lists every row group: reading it for each of them would take quadratic time.
     return open_parquet(path).metadata
 
 
 def extend_plan(
-    root: Path,
+    root: AnyPath,
     listing: pa.Table,
     settings: PlanSettings,
     views: int,
@@ -198,7 +210,7 @@ def extend_plan(
     return plan
 
 
-def prune_plan(root: Path, listing: pa.Table) -> int:
+def prune_plan(root: AnyPath, listing: pa.Table) -> int:
     """Add tombstones for every row of the images that the listing lacks; returns how many images.
 
     An image that is listed again later is planned as a new one.
@@ -229,7 +241,7 @@ def _split_by(entries: pa.Table, grids: pa.Array) -> dict[str, pa.Table]:
 
 
 def _write_part(
-    root: Path,
+    root: AnyPath,
     plan: Plan | None,
     settings: PlanSettings,
     label_names: tuple[str, ...],
@@ -256,7 +268,7 @@ def _write_part(
 
 
 def write_part(
-    root: Path,
+    root: AnyPath,
     part: int,
     settings: PlanSettings,
     label_names: tuple[str, ...],
@@ -305,15 +317,25 @@ def _planned(
 
 
 def _write_whole(
-    path: Path, schema: pa.Schema, groups: Iterable[pa.Table], size: int, overwrite: bool
+    path: AnyPath, schema: pa.Schema, groups: Iterable[pa.Table], size: int, overwrite: bool
 ) -> None:
     """Write tables as the row groups of a file, atomically.
 
     Raises StoreError if the file exists, unless `overwrite` is set.
     """
+    options = {"compression": "zstd", "write_page_checksum": True}
+    if isinstance(path, ObjectPath):
+        buffer = io.BytesIO()
+        with pq.ParquetWriter(buffer, schema, **options) as writer:
+            for table in groups:
+                writer.write_table(table, row_group_size=size)
+        if overwrite:
+            write_whole(path, buffer.getvalue())
+        elif not create_once(path, buffer.getvalue()):
+            raise _written_by_another(path)
+        return
     make_folders(path.parent)
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    options = {"compression": "zstd", "write_page_checksum": True}
     with disk.disk.create(partial) as file, pq.ParquetWriter(file, schema, **options) as writer:
         for table in groups:
             writer.write_table(table, row_group_size=size)
@@ -322,6 +344,10 @@ def _write_whole(
         disk.disk.replace(partial, path)
         fsync_path(path.parent)
     elif not link_once(partial, path):
-        raise StoreError(f"{path} was written by another process. Run the command again.")
+        raise _written_by_another(path)
     # An earlier run may have been killed after it made the folder and before it flushed its name.
     fsync_path(path.parent.parent)
+
+
+def _written_by_another(path: AnyPath) -> StoreError:
+    return StoreError(f"{path} was written by another process. Run the command again.")

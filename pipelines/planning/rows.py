@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 import pyarrow as pa
 
+from ops.paths import AnyPath
 from pipelines.store import (
     CARRIED_FIELDS,
     StoreError,
@@ -35,14 +35,14 @@ PLAN_SCHEMA = pa.schema(
 BATCH = 65536  # rows of a plan in memory at once
 
 
-def corrupt_plan(path: Path) -> AbstractContextManager[None]:
+def corrupt_plan(path: AnyPath) -> AbstractContextManager[None]:
     """Raise what the body, which reads a part of a plan at `path`, finds wrong as a StoreError."""
     return corrupt_as(
         lambda error: StoreError(f"{path}: corrupt plan ({error}). Restore it from a copy.")
     )
 
 
-def planned_rows(root: Path, num_parts: int, columns: tuple[str, ...]) -> Iterator[pa.Table]:
+def planned_rows(root: AnyPath, num_parts: int, columns: tuple[str, ...]) -> Iterator[pa.Table]:
     """Some columns of every planned row, oldest first, in batches; strings become large strings.
 
     Raises StoreError if a part of the plan is corrupt.

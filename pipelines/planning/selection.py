@@ -10,7 +10,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ import pyarrow.compute as pc
 
 from ops.config import ConfigError
 from ops.images import ImageError
+from ops.paths import AnyPath
 from ops.text import printable
 from pipelines.inputs import thread_map
 from pipelines.planning.diff import DUPLICATE, repeated
@@ -67,7 +67,7 @@ class Selector:
     `counts` are the images left out, by flag.
     """
 
-    def __init__(self, root: Path, selection: Selection) -> None:
+    def __init__(self, root: AnyPath, selection: Selection) -> None:
         self.root, self.selection = root, selection
         self.counts: Counter[str] = Counter()
 

@@ -8,14 +8,14 @@ files: one that is missing or corrupt is made anew.
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from ops.disk import disk
+from ops import paths
 from ops.disk_errors import disk_errors_explained
-from ops.files import make_folders, open_regular, write_bytes
+from ops.object_paths import parent
+from ops.paths import AnyPath
 from pipelines.inputs import MEMBER_SCHEMA, Members
 from pipelines.store import (
     SOURCES,
@@ -44,26 +44,26 @@ LEFT_OUT_SCHEMA = pa.schema(
 )
 
 
-def left_out_path(root: Path) -> Path:
+def left_out_path(root: AnyPath) -> AnyPath:
     return root / SOURCES / "left_out.parquet"
 
 
-def write_left_out(root: Path, table: pa.Table, selection: dict[str, Any]) -> None:
+def write_left_out(root: AnyPath, table: pa.Table, selection: dict[str, Any]) -> None:
     """Record the images that this run leaves out, LEFT_OUT_SCHEMA, and by which flags.
 
     Without any, the record of an earlier run is removed.
     """
     path = left_out_path(root)
     if not len(table):
-        if path.exists():
-            disk.unlink(path)
+        if paths.exists(path):
+            paths.remove(path)
         return
     metadata = description_metadata({"selection": selection})
     data = parquet_bytes(table.cast(LEFT_OUT_SCHEMA).replace_schema_metadata(metadata))
     _write_if_changed(path, data)
 
 
-def read_left_out(root: Path) -> pa.Table:
+def read_left_out(root: AnyPath) -> pa.Table:
     """What the last run has left out, LEFT_OUT_SCHEMA; empty where there is no intact record."""
     path = left_out_path(root)
     found = _read(path, LEFT_OUT_SCHEMA)
@@ -73,7 +73,7 @@ def read_left_out(root: Path) -> pa.Table:
 class ArchiveLists:
     """A MemberCache in a store's folder _sources: one file for each archive."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: AnyPath) -> None:
         self._folder = root / SOURCES / "archives"
 
     def read(self, path: str, etag: str, description: str) -> Members | None:
@@ -104,12 +104,12 @@ class ArchiveLists:
         table = members.table.replace_schema_metadata(description_metadata(about))
         _write_if_changed(self._path(path), parquet_bytes(table))
 
-    def _path(self, path: str) -> Path:
+    def _path(self, path: str) -> AnyPath:
         # A name of ours: those of archives are no names of files in a store.
         return self._folder / f"{hashlib.sha256(path.encode()).hexdigest()[:32]}.parquet"
 
 
-def _read(path: Path, schema: pa.Schema) -> tuple[pa.Table, dict[str, Any]] | None:
+def _read(path: AnyPath, schema: pa.Schema) -> tuple[pa.Table, dict[str, Any]] | None:
     try:
         with corrupt_as(lambda error: StoreError(str(error))):
             file = open_parquet(path)
@@ -119,13 +119,9 @@ def _read(path: Path, schema: pa.Schema) -> tuple[pa.Table, dict[str, Any]] | No
         return None
 
 
-def _write_if_changed(path: Path, data: bytes) -> None:
+def _write_if_changed(path: AnyPath, data: bytes) -> None:
     # Explained here: whoever lists an archive takes an OSError for one of the archive.
     with disk_errors_explained(path):
-        try:
-            with open_regular(path, follow=False) as file:
-                if file.read(len(data) + 1) == data:
-                    return
-        except FileNotFoundError:
-            make_folders(path.parent)
-        write_bytes(path, data)
+        if not paths.holds(path, data):
+            paths.make_folder(parent(path))
+            paths.write_whole(path, data)

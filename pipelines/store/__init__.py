@@ -60,13 +60,14 @@ from pipelines.store.parquet import (
     read_description,
 )
 from pipelines.store.partial import remove_partial_shards, task_of_partial_shard
-from pipelines.store.reader import CodeStore
+from pipelines.store.reader import CACHE_BYTES, CACHE_FOLDER, CodeStore
 from pipelines.store.recovery import (
     empty_staging,
     forget,
     forget_missing,
     keep_tokenizer,
     listed_files,
+    local_tokenizer,
     publish_committed,
     read_checksums,
     remove_partials,
@@ -96,6 +97,8 @@ from pipelines.store.zarr_metadata import (
 )
 
 __all__ = [
+    "CACHE_BYTES",
+    "CACHE_FOLDER",
     "CARRIED_FIELDS",
     "CLASS",
     "CRASHED",
@@ -139,6 +142,7 @@ __all__ = [
     "keep_tokenizer",
     "links_and_pipes",
     "listed_files",
+    "local_tokenizer",
     "locked",
     "made_in_of",
     "metadata_files",

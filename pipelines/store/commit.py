@@ -1,8 +1,9 @@
 """Commit of one task's rows to a store: all of them, once, never overwriting another attempt's.
 
 A worker stages its shard under a name made from the content's hash, writes its index part under a
-temporary name, flushes both, and links the part to its final name. The link is exclusive: the
-first attempt wins and later ones change nothing, however late they come. Then the shard is moved
+temporary name, flushes both, and links the part to its final name; in an object store a conditional
+PUT takes the place of the link. Both are exclusive: the first attempt wins and later ones change
+nothing, however late they come. Then the shard is moved
 to the path where plain zarr reads it. The part names the shard's hash, so a reader finds it under
 either path. Nothing in these files depends on the attempt: every attempt gives the same bytes.
 """
@@ -12,15 +13,14 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ops import disk
-from ops.files import fsync_path, link_once, make_folders, write_temporary
+from ops import paths
+from ops.paths import AnyPath, join
 from pipelines.store.environments import MadeIn, described_environments, parse_environments
 from pipelines.store.layout import (
     StoreError,
@@ -67,7 +67,7 @@ INDEX_SCHEMA = pa.schema(
 
 
 def commit_task(
-    root: Path,
+    root: AnyPath,
     grid: str,
     task: int,
     rows_per_task: int,
@@ -90,21 +90,18 @@ def commit_task(
             data = shard_bytes(codes, rows_per_task, compress)
             digest = hashlib.sha256(data).hexdigest()
             name = staged_name(grid, task, track, digest)
-            disk.disk.replace(write_temporary(staging / name, data), staging / name)
+            paths.write_staged(join(staging, name), data)
             named[track] = {"file": name, "sha256": digest, "bytes": len(data)}
         part = _part_bytes(index, named, environments)
-        temporary = write_temporary(staging / final.name, part)
-        fsync_path(staging)  # or a power cut could keep the part and lose its shards
-        make_folders(final.parent)
-        won = link_once(temporary, final)
+        won = paths.commit_once(staging, final, part)
     except FileNotFoundError as error:
         raise StoreError(f"{staging} was emptied by another run ({error}).") from error
-    _fsync_up(final.parent.parent, store_root(root))
+    paths.flush_up(final.parent.parent, store_root(root))
     publish_task(root, grid, task)  # even if another attempt won: it may have died since
     if not won:
         committed = {shard["file"] for shard in read_part(root, grid, task)[1].values()}
         for file in {shard["file"] for shard in named.values()} - committed:
-            disk.disk.unlink(staging / file)
+            paths.remove(join(staging, file))
     return won
 
 
@@ -116,19 +113,7 @@ def _part_bytes(
     return parquet_bytes(table.replace_schema_metadata(description_metadata(description)))
 
 
-def _fsync_up(folder: Path, root: Path) -> None:
-    """Flush the directory entries of each folder from `folder` up to `root`, the store's own.
-
-    Always all of them: another attempt may have made one and been killed before flushing it.
-    """
-    while True:
-        fsync_path(folder)
-        if folder == root:
-            return
-        folder = folder.parent
-
-
-def read_part(root: Path, grid: str, task: int) -> tuple[pa.Table, dict[str, Any]]:
+def read_part(root: AnyPath, grid: str, task: int) -> tuple[pa.Table, dict[str, Any]]:
     """One task's index lines, INDEX_SCHEMA, and {track: {"file", "sha256", "bytes"}} of its shards.
 
     Raises StoreError where the part is missing or corrupt: then nothing that it names is used.
@@ -146,7 +131,7 @@ def read_part(root: Path, grid: str, task: int) -> tuple[pa.Table, dict[str, Any
     return lines, shards
 
 
-def read_environments(root: Path, grid: str, task: int) -> list[MadeIn]:
+def read_environments(root: AnyPath, grid: str, task: int) -> list[MadeIn]:
     """The environments in which one task's rows were made, by place in the task.
 
     None where an earlier version made them. Raises StoreError where the part is missing or corrupt.
@@ -183,7 +168,7 @@ def _check_lines(grid: str, lines: pa.Table) -> None:
             raise ValueError(f"column {name} has {found}")
 
 
-def committed_tasks(root: Path) -> set[tuple[str, int]]:
+def committed_tasks(root: AnyPath) -> set[tuple[str, int]]:
     """(grid, task) of every task that has an index part in the store.
 
     Raises StoreError for a Parquet file among them that the store has not written.
@@ -191,7 +176,7 @@ def committed_tasks(root: Path) -> set[tuple[str, int]]:
     return set(indexed_tasks(root))
 
 
-def publish_task(root: Path, grid: str, task: int) -> None:
+def publish_task(root: AnyPath, grid: str, task: int) -> None:
     """Move a committed task's shards to the paths that plain zarr reads; may be called again.
 
     Raises StoreError where a shard has neither its staged nor its final path.
@@ -199,15 +184,15 @@ def publish_task(root: Path, grid: str, task: int) -> None:
     _, shards = read_part(root, grid, task)
     for track, shard in shards.items():
         final = shard_path(root, grid, track, task)
-        make_folders(final.parent)
+        paths.make_folder(final.parent)
         try:
-            disk.disk.replace(staging_path(root) / shard["file"], final)
+            paths.move(join(staging_path(root), shard["file"]), final)
         except IsADirectoryError:
             raise StoreError(f"{final} is a folder. Remove it and run encode again.") from None
         except FileNotFoundError:
-            if not final.is_file():
+            if not paths.exists(final):
                 raise StoreError(
                     f"{final}: shard is missing. Remove {index_path(root, grid, task)} "
                     "and run encode again to make a new one."
                 ) from None
-        _fsync_up(final.parent, store_root(root))
+        paths.flush_up(final.parent, store_root(root))

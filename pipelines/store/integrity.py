@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ops.files import open_regular
+from ops.paths import AnyPath, open_binary
 from pipelines.store.shards import max_shard_size, row_checksums, shard_chunks, shard_size
 from pipelines.store.zarr_metadata import RowForm, StoreAttributes, fill_value, row_form
 
@@ -29,7 +28,7 @@ class CorruptRows(NamedTuple):
 
 
 def check_shard(
-    path: Path, sha256: str, index: pa.Table, grid: str, track: str, attributes: StoreAttributes
+    path: AnyPath, sha256: str, index: pa.Table, grid: str, track: str, attributes: StoreAttributes
 ) -> CorruptRows:
     """Compare a shard's file with its hash and its rows with their lines of `index`.
 
@@ -41,7 +40,7 @@ def check_shard(
     checksums = index["checksum"].to_numpy()
     ok = pc.equal(index["status"], "ok").to_numpy()
     wrong = np.zeros(len(index), bool)
-    with open_regular(path, follow=False) as file:
+    with open_binary(path, follow=False) as file:
         hashed = _Hashed(file)
         for first, end, codes in _chunks(hashed, len(index), form, attributes):
             here = slice(first, end)

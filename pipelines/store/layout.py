@@ -26,10 +26,12 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from ops import disk
+from ops import disk, paths
 from ops.config import UserError
 from ops.files import exclusive_lock, special_files
+from ops.paths import AnyPath, ObjectPath, P, join, parent
 from ops.text import printable
+from pipelines.store.lease import held_lease
 
 FORMAT = 3  # of code stores and of folders of samples
 TRACKS = "_tracks"
@@ -54,7 +56,7 @@ class StoreError(UserError):
     """A code store that is missing, foreign, corrupt, or made with other settings."""
 
 
-def check_format(path: Path, found: object, command: str = "encode") -> None:
+def check_format(path: AnyPath, found: object, command: str = "encode") -> None:
     """Raise StoreError unless the file at `path`, which `command` wrote, has format FORMAT."""
     if found != FORMAT:
         newer = isinstance(found, int) and found > FORMAT
@@ -96,15 +98,15 @@ def staged_name(grid: str, task: int, track: str, sha256: str) -> str:
     return f"{grid}-{task}-{track}-{sha256[:32]}.shard"
 
 
-def part_numbers(folder: Path) -> list[int]:
+def part_numbers(folder: AnyPath) -> list[int]:
     """The numbers of the Parquet files of a folder, ascending; none where it does not exist.
 
     Raises StoreError for a Parquet file whose name is no number.
     """
-    return sorted(_part_number(path) for path in folder.glob("*.parquet"))
+    return sorted(_part_number(path) for path in paths.matching(folder, "*.parquet"))
 
 
-def num_parts(folder: Path) -> int:
+def num_parts(folder: AnyPath) -> int:
     """How many parts, numbered from 0, a folder has; StoreError where one is missing between."""
     numbers = part_numbers(folder)
     for expected, number in enumerate(numbers):
@@ -114,13 +116,13 @@ def num_parts(folder: Path) -> int:
     return len(numbers)
 
 
-def indexed_tasks(root: Path) -> list[tuple[str, int]]:
+def indexed_tasks(root: AnyPath) -> list[tuple[str, int]]:
     """(grid, task) of every index part of a store.
 
     Raises StoreError for a Parquet file among them that the store has not written.
     """
     found = []
-    for path in (root / "_index").glob("*/*.parquet"):
+    for path in paths.matching(root, "_index/*/*.parquet"):
         number = _part_number(path)
         try:
             grid_shape(path.parent.name)
@@ -130,18 +132,21 @@ def indexed_tasks(root: Path) -> list[tuple[str, int]]:
     return found
 
 
-def _part_number(path: Path) -> int:
+def _part_number(path: AnyPath) -> int:
     match = PART_NAME.fullmatch(path.name)
     if match is None:
         raise StoreError(f"{path} is not a file of the store: such names are numbers. Remove it.")
     return int(match[1])
 
 
-def links_and_pipes(root: Path, *, shards: bool = True) -> Iterator[str]:
+def links_and_pipes(root: AnyPath, *, shards: bool = True) -> Iterator[str]:
     """A problem for each entry below `root` that is neither a regular file nor a folder of a store.
 
-    Without `shards`, the folders that hold nothing but shards are left out.
+    Without `shards`, the folders that hold nothing but shards are left out. An object store has
+    nothing else than objects.
     """
+    if isinstance(root, ObjectPath) or not root.is_dir():
+        return
     try:
         found = sorted(special_files(root, depth=TREE_DEPTH, not_into="" if shards else "c"))
     except OSError as error:
@@ -154,24 +159,30 @@ def links_and_pipes(root: Path, *, shards: bool = True) -> Iterator[str]:
         )
 
 
-def refuse_links(root: Path, *, shards: bool = True) -> None:
+def refuse_links(root: AnyPath, *, shards: bool = True) -> None:
     """Raise StoreError where links_and_pipes finds anything; `root` itself may be a link."""
-    if root.is_dir():
-        for problem in links_and_pipes(root, shards=shards):
-            raise StoreError(problem)
+    for problem in links_and_pipes(root, shards=shards):
+        raise StoreError(problem)
 
 
 @contextlib.contextmanager
-def locked(root: Path) -> Iterator[None]:
+def locked(root: AnyPath) -> Iterator[None]:
     """Hold the lock of the store, or folder of samples, at `root`; LockedError where it is taken.
 
-    Raises StoreError where it has links or pipes: writing could then change files elsewhere. A
-    folder that a UserError leaves as empty as it was is removed again.
+    Raises StoreError where it has links or pipes: writing could then change files elsewhere, and
+    ExclusiveCreateError where two writers could not be kept apart. A folder that a UserError leaves
+    as empty as it was is removed again.
     """
+    if isinstance(root, ObjectPath):
+        paths.check_exclusive_create(staging_path(root))
+        with held_lease(lock_path(root)):
+            yield
+        return
     refuse_links(root)
     is_new = not root.exists()
     with exclusive_lock(lock_path(root)):
         try:
+            paths.check_exclusive_create(staging_path(root))
             yield
         except UserError:
             if is_new:
@@ -189,68 +200,68 @@ def _remove_unused(root: Path) -> None:
         root.rmdir()
 
 
-def track_path(root: Path, track: str) -> Path:
+def track_path(root: P, track: str) -> P:
     """The track directory of a further track: its plan, index and staging folder.
 
     Raises StoreError for a name that no track has.
     """
     if not is_track_name(track):
         raise StoreError(f"{root}: {printable(repr(track), 60)} is no name of a track.")
-    return root / TRACKS / track
+    return join(root, TRACKS, track)
 
 
-def source_path(track_dir: Path) -> Path:
-    return track_dir / "_source.json"
+def source_path(track_dir: P) -> P:
+    return join(track_dir, "_source.json")
 
 
-def store_root(root: Path) -> Path:
+def store_root(root: P) -> P:
     """The store that `root` is, or whose track directory it is."""
-    return root.parent.parent if root.parent.name == TRACKS else root
+    return parent(parent(root)) if root.parent.name == TRACKS else root
 
 
-def track_name(root: Path) -> str:
+def track_name(root: AnyPath) -> str:
     """The track whose directory `root` is; a store's own directory is that of track `image`."""
     return root.name if root.parent.name == TRACKS else "image"
 
 
-def array_path(root: Path, grid: str, track: str) -> Path:
-    return store_root(root) / f"g{grid}" / track
+def array_path(root: P, grid: str, track: str) -> P:
+    return join(store_root(root), f"g{grid}", track)
 
 
-def shard_path(root: Path, grid: str, track: str, task: int) -> Path:
-    return array_path(root, grid, track) / "c" / str(task) / "0" / "0"
+def shard_path(root: P, grid: str, track: str, task: int) -> P:
+    return join(array_path(root, grid, track), "c", str(task), "0", "0")
 
 
-def index_path(root: Path, grid: str, task: int) -> Path:
-    return root / "_index" / grid / f"{task}.parquet"
+def index_path(root: P, grid: str, task: int) -> P:
+    return join(root, "_index", grid, f"{task}.parquet")
 
 
-def plan_path(root: Path, part: int) -> Path:
-    return root / "_plan" / f"{part}.parquet"
+def plan_path(root: P, part: int) -> P:
+    return join(root, "_plan", f"{part}.parquet")
 
 
-def tombstones_path(root: Path, part: int) -> Path:
-    return root / "_tombstones" / f"{part}.parquet"
+def tombstones_path(root: P, part: int) -> P:
+    return join(root, "_tombstones", f"{part}.parquet")
 
 
-def checksums_path(root: Path) -> Path:
-    return root / "_checksums.json"
+def checksums_path(root: P) -> P:
+    return join(root, "_checksums.json")
 
 
-def staging_path(root: Path) -> Path:
-    return root / "_staging"
+def staging_path(root: P) -> P:
+    return join(root, "_staging")
 
 
-def lock_path(root: Path) -> Path:
+def lock_path(root: P) -> P:
     """The file that a driver holds locked while it writes below `root`."""
-    return staging_path(root) / "driver.lock"
+    return join(staging_path(root), "driver.lock")
 
 
-def tokenizer_path(root: Path, track: str) -> Path:
-    return root / "_tokenizer" / track
+def tokenizer_path(root: P, track: str) -> P:
+    return join(root, "_tokenizer", track)
 
 
-def tokenizer_folder(root: Path) -> Path:
+def tokenizer_folder(root: P) -> P:
     """The tokenizer kept for a store or track; the image's where a track has none of its own."""
     own = tokenizer_path(root, track_name(root))
-    return own if own.is_dir() else tokenizer_path(store_root(root), "image")
+    return own if paths.is_folder(own) else tokenizer_path(store_root(root), "image")

@@ -1,8 +1,11 @@
-"""A store's shard files for reading: raw ones memory-mapped, compressed ones decompressed whole."""
+"""A store's shard files for reading: raw ones memory-mapped, compressed ones decompressed whole.
+
+Shards of a store in an object store are copied to local files first, whole, by a FileCache.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from typing import Any, NamedTuple
@@ -10,8 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ops.cache import ArrayCache
-from ops.files import NotRegularError, open_regular
-from pipelines.store.layout import StoreError, shard_path, staging_path
+from ops.file_cache import FileCache
+from ops.files import NotRegularError
+from ops.paths import AnyPath, ObjectPath, file_info, join, list_objects, read_whole
+from pipelines.store.layout import StoreError, shard_path, staging_path, store_root
 from pipelines.store.shards import decode_shard, max_shard_size, shard_rows, shard_size
 from pipelines.store.zarr_metadata import RowForm, StoreAttributes, row_form
 
@@ -23,11 +28,23 @@ Address = tuple[str, str, int]  # grid, track, task
 class ShardFiles:
     """The shards that a store's index parts name, each checked for its presence and size.
 
-    Maps stay open. Decompressed shards are kept up to `decoded_bytes`, the last used ones.
+    Maps stay open, those of copies in `cache` as long as it keeps the copies. Decompressed shards
+    are kept up to `decoded_bytes`, the last used ones.
     """
 
-    def __init__(self, root: Path, attributes: StoreAttributes, decoded_bytes: int) -> None:
+    def __init__(
+        self,
+        root: AnyPath,
+        attributes: StoreAttributes,
+        decoded_bytes: int,
+        cache: FileCache,
+    ) -> None:
         self._root = root
+        self._cache = cache
+        #: Sizes of an object store's objects, by URI, when the store was opened.
+        self._sizes: dict[str, int] = {}
+        if isinstance(root, ObjectPath):
+            self._sizes = {str(o.path): o.size for o in list_objects(store_root(root))}
         self._attributes = attributes
         self._shards: dict[tuple[str, int], tuple[int, Mapping[str, Any]]] = {}
         self._tracks: dict[tuple[str, str], _Track] = {}
@@ -73,7 +90,11 @@ class ShardFiles:
             tasks = np.array(sorted(rows), np.int64)
             committed = np.array([rows[task] for task in tasks.tolist()], np.int64)
             form = self.form(grid, track)
-            maps = _Maps(lambda task: self._load((grid, track, task)))
+            remote = isinstance(self._root, ObjectPath)
+            maps = _Maps(
+                lambda task: self._load((grid, track, task)),
+                (lambda task: not self._has_copy(grid, track, task)) if remote else None,
+            )
             self._tracks[grid, track] = _Track(form, _raw(form), tasks, committed, maps)
         return self._tracks[grid, track]
 
@@ -85,7 +106,15 @@ class ShardFiles:
             self._decompressed.put(address, rows)
         return rows
 
-    def _find(self, address: Address) -> Path:
+    def copy(self, grid: str, track: str, task: int) -> None:
+        """Make a local copy of a shard of an object store, if there is none yet."""
+        if isinstance(self._root, ObjectPath):
+            self._local(address := (grid, track, task), self._find(address))
+
+    def _has_copy(self, grid: str, track: str, task: int) -> bool:
+        return self._cache.path_of(self._shards[grid, task][1][track]["sha256"]).exists()
+
+    def _find(self, address: Address) -> AnyPath:
         """The shard's file, staged or published; StoreError when it is missing or short.
 
         Zarr must not be asked: it reads a missing shard as fill without an error. The staged file
@@ -100,7 +129,11 @@ class ShardFiles:
             size = shard_size(num_rows, rows_per_task, row_bytes)
         elif size > max_shard_size(num_rows, rows_per_task, row_bytes):
             raise StoreError(f"{final}: no {num_rows} rows have {size:,} bytes. Run verify.")
-        for path in (staging_path(self._root) / shards[track]["file"], final):
+        staged = join(staging_path(self._root), shards[track]["file"])
+        if isinstance(final, ObjectPath):
+            return self._find_object(final, (staged, final), size)
+        for path in (staged, final):
+            assert isinstance(path, Path)
             try:
                 found = path.lstat()
             except FileNotFoundError:
@@ -113,6 +146,28 @@ class ShardFiles:
                 self._check_folders(final)
             return path
         raise StoreError(f"{final}: shard is missing. Run verify.")
+
+    def _find_object(self, final: ObjectPath, named: Sequence[AnyPath], size: int) -> AnyPath:
+        for known in (True, False):  # it may have been published since the listing
+            for path in named:
+                found = self._sizes.get(str(path)) if known else _size_now(path)
+                if found is None:
+                    continue
+                if found != size:
+                    raise StoreError(f"{path}: {found} bytes, expected {size}. Run verify.")
+                return path
+        raise StoreError(f"{final}: shard is missing. Run verify.")
+
+    def _local(self, address: Address, path: AnyPath) -> Path:
+        """A shard's file, or the local copy of its object."""
+        if not isinstance(path, ObjectPath):
+            return path
+        _, shards = self._shards[address[0], address[2]]
+        try:
+            return self._cache.get(path, shards[address[1]]["sha256"])
+        except FileNotFoundError:
+            self._sizes.pop(str(path), None)
+            raise
 
     def _check_folders(self, shard: Path) -> None:
         """Raise StoreError where a folder of this shard alone is a link; others are checked once,
@@ -128,16 +183,17 @@ class ShardFiles:
         except FileNotFoundError:  # published between _find and _open
             return self._open(address, self._find(address))
 
-    def _open(self, address: Address, path: Path) -> Codes:
+    def _open(self, address: Address, path: AnyPath) -> Codes:
         grid, track, task = address
         num_rows, rows_per_task = self._shards[grid, task][0], self._attributes.rows_per_task
         form = self.form(grid, track)
+        local = self._local(address, path)
         if not self._attributes.compress:
             total = shard_rows(num_rows, rows_per_task)  # padding included
-            return np.asarray(np.memmap(path, _raw(form), "r", shape=total))
+            return np.asarray(np.memmap(local, _raw(form), "r", shape=total))
         try:
-            with open_regular(path, follow=False) as file:
-                codes = decode_shard(file.read(), num_rows, rows_per_task, *form)
+            data = read_whole(local, follow=False)
+            codes = decode_shard(data, num_rows, rows_per_task, *form)
         except (StoreError, NotRegularError) as error:
             raise StoreError(f"{path}: {error}. Run verify.") from error
         return codes.reshape(-1).view(_raw(form))
@@ -146,21 +202,33 @@ class ShardFiles:
         return {**self.__dict__, "_tracks": {}}  # another process maps the files itself
 
 
+def _size_now(path: AnyPath) -> int | None:
+    found = file_info(path)
+    return None if found is None else found.size
+
+
 def _raw(form: RowForm) -> np.dtype[Any]:
     """The type of one row as raw bytes."""
     return np.dtype((np.void, int(np.prod(form.shape)) * form.dtype.itemsize))
 
 
 class _Maps(dict[int, Codes]):
-    """Memory maps by task number, each opened when it is first used; `views` are their bytes."""
+    """Memory maps by task number, each opened when it is first used; `views` are their bytes.
 
-    def __init__(self, load: Callable[[int], Codes]) -> None:
+    Those of which `is_gone` are closed when another is opened: they keep space of the disk.
+    """
+
+    def __init__(self, load: Callable[[int], Codes], is_gone: Callable[[int], bool] | None) -> None:
         super().__init__()
-        self._load = load
+        self._load, self._is_gone = load, is_gone
         self.views = _Views(self)
 
     def __missing__(self, task: int) -> Codes:
         self[task] = self._load(task)
+        if self._is_gone is not None:
+            for gone in [other for other in self if other != task and self._is_gone(other)]:
+                self.views.pop(gone, None)
+                del self[gone]
         return self[task]
 
 

@@ -10,7 +10,6 @@ import contextlib
 import io
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 
 from ops.config import UserError
 from ops.files import NotRegularError, json_hash, open_regular, parse_json
+from ops.paths import AnyPath, ObjectPath, open_binary
 from pipelines.store.layout import FORMAT, check_format
 
 METADATA_KEY = b"smalti"  # of the description in a file's schema metadata
@@ -60,15 +60,19 @@ def corrupt_as(error_of: Callable[[Exception], UserError]) -> Iterator[None]:
 
 
 def open_parquet(
-    path: Path, footer: pq.FileMetaData | None = None, group: int | None = None
+    path: AnyPath, footer: pq.FileMetaData | None = None, group: int | None = None
 ) -> pq.ParquetFile:
     """A Parquet file whose row groups, or the one to be read, take at most MAX_GROUP_BYTES.
 
     String columns are read as dictionaries where one long value in many rows could take more.
     Raises one of PARQUET_ERRORS for any other file; `footer` may have been read before.
     """
-    open_regular(path, follow=False).close()
-    file = pq.ParquetFile(path, metadata=footer, page_checksum_verification=True)
+    source: Any = path
+    if isinstance(path, ObjectPath):
+        source = open_binary(path)
+    else:
+        open_regular(path, follow=False).close()
+    file = pq.ParquetFile(source, metadata=footer, page_checksum_verification=True)
     long_text = False
     for number in range(file.num_row_groups) if group is None else (group,):
         found = file.metadata.row_group(number)
@@ -79,7 +83,7 @@ def open_parquet(
         return file
     strings = [field.name for field in file.schema_arrow if _is_text(field.type)]
     return pq.ParquetFile(
-        path, metadata=footer, page_checksum_verification=True, read_dictionary=strings
+        source, metadata=footer, page_checksum_verification=True, read_dictionary=strings
     )
 
 
@@ -131,7 +135,7 @@ def description_metadata(description: dict[str, Any]) -> dict[bytes, bytes]:
     return {METADATA_KEY: text.encode()}
 
 
-def read_description(path: Path, metadata: dict[bytes, bytes] | None) -> dict[str, Any]:
+def read_description(path: AnyPath, metadata: dict[bytes, bytes] | None) -> dict[str, Any]:
     """The description in the `metadata` of the Parquet file at `path`.
 
     Raises StoreError where the file has another format; KeyError, TypeError or ValueError where

@@ -11,20 +11,14 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from ops import disk
-from ops.files import (
-    NotRegularError,
-    fsync_path,
-    open_regular,
-    parse_json,
-    write_temporary,
-)
+from ops import paths
+from ops.files import NotRegularError, parse_json
+from ops.paths import AnyPath, join
 from pipelines.store.layout import GRID, NUMBER, StoreError, staging_path
 from pipelines.store.parquet import METADATA_KEY, PARQUET_ERRORS
 
@@ -46,7 +40,7 @@ class PartialShard(NamedTuple):
 
 
 def write_partial_shard(
-    root: Path,
+    root: AnyPath,
     grid: str,
     task: int,
     first: int,
@@ -70,40 +64,39 @@ def write_partial_shard(
     # The name has the last row too, so that a shorter file never replaces a longer one.
     name = f"{grid}-{task}-{first}-{first + len(lines)}.partial-shard"
     try:
-        temporary = write_temporary(staging / name, hashlib.sha256(payload).digest() + payload)
-        disk.disk.replace(temporary, staging / name)
-        fsync_path(staging)
+        data = hashlib.sha256(payload).digest() + payload
+        paths.write_staged(join(staging, name), data)
+        paths.flush(staging)
     except FileNotFoundError as error:
         raise StoreError(f"{staging} was emptied by another run ({error}).") from error
 
 
-def read_partial_shards(root: Path, grid: str, task: int) -> list[PartialShard]:
+def read_partial_shards(root: AnyPath, grid: str, task: int) -> list[PartialShard]:
     """The intact partial shards of one task, by first row, then length; they may overlap."""
     found = [_read(path) for path in _files(root, grid, task)]
     return sorted((p for p in found if p is not None), key=lambda p: (p.first, len(p.lines)))
 
 
-def remove_partial_shards(root: Path, grid: str, task: int) -> None:
+def remove_partial_shards(root: AnyPath, grid: str, task: int) -> None:
     """Remove the partial shards of a task that is committed."""
     for path in _files(root, grid, task):
-        disk.disk.unlink(path)
+        paths.remove(path)
 
 
-def task_of_partial_shard(path: Path) -> tuple[str, int] | None:
+def task_of_partial_shard(path: AnyPath) -> tuple[str, int] | None:
     """(grid, task) of a partial shard's file, by its name; None for other files."""
     match = NAME.fullmatch(path.name)
     return (match[1], int(match[4])) if match else None
 
 
-def _files(root: Path, grid: str, task: int) -> list[Path]:
-    return sorted(staging_path(root).glob(f"{grid}-{task}-*.partial-shard"))
+def _files(root: AnyPath, grid: str, task: int) -> list[AnyPath]:
+    return sorted(paths.matching(staging_path(root), f"{grid}-{task}-*.partial-shard"))
 
 
-def _read(path: Path) -> PartialShard | None:
+def _read(path: AnyPath) -> PartialShard | None:
     """The file's content; None where it is torn, or not as write_partial_shard writes it."""
     try:
-        with open_regular(path, follow=False) as file:
-            data = file.read()
+        data = paths.read_whole(path, follow=False)
     except (OSError, NotRegularError):
         return None  # its task was committed meanwhile, or the disk cannot read it
     digest, payload = data[:HASH_BYTES], data[HASH_BYTES:]

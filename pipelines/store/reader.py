@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from ops.file_cache import FileCache
+from ops.paths import AnyPath, ObjectPath, exists, parse_path
 from pipelines.store.commit import INDEX_SCHEMA, committed_tasks, read_part
 from pipelines.store.layout import (
     CLASS,
@@ -21,17 +24,21 @@ from pipelines.store.layout import (
     plan_path,
     refuse_links,
     store_root,
-    tokenizer_folder,
     track_name,
     track_path,
 )
 from pipelines.store.mapping import ShardFiles
+from pipelines.store.recovery import local_tokenizer
 from pipelines.store.tombstones import read_tombstones
 from pipelines.store.zarr_metadata import StoreAttributes, fill_value, read_attributes
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 Labels = np.ndarray[Any, np.dtype[np.int32]]
 DECODED_BYTES = 512 << 20
+READERS = 16  # index parts that are read from an object store at a time
+#: Copies of shards of stores in object stores, unless another folder or size is asked for.
+CACHE_FOLDER = Path("~/.cache/smalti/shards")
+CACHE_BYTES = 32 << 30
 
 
 class CodeStore:
@@ -41,21 +48,26 @@ class CodeStore:
     has no tombstone. A row is addressed by (grid, row), for instance ("32x32", 17), or by its
     position among the current rows in index order. Of a compressed store, the shards used last
     stay decompressed, up to `decoded_bytes`. `track(name)` opens a further track: its rows have
-    the numbers of the image's, but statuses of their own.
+    the numbers of the image's, but statuses of their own. Shards of a store in an object store are
+    copied to `cache` when they are first read, and mapped there.
     """
 
-    def __init__(self, path: Path, attributes: StoreAttributes, decoded_bytes: int) -> None:
+    def __init__(
+        self, path: AnyPath, attributes: StoreAttributes, decoded_bytes: int, cache: FileCache
+    ) -> None:
         self.path = path
+        self.cache = cache
         #: The track that is read: `image`, or the name given to track().
         self.name = track_name(path)
         self._attributes = attributes
         self._decoded_bytes = decoded_bytes
         #: Bytes of shards that stay decompressed; None where shards are memory-mapped.
         self.decoded_bytes = decoded_bytes if attributes.compress else None
-        self._shards = ShardFiles(path, attributes, decoded_bytes)
+        #: Bytes of shards that are kept as local files; None where the store is on a disk.
+        self.cached_bytes = cache.max_bytes if isinstance(path, ObjectPath) else None
+        self._shards = ShardFiles(path, attributes, decoded_bytes, cache)
         parts = []
-        for grid, task in sorted(committed_tasks(path), key=lambda t: (grid_shape(t[0]), t[1])):
-            table, shards = read_part(path, grid, task)
+        for (grid, task), (table, shards) in _read_parts(path):
             self._check_part(grid, task, table)
             self._shards.add(grid, task, len(table), shards)
             parts.append(table)
@@ -63,14 +75,24 @@ class CodeStore:
         self.index: pa.Table = pa.concat_tables(parts) if parts else INDEX_SCHEMA.empty_table()
 
     @classmethod
-    def open(cls, path: Path | str, decoded_bytes: int = DECODED_BYTES) -> CodeStore:
+    def open(
+        cls,
+        path: AnyPath | str,
+        decoded_bytes: int = DECODED_BYTES,
+        *,
+        cache_dir: Path | str | None = None,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> CodeStore:
         """Open the store at `path`; raises StoreError where it is missing, foreign or corrupt.
 
-        Metadata and index are checked now, codes when they are read.
+        Metadata and index are checked now, codes when they are read. Of a store at `s3://` or
+        `gs://`, at most `cache_bytes` of shards are kept as files in `cache_dir` (by default
+        CACHE_FOLDER), for all processes of the machine.
         """
-        path = Path(path)
+        path = parse_path(path) if isinstance(path, str) else path
         refuse_links(path, shards=False)
-        return cls(path, read_attributes(path), decoded_bytes)
+        folder = Path(cache_dir or CACHE_FOLDER).expanduser()
+        return cls(path, read_attributes(path), decoded_bytes, FileCache(folder, cache_bytes))
 
     def _check_part(self, grid: str, task: int, lines: pa.Table) -> None:
         """Raise StoreError where lines of the index are not of this task, grid and classes."""
@@ -98,14 +120,14 @@ class CodeStore:
         """The track of this name; raises StoreError where the store has none."""
         root = store_root(self.path)
         if name == "image":
-            return CodeStore(root, self._attributes, self._decoded_bytes)
+            return CodeStore(root, self._attributes, self._decoded_bytes, self.cache)
         track_dir = track_path(root, name)
-        if name not in self._attributes.tracks or not plan_path(track_dir, 0).exists():
+        if name not in self._attributes.tracks or not exists(plan_path(track_dir, 0)):
             has = ", ".join(self.track_names) or "none"
             raise StoreError(
                 f"{root} has no track {name!r}; it has {has}. Add it with encode --track {name}=..."
             )
-        return CodeStore(track_dir, self._attributes, self._decoded_bytes)
+        return CodeStore(track_dir, self._attributes, self._decoded_bytes, self.cache)
 
     @property
     def provenance(self) -> dict[str, dict[str, Any]]:
@@ -128,8 +150,15 @@ class CodeStore:
 
     @property
     def tokenizer_folder(self) -> Path:
-        """The copy, inside the store, of the tokenizer that made these codes."""
-        return tokenizer_folder(self.path)
+        """The copy, inside the store, of the tokenizer that made these codes.
+
+        Of a store in an object store, a copy of that in the folder of its cache.
+        """
+        return local_tokenizer(self.path, self.cache.folder)
+
+    def prefetch(self, grid: str, task: int) -> None:
+        """Make a local copy of a shard of an object store, if there is none; on a disk, nothing."""
+        self._shards.copy(grid, self.name, task)
 
     @cached_property
     def _current(self) -> pa.Table:
@@ -280,6 +309,16 @@ class CodeStore:
                     "key": keys.slice(start + first, len(batch)).to_pylist(),
                 }
             start += len(rows)
+
+
+def _read_parts(path: AnyPath) -> Iterator[tuple[tuple[str, int], tuple[pa.Table, dict[str, Any]]]]:
+    """Every index part of a store by (grid, task), in order."""
+    tasks = sorted(committed_tasks(path), key=lambda t: (grid_shape(t[0]), t[1]))
+    if not isinstance(path, ObjectPath):
+        yield from ((task, read_part(path, *task)) for task in tasks)
+        return
+    with ThreadPoolExecutor(READERS) as threads:  # requests wait far longer than they compute
+        yield from zip(tasks, threads.map(lambda task: read_part(path, *task), tasks), strict=True)
 
 
 def _addresses(lines: pa.Table) -> pa.ChunkedArray:

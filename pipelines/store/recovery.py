@@ -6,18 +6,16 @@ import shutil
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from ops import disk
+from ops import disk, paths
 from ops.files import (
     MAX_JSON_BYTES,
     NotRegularError,
     atomic_path,
-    file_hash,
     json_bytes,
     json_hash,
-    open_regular,
     parse_json,
-    write_json_if_changed,
 )
+from ops.paths import AnyPath, ObjectPath, below, open_binary, write_json_if_changed
 from pipelines.store.commit import SHA256, committed_tasks, publish_task
 from pipelines.store.layout import (
     LISTED,
@@ -26,6 +24,7 @@ from pipelines.store.layout import (
     checksums_path,
     lock_path,
     staging_path,
+    tokenizer_folder,
     tokenizer_path,
     track_name,
 )
@@ -46,46 +45,81 @@ WRITTEN_FOLDERS = (
 OWN = "_checksums.json"  # the key of the checksum file's own checksum
 
 
-def remove_partials(root: Path, folders: Iterable[str] = WRITTEN_FOLDERS) -> None:
-    """Remove files that a killed driver or worker left half written."""
+def remove_partials(root: AnyPath, folders: Iterable[str] = WRITTEN_FOLDERS) -> None:
+    """Remove files that a killed driver or worker left half written; an object store has none."""
+    if isinstance(root, ObjectPath):
+        return
     for pattern in (f"{folder}*.partial" for folder in folders):
         for path in root.glob(pattern):
             shutil.rmtree(path) if path.is_dir() else disk.disk.unlink(path)
 
 
-def keep_tokenizer(root: Path, folder: Path) -> None:
+def keep_tokenizer(root: AnyPath, folder: Path) -> None:
     """Copy the tokenizer that decodes the codes into the store: config.json and its weights."""
     copy = tokenizer_path(root, track_name(root))
+    averaged = folder / "ema.safetensors"
+    weights = averaged if averaged.is_file() else folder / "model.safetensors"
+    if isinstance(copy, ObjectPath):
+        if not paths.exists(copy / "config.json"):  # written last: then the weights are there
+            paths.copy(weights, copy / "model.safetensors")
+            paths.copy(folder / "config.json", copy / "config.json")
+        return
     if copy.exists():
         return
-    averaged = folder / "ema.safetensors"
     with atomic_path(copy) as partial:
         partial.mkdir()
         shutil.copyfile(folder / "config.json", partial / "config.json")
-        weights = averaged if averaged.is_file() else folder / "model.safetensors"
         shutil.copyfile(weights, partial / "model.safetensors")
 
 
-def publish_committed(root: Path) -> None:
+def local_tokenizer(root: AnyPath, cache: Path) -> Path:
+    """The folder of the tokenizer kept for a store or track; of an object store, a copy of it
+    below `cache`, by its content."""
+    folder = tokenizer_folder(root)
+    if not isinstance(folder, ObjectPath):
+        return folder
+    config = paths.read_whole(folder / "config.json")
+    weights = paths.file_info(folder / "model.safetensors")
+    if weights is None:
+        raise StoreError(f"{folder}: its weights are missing. Run verify.")
+    name = json_hash([config.decode(errors="replace"), weights.size, weights.etag])
+    copy = cache / "tokenizers" / name
+    if not copy.is_dir():
+        with atomic_path(copy) as partial:
+            partial.mkdir()
+            (partial / "config.json").write_bytes(config)
+            paths.copy(folder / "model.safetensors", partial / "model.safetensors")
+    return copy
+
+
+def publish_committed(root: AnyPath) -> None:
     """Publish shards of tasks whose worker was killed between commit and publication."""
     committed = committed_tasks(root)
-    for path in staging_path(root).glob("*.shard"):
+    for path in paths.matching(staging_path(root), "*.shard"):
         match = STAGED.fullmatch(path.name)
         if match and (match["grid"], int(match["task"])) in committed:
             publish_task(root, match["grid"], int(match["task"]))
 
 
-def empty_staging(root: Path, unfinished: Collection[tuple[str, int]] = ()) -> None:
+def empty_staging(root: AnyPath, unfinished: Collection[tuple[str, int]] = ()) -> None:
     """Remove staged files, once all tasks that ran are committed and published.
 
-    The partial shards of `unfinished` tasks, as (grid, task), are kept.
+    The partial shards of `unfinished` tasks, as (grid, task), are kept. In an object store, where
+    another driver may be at work all the same, so are the shards of tasks that are not committed.
     """
-    for path in staging_path(root).iterdir():
-        if path != lock_path(root) and task_of_partial_shard(path) not in unfinished:
-            disk.disk.unlink(path)
+    remote = isinstance(root, ObjectPath)
+    done = committed_tasks(root) if remote else set()
+    if remote:
+        publish_committed(root)  # after `done` was listed, so that all of them are published
+    for path in paths.matching(staging_path(root), "*"):
+        if path == lock_path(root) or task_of_partial_shard(path) in unfinished:
+            continue
+        shard = STAGED.fullmatch(path.name) if remote else None
+        if shard is None or (shard["grid"], int(shard["task"])) in done:
+            paths.remove(path)
 
 
-def forget_missing(root: Path) -> None:
+def forget_missing(root: AnyPath) -> None:
     """Drop the checksums of files that were removed to be made again, before a run makes them.
 
     Raises StoreError for files that no run can make again: parts of the plan and tombstones.
@@ -93,36 +127,37 @@ def forget_missing(root: Path) -> None:
     checksums = read_checksums(root)
     if checksums is None:
         return
-    kept = {name: digest for name, digest in checksums.items() if (root / name).is_file()}
+    there = {below(path, root) for path in listed_files(root)}
+    kept = {name: digest for name, digest in checksums.items() if name in there}
     for name in sorted(checksums.keys() - kept.keys()):
         if name.startswith(("_plan/", "_tombstones/")):
-            raise StoreError(f"{root / name}: missing. Restore it from a copy.")
+            raise StoreError(f"{root}/{name}: missing. Restore it from a copy.")
     _write(root, kept)
 
 
-def forget(root: Path, paths: Iterable[Path]) -> None:
+def forget(root: AnyPath, removed: Iterable[AnyPath]) -> None:
     """Drop the checksums of files that are about to be removed or written again."""
     checksums = read_checksums(root)
     if checksums is not None:
-        names = {path.relative_to(root).as_posix() for path in paths}
+        names = {below(path, root) for path in removed}
         _write(root, {name: sha for name, sha in checksums.items() if name not in names})
 
 
-def write_checksums(root: Path) -> None:
+def write_checksums(root: AnyPath) -> None:
     """Add the sha256 of every file that has no other checksum; recorded ones are not changed.
 
     A file is hashed once, when it is new, so that later corruption never becomes its checksum.
     """
     known = read_checksums(root) or {}
-    names = [path.relative_to(root).as_posix() for path in listed_files(root)]
-    _write(root, {name: known.get(name) or file_hash(root / name) for name in names})
+    files = {below(path, root): path for path in listed_files(root)}
+    _write(root, {name: known.get(name) or paths.hash_file(path) for name, path in files.items()})
 
 
-def read_checksums(root: Path) -> dict[str, str] | None:
+def read_checksums(root: AnyPath) -> dict[str, str] | None:
     """sha256 by path below the store; None where no run has ended yet, StoreError if corrupt."""
     path = checksums_path(root)
     try:
-        with open_regular(path, follow=False) as file:
+        with open_binary(path, follow=False) as file:
             return _parse_checksums(file.read(MAX_JSON_BYTES + 1))
     except FileNotFoundError:
         return None
@@ -144,15 +179,15 @@ def _parse_checksums(data: bytes) -> dict[str, str]:
     return checksums
 
 
-def _write(root: Path, checksums: dict[str, str]) -> None:
+def _write(root: AnyPath, checksums: dict[str, str]) -> None:
     ordered = dict(sorted(checksums.items()))
     write_json_if_changed(checksums_path(root), {**ordered, OWN: json_hash(ordered)})
 
 
-def listed_files(root: Path) -> Iterator[Path]:
+def listed_files(root: AnyPath) -> Iterator[AnyPath]:
     """Every file that has a checksum once a run has ended."""
     for pattern in ("_plan/*.parquet", "_tombstones/*.parquet", "_index/*/*.parquet"):
-        yield from root.glob(pattern)
-    for path in root.glob("_tokenizer/*/*"):
-        if LISTED.fullmatch(path.relative_to(root).as_posix()) and path.is_file():
+        yield from paths.matching(root, pattern)
+    for path in paths.matching(root, "_tokenizer/*/*"):
+        if LISTED.fullmatch(below(path, root)) and (isinstance(path, ObjectPath) or path.is_file()):
             yield path

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
+from ops.paths import AnyPath
 from pipelines.store.commit import INDEX_SCHEMA
 from pipelines.store.environments import MadeIn, grouped_environments
 from pipelines.store.partial import read_partial_shards, write_partial_shard
@@ -53,7 +53,7 @@ class TaskBuffer(Generic[L]):
 
     def __init__(
         self,
-        root: Path,
+        root: AnyPath,
         grid: str,
         task: int,
         *,
@@ -168,7 +168,7 @@ INDEX_LINE_SCHEMA = pa.schema(
 
 
 def index_buffer(
-    root: Path, grid: str, task: int, num_rows: int, form: RowForm, environment: str = ""
+    root: AnyPath, grid: str, task: int, num_rows: int, form: RowForm, environment: str = ""
 ) -> TaskBuffer[IndexLine]:
     """An empty buffer of rows whose lines go into the index of the store at `root`."""
     return TaskBuffer(

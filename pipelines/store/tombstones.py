@@ -5,11 +5,10 @@ Like the plan, the list grows by parts and no part is ever rewritten.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pyarrow as pa
 
-from ops.files import fsync_path, link_once, make_folders, write_temporary
+from ops import paths
+from ops.paths import AnyPath
 from pipelines.store.layout import StoreError, num_parts, tombstones_path
 from pipelines.store.parquet import checked_table, corrupt_as, open_parquet, parquet_bytes
 
@@ -22,30 +21,29 @@ TOMBSTONE_SCHEMA = pa.schema(
 )
 
 
-def write_tombstones(root: Path, table: pa.Table) -> None:
+def write_tombstones(root: AnyPath, table: pa.Table) -> None:
     """Mark the rows of `table` (key, grid, row) in a new part.
 
     Raises StoreError where another process has just written that part.
     """
     path = tombstones_path(root, _num_parts(root))
-    make_folders(path.parent)
     data = parquet_bytes(table.select(TOMBSTONE_SCHEMA.names).cast(TOMBSTONE_SCHEMA))
-    if not link_once(write_temporary(path, data), path):
+    if not paths.create_once(path, data):
         raise StoreError(f"{path} was written by another process. Run the command again.")
-    fsync_path(root)  # an earlier run may have been killed between making the folder and this
+    paths.flush(root)  # an earlier run may have been killed between making the folder and this
 
 
-def read_tombstones(root: Path) -> pa.Table:
+def read_tombstones(root: AnyPath) -> pa.Table:
     """Every marked row, TOMBSTONE_SCHEMA, oldest first; StoreError where a part is corrupt."""
     parts = [_read(tombstones_path(root, part)) for part in range(_num_parts(root))]
     return pa.concat_tables([TOMBSTONE_SCHEMA.empty_table(), *parts])
 
 
-def _num_parts(root: Path) -> int:
+def _num_parts(root: AnyPath) -> int:
     return num_parts(tombstones_path(root, 0).parent)
 
 
-def _read(path: Path) -> pa.Table:
+def _read(path: AnyPath) -> pa.Table:
     with corrupt_as(
         lambda error: StoreError(f"{path}: corrupt ({error}). Restore it from a copy.")
     ):

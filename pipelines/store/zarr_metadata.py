@@ -9,13 +9,13 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ops.config import ConfigError, from_json, to_json
-from ops.files import NotRegularError, parse_json, read_json, write_json_if_changed
+from ops.files import NotRegularError, parse_json
+from ops.paths import AnyPath, exists, join, read_json_at, write_json_if_changed
 from pipelines.store.layout import FORMAT, StoreError, check_format, grid_shape
 from pipelines.store.validation import (
     MAX_ROWS_PER_TASK,
@@ -159,19 +159,19 @@ def _plain(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-def write_metadata(root: Path, attributes: StoreAttributes) -> None:
+def write_metadata(root: AnyPath, attributes: StoreAttributes) -> None:
     """Write every `zarr.json` of the store; files that are right already are not touched."""
     for name, data in metadata_files(attributes).items():
-        write_json_if_changed(root / name, data)
+        write_json_if_changed(join(root, *name.split("/")), data)
 
 
-def read_attributes(root: Path) -> StoreAttributes:
+def read_attributes(root: AnyPath) -> StoreAttributes:
     """The attributes of the store at `root`; raises StoreError where there is none."""
-    path = root / "zarr.json"
-    if not path.exists():
+    path = join(root, "zarr.json")
+    if not exists(path):
         raise StoreError(f"{root} is not a code store: it has no zarr.json. Make one with encode.")
     try:
-        data = dict(read_json(path, follow=False)["attributes"][ATTRIBUTE])
+        data = dict(read_json_at(path, follow=False)["attributes"][ATTRIBUTE])
     except (OSError, NotRegularError) as error:
         raise StoreError(f"{path}: cannot be read ({error}).") from error
     except (ValueError, KeyError, TypeError):

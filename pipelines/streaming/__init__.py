@@ -2,7 +2,8 @@
 
 CodeDataset (dataset.py, read it first) opens stores and makes the batch of any step: rows of codes
 with labels and tracks, cut to windows, in an order (order.py) that is a function of (seed, step).
-sources.py decides which rows of a store are trained on, tracks.py what else a batch holds.
+sources.py decides which rows of a store are trained on, tracks.py what else a batch holds;
+prefetch.py copies the shards of stores in object stores before they are read.
 CodeStream (iterable.py) is the same as a torch IterableDataset, for any other training loop:
 resumable, safe under DataLoader workers and ranks.
 """

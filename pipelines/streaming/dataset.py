@@ -14,6 +14,7 @@ from ops.grouping import by_group
 from ops.noise import uniforms
 from pipelines.store import CodeStore, grid_shape
 from pipelines.streaming.order import IntArray, KeyedOrder, SourceTurns
+from pipelines.streaming.prefetch import copied_ahead
 from pipelines.streaming.sources import (
     CodeSource,
     DatasetError,
@@ -81,7 +82,9 @@ class CodeDataset:
     `tracks` names the tracks that batches hold, too; rows without them are left out.
 
     `cache_memory`, in bytes, restricts neighbouring samples to as many shards as fit in it, for
-    stores on slow storage; None shuffles all rows at once.
+    stores on slow storage; None shuffles all rows at once. Of a store in an object store that is
+    larger than a third of its cache, neighbouring samples are restricted to a third of it, and
+    their shards are copied before they are read.
 
     Raises DatasetError where nothing is left to train on (unless `may_be_all_held_out`), a grid is
     smaller than the window, or the stores' tokenizers or tracks differ.
@@ -140,7 +143,9 @@ class CodeDataset:
         self._turns = SourceTurns(weights or images, self.seed)
         share = None if cache_memory is None else cache_memory // len(images)
         self._orders = [
-            KeyedOrder(source.shard_sizes, self.seed + number, source.shards_within(share))
+            KeyedOrder(
+                source.shard_sizes, self.seed + number, source.shards_within(share, len(images))
+            )
             for number, source in enumerate(self.sources)
         ]
         # Of a small store, at most one epoch is computed ahead.
@@ -189,11 +194,20 @@ class CodeDataset:
 
     def batches(self, start: int, stop: int | None = None, stride: int = 1) -> Iterator[CodeBatch]:
         """The batches of steps `start`, `start + stride` and so on before `stop`; None: endless."""
+        chunks = self._chunks(start, stop, stride)
+        if any(pool.store.cached_bytes is not None for pool in self._pools):
+            stores = [(pool.grid, (pool.store, *pool.tracks.values())) for pool in self._pools]
+            chunks = copied_ahead(chunks, stores)
+        for places in chunks:
+            count = len(places.row) // self.batch_size
+            yield from (self._read(places.part(n, self.batch_size)) for n in range(count))
+
+    def _chunks(self, start: int, stop: int | None, stride: int) -> Iterator[Places]:
+        """The samples of these steps, many steps at a time."""
         while stop is None or start < stop:
             end = start + stride * self._steps_ahead
             steps = np.arange(start, end if stop is None else min(end, stop), stride)
-            places = self._places(self._train_samples(steps))
-            yield from (self._read(places.part(n, self.batch_size)) for n in range(len(steps)))
+            yield self._places(self._train_samples(steps))
             start = end
 
     def _train_samples(self, steps: IntArray) -> Samples:

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
 
+from ops.paths import AnyPath, ObjectPath
 from ops.ranks import ranks_here
-from pipelines.store import CodeStore, grid_shape
+from pipelines.store import CACHE_BYTES, CodeStore, grid_shape
 from pipelines.streaming.dataset import CodeBatch, CodeDataset
 from pipelines.streaming.sources import DatasetError
 
@@ -37,7 +38,8 @@ class CodeStream(IterableDataset[CodeBatch]):
     that fits all of them. `batch_size` is one rank's. `rank` and `world_size` default to those of
     torch.distributed where it is initialised, else to one process. Other `settings` are those of
     CodeDataset, which also lists the entries of a batch: held_out_share, weights, every_view,
-    tracks and cache_memory.
+    tracks and cache_memory. Stores at s3:// and gs:// are read through the cache that
+    CodeStore.open describes; give DataLoader's workers multiprocessing_context="forkserver" then.
 
     Each `iter()` starts at the position that was loaded. Pass `batch_size=None` to DataLoader,
     since these are batches already. Raises DatasetError as CodeDataset does.
@@ -45,17 +47,24 @@ class CodeStream(IterableDataset[CodeBatch]):
 
     def __init__(
         self,
-        stores: str | Path | CodeStore | Sequence[str | Path | CodeStore],
+        stores: str | AnyPath | CodeStore | Sequence[str | AnyPath | CodeStore],
         *,
         batch_size: int,
         window: int | None = None,
         seed: int = 0,
         rank: int | None = None,
         world_size: int | None = None,
+        cache_dir: str | Path | None = None,
+        cache_bytes: int = CACHE_BYTES,
         **settings: Any,
     ) -> None:
-        named = [stores] if isinstance(stores, (str, Path, CodeStore)) else stores
-        opened = [s if isinstance(s, CodeStore) else CodeStore.open(Path(s)) for s in named]
+        named = [stores] if isinstance(stores, (str, Path, ObjectPath, CodeStore)) else stores
+        opened = [
+            s
+            if isinstance(s, CodeStore)
+            else CodeStore.open(s, cache_dir=cache_dir, cache_bytes=cache_bytes)
+            for s in named
+        ]
         here = ranks_here()
         self.dataset = CodeDataset(
             opened,

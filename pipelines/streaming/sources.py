@@ -77,12 +77,17 @@ class CodeSource:
         shards = self.grid[first] * (tasks.max(initial=0) + 1) + tasks
         return np.unique(shards, return_counts=True)[1]
 
-    def shards_within(self, memory: int | None) -> int | None:
+    def shards_within(self, memory: int | None, num_stores: int = 1) -> int | None:
         """How many shards fit into `memory` bytes, at least one; None for no bound.
 
         Of a compressed store, no more than it keeps decoded, or shards would be decoded repeatedly.
+        Of one in an object store, no more than a third of the cache that it shares with
+        `num_stores`: the next ones are copied there while these are read.
         """
-        bounds = [b for b in (memory, self.store.decoded_bytes) if b is not None]
+        cached = self.store.cached_bytes
+        if cached is not None:
+            cached //= 3 * num_stores * (1 + len(self.tracks))
+        bounds = [b for b in (memory, self.store.decoded_bytes, cached) if b is not None]
         if not bounds:
             return None
         codes = max(int(np.prod(grid_shape(grid))) for grid in self.grids)

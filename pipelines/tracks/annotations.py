@@ -17,6 +17,7 @@ import pyarrow as pa
 from ops.config import ConfigError, from_json
 from ops.files import json_hash
 from ops.images import ImageError, Transform
+from ops.paths import AnyPath
 from ops.views import View
 from pipelines.encoding import (
     IMAGE_COLUMNS,
@@ -48,7 +49,7 @@ Size = tuple[int, int]  # width, height
 class AnnotationTrack(Track):
     """Rows of float32, each made of the lines of one file that name its image."""
 
-    def __init__(self, root: Path, asked: TrackInput) -> None:
+    def __init__(self, root: AnyPath, asked: TrackInput) -> None:
         super().__init__(root, asked)
         if asked.tokenizer is not None:
             raise ConfigError(f"--track {self.name} is kept as plain numbers: name no tokenizer.")
@@ -82,7 +83,7 @@ class AnnotationTrack(Track):
         return list(self.lines.found)
 
     @property
-    def reads(self) -> Mapping[str, Path]:
+    def reads(self) -> Mapping[str, AnyPath]:
         return {}  # no other process reads it
 
     def provenance(self, images: dict[str, Any]) -> dict[str, Any]:

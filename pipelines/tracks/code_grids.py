@@ -12,11 +12,12 @@ import pyarrow as pa
 
 from ops.config import ConfigError
 from ops.low_resolution import ARTEFACTS
+from ops.paths import AnyPath, is_folder
 from pipelines.encoding import NO_PARTNER, SEVERAL_PARTNERS
 from pipelines.inputs import ByName, list_input
 from pipelines.jobs import check_absolute
 from pipelines.planning import Plan
-from pipelines.store import code_dtype, tokenizer_path
+from pipelines.store import CACHE_FOLDER, code_dtype, local_tokenizer, tokenizer_path
 from pipelines.tracks.plan import PARTNER, PARTNER_SCHEMA, FindPartners
 from pipelines.tracks.track import NAMED, Track, TrackInput
 from tokenizer import VQGAN, load_tokenizer
@@ -45,7 +46,7 @@ class FileTrack(Track):
     """Files of the images' names, cropped as the images are, in codes of the images' tokenizer or
     of another one."""
 
-    def __init__(self, root: Path, asked: TrackInput) -> None:
+    def __init__(self, root: AnyPath, asked: TrackInput) -> None:
         super().__init__(root, asked)
         path = Path(asked.value)
         check_absolute({f"--track {self.name}": path})
@@ -72,8 +73,8 @@ class FileTrack(Track):
         kept = tokenizer_path(self.track_dir, self.name)
         if asked.tokenizer is not None:
             return load_tokenizer(asked.tokenizer)
-        if kept.is_dir():
-            return load_tokenizer(kept)
+        if is_folder(kept):
+            return load_tokenizer(local_tokenizer(self.track_dir, CACHE_FOLDER.expanduser()))
         if self.own_tokenizer:
             raise ConfigError(
                 f"--track {self.name}: which tokenizer makes codes of these? Name its folder with "
@@ -114,7 +115,7 @@ class FileTrack(Track):
         return names
 
     @property
-    def reads(self) -> Mapping[str, Path]:
+    def reads(self) -> Mapping[str, AnyPath]:
         return {f"--track {self.name}": self.path}
 
 
@@ -127,7 +128,7 @@ class OwnTokenizerTrack(FileTrack):
 class LowResTrack(Track):
     """The images themselves, shrunk and enlarged again, in codes of the images' tokenizer."""
 
-    def __init__(self, root: Path, asked: TrackInput) -> None:
+    def __init__(self, root: AnyPath, asked: TrackInput) -> None:
         super().__init__(root, asked)
         if asked.tokenizer is not None:
             raise ConfigError("--track low_res is encoded by the images' tokenizer: name no other.")
@@ -156,5 +157,5 @@ class LowResTrack(Track):
         return lambda planned: planned.select(PARTNER)
 
     @property
-    def reads(self) -> Mapping[str, Path]:
+    def reads(self) -> Mapping[str, AnyPath]:
         return self.images

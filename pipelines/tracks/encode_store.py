@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from ops.config import ConfigError
 from ops.images import DECODERS, Transform
+from ops.paths import AnyPath, ObjectPath, below, list_objects
 from pipelines.encoding import (
     EncodeFlags,
     check_flags,
@@ -143,7 +144,7 @@ def _selection(flags: EncodeFlags) -> Selection:
     )
 
 
-def _list_images(root: Path, flags: EncodeFlags) -> Listing:
+def _list_images(root: AnyPath, flags: EncodeFlags) -> Listing:
     fields = Fields(
         image_column=flags.image_column,
         label_column=flags.label_column,
@@ -162,7 +163,7 @@ def _list_images(root: Path, flags: EncodeFlags) -> Listing:
     return listing
 
 
-def _finish(root: Path) -> None:
+def _finish(root: AnyPath) -> None:
     empty_staging(root)
     write_checksums(root)
 
@@ -183,7 +184,10 @@ def _run_track(flags: EncodeFlags, devices: WorkerDevices, track: Track, plan: P
 # --- planning
 
 
-def _check_output(root: Path) -> None:
+def _check_output(root: AnyPath) -> None:
+    if isinstance(root, ObjectPath):
+        _check_output_prefix(root)
+        return
     if root.exists() and not root.is_dir():
         raise StoreError(f"{root} is a file. Name a folder for --out.")
     ours = (root / "_plan", root / "_staging")
@@ -191,8 +195,16 @@ def _check_output(root: Path) -> None:
         raise StoreError(f"{root} has other files in it. Name an empty or a new folder for --out.")
 
 
+def _check_output_prefix(root: ObjectPath) -> None:
+    if not root.key:
+        raise StoreError(f"{root} is a whole bucket. Name a store in it: {root}/codes.zarr.")
+    found = [below(each.path, root).split("/")[0] for each in list_objects(root)]
+    if found and not {"_plan", "_staging"} & set(found):
+        raise StoreError(f"{root} has other objects below it. Name another --out.")
+
+
 def _plan(
-    root: Path,
+    root: AnyPath,
     flags: EncodeFlags,
     tokenizer: VQGAN,
     transform: Transform,

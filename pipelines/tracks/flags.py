@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ops.config import ConfigError
-from ops.files import NotRegularError, read_json
+from ops.files import NotRegularError
+from ops.paths import AnyPath, read_json_at
 from pipelines.store import is_track_name, source_path, track_path
 from pipelines.tracks.code_grids import FileTrack
 from pipelines.tracks.plan import kept_tracks
@@ -18,7 +19,7 @@ TAKEN = ("image", "codes", "label", "key", "true_edges", "place", "crop")
 
 
 def open_tracks(
-    root: Path,
+    root: AnyPath,
     images: Mapping[str, Path],
     tokenizer: VQGAN,
     asked: Sequence[str],
@@ -65,10 +66,10 @@ def _pairs(flag: str, texts: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
-def _recorded(track_dir: Path) -> str | None:
+def _recorded(track_dir: AnyPath) -> str | None:
     """The path or ratio that the last run made the track from."""
     try:
-        value = read_json(source_path(track_dir), follow=False)["source"]
+        value = read_json_at(source_path(track_dir), follow=False)["source"]
     except (OSError, NotRegularError, ValueError, KeyError, TypeError):
         return None
     return value if isinstance(value, str) else None

@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ops import disk
-from ops.files import fsync_path
+from ops import paths
+from ops.paths import AnyPath
 from pipelines.encoding import NO_IMAGE, NO_PARTNER, SEVERAL_PARTNERS
 from pipelines.planning import PLAN_SCHEMA, Plan, Task, read_plan, task_table, write_part
 from pipelines.store import (
@@ -44,9 +43,9 @@ NOT_ONE = pa.array([NO_PARTNER, SEVERAL_PARTNERS])
 
 
 def align_plan(
-    root: Path,
+    root: AnyPath,
     images: Plan,
-    track_dir: Path,
+    track_dir: AnyPath,
     provenance: dict[str, Any],
     partners: FindPartners,
     retried: Collection[tuple[str, int]] = (),
@@ -81,7 +80,7 @@ def align_plan(
     return plan
 
 
-def _differs(root: Path, track_dir: Path, task: Task, partners: FindPartners) -> bool:
+def _differs(root: AnyPath, track_dir: AnyPath, task: Task, partners: FindPartners) -> bool:
     old = task_table(track_dir, task)
     return not _aligned(task_table(root, task), old, partners).equals(old)
 
@@ -105,7 +104,7 @@ def _aligned(images: pa.Table, older: pa.Table | None, partners: FindPartners) -
     return images.cast(PLAN_SCHEMA)
 
 
-def reopen(track_dir: Path, part: int, tasks: Sequence[Task]) -> None:
+def reopen(track_dir: AnyPath, part: int, tasks: Sequence[Task]) -> None:
     """Remove what has been committed of some tasks of a track, so that they are encoded again."""
     if not tasks:
         return
@@ -113,14 +112,14 @@ def reopen(track_dir: Path, part: int, tasks: Sequence[Task]) -> None:
     forget(track_dir, [*parts, plan_path(track_dir, part)])
     for task, path in zip(tasks, parts, strict=True):
         remove_partial_shards(track_dir, task.grid, task.number)
-        disk.disk.unlink(path)
+        paths.remove(path)
     # The removals must be durable before the plan is rewritten.
     for folder in {staging_path(track_dir), *(path.parent for path in parts)}:
-        if folder.is_dir():
-            fsync_path(folder)
+        if paths.is_folder(folder):
+            paths.flush(folder)
 
 
-def check_as_planned(track_dir: Path, tasks: Sequence[Task]) -> None:
+def check_as_planned(track_dir: AnyPath, tasks: Sequence[Task]) -> None:
     """Raises StoreError where one of these committed tasks has other partners than planned now,
     and reopens it.
 
@@ -137,7 +136,7 @@ def check_as_planned(track_dir: Path, tasks: Sequence[Task]) -> None:
             )
 
 
-def failed_tasks(track_dir: Path) -> set[tuple[str, int]]:
+def failed_tasks(track_dir: AnyPath) -> set[tuple[str, int]]:
     """(grid, number) of the committed tasks in which a partner could not be encoded."""
     known = pa.array([NO_PARTNER, SEVERAL_PARTNERS, NO_IMAGE, "ok"])
     found = set()
@@ -148,16 +147,16 @@ def failed_tasks(track_dir: Path) -> set[tuple[str, int]]:
     return found
 
 
-def kept_tracks(root: Path) -> list[str]:
+def kept_tracks(root: AnyPath) -> list[str]:
     """The names of the further tracks that have a plan in a store, sorted.
 
     Raises StoreError for a name that no track has.
     """
-    folders = (root / TRACKS).glob("*/_plan/0.parquet")
-    return sorted(track_path(root, path.parent.parent.name).name for path in folders)
+    found = paths.matching(root, f"{TRACKS}/*/_plan/0.parquet")
+    return sorted(track_path(root, path.parent.parent.name).name for path in found)
 
 
-def store_attributes(root: Path, images: Plan) -> StoreAttributes:
+def store_attributes(root: AnyPath, images: Plan) -> StoreAttributes:
     """The metadata of a store with all its tracks."""
     tracks = dict(images.attributes.tracks)
     for name in kept_tracks(root):

@@ -15,15 +15,15 @@ from typing import Any, ClassVar, NamedTuple
 import pyarrow.compute as pc
 import torch
 
+from ops import paths
 from ops.config import ConfigError, from_json
-from ops.files import fsync_path, make_folders, write_json_if_changed
 from ops.images import Transform
+from ops.paths import AnyPath
 from ops.text import printable
 from pipelines.encoding import NO_PARTNER
 from pipelines.jobs import precision_of
 from pipelines.planning import Plan, Task, read_plan, task_table
 from pipelines.store import (
-    TRACKS,
     StoreError,
     committed_tasks,
     forget_missing,
@@ -64,7 +64,7 @@ class Track(ABC):
     own_tokenizer: ClassVar[bool] = False
     """Whether it must have a tokenizer of its own, since the images' does not fit."""
 
-    def __init__(self, root: Path, asked: TrackInput) -> None:
+    def __init__(self, root: AnyPath, asked: TrackInput) -> None:
         self.root, self.name, self.value = root, asked.name, asked.value
         self.track_dir = track_path(root, asked.name)
         older = read_plan(self.track_dir)
@@ -90,7 +90,7 @@ class Track(ABC):
 
     @property
     @abstractmethod
-    def reads(self) -> Mapping[str, Path]:
+    def reads(self) -> Mapping[str, AnyPath]:
         """Paths that every node must see, by flag."""
 
     def check_same(self, name: str, asked: object) -> None:
@@ -108,12 +108,11 @@ class Track(ABC):
         """
         partners = self.partners(images)
         self._check_partners(images, partners)
-        make_folders(staging_path(self.track_dir))
-        for folder in (self.track_dir, self.root / TRACKS, self.root):
-            fsync_path(folder)  # an earlier run may have been killed before it did this
+        paths.make_folder(staging_path(self.track_dir))
+        paths.flush_up(self.track_dir, self.root)  # an earlier run may have been killed before this
         remove_partials(self.track_dir)
         forget_missing(self.track_dir)
-        write_json_if_changed(source_path(self.track_dir), {"source": self.value})
+        paths.write_json_if_changed(source_path(self.track_dir), {"source": self.value})
         if self.tokenizer is not None:
             assert self.tokenizer.folder is not None  # it was loaded from one
             keep_tokenizer(self.track_dir, self.tokenizer.folder)
@@ -142,7 +141,7 @@ def _quoted(names: Sequence[str]) -> str:
     return ", ".join(printable(repr(name), 100) for name in names[:NAMED])
 
 
-def check_made_by_encode(path: Path, provenance: Mapping[str, Any]) -> None:
+def check_made_by_encode(path: AnyPath, provenance: Mapping[str, Any]) -> None:
     """Raise StoreError where the store or track at `path` lacks what encode records of it."""
     for name, kind in RECORDED.items():
         if not isinstance(provenance.get(name), kind):
@@ -155,7 +154,7 @@ def check_made_by_encode(path: Path, provenance: Mapping[str, Any]) -> None:
         raise StoreError(f"{path} was not made by encode: {error}") from error
 
 
-def waiting_tasks(root: Path, plan: Plan) -> list[Task]:
+def waiting_tasks(root: AnyPath, plan: Plan) -> list[Task]:
     """The tasks of a store's or a track's plan that are not committed."""
     committed = committed_tasks(root)
     return [task for task in plan.tasks if (task.grid, task.number) not in committed]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -13,8 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ops import paths
 from ops.config import ConfigError
-from ops.files import NotRegularError, file_hash, holds_json
+from ops.files import NotRegularError
+from ops.paths import AnyPath, P, below, join
 from pipelines.console import progress_bar
 from pipelines.planning import Plan, Task, read_plan, task_table
 from pipelines.store import (
@@ -26,6 +29,7 @@ from pipelines.store import (
     index_path,
     links_and_pipes,
     listed_files,
+    local_tokenizer,
     metadata_files,
     plan_path,
     read_attributes,
@@ -67,15 +71,15 @@ class Verification(NamedTuple):
     made_with: list[str]  # the rows by the device, precision and versions they were made with
 
 
-def verify_store(root: Path) -> Verification:
+def verify_store(root: AnyPath) -> Verification:
     """Check files against checksums, rows against the index, and the index against the plan.
 
     Raises StoreError if `root` is not a code store.
     """
-    linked = list(links_and_pipes(root)) if root.is_dir() else []
+    linked = list(links_and_pipes(root))
     if linked:
         return Verification(linked, "a store of which nothing else is checked", [])
-    if not any(path.exists() for path in (plan_path(root, 0), checksums_path(root))):
+    if not any(paths.exists(path) for path in (plan_path(root, 0), checksums_path(root))):
         read_attributes(root)  # raises if this is no code store
     with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1), "verify") as threads:
         problems, plan = _check_track(root, threads)
@@ -94,7 +98,7 @@ def verify_store(root: Path) -> Verification:
     return Verification(problems, contents, made_with)
 
 
-def _made_with(track: str, root: Path) -> list[str]:
+def _made_with(track: str, root: AnyPath) -> list[str]:
     """What the rows of a track were made with, a line each; nothing where parts are corrupt."""
     try:
         parts = [read_environments(root, *task) for task in sorted(committed_tasks(root))]
@@ -111,16 +115,18 @@ def _with_remedy(plan: Plan | None, problem: str) -> str:
     return problem
 
 
-def _further_tracks(root: Path) -> list[str]:
+def _further_tracks(root: AnyPath) -> list[str]:
     """Names of the tracks that have a plan or checksums, even if other files are missing."""
-    return sorted(
-        track_dir.name
-        for track_dir in (root / TRACKS).glob("*")
-        if plan_path(track_dir, 0).exists() or checksums_path(track_dir).exists()
-    )
+    known = ("_plan/0.parquet", "_checksums.json")
+    found = [
+        below(path, root).split("/")[1]
+        for name in known
+        for path in paths.matching(root, f"{TRACKS}/*/{name}")
+    ]
+    return sorted(set(found))
 
 
-def _check_track(root: Path, threads: ThreadPoolExecutor) -> tuple[list[str], Plan | None]:
+def _check_track(root: AnyPath, threads: ThreadPoolExecutor) -> tuple[list[str], Plan | None]:
     """Every problem of a store's images or a track directory, and the plan if it is intact."""
     problems: list[str] = []
     checksums: Mapping[str, str] = {}
@@ -130,7 +136,7 @@ def _check_track(root: Path, threads: ThreadPoolExecutor) -> tuple[list[str], Pl
         problems.append(str(error))
     wrong = _wrong_files(root, checksums, threads)
     problems += [
-        f"{root / name}: {what}. {REMEDIES[name.split('/')[0]]}"
+        f"{root}/{name}: {what}. {REMEDIES[name.split('/')[0]]}"
         for name, what in wrong.items()
         if not name.startswith("_index/")
     ]
@@ -156,14 +162,18 @@ def _check_track(root: Path, threads: ThreadPoolExecutor) -> tuple[list[str], Pl
 # --- files other than shards
 
 
+def _at(root: P, name: str) -> P:
+    return join(root, *name.split("/"))
+
+
 def _wrong_files(
-    root: Path, checksums: Mapping[str, str], threads: ThreadPoolExecutor
+    root: AnyPath, checksums: Mapping[str, str], threads: ThreadPoolExecutor
 ) -> dict[str, str]:
     """Path below the store -> what is wrong, for files that have a checksum and differ from it."""
 
     def state(name: str) -> str | None:
         try:
-            return None if file_hash(root / name) == checksums[name] else "corrupt"
+            return None if paths.hash_file(_at(root, name)) == checksums[name] else "corrupt"
         except FileNotFoundError:
             return "missing"
         except OSError as error:
@@ -175,7 +185,7 @@ def _wrong_files(
     return {name: what for name, what in zip(checksums, states, strict=True) if what}
 
 
-def _problems_of_metadata(root: Path, plan: Plan) -> list[str]:
+def _problems_of_metadata(root: AnyPath, plan: Plan) -> list[str]:
     if plan.track != "image":
         return []  # the metadata is the whole store's
     try:
@@ -183,18 +193,19 @@ def _problems_of_metadata(root: Path, plan: Plan) -> list[str]:
     except (StoreError, ConfigError):
         return []  # a track's plan is corrupt, which checking that track reports
     return [
-        f"{root / name}: not what the plan says. Run encode again to restore it."
+        f"{root}/{name}: not what the plan says. Run encode again to restore it."
         for name, data in metadata_files(attributes).items()
-        if not holds_json(root / name, data)
+        if not paths.holds_json(_at(root, name), data)
     ]
 
 
-def _problems_of_tokenizer(root: Path, plan: Plan) -> list[str]:
+def _problems_of_tokenizer(root: AnyPath, plan: Plan) -> list[str]:
     if "fingerprint" not in plan.settings.track:
         return []  # a track of numbers, without tokenizer
     folder = tokenizer_folder(root)
     try:
-        fingerprint = load_tokenizer(folder).fingerprint
+        with tempfile.TemporaryDirectory(prefix="smalti-") as temporary:
+            fingerprint = load_tokenizer(local_tokenizer(root, Path(temporary))).fingerprint
     except Exception as error:  # it has no checksum before a run has finished
         return [f"{folder}: cannot be loaded ({error!r}). {REMEDIES['_tokenizer']}"]
     if fingerprint != plan.settings.track["fingerprint"]:
@@ -203,7 +214,7 @@ def _problems_of_tokenizer(root: Path, plan: Plan) -> list[str]:
 
 
 def _problems_of_completeness(
-    root: Path, plan: Plan, committed: Committed, checksums: Mapping[str, str]
+    root: AnyPath, plan: Plan, committed: Committed, checksums: Mapping[str, str]
 ) -> list[str]:
     """What the last run has left to do, if it has not finished."""
     todo = [
@@ -212,13 +223,11 @@ def _problems_of_completeness(
         if (task.grid, task.number) not in committed and _part_name(task) not in checksums
     ]
     path = checksums_path(root)
-    unlisted = sum(
-        file.relative_to(root).as_posix() not in checksums for file in listed_files(root)
-    )
+    unlisted = sum(below(file, root) not in checksums for file in listed_files(root))
     if todo:
         rows = sum(task.num_rows for task in todo)
         what = f"{root}: {len(todo)} of {len(plan.tasks)} tasks, {rows} rows, are not encoded yet"
-    elif not path.exists():
+    elif not paths.exists(path):
         what = f"{path}: missing"
     elif checksums and unlisted:
         what = f"{path}: {unlisted} files are not in it yet"
@@ -231,7 +240,7 @@ def _problems_of_completeness(
 
 
 def _problems_of_tasks(
-    root: Path,
+    root: AnyPath,
     plan: Plan,
     committed: Committed,
     wrong: Mapping[str, str],
@@ -254,7 +263,7 @@ def _part_name(task: Task) -> str:
     return f"_index/{task.grid}/{task.number}.parquet"
 
 
-def _problems_of_task(root: Path, plan: Plan, wrong: Mapping[str, str], task: Task) -> list[str]:
+def _problems_of_task(root: AnyPath, plan: Plan, wrong: Mapping[str, str], task: Task) -> list[str]:
     part = index_path(root, task.grid, task.number)
     rows, remedy = _rows_and_remedy(root, plan, task)
     what = wrong.get(_part_name(task))
@@ -262,7 +271,7 @@ def _problems_of_task(root: Path, plan: Plan, wrong: Mapping[str, str], task: Ta
         return [f"{part}: missing, {rows}. Run encode again."]
     if what:
         return [f"{part}: {what}, {rows}. {remedy}"]
-    if not part.exists():
+    if not paths.exists(part):
         return []  # not encoded yet: see _problems_of_completeness
     try:
         planned = task_table(root, task)
@@ -299,14 +308,14 @@ def _differing(planned: pa.Table, index: pa.Table) -> np.ndarray[Any, Any]:
 
 
 def _problems_of_shard(
-    root: Path, plan: Plan, task: Task, track: str, index: pa.Table, shard: Mapping[str, Any]
+    root: AnyPath, plan: Plan, task: Task, track: str, index: pa.Table, shard: Mapping[str, Any]
 ) -> list[str]:
     path = shard_path(root, task.grid, track, task.number)
     rows, remedy = _rows_and_remedy(root, plan, task)
     try:
         corruption = check_shard(path, shard["sha256"], index, task.grid, track, plan.attributes)
     except FileNotFoundError:
-        if (staging_path(root) / shard["file"]).exists():
+        if paths.exists(join(staging_path(root), shard["file"])):
             return [f"{path}: not published yet, {rows}. Run encode again."]
         return [f"{path}: missing, {rows}. {remedy}"]
     except OSError as error:
@@ -322,7 +331,7 @@ def _problems_of_shard(
     return []
 
 
-def _rows_and_remedy(root: Path, plan: Plan, task: Task) -> tuple[str, str]:
+def _rows_and_remedy(root: AnyPath, plan: Plan, task: Task) -> tuple[str, str]:
     """A task's rows in words, and how to encode them again."""
     first = task.number * plan.settings.rows_per_task
     part = index_path(root, task.grid, task.number)

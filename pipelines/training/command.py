@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import torch
 
 from ops.checkpoint import newest_step
 from ops.files import exclusive_lock
+from ops.paths import AnyPath
 from ops.precision import use_precision
 from ops.ranks import Ranks
 from ops.runtime import keep_freed_memory, resolve_device, use_threads
@@ -44,7 +44,7 @@ def run_training(
     steps: int,
     start: Callable[[bool], None],
     attempt: Attempt,
-    reads: Mapping[str, Path],
+    reads: Mapping[str, AnyPath],
     next_step: str,
 ) -> str:
     """Train in --out until `steps` are done; the line to print, which ends with `next_step`.

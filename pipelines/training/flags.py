@@ -15,6 +15,8 @@ from ops.config import ConfigError, Count, Range, Seed, Share, Weight, check_fla
 from ops.precision import resolve_precision
 from ops.ranks import Ranks
 from pipelines.conditioning import training_help
+from pipelines.console import PathOrURI, StorageOptions
+from pipelines.store import CACHE_BYTES
 from pipelines.training.estimate import Division
 from pipelines.training.launch import WorkerConfig
 from pipelines.training.loop import LoopSettings
@@ -146,8 +148,8 @@ class TrainPriorFlags(TrainingFlags):
 
     recipe: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE")]]
     """tiny, tiny-local, base, large, ...: see pipelines/recipes.py"""
-    codes: tuple[Path, ...]
-    """stores written by pipelines.encode, all with one tokenizer"""
+    codes: tuple[PathOrURI, ...]
+    """stores written by pipelines.encode, all with one tokenizer; s3:// and gs:// too"""
     weights: tuple[Annotated[float, Range(least=0, most=1e9)], ...] | None = None
     """sampling weights of the stores (default: their numbers of images)"""
     conditions: Annotated[tuple[str, ...], tyro.conf.arg(help=training_help())] = ("sos",)
@@ -163,6 +165,12 @@ class TrainPriorFlags(TrainingFlags):
     """train on each view of an image once an epoch, instead of on one of them at random"""
     cache_memory: Annotated[float, Range(least=0, most=2**20)] | None = None
     """GiB of memory for codes on slow storage: shuffle within as many shards as fit in it"""
+    cache_dir: Path | None = None
+    """folder for local copies of shards of stores at s3:// and gs://, shared by all processes of a
+    machine (default: ~/.cache/smalti/shards)"""
+    cache_size: Annotated[float, Range(least=0, most=2**20)] = CACHE_BYTES / 2**30
+    """GiB of such copies; where a store is larger than a third of it, shuffle within that third"""
+    storage_option: StorageOptions = ()
     held_out: Share = 0.05
     """share of the images, by key, held out for evaluation"""
     shard: bool = False

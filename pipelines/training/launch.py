@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ops.checkpoint import newest_step, step_of
+from ops.paths import AnyPath
 from ops.ranks import ALONE, Ranks, ranks_here
 from pipelines.console import PLAIN_ERRORS, progress_bar
 from pipelines.jobs import WorkerDevices, check_on_every_node
@@ -33,7 +34,11 @@ class WorkerConfig:
 
 
 def run_attempts(
-    run: Path, steps: int, attempt: Attempt, worker_config: WorkerConfig, reads: Mapping[str, Path]
+    run: Path,
+    steps: int,
+    attempt: Attempt,
+    worker_config: WorkerConfig,
+    reads: Mapping[str, AnyPath],
 ) -> int:
     """Train in the run folder `run` until `steps` are done; returns how many were taken.
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 
 from ops.config import ConfigError
+from ops.paths import AnyPath
 from ops.ranks import ALONE, Ranks
 from pipelines.conditioning import (
     keep_tokenizers,
@@ -63,7 +64,9 @@ def train_prior(flags: TrainPriorFlags, recipes: Mapping[str, PriorRecipe]) -> s
     With --dry-run the text is the estimate of the run, and nothing is written. Raises ConfigError
     for wrong flags, and what run_attempts raises.
     """
-    reads = {"--codes" if n == 0 else f"--codes {n}": p for n, p in enumerate(flags.codes)}
+    reads: dict[str, AnyPath] = {
+        "--codes" if n == 0 else f"--codes {n}": p for n, p in enumerate(flags.codes)
+    }
     check_absolute({"--out": flags.out, **reads})
     if flags.shard and not flags.workers:
         raise ConfigError("--shard shards the weights over workers: give --workers, too.")
@@ -89,7 +92,10 @@ def open_data(flags: TrainPriorFlags, recipe: PriorRecipe, ranks: Ranks = ALONE)
     """
     if not flags.codes:
         raise ConfigError("--codes names no store. Name one that pipelines.encode wrote.")
-    stores = [CodeStore.open(path) for path in flags.codes]
+    stores = [
+        CodeStore.open(path, cache_dir=flags.cache_dir, cache_bytes=int(flags.cache_size * 2**30))
+        for path in flags.codes
+    ]
     dataset = CodeDataset(
         stores,
         window=recipe.window,

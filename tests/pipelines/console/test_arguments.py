@@ -52,13 +52,40 @@ def test_cluster_addresses_are_no_paths() -> None:
         check_words(["--out", "ray://head:10001"])
 
 
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [
+        (["--out", "s3://b/x"], None),
+        (["--out=gs://b/x", "--codes", "s3://b/1", "s3://b/2"], None),
+        (["--in", "s3://b/x"], "--in s3://b/x: s3:// is not read or written. Copy"),
+        (["--out", "hdfs://b/x"], "--out hdfs://b/x: hdfs:// is not read or written. Give"),
+        (["--count", "3", "s3://b/x"], "s3://b/x: s3:// is not read or written. Copy"),
+        (["--out", "x", "s3://b/x"], "s3://b/x: s3:// is not read or written. Copy"),
+        (["--storage-option", "endpoint=http://127.0.0.1:9000"], None),
+    ],
+)
+def test_uris_are_values_of_the_flags_that_take_them(words: list[str], refused: str | None) -> None:
+    asked = {"--out": False, "--codes": True}
+    if refused is None:
+        check_words(words, asked)
+    else:
+        with pytest.raises(ConfigError) as raised:
+            check_words(words, asked)
+        assert str(raised.value).startswith(refused)
+
+
+def test_a_positional_argument_may_be_a_uri() -> None:
+    check_words(["s3://b/x", "--storage-option", "region=a"], {"": False})
+    check_words(["--storage-option", "region=a", "s3://b/x"], {"": False})
+
+
 def test_names_that_are_not_utf8_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"^--out caf.: not UTF-8\."):
         check_words(["--out", "caf\udce9"])
 
 
 @pytest.mark.parametrize("name", sorted(commands()))
-@pytest.mark.parametrize("word", ["s3://bucket/x", "caf\udce9"])
+@pytest.mark.parametrize("word", ["hdfs://bucket/x", "caf\udce9"])
 def test_every_command_refuses_before_it_writes(
     name: str,
     word: str,
@@ -70,6 +97,7 @@ def test_every_command_refuses_before_it_writes(
     main = importlib.import_module(f"pipelines.{name}").main
     assert main(["--out", word]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(r"error: --out caf\udce9: not" if "caf" in word else "error: --out s3:")
+    named = r"caf\udce9: not" if "caf" in word else "hdfs:"
+    assert error.startswith(f"error: --out {named}")
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())

@@ -6,7 +6,6 @@ import math
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numcodecs import blosc
 
-from ops.files import open_regular
+from ops.paths import read_whole
 from pipelines.store import CodeStore, StoreError, code_dtype, mapping
 from pipelines.store.layout import shard_path
 from pipelines.store.shards import decode_shard, shard_bytes
@@ -103,12 +102,12 @@ def archive(tmp_path: Path) -> Path:
 def test_decompressed_shards_are_kept_up_to_a_limit(archive: Path, monkeypatch) -> None:
     read: list[Path] = []
 
-    def counting(path: Path, *, follow: bool) -> BinaryIO:
+    def counting(path: Path, *, follow: bool) -> bytes:
         read.append(path)
-        return open_regular(path, follow=follow)
+        return read_whole(path, follow=follow)
 
     store = CodeStore.open(archive, decoded_bytes=40_000)
-    monkeypatch.setattr(mapping, "open_regular", counting)
+    monkeypatch.setattr(mapping, "read_whole", counting)
     for row in (0, 1, 130, 2, 131, 260, 3, 132):
         store.read("8x8", np.array([row]))
     shards = [shard_path(archive, "8x8", "image", task) for task in (0, 1, 2, 0, 1)]

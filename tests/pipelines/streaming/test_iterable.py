@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from pipelines.store import CodeStore
-from pipelines.store.zarr_metadata import read_attributes
 from pipelines.streaming.dataset import CodeDataset
 from pipelines.streaming.iterable import CodeStream
 from pipelines.streaming.sources import DatasetError
@@ -183,7 +182,7 @@ def test_cache_memory_bounds_the_shards_in_use(store):
 def test_a_compressed_store_uses_no_more_shards_at_a_time_than_stay_decoded(tmp_path):
     codes = np.broadcast_to(np.arange(ROWS)[:, None, None], (ROWS, 4, 4))
     path = make_store(tmp_path / "a", codes, codebook_size=99, rows_per_task=4, compress=True)
-    store = CodeStore(path, read_attributes(path), decoded_bytes=3 * 4 * 32)
+    store = CodeStore.open(path, decoded_bytes=3 * 4 * 32)
     for cache_memory, together in ((None, 3), (10**9, 3), (2 * 4 * 32, 2)):
         dataset = CodeDataset(store, window=4, batch_size=ROWS, cache_memory=cache_memory)
         assert dataset.order["shards_together"] == [together]
