@@ -323,11 +323,14 @@ def holds(path: AnyPath, data: bytes) -> bool:
 
 
 def holds_json(path: AnyPath, data: object) -> bool:
-    """Whether a file exists and says what `data` says, however its JSON is laid out."""
+    """Whether a file exists and is what files.json_bytes makes of `data`, but for the order of
+    keys."""
     try:
-        return bool(parse_json(read_whole(path)) == data)
+        whole = read_whole(path)
+        found = parse_json(whole)
     except (FileNotFoundError, ValueError):
         return False
+    return bool(found == data) and json_bytes(found) == whole
 
 
 def write_json_if_changed(path: AnyPath, data: object) -> None:

@@ -70,6 +70,8 @@ def listing(rows: int) -> Any:
         "size": sizes,
         "etag": pc.binary_join_element_wise(text(sizes), times, dash),
         "label_name": folders,
+        "caption": pa.nulls(rows, pa.large_string()),
+        "carried": pa.nulls(rows, pa.large_string()),
     }
     return pa.table(columns, schema=ENTRY_SCHEMA)
 

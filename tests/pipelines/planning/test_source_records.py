@@ -94,7 +94,7 @@ def test_a_full_disk_is_no_defect_of_an_archive(
     def fails(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(source_records, "write_bytes", fails)
+    monkeypatch.setattr(source_records.paths, "write_whole", fails)
     with pytest.raises(DiskError, match="No space left on device"):
         listed(archives, archives / "store")
 
