@@ -24,6 +24,7 @@ import pyarrow as pa
 from ops.config import UserError
 from ops.disk import Disk
 from ops.images import ImageError
+from ops.paths import AnyPath
 from pipelines import encode
 from pipelines.encoding import job
 from pipelines.encoding.flags import EncodeFlags
@@ -154,7 +155,7 @@ def one_at_a_time(*arguments: Any, **options: Any) -> None:
 
 
 def encode_files(
-    out: Path, tokenizer: SimpleNamespace, files: dict[str, list[Path]], **flags: Any
+    out: AnyPath, tokenizer: SimpleNamespace, files: dict[str, list[Path]], **flags: Any
 ) -> int:
     """Run the command in this process: two views an image, three rows a task."""
     asked = {

@@ -15,7 +15,7 @@ from tests.object_servers import S3, proxy
 
 def encode_into(options: dict[str, str], out: ObjectPath, scenario: NullScenario) -> int:
     with paths.storage_options(options):
-        return encode_files(out, scenario.tokenizer, scenario.files)  # type: ignore[arg-type]
+        return encode_files(out, scenario.tokenizer, scenario.files)
 
 
 def run_until(last: int, s3: S3, out: ObjectPath, scenario: NullScenario) -> int:

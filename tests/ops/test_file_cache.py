@@ -8,6 +8,7 @@ import pickle
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -54,9 +55,9 @@ def test_threads_and_copies_of_the_cache_download_once(
     downloads = []
     download = file_cache.download
 
-    def counting(path: ObjectPath, target: object) -> None:
+    def counting(path: ObjectPath, target: BinaryIO) -> None:
         downloads.append(path)
-        download(path, target)  # type: ignore[arg-type]
+        download(path, target)
 
     monkeypatch.setattr(file_cache, "download", counting)
     caches = [FileCache(tmp_path, 1000), pickle.loads(pickle.dumps(FileCache(tmp_path, 1000)))]
@@ -83,16 +84,16 @@ def test_a_full_disk_drops_older_copies_first_then_says_so(
     cache.get(*objects[0])
     download = file_cache.download
 
-    def full_while_others_are_kept(path: ObjectPath, target: object) -> None:
+    def full_while_others_are_kept(path: ObjectPath, target: BinaryIO) -> None:
         if kept(tmp_path):
             raise OSError(errno.ENOSPC, "No space left on device")
-        download(path, target)  # type: ignore[arg-type]
+        download(path, target)
 
     monkeypatch.setattr(file_cache, "download", full_while_others_are_kept)
     cache.get(*objects[1])
     assert kept(tmp_path) == {b"\1"}
 
-    def full(path: ObjectPath, target: object) -> None:
+    def full(path: ObjectPath, target: BinaryIO) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(file_cache, "download", full)

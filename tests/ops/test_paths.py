@@ -9,6 +9,7 @@ import pickle
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -225,12 +226,17 @@ def test_what_never_works_ends_as_one_line(s3: S3) -> None:
     assert "\n" not in message
 
 
-def test_a_store_that_ignores_conditions_is_refused(s3: S3) -> None:
+def test_a_store_that_ignores_conditions_is_refused(
+    s3: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with proxy(s3, lambda *_: "") as before, paths.storage_options(before.options):
         forward = before.forward
-        before.forward = lambda m, p, b, h: forward(  # type: ignore[method-assign]
-            m, p, b, {n: v for n, v in h.items() if n.lower() != "if-none-match"}
-        )
+
+        def unconditional(method: str, path: str, body: bytes, headers: dict[str, str]) -> Any:
+            kept = {n: v for n, v in headers.items() if n.lower() != "if-none-match"}
+            return forward(method, path, body, kept)
+
+        monkeypatch.setattr(before, "forward", unconditional)
         bucket = s3.bucket()
         with pytest.raises(ExclusiveCreateError, match="ignores If-None-Match"):
             paths.check_exclusive_create(bucket / "a")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,21 +33,21 @@ def tar_by_hand(samples: list[dict[str, str | bytes]]) -> bytes:
 @settings(max_examples=20)
 @given(st.lists(FIELDS, max_size=4))
 def test_bytes_are_those_of_earlier_versions(
-    tmp_path_factory: object, found: list[dict[str, bytes]]
+    tmp_path_factory: pytest.TempPathFactory, found: list[dict[str, bytes]]
 ) -> None:
     samples = [{"__key__": f"sample-{k:05d}", **fields} for k, fields in enumerate(found)]
-    path = tmp_path_factory.mktemp("tar") / "a.tar"  # type: ignore[attr-defined]
+    path = tmp_path_factory.mktemp("tar") / "a.tar"
     write_tar(path, samples)
     assert path.read_bytes() == tar_by_hand(samples)
 
 
 def test_a_tar_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    def samples() -> object:
+    def samples() -> Iterator[dict[str, Any]]:
         yield {"__key__": "a", "json": b"{}"}
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="the disk is gone"):
-        write_tar(tmp_path / "a.tar", samples())  # type: ignore[arg-type]
+        write_tar(tmp_path / "a.tar", samples())
     assert not list(tmp_path.iterdir())
 
 

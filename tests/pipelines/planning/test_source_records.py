@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,9 +42,9 @@ def count_listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     real = members.archive_members
 
-    def counted(path: str, *rest: object) -> object:
+    def counted(path: str, *rest: Any) -> Any:
         names.append(os.path.basename(path))
-        return real(path, *rest)  # type: ignore[arg-type]
+        return real(path, *rest)
 
     monkeypatch.setattr(members, "archive_members", counted)
     return names

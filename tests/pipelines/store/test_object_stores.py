@@ -51,7 +51,7 @@ def expected(scenario: NullScenario) -> dict[str, bytes]:
 
 
 def run(scenario: NullScenario, out: ObjectPath) -> int:
-    return encode_files(out, scenario.tokenizer, scenario.files)  # type: ignore[arg-type]
+    return encode_files(out, scenario.tokenizer, scenario.files)
 
 
 def test_the_objects_are_the_files_of_a_store_on_a_disk(
