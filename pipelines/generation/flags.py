@@ -55,7 +55,7 @@ class GenerateFlags:
     """the folder of samples to create or extend"""
     prior: Path | None = None
     """the run folder that pipelines.train_prior wrote, which has the tokenizer too, or the name of
-    a bundled prior (default: clothing, and photo-upscale4 as --upscale, with each class in turn)"""
+    a bundled prior (default: clothing, where it is bundled, and photo-upscale4 as --upscale)"""
     upscale: Path | None = None
     """a prior with the condition low_res, by name or folder: --prior samples each image whole, in
     one window, and this one enlarges it, again and again up to --size"""

@@ -19,7 +19,7 @@ from pipelines.inputs.listing import label_lines, list_input
 from pipelines.inputs.members import MEMBER_SCHEMA, MemberCache, Members
 from pipelines.inputs.parquet import group_of, is_table
 from pipelines.inputs.partners import ByName, Lost, paired
-from pipelines.inputs.patterns import InputError, fixed_path
+from pipelines.inputs.patterns import InputError, fixed_path, input_sources
 from pipelines.inputs.reading import (
     Entry,
     content_hash,
@@ -52,6 +52,7 @@ __all__ = [
     "fixed_path",
     "group_of",
     "held_out",
+    "input_sources",
     "is_table",
     "label_lines",
     "list_input",

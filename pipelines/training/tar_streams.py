@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ops.config import ConfigError, UserError
+from ops.config import UserError
 from ops.files import NotRegularError
 from ops.permutation import KeyedPermutation
 from ops.text import printable
 from ops.transient_errors import TransientError, is_transient
-from pipelines.inputs import ArchiveError, Entry, held_out, tar_entries
+from pipelines.inputs import ArchiveError, Entry, held_out, input_sources, tar_entries
 
 DEAL, BLOCK = 0, 1  # the last entry of a permutation's key, so that its uses are independent
 
@@ -30,7 +30,7 @@ DEAL, BLOCK = 0, 1  # the last entry of a permutation's key, so that its uses ar
 class TarFile(NamedTuple):
     """One of the tars that are streamed."""
 
-    key: str  # its path below the folder that holds all of them
+    key: str  # what the keys of its images begin with, as in a listing of several tars
     path: str
 
 
@@ -54,26 +54,24 @@ def expand_tars(data: Path) -> list[TarFile]:
 
     Raises UserError where there is none, or one does not exist.
     """
-    from webdataset.shardlists import expand_urls  # here, since few runs stream
-
-    if data.is_dir():
-        found = sorted(path for path in data.rglob("*.tar") if path.is_file())
-    else:
-        try:
-            found = [Path(url) for url in sorted(set(expand_urls(str(data))))]
-        except (AssertionError, ValueError) as error:  # of a variable, or of the braces
-            raise ConfigError(f"--data {printable(data)}: {error}.") from error
-    missing = [path for path in found if not path.is_file()]
-    if missing or not found:
-        named = f"{printable(missing[0])} does not exist" if missing else "it holds no tar file"
-        raise UserError(
-            f"--data {printable(data)}: {named}. With --stream, name a folder of tars, or tars as "
-            "in 'data-{000..099}.tar', with quotes."
-        )
-    if wrong := [path for path in found if path.suffix.lower() != ".tar"]:
-        raise UserError(f"--stream reads tar files; {printable(wrong[0])} is none by its name.")
-    folder = os.path.commonpath([path.parent for path in found])
-    return [TarFile(os.path.relpath(path, folder), str(path)) for path in found]
+    found = []
+    for source in input_sources(data):
+        if source.path.is_dir():
+            inside = (path for path in source.path.rglob("*.tar") if path.is_file())
+            tars = [(path, path.relative_to(source.path).as_posix()) for path in inside]
+            found += [TarFile(os.path.join(source.key, name), str(path)) for path, name in tars]
+        elif not source.path.is_file():
+            raise UserError(
+                f"--data {printable(source.path)} does not exist. With --stream, name a folder of "
+                "tars, or tars as in 'data-{000..099}.tar', with quotes."
+            )
+        elif source.path.suffix.lower() != ".tar":
+            raise UserError(f"--stream reads tar files; {printable(source.path)} is none by name.")
+        else:
+            found.append(TarFile(source.key or source.path.name, str(source.path)))
+    if not found:
+        raise UserError(f"--data {printable(data)} holds no tar file. Name a folder that does.")
+    return sorted(found)
 
 
 class TarStreams:

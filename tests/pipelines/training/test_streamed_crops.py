@@ -193,16 +193,19 @@ def test_tars_without_images_end_the_run(tmp_path: Path) -> None:
         batches(crops_of(tmp_path, tmp_path), tmp_path, 0, 1)
 
 
-def test_patterns_are_expanded_by_webdataset(folder: Path, tmp_path: Path) -> None:
+def test_patterns_are_those_of_encode(folder: Path, tmp_path: Path) -> None:
     keys = [tar.key for tar in expand_tars(folder / "{00..02}.tar")]
     assert keys == ["00.tar", "01.tar", "02.tar"]
     assert [tar.key for tar in expand_tars(folder)] == [f"0{n}.tar" for n in range(5)]
     assert [tar.key for tar in expand_tars(folder / "{03,01}.tar")] == ["01.tar", "03.tar"]
+    assert [tar.key for tar in expand_tars(folder / "0[12].tar")] == ["01.tar", "02.tar"]
+    assert [tar.key for tar in expand_tars(folder / "04.tar")] == ["04.tar"]
     for data, said in (
-        (folder / "{03..05}.tar", "05.tar does not exist"),
-        (tmp_path, "it holds no tar file"),
-        (folder / "${NO_SUCH_NAME}.tar", "NO_SUCH_NAME"),
-        (Path(__file__), "is none by its name"),
+        (folder / "{03..05}.tar", r"1 of its 3 files do not exist: .*05\.tar"),
+        (folder / "{000..99999999999}.tar", "more than 1,000,000 files"),
+        (folder / "06.tar", "does not exist"),
+        (tmp_path, "holds no tar file"),
+        (Path(__file__), "is none by name"),
     ):
         with pytest.raises(UserError, match=said):
             expand_tars(data)
