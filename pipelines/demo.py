@@ -27,6 +27,7 @@ from pipelines import encode, generate, report, train_prior
 from pipelines.console import run_command, show, show_error
 from pipelines.generation import BASE, UPSCALER, class_names, low_res_ratio
 from pipelines.inputs import Entry, list_input, read_entry
+from pipelines.jobs import forked_workers
 from pipelines.reports import DemoFolder
 from pipelines.store import CodeStore
 from prior import bundled_priors, describe_prior, find_prior
@@ -76,6 +77,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(flags: Flags) -> int:
+    """Run the stages that are not done; the exit code of the first that fails, else 0."""
+    with forked_workers():  # of all stages: from the second on, this process has threads
+        return _run_stages(flags)
+
+
+def _run_stages(flags: Flags) -> int:
     out = flags.out
     images = out / "photographs" if flags.images is None else flags.images
     settings = _settings(flags)

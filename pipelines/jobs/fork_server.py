@@ -67,7 +67,7 @@ _running: list[ForkServer] = []
 
 
 def running_server() -> ForkServer | None:
-    """The server of the innermost `fork_server`."""
+    """The server of the `fork_server` that is running."""
     return _running[-1] if _running else None
 
 
@@ -75,9 +75,11 @@ def running_server() -> ForkServer | None:
 def fork_server(main: Main, wanted: bool = True) -> Iterator[None]:
     """Tasks that run without Ray in the body run in child processes, which do `main`.
 
-    To be called before this process has threads that compute; `wanted` False does nothing.
+    To be called before this process has threads that compute; `wanted` False does nothing. Inside
+    another one it does nothing either: the process forked by that one has no such threads, while
+    this one may have some by now.
     """
-    if not wanted:
+    if not wanted or _running:
         yield
         return
     ours, theirs = socket.socketpair()

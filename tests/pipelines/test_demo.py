@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +82,21 @@ def run_demo(photographs: Path, root: Path) -> int:
     flags = ["--images", str(photographs), "--out", str(root / "demo"), "--image-size", "128"]
     flags += ["--tokenizer", str(root / "tokenizer"), "--steps", "2", "--samples", "1"]
     return demo.main(flags)
+
+
+def test_the_command_works_with_threads(photographs: Path, tmp_path: Path) -> None:
+    """Its worker processes must not be forked after this process has computed with threads."""
+    flags = ["--images", str(photographs), "--out", str(tmp_path / "demo"), "--image-size", "128"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines.demo", *flags, "--steps", "1", "--samples", "1"],
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "demo/report.html").exists()
 
 
 def test_a_small_demo_completes_and_does_nothing_again(
