@@ -192,13 +192,12 @@ PRIOR_RECIPES: dict[str, PriorRecipe] = {
     "clothing": PriorRecipe(
         preset="tiny-modern",
         optimizer=OptimizerConfig(
-            learning_rate=1.5e-3, weight_decay=0.05, warmup_steps=100, ema_decay=0.995
+            learning_rate=1.2e-3, weight_decay=0.05, warmup_steps=200, ema_decay=0.998
         ),
-        dropout=0.1,
         init_from_codebook=True,
         factorised="yes",
-        batch_size=16,
-        steps=4500,
+        batch_size=8,
+        steps=12000,
         save_every=500,
         sample_every=1500,
         log_every=20,
@@ -208,13 +207,13 @@ PRIOR_RECIPES: dict[str, PriorRecipe] = {
     "photo-upscale4": PriorRecipe(
         preset="tiny-local",
         optimizer=OptimizerConfig(
-            learning_rate=2e-3, weight_decay=0.02, warmup_steps=100, ema_decay=0.995
+            learning_rate=1.5e-3, weight_decay=0.02, warmup_steps=200, ema_decay=0.998
         ),
         window=32,
         init_from_codebook=True,
         factorised="yes",
-        batch_size=4,
-        steps=6000,
+        batch_size=2,
+        steps=11000,
         save_every=500,
         sample_every=3000,
         log_every=20,
