@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,10 @@ import zarr
 from PIL import Image
 
 from ops.images import Transform, to_pixels
-from pipelines import encode
 from pipelines.store import CodeStore
 from pipelines.store.commit import read_part
 from tests.conftest import photograph
+from tests.crashes.encode_processes import exit_code, start_encode
 from tests.encode_run import EncodeRun, everything
 from tokenizer import load_tokenizer
 
@@ -105,22 +105,32 @@ def test_actors_write_the_same_bytes_as_this_process(run: EncodeRun, photographs
     assert "10 encoded" in run.printed
 
 
+def kill_after_parts(
+    run: EncodeRun, more: int, process: BaseProcess | subprocess.Popen[bytes]
+) -> None:
+    """Kill a driver once it has committed `more` parts, anywhere in the next task."""
+    parts = len(list(run.out.glob("_index/*/*.parquet"))) + more
+    deadline = time.monotonic() + 60
+    while len(list(run.out.glob("_index/*/*.parquet"))) < parts:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    process.kill()
+
+
 def test_a_driver_killed_again_and_again_gives_the_same_bytes(
     run: EncodeRun, photographs: Path
 ) -> None:
     assert run(photographs, rows_per_task=1) == 0
     undisturbed = everything(run.out)
     shutil.rmtree(run.out)
-    command = [sys.executable, "-m", "pipelines.encode", *run.flags(photographs, rows_per_task=1)]
-    for more in (1, 3):  # killed after so many new parts, anywhere in the next task
-        parts = len(list(run.out.glob("_index/*/*.parquet"))) + more
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
-        while len(list(run.out.glob("_index/*/*.parquet"))) < parts and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
+    words = run.flags(photographs, rows_per_task=1)
+    command = [sys.executable, "-m", "pipelines.encode", *words]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    kill_after_parts(run, 1, process)
+    assert process.wait() == -signal.SIGKILL
+    again = start_encode(words)  # forked, which takes less time than an interpreter's start
+    kill_after_parts(run, 3, again)
+    assert exit_code(again) == -signal.SIGKILL
     assert run(photographs, rows_per_task=1) == 0
     assert everything(run.out) == undisturbed
 
@@ -194,12 +204,3 @@ def test_the_store_keeps_its_tokenizer(run: EncodeRun, photographs: Path, tmp_pa
     assert tokenizer.fingerprint == store.provenance["image"]["fingerprint"]
     codes = next(store.batches(2))["codes"]
     assert tokenizer.decode(codes).shape == (2, 3, 32, 32)
-
-
-def test_the_script_prints_help(tmp_path: Path) -> None:
-    script = Path(encode.__file__)
-    done = subprocess.run(
-        [sys.executable, script, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    assert "--max-bad" in done.stdout
-    assert os.listdir(tmp_path) == []
