@@ -24,7 +24,7 @@ def plot_loss_map(nll: np.ndarray) -> ImageArray:
 
     Cells that are nan stay white.
     """
-    # At fixed places: to measure all texts for a layout takes twice as long as to draw.
+    # At fixed places: to measure all texts for a layout takes as long as to draw.
     figure = Figure(figsize=(4.8, 4.0), dpi=100)
     axes = figure.add_axes((0.12, 0.12, 0.68, 0.76))
     scale = figure.add_axes((0.84, 0.12, 0.04, 0.76))
@@ -85,8 +85,8 @@ def _draw_curve(
     """
     left, bottom = corner
     figure.add_artist(Rectangle(corner, *size, fill=False, linewidth=0.8))
-    title = {"fontsize": 9, "parse_math": False}
-    figure.text(left + size[0] / 2, bottom + 1.04 * size[1], plot_text(name), **title, ha="center")
+    middle, above = left + size[0] / 2, bottom + 1.04 * size[1]
+    figure.text(middle, above, plot_text(name), fontsize=9, parse_math=False, ha="center")
     finite = np.isfinite(points).all(1)
     if not finite.any():
         return
