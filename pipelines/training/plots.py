@@ -90,11 +90,11 @@ def _draw_curve(
     finite = np.isfinite(points).all(1)
     if not finite.any():
         return
-    lowest, highest = points[finite].min(0), points[finite].max(0)
+    points = np.where(finite[:, None], points, np.nan)
+    lowest, highest = np.nanmin(points, 0), np.nanmax(points, 0)
     margin = np.where(highest > lowest, 0.05, 0.5)  # a constant is in the middle
     share = (points - lowest) / np.where(highest > lowest, highest - lowest, 1)
     xs, ys = (corner + (margin + (1 - 2 * margin) * share) * size).T
-    ys[~finite] = np.nan
     figure.add_artist(Line2D(xs, ys, color="C0", marker="." if finite.sum() == 1 else None))
     for step, x in {lowest[0]: np.nanmin(xs), highest[0]: np.nanmax(xs)}.items():
         figure.text(x, bottom - 0.04 * size[1], f"{step:.0f}", fontsize=7, ha="center", va="top")
