@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ from ops.images import Transform, to_pixels
 from pipelines.store import CodeStore
 from pipelines.store.commit import read_part
 from tests.conftest import photograph
-from tests.crashes.encode_processes import exit_code, start_encode
 from tests.encode_run import EncodeRun, everything
 from tokenizer import load_tokenizer
 
@@ -105,32 +103,22 @@ def test_actors_write_the_same_bytes_as_this_process(run: EncodeRun, photographs
     assert "10 encoded" in run.printed
 
 
-def kill_after_parts(
-    run: EncodeRun, more: int, process: BaseProcess | subprocess.Popen[bytes]
-) -> None:
-    """Kill a driver once it has committed `more` parts, anywhere in the next task."""
-    parts = len(list(run.out.glob("_index/*/*.parquet"))) + more
-    deadline = time.monotonic() + 60
-    while len(list(run.out.glob("_index/*/*.parquet"))) < parts:
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    process.kill()
-
-
 def test_a_driver_killed_again_and_again_gives_the_same_bytes(
     run: EncodeRun, photographs: Path
 ) -> None:
     assert run(photographs, rows_per_task=1) == 0
     undisturbed = everything(run.out)
     shutil.rmtree(run.out)
-    words = run.flags(photographs, rows_per_task=1)
-    command = [sys.executable, "-m", "pipelines.encode", *words]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    kill_after_parts(run, 1, process)
-    assert process.wait() == -signal.SIGKILL
-    again = start_encode(words)  # forked, which takes less time than an interpreter's start
-    kill_after_parts(run, 3, again)
-    assert exit_code(again) == -signal.SIGKILL
+    command = [sys.executable, "-m", "pipelines.encode", *run.flags(photographs, rows_per_task=1)]
+    for more in (1, 3):  # killed after so many new parts, anywhere in the next task
+        parts = len(list(run.out.glob("_index/*/*.parquet"))) + more
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while len(list(run.out.glob("_index/*/*.parquet"))) < parts and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
     assert run(photographs, rows_per_task=1) == 0
     assert everything(run.out) == undisturbed
 
