@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
 import math
 import operator
@@ -106,6 +107,7 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("objects are nested too deeply") from None
 
 
+@functools.cache  # typing compiles the text of every annotation anew
 def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls, include_extras=True)
 

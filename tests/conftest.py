@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,8 +28,19 @@ from pipelines.store.shards import row_checksums
 from tests.encode_run import EncodeRun
 from tests.object_servers import S3, s3_server
 
+#: The part of each property's examples that is tried; SMALTI_ALL_EXAMPLES=1 tries them all.
+SHARE = 1.0 if os.environ.get("SMALTI_ALL_EXAMPLES") else 0.35
+
+
+def examples(count: int) -> int:
+    """How many of a property's `count` examples this run tries."""
+    return max(5, round(SHARE * count))
+
+
 # The same examples every time, and no deadline, since tests may run on a busy machine.
-hypothesis.settings.register_profile("smalti", deadline=None, derandomize=True)
+hypothesis.settings.register_profile(
+    "smalti", deadline=None, derandomize=True, max_examples=examples(100)
+)
 hypothesis.settings.load_profile("smalti")
 
 torch.set_num_threads(1)  # tensors are small: more threads would cost time

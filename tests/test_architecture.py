@@ -276,14 +276,13 @@ def test_command_answers_help(name: str, capsys: pytest.CaptureFixture[str]) -> 
     assert f"pipelines.{name}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("form", [["pipelines/train_prior.py"], ["-m", "pipelines.report"]])
-def test_command_runs_as_script_and_as_module(form: list[str], tmp_path: Path) -> None:
-    if form[0] != "-m":  # from any folder, as `ray job submit` calls it
-        form = [str(ROOT / form[0])]
-    command = [sys.executable, *form, "--help"]
+def test_command_runs_as_a_script_from_any_folder(tmp_path: Path) -> None:
+    """As `ray job submit` calls it; that `python -m` works is seen where a command is killed."""
+    command = [sys.executable, str(ROOT / "pipelines/train_prior.py"), "--help"]
     done = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True,
         env={**os.environ, "PYTHONWARNINGS": "ignore"}, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "usage" in done.stdout.lower()
+    assert os.listdir(tmp_path) == []

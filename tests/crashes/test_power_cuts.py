@@ -54,11 +54,11 @@ def check_drawn_cuts(recorded: Recorded, folder: Path, examples: int) -> None:
 @pytest.mark.parametrize(
     ("name", "examples"),
     [
-        ("fresh", 6),
-        ("extended", 6),
-        ("tracked", 6),
-        ("null fresh", 30),
-        ("null extended", 30),
+        ("fresh", 3),
+        ("extended", 3),
+        ("tracked", 3),
+        ("null fresh", 20),
+        ("null extended", 20),
         pytest.param("fresh", 500, marks=pytest.mark.slow),
         pytest.param("extended", 500, marks=pytest.mark.slow),
         pytest.param("tracked", 500, marks=pytest.mark.slow),

@@ -19,7 +19,7 @@ from tests.fuzz.kinds import KINDS, Trial, Unprinted, inputs_of, try_input
 from tests.fuzz.valid_inputs import ValidInputs
 
 #: Inputs of each kind in the short run; most of the kinds in which most faults were found.
-EXAMPLES = dict.fromkeys(KINDS, 6) | {"tar": 16, "parquet": 12, "image": 10, "store": 14, "run": 3}
+EXAMPLES = dict.fromkeys(KINDS, 4) | {"tar": 9, "parquet": 7, "image": 6, "store": 9, "run": 3}
 LONG = int(os.environ.get("SMALTI_FUZZ_EXAMPLES", "300"))
 
 

@@ -19,6 +19,7 @@ from ops.config import (
     parse_json,
     to_json,
 )
+from tests.conftest import examples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +150,7 @@ SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_
 ANY_JSON = SCALARS | st.lists(SCALARS, max_size=3) | st.dictionaries(st.just("rate"), SCALARS)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.dictionaries(st.sampled_from([*Numbers.__dataclass_fields__, "rat"]), ANY_JSON))
 def test_any_object_gives_a_config_or_a_config_error(data):
     try:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile, PngImagePlugin
 
 from ops.images import ImageError, decode_image, image_size, read_image
+from tests.conftest import examples
 
 SMALL = np.random.default_rng(0).integers(0, 255, (6, 4, 3), np.uint8)
 IMAGE = Image.fromarray(SMALL).resize((32, 48), Image.Resampling.BICUBIC)
@@ -130,14 +131,14 @@ def test_metadata_costs_no_image(name: str) -> None:
     assert image_size(io.BytesIO(data)) == IMAGE.size
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(junk=st.binary(max_size=60), marker=st.sampled_from([*range(0xE0, 0xF0), 0xFE]))
 def test_any_bytes_in_a_jpegs_metadata_cost_no_image(junk: bytes, marker: int) -> None:
     data = jpeg_with(segment(marker, junk))
     np.testing.assert_array_equal(decode_image(data), decode_image(JPEG))
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(
     junk=st.binary(max_size=60), kind=st.sampled_from((*ANCILLARY, *ANIMATION, b"zTXt", b"iTXt"))
 )

@@ -8,6 +8,7 @@ from PIL import Image
 
 from ops.images import ImageError, decode_image
 from ops.masked_images import decode_masked, known_cells, resize_masked
+from tests.conftest import examples
 
 
 def png(image: Image.Image, **options: object) -> bytes:
@@ -66,7 +67,7 @@ def test_a_resized_pixel_is_known_only_if_all_its_sources_are():
     np.testing.assert_array_equal(known, np.arange(8)[:, None] > 2 + np.zeros((1, 8)))
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     height=st.integers(1, 13), width=st.integers(1, 13), factor=st.integers(1, 4),
     seed=st.integers(0, 99),

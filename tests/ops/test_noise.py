@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from ops.config import ConfigError
 from ops.noise import philox4x32, uniforms
+from tests.conftest import examples
 
 # The known answers that come with the Random123 library (kat_vectors, philox4x32 10).
 KNOWN_ANSWERS = [
@@ -49,7 +50,7 @@ def test_philox_of_many_counters_is_philox_of_each():
     rows=st.integers(1, 9),
     columns=st.integers(1, 9),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_a_number_depends_on_its_place_alone(seed, sample, rows, columns):
     small = uniforms(seed, [sample], rows, columns)
     large = uniforms(seed, [5, sample], rows + 3, columns + 2)

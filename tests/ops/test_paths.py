@@ -19,6 +19,7 @@ from ops import object_store, paths, transient_errors
 from ops.config import ConfigError
 from ops.paths import AnyPath, ExclusiveCreateError, ObjectPath, ObjectStoreError, parse_path
 from ops.transient_errors import TransientError
+from tests.conftest import examples
 from tests.object_servers import S3, proxy
 
 _buckets = count()
@@ -45,7 +46,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnyPath]:
 # --- names
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(st.lists(st.text("abc.-_ é%#?=+", min_size=1), min_size=1, max_size=4))
 def test_uris_survive_a_round_trip(parts: list[str]) -> None:
     parts = [part for part in parts if part not in (".", "..")] or ["x"]

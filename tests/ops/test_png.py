@@ -16,7 +16,7 @@ from PIL import Image
 
 from ops import png
 from ops.png import write_png_strips
-from tests.conftest import photograph
+from tests.conftest import examples, photograph
 
 
 def written(path: Path, image: np.ndarray, cuts: list[int]) -> bytes:
@@ -65,7 +65,7 @@ def test_larger_images_are_the_same_file_for_any_strips_and_threads(
 
 
 @given(data=st.data())
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_any_image_in_bands_decodes_to_itself(data: st.DataObject, tmp_path_factory) -> None:
     shape = data.draw(array_shapes(min_dims=2, max_dims=2, max_side=9))
     image = data.draw(arrays(np.uint8, (*shape, 3)))

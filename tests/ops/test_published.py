@@ -14,6 +14,7 @@ from safetensors.torch import save, save_file
 from ops.checkpoint import CheckpointError
 from ops.config import UserError
 from ops.published import load_published
+from tests.conftest import examples
 
 TENSORS = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2)}
 
@@ -184,7 +185,7 @@ def test_a_file_that_unpacks_to_more_than_the_memory_is_refused(tmp_path, monkey
             load_published(tmp_path / name)
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(st.data())
 def test_any_bytes_give_tensors_or_a_reason_in_one_line(data):
     """A valid file of each format, some of its bytes replaced, and cut short."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
@@ -17,7 +16,6 @@ import zarr
 from PIL import Image
 
 from ops.images import Transform, to_pixels
-from pipelines import encode
 from pipelines.store import CodeStore
 from pipelines.store.commit import read_part
 from tests.conftest import photograph
@@ -194,12 +192,3 @@ def test_the_store_keeps_its_tokenizer(run: EncodeRun, photographs: Path, tmp_pa
     assert tokenizer.fingerprint == store.provenance["image"]["fingerprint"]
     codes = next(store.batches(2))["codes"]
     assert tokenizer.decode(codes).shape == (2, 3, 32, 32)
-
-
-def test_the_script_prints_help(tmp_path: Path) -> None:
-    script = Path(encode.__file__)
-    done = subprocess.run(
-        [sys.executable, script, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    assert "--max-bad" in done.stdout
-    assert os.listdir(tmp_path) == []

@@ -20,6 +20,7 @@ from prior.models.local_gpt import LocalConfig, LocalGPT
 from prior.sampling import local as local_sampling
 from prior.sampling.distributions import SamplingSettings, draw, guided
 from prior.sampling.local import GridContextRows, RowRing, sample_locally
+from tests.conftest import examples
 from tests.prior.models.test_local_gpt import CODES, codes_for, random_model
 from tests.prior.sampling.test_local import numbers_for
 
@@ -64,7 +65,7 @@ def sample_slowly(model, tokens, null_tokens, numbers, choice, forced=None):
     scale=st.sampled_from([1.0, 2.0]),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 def test_sampling_with_grids_is_the_slow_loop(sizes, rows, columns, at_once, scale, seed):
     model, numbers = MODELS[sizes], numbers_for(rows, columns, seed)
     tokens, choice = (

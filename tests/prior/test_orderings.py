@@ -8,6 +8,7 @@ from ops.config import ConfigError
 from prior import GPT, ClassLabel, Conditions, GPTConfig, Prior
 from prior.orderings import ORDERINGS, PUBLISHED_SEED
 from prior.sampling.distributions import SamplingSettings, draw
+from tests.conftest import examples
 
 # forward_shuffle_idx of the published code's Permuters on 4x4, derived from its loops by hand.
 GOLDEN = {
@@ -52,7 +53,7 @@ def test_orders_of_a_square_are_the_published_ones(name):
 
 @pytest.mark.parametrize("name", ORDERINGS)
 @given(size=SIZES, seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_every_order_is_a_permutation_of_any_grid(name, size, seed):
     rows, columns = size
     assert sorted(ORDERINGS[name](rows, columns, seed)) == list(range(rows * columns))
@@ -60,7 +61,7 @@ def test_every_order_is_a_permutation_of_any_grid(name, size, seed):
 
 @pytest.mark.parametrize("name", ["alternate", "spiral-in", "spiral-out"])
 @given(size=SIZES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_consecutive_cells_of_continuous_orders_are_adjacent(name, size):
     rows, columns = np.divmod(ORDERINGS[name](*size, 0), size[1])
     assert (abs(np.diff(rows)) + abs(np.diff(columns)) == 1).all()
@@ -68,7 +69,7 @@ def test_consecutive_cells_of_continuous_orders_are_adjacent(name, size):
 
 @pytest.mark.parametrize("name", ["z-curve", "subsample"])
 @given(size=SIZES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_orders_by_bits_are_those_of_the_enclosing_power_of_two(name, size):
     whole_rows, whole_columns = np.divmod(ORDERINGS[name](32, 32, 0), 32)
     inside = (whole_rows < size[0]) & (whole_columns < size[1])

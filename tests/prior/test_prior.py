@@ -18,6 +18,7 @@ from prior import (
     load_prior,
     save_prior,
 )
+from tests.conftest import examples
 
 TOKENIZER = {"fingerprint": "ab" * 8, "codebook_size": 9, "downsample_factor": 4, "name": "made-up"}
 
@@ -97,7 +98,7 @@ def test_weights_that_do_not_fit_the_config_are_rejected(tmp_path):
     samples=st.lists(st.integers(0, 40), min_size=1, max_size=5, unique=True),
     batch_size=st.integers(1, 4),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_a_sample_does_not_depend_on_which_others_are_requested(samples, batch_size):
     # Bit for bit in float32: every sample keeps its index in the batch.
     together = UNCONDITIONAL.sample(3, 5, samples=samples, batch_size=batch_size)

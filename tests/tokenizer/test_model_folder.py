@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from ops.checkpoint import CheckpointError
 from ops.config import UserError
+from tests.conftest import examples
 from tokenizer import VQGAN, NonFiniteLatentsError, build_tokenizer, load_tokenizer, save_tokenizer
 
 
@@ -99,7 +100,7 @@ NUMBERS = st.sampled_from([0, -1, 1, 2, 3, 2**31, 2**63, 2**100, 0.5, -0.5, 1e30
 VALUES = NUMBERS | st.none() | st.booleans() | st.text(max_size=3) | st.lists(NUMBERS, max_size=3)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(data=st.data())
 def test_any_change_to_a_model_folder_gives_a_model_or_a_reason(valid, data):
     """Values of config.json are replaced, or bytes of the weights' header."""

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.exporting.webdataset_tars import npy_bytes, write_tar
+from tests.conftest import examples
 
 FIELDS = st.dictionaries(st.sampled_from(["png", "npy", "json", "depth.npy"]), st.binary())
 
@@ -30,7 +31,7 @@ def tar_by_hand(samples: list[dict[str, str | bytes]]) -> bytes:
     return file.getvalue()
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(st.lists(FIELDS, max_size=4))
 def test_bytes_are_those_of_earlier_versions(
     tmp_path_factory: pytest.TempPathFactory, found: list[dict[str, bytes]]

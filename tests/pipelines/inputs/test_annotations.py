@@ -19,6 +19,7 @@ from pipelines.conditioning.keypoints import PoseParser
 from pipelines.inputs import InputError, Lines, read_lines
 from pipelines.inputs.csv_records import DELIMITERS
 from pipelines.inputs.text_lines import MAX_LINE
+from tests.conftest import examples
 
 TABLE = "file,class\r\na.png,cat\r\nb.png,dog\r\n"
 LINES = '{"file": "a.png", "class": "cat"}\n{"file": "b.png", "class": "dog"}\n'
@@ -67,7 +68,7 @@ def test_tables_of_many_spellings_are_read(tmp_path: Path, text: str) -> None:
     assert (lines.found, lines.bad) == (CLASSES, [])
 
 
-@hypothesis.settings(max_examples=50)
+@hypothesis.settings(max_examples=examples(50))
 @hypothesis.given(
     rows=st.lists(
         st.tuples(*[st.text(st.characters(codec="utf-8", exclude_characters="\0\ufeff"))] * 2),
@@ -186,7 +187,7 @@ JSON = st.recursive(
 PARSERS = {"class": ClassParser, "bbox": lambda: parse_box, "keypoints": PoseParser}
 
 
-@hypothesis.settings(max_examples=50)
+@hypothesis.settings(max_examples=examples(50))
 @hypothesis.given(data=st.data(), field=st.sampled_from(sorted(PARSERS)))
 def test_each_json_line_is_either_found_or_bad(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, field: str

@@ -30,6 +30,7 @@ from pipelines.inputs.parquet import (
     label_column,
     read_row,
 )
+from tests.conftest import examples
 
 IMAGES = [b"one", b"two", b"six"]
 NAMES = ["x/1.png", "x/2.png", "y/é.png"]
@@ -389,7 +390,7 @@ FUZZED = [
         max_size=3,
     ),
 )
-@hypothesis.settings(max_examples=100)
+@hypothesis.settings(max_examples=examples(100))
 def test_changed_bytes_give_exactly_rows_or_a_reason(
     tmp_path_factory: pytest.TempPathFactory, which: int, edits: list[tuple[Any, ...]]
 ) -> None:

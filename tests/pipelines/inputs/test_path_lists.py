@@ -18,6 +18,7 @@ from pipelines.inputs.fields import Fields
 from pipelines.inputs.listing import Listing, list_input, list_sources
 from pipelines.inputs.patterns import InputError
 from pipelines.inputs.reading import read_bytes
+from tests.conftest import examples
 
 PNG = b"\x89PNG\r\n\x1a\n"
 ALL = Fields(carry=Carry(None))
@@ -155,7 +156,7 @@ JSON = SCALARS | st.lists(SCALARS, max_size=2) | st.just({"a": {"b": 1}})
 NAMES = st.sampled_from(["path", "file", "", "label", "caption", "text", "key", "é", "\ud800"])
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(rows=st.lists(st.dictionaries(NAMES, JSON, max_size=5), max_size=5))
 def test_any_objects_are_images_or_named(
     rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory

@@ -18,6 +18,7 @@ from pipelines.inputs import Listing, list_input
 from pipelines.inputs.listing import list_sources
 from pipelines.inputs.member_log import MOST_KINDS, NAMED, MemberLog
 from pipelines.inputs.reading import read_entry
+from tests.conftest import examples
 from tests.encode_run import EncodeRun
 from tests.pipelines.inputs.tar_blocks import END, header, member, pax
 
@@ -314,7 +315,7 @@ def parts(draw: st.DrawFn) -> tuple[str, bytes, bytes]:
     return name, kind, member(name.encode(), content, kind) + gap
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(parts(), min_size=1, max_size=12))
 def test_every_member_is_taken_skipped_or_counted(
     tmp_path_factory: pytest.TempPathFactory, members: list[tuple[str, bytes, bytes]]
@@ -335,7 +336,7 @@ def test_every_member_is_taken_skipped_or_counted(
         assert len(read_entry(entry)()) == entry.size
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.lists(parts(), min_size=1, max_size=6), st.integers(0, 2**32), st.booleans())
 def test_any_bytes_end_the_listing_with_images_kept_or_the_archive_unread(
     tmp_path_factory: pytest.TempPathFactory,

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ops.config import ConfigError
 from pipelines.planning.expressions import Kind, column_kind, parse_condition, typed_column
+from tests.conftest import examples
 
 COLUMNS: dict[str, list] = {
     "a": [1, None, 3], "b": ["x", "y", None], "ok": [True, False, None],
@@ -62,7 +63,7 @@ def test_anything_else_is_refused(text: str) -> None:
 TEXTS = st.text(alphabet="ab()'\"<>=!, .1#{}[]\\\n|&~:@eornti", max_size=30)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(text=TEXTS | st.text(max_size=10))
 def test_any_text_is_a_condition_or_refused(text: str) -> None:
     try:

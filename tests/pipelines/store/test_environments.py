@@ -25,6 +25,7 @@ from pipelines.store.environments import (
 from pipelines.store.layout import index_path, staging_path
 from pipelines.store.parquet import METADATA_KEY, description_metadata
 from pipelines.store.task_buffer import IndexLine, TaskBuffer, index_buffer
+from tests.conftest import examples
 from tests.encode_run import EncodeRun
 
 CPU = environment_text({"device": "cpu", "device_name": "AMD EPYC", "torch": "2.14"})
@@ -38,7 +39,7 @@ LINE = IndexLine(32, 32, "ok", None, None)
 CODES = np.ones((2, 3), np.uint16)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(st.lists(st.lists(st.sampled_from([CPU, GPU]), unique=True).map(sorted).map(tuple)))
 def test_environments_are_described_by_runs_of_rows(made_in: list[tuple[str, ...]]) -> None:
     grouped = grouped_environments(made_in)

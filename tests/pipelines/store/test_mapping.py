@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipelines.store import CodeStore, StoreError
 from pipelines.store.layout import index_path
-from tests.conftest import make_store
+from tests.conftest import examples, make_store
 
 ROWS = 8  # of a shard
 
@@ -34,7 +34,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory, codes: np.ndarray) -> list[
     return opened
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(gap=st.booleans(), rows=st.lists(st.integers(-20, 60), max_size=12))
 def test_rows_are_read_or_refused_as_the_index_says(
     stores: list[CodeStore], codes: np.ndarray, gap: bool, rows: list[int]

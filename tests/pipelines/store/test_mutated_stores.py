@@ -23,6 +23,7 @@ from pipelines.store import CodeStore
 from pipelines.store.layout import plan_path
 from pipelines.streaming import CodeDataset
 from pipelines.tracks import verify_store
+from tests.conftest import examples
 from tests.pipelines.store.foreign import (
     CODEBOOK_SIZE,
     GRID,
@@ -99,7 +100,9 @@ def renewed(made: Path, store: Path) -> Path:
     return Path(shutil.copytree(made, store))
 
 
-FUZZ = settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(
+    max_examples=examples(20), suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @FUZZ

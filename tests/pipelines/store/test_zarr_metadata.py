@@ -16,7 +16,7 @@ from ops.files import json_bytes, write_bytes
 from pipelines.store import StoreAttributes, code_dtype, metadata_files, write_metadata
 from pipelines.store.shards import decode_shard, shard_bytes
 from pipelines.store.zarr_metadata import inner_rows
-from tests.conftest import made_up_provenance
+from tests.conftest import examples, made_up_provenance
 
 BOXES = {"row_shape": [8, 5], "dtype": "float32"}
 
@@ -123,7 +123,7 @@ def zarr_array(root: Path, rows: int, rows_per_task: int, codes: np.ndarray, com
     return zarr.open_group(root)[f"g{codes.shape[1]}x{codes.shape[2]}/image"]
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(
     rows=st.integers(1, 40),
     rows_per_task=st.integers(1, 24),

@@ -18,7 +18,7 @@ from pipelines.store import CodeStore
 from pipelines.streaming.dataset import CodeDataset
 from pipelines.streaming.iterable import CodeStream
 from pipelines.streaming.sources import DatasetError
-from tests.conftest import make_store
+from tests.conftest import examples, make_store
 
 ROWS = 23
 
@@ -58,7 +58,7 @@ def interleaved(parts):
     return [row for turn in zip(*parts, strict=True) for row in turn]
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     world_sizes=st.lists(st.sampled_from([1, 2, 3, 6]), min_size=1, max_size=5),
     stops=st.data(),

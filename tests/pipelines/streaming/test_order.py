@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from ops.config import ConfigError
 from ops.permutation import KeyedPermutation
 from pipelines.streaming.order import TURNS, KeyedOrder, SourceTurns
+from tests.conftest import examples
 
 SIZES = st.lists(st.integers(1, 6), min_size=1, max_size=9)
 
@@ -63,7 +64,7 @@ def test_epochs_and_seeds_have_orders_of_their_own():
     assert len(orders) == 9
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(weights=st.lists(st.floats(0.01, 10), min_size=1, max_size=4), seed=st.integers(0, 2**63))
 def test_the_nth_turn_of_a_source_takes_its_nth_item(weights, seed):
     sources, earlier = SourceTurns(weights, seed)(np.arange(2 * TURNS))

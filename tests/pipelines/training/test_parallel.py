@@ -322,6 +322,12 @@ def pair(folder):
 
 
 @pytest.fixture(scope="module")
+def quantizers_alone():
+    """The state of each kind of quantizer after steps in one process."""
+    return quantizers_after_steps(ALONE)
+
+
+@pytest.fixture(scope="module")
 def found(tmp_path_factory, pair):
     """The losses of train_both in one process, and on rank 0 of two."""
     return train_both(tmp_path_factory.mktemp("alone") / "alone", ALONE), pair[0]["losses"]
@@ -413,10 +419,9 @@ def test_processes_keep_equal_weights_of_model_and_discriminator(pair):
 
 
 @pytest.mark.parametrize("kind", QUANTIZERS)
-def test_two_processes_train_quantizers_as_one_does(pair, kind):
+def test_two_processes_train_quantizers_as_one_does(pair, quantizers_alone, kind):
     first, second = (found["quantizers"][kind] for found in pair)
-    alone = quantizers_after_steps(ALONE)[kind]
-    for name, tensor in alone.items():
+    for name, tensor in quantizers_alone[kind].items():
         assert torch.equal(first[name], second[name]), name
         if kind != "gumbel":  # each process draws its own noise
             torch.testing.assert_close(first[name], tensor, rtol=1e-4, atol=1e-5)

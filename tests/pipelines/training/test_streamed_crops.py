@@ -25,6 +25,7 @@ from pipelines.training import tar_streams
 from pipelines.training.image_dataset import load_batches
 from pipelines.training.streamed_crops import PositionLog, StreamedCrops, stream_count
 from pipelines.training.tar_streams import TarStreams, expand_tars
+from tests.conftest import examples
 
 SHARE = 0.2
 
@@ -78,7 +79,7 @@ def batches(crops: StreamedCrops, run: Path, *steps: int, **settings: Any) -> li
     return [((batch.mean((1, 2, 3)) + 1) * 127.5).round().tolist() for batch in loaded]
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(count=st.integers(1, 5), buffer=st.integers(1, 80), seed=st.integers(0, 9))
 def test_every_image_comes_about_equally_often(
     folder: Path, count: int, buffer: int, seed: int

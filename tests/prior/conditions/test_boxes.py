@@ -2,11 +2,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import examples
 from tests.prior.conditions.test_contract import EXAMPLES, SHAPE, random_batch
 
 
 @given(seed=st.integers(0, 999))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 def test_boxes_are_the_slow_rule(seed):
     """Object by object, as the published scheme reads."""
     batch, side, none = random_batch(seed), 32, 3 + 32**2

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prior import Coordinates
+from tests.conftest import examples
 from tests.prior.conditions.test_contract import SHAPE
 
 
@@ -13,7 +14,7 @@ from tests.prior.conditions.test_contract import SHAPE
     more=st.tuples(st.integers(0, 4), st.integers(0, 4)),
     f=st.sampled_from([1, 2, 4, 8, 16]),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 def test_coordinates_are_the_published_map_of_pixels(top, left, more, f):
     """The map made and pooled pixel by pixel, in float64."""
     rows, columns = top + SHAPE[0] + more[0], left + SHAPE[1] + more[1]

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from ops.windows import Window
 from prior import Boxes, ClassLabel, Coordinates, Depth, Inpaint, Keypoints
 from prior.conditions.frames import WindowView, boxes_in, in_window, out_of, points_in
+from tests.conftest import examples
 
 ENTRIES = {
     name: entry
@@ -43,7 +44,7 @@ def windows(draw_from):
 
 
 @given(chosen=windows(), seed=st.integers(0, 99))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 def test_window_has_what_lies_in_it_at_its_place(chosen, seed):
     window, (rows, columns), size = chosen
     batch = canvas_batch(rows, columns, seed)

@@ -25,6 +25,7 @@ from prior import (
 )
 from prior.conditions.frames import in_window
 from prior.sampling.distributions import SamplingSettings
+from tests.conftest import examples
 from tests.prior.sampling.test_sliding_window import sample_slowly
 
 INFO = {"fingerprint": "ab" * 8, "codebook_size": 7, "downsample_factor": 4, "name": "made-up"}
@@ -103,7 +104,7 @@ def slow_prefix(prior, condition_inputs, rows, columns, guides):
     scale=st.sampled_from([1.0, 2.5]),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 def test_sampling_with_every_condition_is_the_papers_loop_window_by_window(
     rows, columns, stride, positions, scale, seed
 ):

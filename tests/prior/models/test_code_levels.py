@@ -13,6 +13,7 @@ from prior import GPT, GPTConfig, init_from_codebook
 from prior.models.code_levels import LevelHead, join_levels, split_codes
 from prior.models.gpt import code_nll
 from prior.objective import LossSettings, training_objective
+from tests.conftest import examples
 from tests.device_syncs import no_device_syncs
 from tokenizer.quantizers import QUANTIZERS, QuantizerConfig
 
@@ -43,7 +44,7 @@ def every_latent(config):
 
 
 @given(levels=st.lists(st.integers(2, 7), min_size=1, max_size=5), seed=st.integers(0, 99))
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 def test_codes_are_joined_from_the_levels_they_are_split_into(levels, seed):
     codes = torch.randint(math.prod(levels), (3, 4), generator=torch.Generator().manual_seed(seed))
     values = split_codes(codes, levels)

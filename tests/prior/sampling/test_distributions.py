@@ -14,6 +14,7 @@ from prior.sampling.distributions import (
     keep_top_k,
     keep_top_p,
 )
+from tests.conftest import examples
 
 logit_rows = st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=12)
 largest_uniform = math.nextafter(1.0, 0.0)
@@ -58,7 +59,7 @@ choices = st.builds(
 
 
 @given(logits=logit_rows, uniform=st.integers(0, 999), choice=choices)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_draw_equals_the_reference(logits, uniform, choice):
     number = (uniform + 0.5) / 1000
     drawn = draw(torch.tensor([logits]), torch.tensor([number]).double(), choice)
@@ -68,7 +69,7 @@ def test_draw_equals_the_reference(logits, uniform, choice):
 
 
 @given(logits=logit_rows, uniform=uniform_numbers, choice=choices)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_only_kept_codes_are_drawn(logits, uniform, choice):
     row = torch.tensor([logits]).double() / choice.temperature
     if choice.top_k is not None:

@@ -21,6 +21,7 @@ from prior import (
 from prior.models.code_levels import LevelHead
 from prior.sampling.distributions import SamplingSettings, draw, draw_and_rescale
 from prior.sampling.drawing import draw_codes
+from tests.conftest import examples
 from tests.prior.models.test_code_levels import LEVELS, small_gpt
 from tests.prior.models.test_registry import small_prior
 from tests.prior.sampling.test_distributions import choices, largest_uniform, slow_draw
@@ -65,7 +66,7 @@ def random_features(seed, *shape):
 
 @torch.no_grad()
 @given(seed=st.integers(0, 99), choice=choices, scale=st.sampled_from([None, 0.5, 3.0]))
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_codes_are_drawn_by_their_levels_as_in_the_reference(seed, choice, scale):
     features = random_features(seed, 2 if scale is None else 4, 3, 8)
     numbers = torch.from_numpy(uniforms(seed, range(2), 3, 1))[..., 0]

@@ -9,6 +9,7 @@ from ops.noise import uniforms
 from prior.sampling import local as local_sampling
 from prior.sampling.distributions import SamplingSettings, draw, guided
 from prior.sampling.local import RowRing, sample_locally
+from tests.conftest import examples
 from tests.prior.models.test_local_gpt import CODES, codes_for, random_model
 
 MODELS = {radius: random_model(radius=radius) for radius in (1, 2, 3)}
@@ -45,7 +46,7 @@ def sample_slowly(model, numbers, choice, forced=None):
     parallel_rows=st.integers(1, 10),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_sampling_equals_the_reference(radius, rows, columns, parallel_rows, seed):
     numbers, choice = numbers_for(rows, columns, seed), SamplingSettings()
     with pytest.MonkeyPatch.context() as patched:

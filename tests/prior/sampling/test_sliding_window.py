@@ -13,6 +13,7 @@ from prior.sampling import sliding_window
 from prior.sampling.decoder import Decoder
 from prior.sampling.distributions import SamplingSettings, draw
 from prior.sampling.sliding_window import parallel_rows_for, sample_codes
+from tests.conftest import examples
 
 CONDITIONS = Conditions([ClassLabel(num_classes=3)], 7)
 GRID_CODES = 5  # different codes of the grid condition
@@ -117,7 +118,7 @@ def canvases(draw_from):
 
 @FAMILIES
 @given(canvas=canvases())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_sampling_equals_the_reference(models, canvas):
     window, stride, rows, columns, seed = canvas
     model, decoder = models[window]
@@ -128,7 +129,7 @@ def test_sampling_equals_the_reference(models, canvas):
 
 
 @given(canvas=canvases())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_a_grid_condition_slides_with_the_window(canvas):
     window, stride, rows, columns, seed = canvas
     model, decoder = GRIDDED[window]
@@ -140,7 +141,7 @@ def test_a_grid_condition_slides_with_the_window(canvas):
 
 
 @given(canvas=canvases(), flush_every_rows=st.integers(1, 6))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_flushing_rows_changes_rounding_only(canvas, flush_every_rows):
     window, stride, rows, columns, seed = canvas
     model, decoder = PAPER[window]
@@ -150,7 +151,7 @@ def test_flushing_rows_changes_rounding_only(canvas, flush_every_rows):
 
 
 @given(canvas=canvases(), flush_every_rows=st.integers(1, 6), memory=st.sampled_from([0, 4 << 30]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_sampling_resumes_at_flushed_rows_bit_for_bit(canvas, flush_every_rows, memory):
     window, stride, rows, columns, seed = canvas
     decoder = Decoder(random_gpt(window).float())
@@ -167,7 +168,7 @@ def test_sampling_resumes_at_flushed_rows_bit_for_bit(canvas, flush_every_rows, 
 
 @FAMILIES
 @given(canvas=canvases())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 def test_sampling_around_forced_codes_equals_the_reference(models, canvas):
     window, stride, rows, columns, seed = canvas
     model, decoder = models[window]
@@ -182,7 +183,7 @@ def test_sampling_around_forced_codes_equals_the_reference(models, canvas):
 
 
 @given(canvas=canvases(), memory=st.floats(0, 6), parallel_rows=st.integers(1, 4))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_cache_memory_and_parallel_rows_do_not_change_the_codes(canvas, memory, parallel_rows):
     window, stride, rows, columns, seed = canvas
     model, decoder = GRIDDED[window]

@@ -9,6 +9,7 @@ from prior.sampling import local as local_sampling
 from prior.sampling.distributions import SamplingSettings
 from prior.sampling.local import sample_locally
 from prior.sampling.static_local import StaticLocalSampler
+from tests.conftest import examples
 from tests.prior.models.test_local_gpt import CODES, random_model
 from tests.prior.sampling.test_local import numbers_for
 
@@ -62,7 +63,7 @@ def assert_same(sampled, expected):
     kinds=st.lists(st.sampled_from(["none", "one", "each", "rows"]), min_size=1, max_size=3),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=10)
+@settings(max_examples=examples(10))
 def test_static_sampling_equals_the_plain_sampler(
     sizes, rows, columns, parallel_rows, choice, kinds, seed
 ):

@@ -17,6 +17,7 @@ from prior.sampling.window_schedule import (
     most_rows_at_once,
     window_schedule,
 )
+from tests.conftest import examples
 from tests.prior.sampling.test_sliding_window import (
     GRIDDED,
     PAPER,
@@ -47,7 +48,7 @@ def prefix_for(name, canvas, copies, seed):
     memory=st.sampled_from([0, 40_000, 4 << 30]),
     flush_every_rows=st.sampled_from([None, 1, 2, 3, 5]),
 )
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 def test_static_sampling_equals_the_plain_sampler(
     name, canvas, choice, kinds, parallel_rows, memory, flush_every_rows
 ):
@@ -76,7 +77,7 @@ def test_static_sampling_equals_the_plain_sampler(
     known_share=st.sampled_from([0, 0.3, 0.7, 0.95]),
     flush_every_rows=st.sampled_from([None, 2, 5]),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_a_step_draws_at_most_as_many_rows_as_foreseen(
     canvas, parallel_rows, known_share, flush_every_rows
 ):
