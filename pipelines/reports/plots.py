@@ -55,9 +55,8 @@ def curve_plot(steps: Sequence[float], values: Sequence[float], name: str) -> st
 
 
 def _axes() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(4.8, 3.0), dpi=160, facecolor="none")
-    # At a fixed place: to measure all texts for a layout takes as long as to draw.
-    axes = figure.add_axes((0.17, 0.17, 0.81, 0.8), facecolor="none")
+    figure = Figure(figsize=(4.8, 3.0), dpi=160, layout="constrained", facecolor="none")
+    axes = figure.add_subplot(facecolor="none")
     axes.grid(color=GRID, linewidth=0.6)
     for spine in axes.spines.values():
         spine.set_visible(False)

@@ -41,22 +41,6 @@ def test_curves_follow_the_metrics_and_rates_are_left_out():
     assert plot_curves([]) is None
 
 
-def blue_places(image):
-    """Where (row, column) something is rather blue, as a line between two rows of pixels is."""
-    return np.argwhere(image[..., 2].astype(int) - image[..., 0] > 60)
-
-
-def test_constants_and_values_that_are_not_finite_are_drawn_or_left_out():
-    infinite, missing = float("inf"), float("nan")
-    lines = [{"step": step, "loss": 2.0} for step in range(3)]
-    constant = blue_places(plot_curves(lines))
-    assert 1 <= len(np.unique(constant[:, 0])) <= 3  # one horizontal line
-    lines[1]["loss"] = infinite
-    assert len(blue_places(plot_curves(lines))) < len(constant)
-    assert not len(blue_places(plot_curves([{"step": 1, "loss": missing}])))
-    assert len(blue_places(plot_curves([{"step": 1, "loss": 3.0}])))  # a dot
-
-
 def test_usage_falls_with_the_rank_and_counts_the_codes_that_occur():
     counts = np.array([0, 1, 1000, 30, 0, 200])
     places = line_places(plot_usage(counts))
