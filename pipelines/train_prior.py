@@ -9,8 +9,7 @@ from __future__ import annotations
 import sys
 
 from pipelines.console import run_command, show
-from pipelines.recipes import PRIOR_RECIPES
-from pipelines.training import TrainPriorFlags, train_prior
+from pipelines.flags import TrainPriorFlags
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,6 +17,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(flags: TrainPriorFlags) -> int:
+    from pipelines.recipes import PRIOR_RECIPES
+    from pipelines.training import train_prior
+
     show(*train_prior(flags, PRIOR_RECIPES).split("\n"))
     return 0
 

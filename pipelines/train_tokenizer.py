@@ -9,8 +9,7 @@ from __future__ import annotations
 import sys
 
 from pipelines.console import run_command, show
-from pipelines.recipes import TOKENIZER_RECIPES
-from pipelines.training import TrainTokenizerFlags, train_tokenizer
+from pipelines.flags import TrainTokenizerFlags
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,6 +17,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(flags: TrainTokenizerFlags) -> int:
+    from pipelines.recipes import TOKENIZER_RECIPES
+    from pipelines.training import train_tokenizer
+
     show(*train_tokenizer(flags, TOKENIZER_RECIPES).split("\n"))
     return 0
 

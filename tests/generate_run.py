@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from pipelines.conditioning.tokenizers import find_tokenizer
+from pipelines.flags import GenerateFlags
 from pipelines.generate import main
-from pipelines.generation.flags import GenerateFlags, make_request
+from pipelines.generation.flags import make_request
 from pipelines.generation.settings import GenerationRequest
 from pipelines.jobs import WorkerDevices
 from pipelines.store.layout import staging_path

@@ -10,18 +10,12 @@ evaluation.py measures models on held-out data; published.py converts published 
 folders.
 """
 
-from pipelines.training.evaluation import EvaluateFlags, evaluate
-from pipelines.training.flags import TrainPriorFlags, TrainTokenizerFlags
+from pipelines.training.evaluation import evaluate
 from pipelines.training.image_dataset import PHOTOGRAPHS
 from pipelines.training.optimizer import OptimizerConfig, make_optimizer, take_step
 from pipelines.training.plots import draw_usage
 from pipelines.training.prior_run import train_prior
-from pipelines.training.published import (
-    ImportPriorFlags,
-    ImportTokenizerFlags,
-    import_prior,
-    import_tokenizer,
-)
+from pipelines.training.published import import_prior, import_tokenizer
 from pipelines.training.recipe import PriorRecipe, TokenizerRecipe
 from pipelines.training.run_record import pin_settings
 from pipelines.training.tokenizer_data import evaluation_samples, list_data
@@ -29,15 +23,10 @@ from pipelines.training.tokenizer_run import train_tokenizer
 from pipelines.training.tokenizer_task import reconstruction_metrics
 
 __all__ = [
-    "EvaluateFlags",
-    "ImportPriorFlags",
-    "ImportTokenizerFlags",
     "OptimizerConfig",
     "PHOTOGRAPHS",
     "PriorRecipe",
     "TokenizerRecipe",
-    "TrainPriorFlags",
-    "TrainTokenizerFlags",
     "draw_usage",
     "evaluate",
     "evaluation_samples",

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from ops.config import Range
-from pipelines.exporting.formats import formats_help
+from pipelines.flags.export_formats import formats_help
 
 
 @dataclass(frozen=True, kw_only=True)
