@@ -148,6 +148,11 @@ def check_flags(flags: Any) -> None:
     check_fields(flags, lambda name: "--" + name.strip("_").replace("_", "-"))
 
 
+def check_value(hint: Any, value: Any, name: str) -> Any:
+    """`value` as a field of that type hint has it; raises ConfigError as check_fields does."""
+    return _checked(hint, value, name)
+
+
 def _checked(hint: Any, value: Any, name: str, bounds: Range | None = None) -> Any:
     """`value`, from JSON or from Python, as a type hint has it; raises ConfigError."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoFlags:
     """Encode photographs, generate with the bundled priors, train a small prior, write a report."""
+
+    EXAMPLE: ClassVar[str] = "--images photographs/"
 
     images: Path | None = None
     """Folder of photographs; by default about ten contained in scikit-image, scikit-learn and

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
@@ -23,6 +23,8 @@ class EncodeFlags:
     compensation; one that is broken is noted), alpha is composited on white, and of an animation
     the first frame is taken. A store that was begun by a version without this is not extended.
     """
+
+    EXAMPLE: ClassVar[str] = "--in imgs/ --out codes.zarr"
 
     in_: Annotated[tuple[Path, ...], tyro.conf.arg(name="in")]
     """Folder of images, tar files (WebDataset) or Parquet tables, searched recursively; or one

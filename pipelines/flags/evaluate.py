@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
@@ -15,6 +15,8 @@ from pipelines.flags.flag_types import Side
 @dataclass(frozen=True, kw_only=True)
 class EvaluateFlags:
     """Evaluate the reconstructions of a tokenizer, or the likelihood of codes under a prior."""
+
+    EXAMPLE: ClassVar[str] = "tokenizer photo-f8 --data imgs/ --out metrics.json --held-out 1"
 
     kind: tyro.conf.Positional[Annotated[Literal["tokenizer", "prior"], tyro.conf.arg()]]
     """what MODEL is"""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
@@ -19,6 +19,8 @@ class ExportFlags:
     Rows that failed, or that newer ones replace, are left out and counted. Labels, keys and further
     tracks are carried over. Run it again to resume, or after the store has grown.
     """
+
+    EXAMPLE: ClassVar[str] = "store codes.zarr --to webdataset --out tars/"
 
     kind: tyro.conf.Positional[Annotated[Literal["store"], tyro.conf.arg()]]
     """what is exported"""

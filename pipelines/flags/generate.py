@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
@@ -20,6 +20,8 @@ class GenerateFlags:
     Run it again to resume, or with a larger --count for more. The folder `index` has a line for
     each sample, to be read by pyarrow.parquet; generation.json has the settings that decide them.
     """
+
+    EXAMPLE: ClassVar[str] = "--prior runs/prior --out samples/ --count 4 --size 256x256"
 
     out: Path
     """the folder of samples to create or extend"""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
@@ -16,6 +16,8 @@ Groups = Annotated[int, Range(least=1, most=2**16)]
 @dataclass(frozen=True, kw_only=True)
 class ImportTokenizerFlags:
     """Convert a published VQGAN to a model folder."""
+
+    EXAMPLE: ClassVar[str] = "compvis vqgan_imagenet_f16_1024.ckpt --out runs/imagenet-f16"
 
     kind: tyro.conf.Positional[
         Annotated[Literal["compvis", "llamagen", "diffusers"], tyro.conf.arg()]
@@ -33,6 +35,8 @@ class ImportTokenizerFlags:
 @dataclass(frozen=True, kw_only=True)
 class ImportPriorFlags:
     """Convert a published transformer to a model folder."""
+
+    EXAMPLE: ClassVar[str] = "compvis 2020-11-20T12-54-32_drin_transformer.ckpt --out runs/drin"
 
     kind: tyro.conf.Positional[Annotated[Literal["compvis"], tyro.conf.arg()]]
     """the checkpoint's format: compvis is the Net2NetTransformer of taming-transformers, or only

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
@@ -17,6 +17,8 @@ class ReportFlags:
     where the store's plan lists them and they are at their paths, with the recorded size, time and
     content; the page names their folders. It contains no other files from outside FOLDER.
     """
+
+    EXAMPLE: ClassVar[str] = "codes.zarr"
 
     path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """A run, a code store, a folder of samples, or a folder that contains some of these."""

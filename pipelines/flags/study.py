@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
@@ -14,6 +14,8 @@ from ops.config import Count, Seed
 @dataclass(frozen=True, kw_only=True)
 class StudyFlags:
     """Run a small repetition of one of the paper's studies on your photographs."""
+
+    EXAMPLE: ClassVar[str] = "downsampling --data photographs/ --out runs/studies/downsampling"
 
     name: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="NAME")]]
     """a study of pipelines/studies: downsampling, vqvae_vqgan, ..."""

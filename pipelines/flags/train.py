@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
@@ -26,10 +26,13 @@ from pipelines.flags.flag_types import (
 class TrainingFlags:
     """Flags of any training run; where one is left out, the recipe's own value holds."""
 
+    FROM_RECIPE: ClassVar[frozenset[str]] = frozenset(
+        ("steps", "save_every", "sample_every", "log_every", "batch_size", "learning_rate")
+    )  # that are None for the recipe's own value
     out: Path
     """the run folder: checkpoints, metrics.jsonl, TensorBoard events, samples/"""
     steps: Steps | None = None
-    """train until this many steps are done (default: the recipe's)"""
+    """train until this many steps are done"""
     save_every: Count | None = None
     """steps between checkpoints"""
     save_minutes: Annotated[float, Range(above=0, most=1e6)] = 15.0
@@ -79,11 +82,16 @@ class TrainingFlags:
 class TrainTokenizerFlags(TrainingFlags):
     """Train a VQGAN on photographs, label maps or depth maps; run again, it resumes.
 
-    Settings whose default is None are the recipe's, unless their text says otherwise.
+    --list-recipes shows the recipes, --list-presets the networks.
     """
 
+    EXAMPLE: ClassVar[str] = "tiny --data imgs/ --out runs/tok"
+    FROM_RECIPE: ClassVar[frozenset[str]] = TrainingFlags.FROM_RECIPE | {
+        "crop_size", "perceptual", "adversarial", "adversarial_start", "adversarial_ramp",
+        "adversarial_weight", "adaptive", "lecam_weight", "r1_weight",
+    }  # fmt: skip
     recipe: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE")]]
-    """tiny, tiny-segmentation, tiny-depth, photo-f8 or another of pipelines/recipes.py"""
+    """tiny, tiny-segmentation, tiny-depth, photo-f8 or another of --list-recipes"""
     data: Path
     """a folder of images, tar files (WebDataset) or Parquet tables, searched with all its
     sub-folders; or one such file"""
@@ -129,11 +137,15 @@ class TrainTokenizerFlags(TrainingFlags):
 class TrainPriorFlags(TrainingFlags):
     """Train a prior on code stores; run again, it resumes from the newest checkpoint.
 
-    Settings whose default is None are the recipe's, unless their text says otherwise.
+    --list-recipes shows the recipes, --list-presets the networks.
     """
 
+    EXAMPLE: ClassVar[str] = "tiny --codes codes.zarr --out runs/prior"
+    FROM_RECIPE: ClassVar[frozenset[str]] = TrainingFlags.FROM_RECIPE | {
+        "window", "ordering", "factorised",
+    }  # fmt: skip
     recipe: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE")]]
-    """tiny, tiny-local, base, large, ...: see pipelines/recipes.py"""
+    """tiny, tiny-local, base, large or another of --list-recipes"""
     codes: tuple[PathOrURI, ...]
     """stores written by pipelines.encode, all with one tokenizer; s3:// and gs:// too"""
     weights: tuple[Annotated[float, Range(least=0, most=1e9)], ...] | None = None

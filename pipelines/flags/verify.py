@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
@@ -19,6 +19,8 @@ class VerifyFlags:
     exit code is 1. Of a store without problems, prints what the rows were made with: the model of
     the GPU or CPU, the precision and versions, and how many rows each has.
     """
+
+    EXAMPLE: ClassVar[str] = "codes.zarr"
 
     store: Annotated[PathOrURI, tyro.conf.Positional]
     """The code store, for instance codes.zarr or s3://bucket/codes.zarr."""
