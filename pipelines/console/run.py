@@ -94,12 +94,12 @@ def _write_settings(command: str, flags: Any) -> None:
     out = getattr(flags, "out", None)
     if out is None or getattr(flags, "dry_run", False):
         return
-    from ops.paths import below, holds, is_folder, write_whole
+    from ops.paths import holds, is_folder, write_whole
 
     data = settings_text(command, flags).encode()
     with contextlib.suppress(OSError):  # a folder that was only read need not be writable
-        if is_folder(out) and not holds(below(out, SETTINGS), data):
-            write_whole(below(out, SETTINGS), data)
+        if is_folder(out) and not holds(out / SETTINGS, data):
+            write_whole(out / SETTINGS, data)
 
 
 def exit_code_of(run: Callable[[], int]) -> int:
