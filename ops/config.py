@@ -184,8 +184,9 @@ def _checked_option(options: tuple[Any, ...], value: Any, name: str, bounds: Ran
     for option in options:
         if typing.get_origin(option) is Literal and value in typing.get_args(option):
             return value
-    others = [o for o in options if o is not type(None) and typing.get_origin(o) is not Literal]
-    return _checked(others[0], value, name, bounds)
+    given = [option for option in options if option is not type(None)]
+    others = [option for option in given if typing.get_origin(option) is not Literal]
+    return _checked((others or given)[0], value, name, bounds)
 
 
 def _checked_items(

@@ -24,7 +24,7 @@ INPUT, ADVANCED = "input", "advanced"
 #: By group the fields of all commands' flags; those that are in none are advanced.
 GROUPS: Mapping[str, frozenset[str]] = {
     INPUT: frozenset([
-        "in_", "data", "targets", "codes", "store", "path", "images", "photographs",
+        "in_", "data", "targets", "codes", "store", "path", "images",
         "labels", "image_column", "label_column", "carry", "where", "min_size",
         "max_aspect", "skip_duplicates", "track", "track_tokenizer", "weights", "condition",
         "held_out", "stream", "num_classes", "void_label", "storage_option",

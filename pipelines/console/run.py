@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import inspect
 import os
 import shutil
@@ -23,7 +22,6 @@ from ops.version import __version__
 from pipelines.console.arguments import check_output, check_words
 from pipelines.console.grouped_flags import (
     CONFIG,
-    flag_of,
     flattened,
     grouped,
     replaces_default,
@@ -170,7 +168,7 @@ def _parse(
 def _defaults(flags: type[Any], words: Sequence[str]) -> dict[str, Any]:
     """What --config gives, by field, but for repeated flags that `words` have themselves."""
     file = None
-    for word, following in zip(words, [*words[1:], None], strict=True):
+    for word, following in zip(words, [*words[1:], None], strict=False):
         if word == CONFIG:
             file = following
         elif word.startswith(f"{CONFIG}="):
@@ -178,12 +176,6 @@ def _defaults(flags: type[Any], words: Sequence[str]) -> dict[str, Any]:
     if file is None:
         return {}
     found, hints = read_settings(Path(file), flags), typing.get_type_hints(flags, None, None, True)
-    uris = uri_flags(flags)
-    for field in dataclasses.fields(flags):
-        value = found.get(field.name)
-        for each in value if isinstance(value, tuple) else (value,):
-            if isinstance(each, str | Path) and field.name != "storage_option":
-                check_words([flag_of(field.name), str(each)], uris)
     return {n: v for n, v in found.items() if not replaces_default(hints[n], n, words)}
 
 

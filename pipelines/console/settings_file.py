@@ -13,11 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import tyro
+
 from ops.config import ConfigError, check_value
 from ops.object_paths import ObjectPath, parse_path
 from ops.text import printable
 from ops.version import __version__
-from pipelines.console.path_flags import is_path_or_uri
+from pipelines.console.arguments import check_words
+from pipelines.console.grouped_flags import flag_of
+from pipelines.console.path_flags import has_mark, is_path_or_uri, uri_flags
 
 SETTINGS = "settings.yaml"
 MOST_BYTES = 1 << 20
@@ -46,8 +50,17 @@ def read_settings(path: Path, flags: type[Any]) -> dict[str, Any]:
             raise ConfigError(f"{path}: no key {printable(key, 60)!r}. {meant}")
         with _named(path, name):
             hint = hints[names[name]]
+            _check_text(hint, value, name, uri_flags(flags))
             values[names[name]] = check_value(hint, _converted(hint, value, name), name)
     return values
+
+
+def _check_text(hint: Any, value: Any, name: str, uris: Mapping[str, bool]) -> None:
+    """Raise ConfigError for a URI where the command line takes none."""
+    words = [] if has_mark(hint, tyro.conf.Positional) else [flag_of(name)]
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str):
+            check_words([*words, text], uris)
 
 
 def settings_text(command: str, flags: Any) -> str:
