@@ -104,7 +104,7 @@ def test_plain_yaml_means_what_it_looks_like(tmp_path):
         ("number: 1\nnumber: 2", "a key occurs twice"),
         ("a: &a [x]\nlabels: *a", "aliases"),
         ("number: !!python/object/apply:os.getcwd []", "not a YAML file of flags"),
-        ("{" * 5000, "not a YAML file of flags"),
+        ("{" * 100, "not a YAML file of flags"),
         ("number: '\x00'", "not a YAML file of flags"),
     ],
 )
