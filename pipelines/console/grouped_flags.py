@@ -62,7 +62,7 @@ def grouped(flags: type[Any], defaults: Mapping[str, Any]) -> type[Any]:
     members: dict[str, list[Any]] = {group: [] for group in GROUPS}
     for field in dataclasses.fields(flags):
         shown = _shown(flags, field, hints[field.name], docs.get(field.name, ""))
-        hint = Annotated[hints[field.name], shown]
+        hint: Any = Annotated[hints[field.name], shown]
         default = defaults.get(field.name, field.default)
         member = dataclasses.field(default=default)  # MISSING: the flag is required
         members[_group_of(field.name, hint)].append((field.name, hint, member))
