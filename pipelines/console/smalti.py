@@ -11,7 +11,7 @@ import operator
 import re
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -60,13 +60,14 @@ def _print_completion(words: list[str]) -> int:
         show_error(f"error: --print-completion needs one of {', '.join(SHELLS)}.")
         return 2
     flags = importlib.import_module("pipelines.flags").COMMAND_FLAGS
-    parts = [
+    parts: list[Any] = [
         Annotated[grouped(kind, {}), tyro.conf.subcommand(name, description="")]
         for name, kind in flags.items()
     ]
+    union: Any = functools.reduce(operator.or_, parts)
     with output_checked(), contextlib.suppress(SystemExit):  # tyro prints it and exits
         tyro.cli(
-            functools.reduce(operator.or_, parts),
+            union,
             prog="smalti",
             args=["--tyro-print-completion", words[0]],
             config=(tyro.conf.OmitArgPrefixes,),
