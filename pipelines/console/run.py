@@ -160,8 +160,9 @@ def _parse(
             )
         except SystemExit as end:  # it has printed the help or what is wrong with the flags
             stopped = end
-        if helps and hasattr(flags, "EXAMPLE"):
-            show("example:", f"  {prog} {flags.EXAMPLE}")
+        example = getattr(flags, "EXAMPLE", None)
+        if helps and example:
+            show("example:", f"  {prog} {example}")
     raise stopped
 
 
