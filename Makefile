@@ -1,5 +1,6 @@
 # make demo [IMAGES=folder]   encode, train, generate on photographs; runs/demo/report.html
 # make gpu                   on a machine with a GPU: the tests that need one, and a table of its figures
+# make docs                  API reference from the docstrings: build/docs/index.html
 # make test | lint | bench    each creates .venv if needed; PYTHON=python3.12 names another Python
 PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11 python,\
 	$(shell command -v $(name) >/dev/null 2>&1 && $(name) -c \
@@ -7,7 +8,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11 py
 RUN := .venv/bin/python
 INSTALLED := .venv/installed
 
-.PHONY: demo test lint bench gpu
+.PHONY: demo test lint bench gpu docs
 
 demo: $(INSTALLED)
 	$(RUN) -m pipelines.demo $(if $(IMAGES),--images "$(IMAGES)")
@@ -26,6 +27,9 @@ bench: $(INSTALLED)
 gpu: $(INSTALLED)
 	$(RUN) -m pytest -m gpu tests
 	$(RUN) tests/benchmarks/bench_gpu.py
+
+docs: $(INSTALLED)
+	$(RUN) -m pdoc --output-directory build/docs ops tokenizer prior pipelines
 
 # Repeated when pyproject.toml changes; the stamp is touched last, after a successful install.
 # Without, a fifth of the time goes into the bytecode of modules nothing imports.

@@ -150,6 +150,11 @@ def check_flags(flags: Any) -> None:
     check_fields(flags, lambda name: "--" + name.strip("_").replace("_", "-"))
 
 
+def check_value(hint: Any, value: Any, name: str) -> Any:
+    """`value` as a field of that type hint has it; raises ConfigError as check_fields does."""
+    return _checked(hint, value, name)
+
+
 def _checked(hint: Any, value: Any, name: str, bounds: Range | None = None) -> Any:
     """`value`, from JSON or from Python, as a type hint has it; raises ConfigError."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
@@ -181,8 +186,9 @@ def _checked_option(options: tuple[Any, ...], value: Any, name: str, bounds: Ran
     for option in options:
         if typing.get_origin(option) is Literal and value in typing.get_args(option):
             return value
-    others = [o for o in options if o is not type(None) and typing.get_origin(o) is not Literal]
-    return _checked(others[0], value, name, bounds)
+    given = [option for option in options if option is not type(None)]
+    others = [option for option in given if typing.get_origin(option) is not Literal]
+    return _checked((others or given)[0], value, name, bounds)
 
 
 def _checked_items(

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import sys
 
-from pipelines.conditioning import track_kinds
 from pipelines.console import run_command, show, show_error
-from pipelines.encoding import EncodeFlags
-from pipelines.jobs import forked_workers
-from pipelines.tracks import encode_tracks
+from pipelines.flags import EncodeFlags, check_encode_flags
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,6 +18,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def encode(flags: EncodeFlags) -> int:
     """Encode what is not in the store, print the outcome; the exit code, 1 if too many failed."""
+    check_encode_flags(flags)
+    from pipelines.conditioning import track_kinds
+    from pipelines.jobs import forked_workers
+    from pipelines.tracks import encode_tracks
+
     with forked_workers(flags.workers == 0):
         outcome = encode_tracks(flags, track_kinds())
     show(*outcome.lines)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 from pipelines.console import run_command, show
-from pipelines.training import EvaluateFlags, evaluate
+from pipelines.flags import EvaluateFlags
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,6 +18,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(flags: EvaluateFlags) -> int:
     """Measure, write the JSON file, print the metrics; returns the exit code."""
+    from pipelines.training import evaluate
+
     metrics = evaluate(flags)
     for key, reason in metrics.get("unreadable", {}).items():
         show(f"unreadable: {key!r}: {reason}")

@@ -9,8 +9,7 @@ from __future__ import annotations
 import sys
 
 from pipelines.console import run_command, show
-from pipelines.exporting import ExportFlags, export_store
-from pipelines.jobs import forked_workers
+from pipelines.flags import ExportFlags
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,6 +18,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(flags: ExportFlags) -> int:
     """Export what --out lacks, print the outcome; the exit code."""
+    from pipelines.exporting import export_store
+    from pipelines.jobs import forked_workers
+
     with forked_workers(flags.workers == 0):
         outcome = export_store(flags)
     show(*outcome.lines)

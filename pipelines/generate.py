@@ -9,24 +9,30 @@ ones.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from pipelines.console import run_command, show
-from pipelines.generation import (
-    GenerateFlags,
-    generate_cascade,
-    generate_samples,
-    prior_notes,
-    with_defaults,
-)
-from pipelines.jobs import forked_workers
+from pipelines.flags import GenerateFlags
 
 
 def main(argv: list[str] | None = None) -> int:
-    return run_command(GenerateFlags, run, argv, "pipelines.generate", help_notes=prior_notes)
+    return run_command(GenerateFlags, run, argv, "pipelines.generate", help_notes=help_notes)
+
+
+def help_notes(words: Sequence[str]) -> str:
+    """What the priors take and recommend, where the words name one: to read them takes seconds."""
+    if not any(word.partition("=")[0] in ("--prior", "--upscale") for word in words):
+        return "With --prior NAME|RUN, --help also says what this prior and the bundled ones take."
+    from pipelines.generation import prior_notes
+
+    return prior_notes(words)
 
 
 def run(flags: GenerateFlags) -> int:
     """Generate the missing samples, print the outcome; the exit code, 1 if some were given up."""
+    from pipelines.generation import generate_cascade, generate_samples, with_defaults
+    from pipelines.jobs import forked_workers
+
     flags = with_defaults(flags)
     with forked_workers(flags.workers == 0):
         outcome = (generate_cascade if flags.upscale else generate_samples)(flags)

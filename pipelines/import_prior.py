@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 
 from pipelines.console import run_command, show
-from pipelines.training import ImportPriorFlags, import_prior
+from pipelines.flags import ImportPriorFlags
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,6 +19,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(flags: ImportPriorFlags) -> int:
+    from pipelines.training import import_prior
+
     show(import_prior(flags))
     return 0
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 
 from pipelines.console import run_command, show
-from pipelines.training import ImportTokenizerFlags, import_tokenizer
+from pipelines.flags import ImportTokenizerFlags
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,6 +19,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(flags: ImportTokenizerFlags) -> int:
+    from pipelines.training import import_tokenizer
+
     show(import_tokenizer(flags))
     return 0
 

@@ -203,7 +203,7 @@ PRIOR_RECIPES: dict[str, PriorRecipe] = {
         log_every=20,
     ),
     # The bundled prior of the same name, over a store with `--track low_res=4,artefacts`: enlarges
-    # pictures four times. Two hours on one core with AMX.
+    # images four times. Two hours on one core with AMX.
     "photo-upscale4": PriorRecipe(
         preset="tiny-local",
         optimizer=OptimizerConfig(

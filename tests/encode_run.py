@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import encode
+from pipelines.console.settings_file import SETTINGS
 from pipelines.store import CodeStore
 
 
@@ -44,5 +45,9 @@ class EncodeRun:
 
 
 def everything(root: Path) -> dict[str, bytes]:
-    """Every file of a store, by path."""
-    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+    """Every file of a store, by path, but for the flags it was made with."""
+    return {
+        str(p.relative_to(root)): p.read_bytes()
+        for p in root.rglob("*")
+        if p.is_file() and p.name != SETTINGS
+    }

@@ -10,8 +10,10 @@ import torch
 from PIL import Image
 
 from pipelines.conditioning.tokenizers import find_tokenizer
+from pipelines.console.settings_file import SETTINGS
+from pipelines.flags import GenerateFlags
 from pipelines.generate import main
-from pipelines.generation.flags import GenerateFlags, make_request
+from pipelines.generation.flags import make_request
 from pipelines.generation.settings import GenerationRequest
 from pipelines.jobs import WorkerDevices
 from pipelines.store.layout import staging_path
@@ -79,7 +81,11 @@ def contents(folder: Path, pattern: str = "sample-*") -> dict[str, bytes]:
 
 def everything(folder: Path) -> dict[str, bytes]:
     """Every file of a folder of samples, by path."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_file() and p.name != SETTINGS
+    }
 
 
 def request_of(run: Path, out: Path, **changed: Any) -> GenerationRequest:

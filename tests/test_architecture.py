@@ -22,6 +22,7 @@ ALLOWED = {"ops": set(), "tokenizer": {"ops"}, "prior": {"ops"}, "pipelines": se
 #: Stages from the bottom up: each may import those in earlier lines, and itself.
 LAYERS = (
     ("pipelines.console",),
+    ("pipelines.flags",),
     ("pipelines.jobs", "pipelines.store", "pipelines.inputs"),
     ("pipelines.planning", "pipelines.streaming"),
     ("pipelines.encoding",),
@@ -33,6 +34,7 @@ LAYERS = (
     ("pipelines.reports",),
     ("pipelines.recipes",),
     ("pipelines",),  # the commands
+    ("pipelines.demo_stages",),
     ("pipelines.demo",),
     ("pipelines.studies",),
     ("pipelines.study",),

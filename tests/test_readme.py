@@ -1,9 +1,10 @@
-"""The README says what is true: its blocks run, on small inputs, in the order they stand.
+"""The documents say what is true: their blocks run, on small inputs, in the order they stand.
 
 Shell lines that call a command are first parsed as they stand by its own flags, then run in this
-process with SMALLER in place of long figures. `make X` must be a target, and activating the
-environment is taken as done. A block under `<!-- not run: why -->` is not run, but what Ray jobs
-and manifests call must be our commands with flags that they have.
+process with SMALLER in place of long figures and ADDED flags, once each, whatever document they
+stand in. `make X` must be a target, and activating the environment is taken as done. A block under
+`<!-- not run: why -->` is not run, but what Ray jobs and manifests call must be our commands with
+flags that they have. So must commands within a line of text.
 """
 
 from __future__ import annotations
@@ -26,10 +27,16 @@ import yaml
 from PIL import Image
 
 from ops.images import decode_image
+from pipelines.console.grouped_flags import grouped
 from tests.conftest import photograph
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+#: Read by users in about this order, which is that of the blocks.
+DOCUMENTS = (
+    "README.md", "tokenizer/README.md", "prior/README.md", "pipelines/README.md",
+    "pipelines/store/README.md", "pipelines/jobs/README.md", "pipelines/FAQ.md", "tests/README.md",
+)  # fmt: skip
+TEXTS = {name: (ROOT / name).read_text() for name in DOCUMENTS}
 BLOCK = re.compile(r"(<!-- not run: .+? -->\n)?```(\w+)\n(.*?)```", re.DOTALL)
 MAKE_TARGETS = re.search(r"\.PHONY: (.*)", (ROOT / "Makefile").read_text())[1].split()  # type: ignore[index]
 
@@ -39,7 +46,9 @@ SMALLER = {
     "40": "3",
 }  # fmt: skip
 ADDED = {
-    "train_prior": ["--steps", "2", "--batch-size", "1"],
+    "encode": ["--image-size", "64"],
+    "evaluate": ["--image-size", "64"],
+    "train_prior": ["--steps", "2", "--batch-size", "1", "--window", "8"],
     "train_tokenizer": ["--steps", "2", "--batch-size", "1", "--num-workers", "0"],
 }
 
@@ -50,7 +59,11 @@ class Block(NamedTuple):
     run: bool
 
 
-BLOCKS = [Block(language, text, not skip) for skip, language, text in BLOCK.findall(README)]
+BLOCKS = [
+    Block(language, block, not skip)
+    for text in TEXTS.values()
+    for skip, language, block in BLOCK.findall(text)
+]
 
 #: The lines that make a Ray token, which are run in a home of their own.
 (TOKEN,) = [block for block in BLOCKS if "get-auth-token" in block.text]
@@ -65,7 +78,8 @@ def parse_only(
     flags: Any, run: Callable[[Any], int], argv: list[str], prog: str, **notes: Any
 ) -> int:
     """Stands in for run_command: the flags are read by the real command line, nothing is run."""
-    tyro.cli(flags, args=argv, prog=prog)
+    if argv[0] not in notes.get("lists", ()):
+        tyro.cli(grouped(flags, {}), args=argv, prog=prog, config=(tyro.conf.OmitArgPrefixes,))
     return 0
 
 
@@ -90,11 +104,14 @@ def run_shell_line(words: list[str]) -> None:
         assert words[1] in MAKE_TARGETS
         return
     module, flags = parse_command(words)
+    if flags[0].startswith("--list-"):
+        assert module.main(flags) == 0
+        return
     smaller = [SMALLER.get(flag, flag) for flag in flags]
     assert module.main(smaller + ADDED.get(words[2].split(".")[1], [])) == 0
 
 
-def test_readme_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_the_documents_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for folder in ("imgs", "segs"):
         (tmp_path / folder).mkdir()
@@ -103,13 +120,17 @@ def test_readme_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         image.save(tmp_path / "imgs" / f"{name}.jpg")
         image.quantize(9).save(tmp_path / "segs" / f"{name}.png")  # a palette's numbers are labels
     names: dict[str, Any] = {}
+    done: set[tuple[str, ...]] = set()
     for block in BLOCKS:
         if block.language == "python" and block.run:
             exec(compile(block.text, "README.md", "exec"), names)
+            names.setdefault("first_codes", names["codes"])
         elif block.language == "sh" and block.run and block is not TOKEN:
             for words in shell_lines(block):
-                run_shell_line(words)
-    assert names["codes"].shape == (2, 24, 32)
+                if tuple(words) not in done:
+                    run_shell_line(words)
+                done.add(tuple(words))
+    assert names["first_codes"].shape == (2, 24, 32)
     assert decode_image(Path("again.png").read_bytes()).shape == (80, 100, 3)
     assert decode_image(Path("canvas/sample-00000.png").read_bytes()).shape == (144, 160, 3)
 
@@ -128,7 +149,7 @@ def test_token_lines_make_a_private_token_in_a_fresh_home(tmp_path: Path) -> Non
 
 
 def test_every_block_is_run_or_says_why_not() -> None:
-    assert len(BLOCKS) == README.count("```") // 2 >= 6
+    assert len(BLOCKS) == sum(text.count("```") for text in TEXTS.values()) // 2 >= 25
     for block in BLOCKS:
         if block.language == "yaml":
             manifest = yaml.safe_load(block.text)
@@ -149,13 +170,28 @@ def look_at_shell_line(words: list[str]) -> None:
     elif words[0] == "python":
         parse_command(words)
     else:
-        assert words[0] in ("export", "ray")
+        # Of Ray, of Slurm and of the shell.
+        assert words[0] in ("export", "ray", "eval", "srun", "sleep") or "=$(" in words[0]
+
+
+def test_commands_within_the_text_have_flags_that_they_have() -> None:
+    for text in TEXTS.values():
+        for command in re.findall(r"`python ([^`]+)`", BLOCK.sub("", text)):
+            words = shlex.split(command.replace("\n", " "))
+            if words[0].startswith("tests/"):
+                assert (ROOT / words[0]).exists(), command
+            elif words[0] == "-m" and len(words) > 2 and "..." not in words:
+                parse_command(["python", *words])
+
+
+def test_the_front_page_is_short() -> None:
+    assert len(TEXTS["README.md"].split()) < 1000
 
 
 def test_make_targets_are_documented() -> None:
     contributing = (ROOT / "CONTRIBUTING.md").read_text()
     for target in MAKE_TARGETS:
-        assert f"make {target}" in README + contributing
+        assert f"make {target}" in "".join(TEXTS.values()) + contributing
 
 
 def test_make_refuses_an_old_python_in_one_line(tmp_path: Path) -> None:
@@ -171,6 +207,22 @@ def test_make_refuses_an_old_python_in_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / ".venv").exists()
 
 
-def test_readme_names_files_that_exist() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+def test_documents_name_files_and_headings_that_exist() -> None:
+    for name, text in TEXTS.items():
+        for target, _, heading in re.findall(r"\]\((?!https?:)([^)#]*)(#([^)]+))?\)", text):
+            path = (ROOT / name).parent / target if target else ROOT / name
+            assert path.exists(), f"{name}: {target}"
+            if heading:
+                headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+                assert heading in {h.lower().replace(" ", "-") for h in headings}, heading
+
+
+def test_every_document_is_in_the_list() -> None:
+    others = {"CONTRIBUTING.md", "pipelines/CHANGELOG.md"}
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for folder in ("", "ops", "tokenizer", "prior", "pipelines", "tests")
+        for path in ((ROOT / folder).rglob("*.md") if folder else ROOT.glob("*.md"))
+        if not {"results", "weights"} & set(path.parts)
+    }
+    assert found == set(DOCUMENTS) | others

@@ -20,8 +20,6 @@ from pipelines.conditioning.flags import (
     parse_conditions,
     parse_known_codes,
     path_of_condition,
-    sampling_help,
-    training_help,
 )
 from pipelines.conditioning.tokenizers import find_tokenizer, keep_tokenizers, tokenizer_info
 
@@ -41,9 +39,7 @@ __all__ = [
     "parse_conditions",
     "parse_known_codes",
     "path_of_condition",
-    "sampling_help",
     "tokenizer_info",
     "track_kinds",
     "tracks_of",
-    "training_help",
 ]

@@ -95,7 +95,6 @@ class BoxesConditioning(AnnotationConditioning[Boxes, Box]):
     """Each item is the boxes of one image."""
 
     name: ClassVar[str] = "boxes"
-    sampling_help: ClassVar[str] = "JSON lines, in pixels of the image"
     track: ClassVar[type[Track] | None] = BoxesTrack
 
     @classmethod

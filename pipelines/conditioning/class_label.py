@@ -60,7 +60,6 @@ class ClassConditioning(Conditioning):
     """Training reads the store's labels, sampling the flag --labels."""
 
     name: ClassVar[str] = "class"
-    training_help: ClassVar[str] = "the folder an image is in, or a track of classes"
     track: ClassVar[type[Track] | None] = ClassTrack
     not_by_file: ClassVar[str] = "Classes are given by --labels, not by --condition."
 

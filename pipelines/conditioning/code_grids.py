@@ -39,12 +39,10 @@ class CodeGridConditioning(FileConditioning[CodeGrid, Entry]):
 @CONDITIONINGS.register("segmentation")
 class SegmentationConditioning(CodeGridConditioning):
     name: ClassVar[str] = "segmentation"
-    sampling_help: ClassVar[str] = "label maps"
     condition: ClassVar[type[CodeGrid]] = Segmentation
 
 
 @CONDITIONINGS.register("depth")
 class DepthConditioning(CodeGridConditioning):
     name: ClassVar[str] = "depth"
-    sampling_help: ClassVar[str] = "depth maps"
     condition: ClassVar[type[CodeGrid]] = Depth

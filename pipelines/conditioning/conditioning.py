@@ -35,10 +35,6 @@ class Conditioning:
     name: ClassVar[str]
     track: ClassVar[type[Track] | None] = None
     """The kind of track that `encode --track NAME=...` makes of this name."""
-    training_help: ClassVar[str] = "the stores' track of this name"
-    """What the prior is trained on, for --help; empty where no prior is trained with it."""
-    sampling_help: ClassVar[str] = ""
-    """The input of samples, for --help; empty where it is not given by files."""
     not_by_file: ClassVar[str] = ""
     """What to do instead of `generate --condition NAME=...`, where that is not the way."""
 

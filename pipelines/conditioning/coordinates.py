@@ -17,7 +17,6 @@ class CoordinatesConditioning(Conditioning):
     """Given by the place of the window, in training and in sampling."""
 
     name: ClassVar[str] = "coordinates"
-    training_help: ClassVar[str] = "the position of the window in the image"
 
     @classmethod
     def build(cls, stores: Sequence[CodeStore], label_names: Sequence[str]) -> Condition:

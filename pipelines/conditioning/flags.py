@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,22 +94,3 @@ def _why_not(name: str, takes: Sequence[str]) -> str:
         f"This prior does not take the condition {name!r}, but {', '.join(takes)}. For others it "
         "must be trained with them: train_prior --conditions."
     )
-
-
-def training_help() -> str:
-    """The help of `train_prior --conditions`, with a note on each condition."""
-    notes = _notes({name: CONDITIONINGS[name].training_help for name in sorted(CONDITIONINGS)})
-    return f"what the prior is conditioned on, one or several of {notes}"
-
-
-def sampling_help() -> str:
-    """The help of `generate --condition`, with a note on each condition."""
-    notes = _notes({name: CONDITIONINGS[name].sampling_help for name in sorted(CONDITIONINGS)})
-    return (
-        f"NAME=PATH of a condition that the prior was trained with: {notes}. PATH is a file, or a "
-        "folder of files that are assigned to the samples in turn; once for each condition"
-    )
-
-
-def _notes(notes: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} ({note})" for name, note in notes.items() if note)

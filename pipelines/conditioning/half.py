@@ -19,8 +19,6 @@ class HalfConditioning(FileConditioning[None, Entry]):
     """Known codes that the prior reads as codes, not as a condition: it needs no training."""
 
     name: ClassVar[str] = "half"
-    training_help: ClassVar[str] = ""
-    sampling_help: ClassVar[str] = "images whose upper half is kept, for any prior"
     known_codes: ClassVar[bool] = True
 
     @property

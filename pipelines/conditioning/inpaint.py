@@ -24,8 +24,6 @@ class InpaintConditioning(FileConditioning[Inpaint, Entry | MaskedImage]):
     """The codes around the holes are read by the prior, and stay in the sample."""
 
     name: ClassVar[str] = "inpaint"
-    training_help: ClassVar[str] = "the codes around random masks"
-    sampling_help: ClassVar[str] = "images, transparent where to inpaint"
     known_codes: ClassVar[bool] = True
 
     @classmethod

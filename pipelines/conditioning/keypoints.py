@@ -114,7 +114,6 @@ class KeypointsConditioning(AnnotationConditioning[Keypoints, Pose]):
     """Each item is the poses of one image, of which the first is taken."""
 
     name: ClassVar[str] = "keypoints"
-    sampling_help: ClassVar[str] = "JSON lines, in pixels of the image"
     track: ClassVar[type[Track] | None] = KeypointsTrack
 
     @classmethod

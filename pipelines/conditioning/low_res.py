@@ -22,7 +22,6 @@ class LowResolutionConditioning(FileConditioning[LowResolution, Entry | ImageArr
     """Images of any size, shrunk as those that the prior was trained on, and enlarged again."""
 
     name: ClassVar[str] = "low_res"
-    sampling_help: ClassVar[str] = "small images"
     track: ClassVar[type[Track] | None] = LowResTrack
 
     @classmethod

@@ -15,7 +15,6 @@ class StartOfSequenceConditioning(Conditioning):
     """Nothing to give: a prior with this condition alone is unconditional."""
 
     name: ClassVar[str] = "sos"
-    training_help: ClassVar[str] = "nothing: an unconditional prior"
 
     @classmethod
     def build(cls, stores: Sequence[CodeStore], label_names: Sequence[str]) -> Condition:

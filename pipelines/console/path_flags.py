@@ -41,20 +41,25 @@ def uri_flags(flags: type[Any]) -> Mapping[str, bool]:
     hints = typing.get_type_hints(flags, include_extras=True)
     for field in dataclasses.fields(flags):
         hint = hints[field.name]
-        if _has(hint, _SPEC):
-            positional = _has(hint, tyro.conf.Positional)
+        if has_mark(hint, _SPEC):
+            positional = has_mark(hint, tyro.conf.Positional)
             name = "" if positional else f"--{field.name.strip('_').replace('_', '-')}"
             found[name] = _is_tuple(hint)
     return found
 
 
-def _has(hint: Any, mark: Any) -> bool:
+def is_path_or_uri(hint: Any) -> bool:
+    """Whether a type is PathOrURI, or made of it."""
+    return has_mark(hint, _SPEC)
+
+
+def has_mark(hint: Any, mark: Any) -> bool:
     """Whether `mark` annotates a type, or a type that it is made of."""
     marks = getattr(hint, "__metadata__", ())
     own = any(each is mark for each in marks) or any(
         getattr(mark, "__metadata__", (None,))[-1] is each for each in marks
     )
-    return own or any(_has(inner, mark) for inner in typing.get_args(hint))
+    return own or any(has_mark(inner, mark) for inner in typing.get_args(hint))
 
 
 def _is_tuple(hint: Any) -> bool:

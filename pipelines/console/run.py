@@ -7,8 +7,11 @@ import inspect
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import tyro
 
@@ -17,8 +20,15 @@ from ops.disk_errors import disk_error_message, is_of_machine
 from ops.storage_options import parse_options, storage_options
 from ops.version import __version__
 from pipelines.console.arguments import check_output, check_words
+from pipelines.console.grouped_flags import (
+    CONFIG,
+    flattened,
+    grouped,
+    replaces_default,
+)
 from pipelines.console.interrupts import Interrupted, interrupts_raised
 from pipelines.console.path_flags import uri_flags
+from pipelines.console.settings_file import SETTINGS, read_settings, settings_text
 from pipelines.console.terminal import (
     OutputClosedError,
     open_streams,
@@ -41,12 +51,16 @@ def run_command(
     argv: list[str] | None,
     prog: str,
     help_notes: Callable[[Sequence[str]], str] | None = None,
+    lists: Mapping[str, Callable[[], Sequence[str]]] = MappingProxyType({}),
 ) -> int:
     """Parse `argv` (default: the process's own) into `flags`, call `run`, return its exit code.
 
     `help_notes` is called with the words of `argv` where they ask for help, and gives lines to be
-    shown below the description.
-    `--version` alone prints the version. Errors and signals are what exit_code_of makes of them.
+    shown below the description. The class's EXAMPLE, words of a command line, is shown at the end
+    of the help. `--version` alone prints the version; a word alone that is in `lists`, as
+    --list-recipes, the lines that its function returns. `--config FILE` gives defaults of flags. A
+    folder --out gets a settings.yaml with the flags when the command ends or is interrupted. Errors
+    and signals are what exit_code_of makes of them.
     """
     words = sys.argv[1:] if argv is None else argv
 
@@ -54,14 +68,36 @@ def run_command(
         if words == ["--version"]:
             show(f"smalti {__version__}")
             return 0
+        if len(words) == 1 and words[0] in lists:
+            show(*lists[words[0]]())
+            return 0
         check_words(words, uri_flags(flags))
         parsed = _parse(flags, words, prog, help_notes)
         check_flags(parsed)
         check_output(parsed)
         with storage_options(parse_options(getattr(parsed, "storage_option", ()))):
-            return run(parsed)
+            try:
+                code = run(parsed)
+            except KeyboardInterrupt:
+                _write_settings(prog, parsed)
+                raise
+            _write_settings(prog, parsed)
+            return code
 
     return exit_code_of(parse_and_run)
+
+
+def _write_settings(command: str, flags: Any) -> None:
+    """Write settings.yaml where --out is a folder, unless it is there."""
+    out = getattr(flags, "out", None)
+    if out is None or getattr(flags, "dry_run", False):
+        return
+    from ops.paths import holds, is_folder, write_whole
+
+    data = settings_text(command, flags).encode()
+    with contextlib.suppress(OSError):  # a folder that was only read need not be writable
+        if is_folder(out) and not holds(out / SETTINGS, data):
+            write_whole(out / SETTINGS, data)
 
 
 def exit_code_of(run: Callable[[], int]) -> int:
@@ -103,17 +139,45 @@ def _parse(
     prog: str,
     help_notes: Callable[[Sequence[str]], str] | None,
 ) -> Flags:
-    description = None
-    if help_notes is not None and not {"-h", "--help"}.isdisjoint(words):
-        description = f"{inspect.getdoc(flags)}\n\n{help_notes(words)}"
+    helps = not {"-h", "--help"}.isdisjoint(words)
+    description = inspect.getdoc(flags) or ""
+    if help_notes is not None and helps:
+        description = f"{description}\n\n{help_notes(words)}"
     by_smalti = os.path.basename(sys.argv[0]) == "smalti"
     prog = prog.replace("pipelines.", "smalti ") if by_smalti else f"python -m {prog}"
+    defaults = {} if helps else _defaults(flags, words)
     with output_checked(), _wide_enough():
         try:
-            return tyro.cli(flags, args=words, prog=prog, description=description)
+            return flattened(
+                flags,
+                tyro.cli(
+                    grouped(flags, defaults),
+                    args=words,
+                    prog=prog,
+                    description=description,
+                    config=(tyro.conf.OmitArgPrefixes,),
+                ),
+            )
         except SystemExit as end:  # it has printed the help or what is wrong with the flags
             stopped = end
+        example = getattr(flags, "EXAMPLE", None)
+        if helps and example:
+            show("example:", f"  {prog} {example}")
     raise stopped
+
+
+def _defaults(flags: type[Any], words: Sequence[str]) -> dict[str, Any]:
+    """What --config gives, by field, but for repeated flags that `words` have themselves."""
+    file = None
+    for word, following in zip(words, [*words[1:], None], strict=False):
+        if word == CONFIG:
+            file = following
+        elif word.startswith(f"{CONFIG}="):
+            file = word.partition("=")[2]
+    if file is None:
+        return {}
+    found, hints = read_settings(Path(file), flags), typing.get_type_hints(flags, None, None, True)
+    return {n: v for n, v in found.items() if not replaces_default(hints[n], n, words)}
 
 
 @contextlib.contextmanager

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
+import functools
 import importlib
+import operator
 import re
 import sys
 from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
 
 from ops.version import __version__
+from pipelines.console.grouped_flags import grouped
 from pipelines.console.run import exit_code_of
-from pipelines.console.terminal import show, show_error
+from pipelines.console.terminal import output_checked, show, show_error
 
+SHELLS = ("bash", "zsh")
 FOLDER = Path(__file__).parents[1]
 
 
@@ -33,6 +41,8 @@ def _run(words: list[str]) -> int:
     if words[0] == "--version":
         show(f"smalti {__version__}")
         return 0
+    if words[0] == "--print-completion":
+        return _print_completion(words[1:])
     name = words[0].replace("-", "_")
     names = commands()
     if name not in names:
@@ -42,6 +52,27 @@ def _run(words: list[str]) -> int:
         return 2
     code: int = importlib.import_module(f"pipelines.{name}").main(words[1:])
     return code
+
+
+def _print_completion(words: list[str]) -> int:
+    """Print the script that completes the commands and their flags in a shell."""
+    if len(words) != 1 or words[0] not in SHELLS:
+        show_error(f"error: --print-completion needs one of {', '.join(SHELLS)}.")
+        return 2
+    flags = importlib.import_module("pipelines.flags").COMMAND_FLAGS
+    parts: list[Any] = [
+        Annotated[grouped(kind, {}), tyro.conf.subcommand(name, description="")]
+        for name, kind in flags.items()
+    ]
+    union: Any = functools.reduce(operator.or_, parts)
+    with output_checked(), contextlib.suppress(SystemExit):  # tyro prints it and exits
+        tyro.cli(
+            union,
+            prog="smalti",
+            args=["--tyro-print-completion", words[0]],
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
+    return 0
 
 
 def commands() -> dict[str, str]:
@@ -72,6 +103,8 @@ def _overview() -> list[str]:
         *lines,
         "",
         "smalti COMMAND --help lists its flags; smalti --version prints the version.",
+        "Completion of commands and flags, in this shell or in its start-up file:",
+        *(f'  eval "$(smalti --print-completion {shell})"' for shell in SHELLS),
     ]
 
 

@@ -2,12 +2,11 @@
 
 A worker does one task: threads read and decode files, a tokenizer encodes full batches, and
 the rows are committed to the store as a whole. `encode_tasks` runs tasks of one track in this
-process or on Ray actors. `EncodeFlags` are the command's flags and `plan_settings` the settings
-that a store is made with. Read worker.py first, then batches.py.
+process or on Ray actors. `plan_settings` are the settings that a store is made with. Read worker.py
+first, then batches.py.
 """
 
 from pipelines.encoding.batch_size import fitting_batch_size
-from pipelines.encoding.flags import EncodeFlags, check_flags
 from pipelines.encoding.job import encode_tasks
 from pipelines.encoding.settings import check_same, plan_settings
 from pipelines.encoding.sources import (
@@ -21,13 +20,11 @@ from pipelines.encoding.sources import (
 )
 
 __all__ = [
-    "EncodeFlags",
     "IMAGE_COLUMNS",
     "NO_IMAGE",
     "NO_PARTNER",
     "Row",
     "SEVERAL_PARTNERS",
-    "check_flags",
     "check_image",
     "check_partner",
     "check_same",

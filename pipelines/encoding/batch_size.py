@@ -14,9 +14,9 @@ from ops.device_memory import SHARE, CudaMemory, DeviceMemory, fitting_size
 from ops.images import MAX_ASPECT, Transform
 from ops.precision import Precision, check_precision, use_precision
 from ops.runtime import compute_repeatably, resolve_device
-from pipelines.encoding.flags import EncodeFlags
 from pipelines.encoding.forward import EncoderForward
 from pipelines.encoding.sources import Size
+from pipelines.flags import EncodeFlags
 from pipelines.jobs import WorkerDevices, gpus_of_worker, run_tasks
 from tokenizer import VQGAN, VQGANConfig
 

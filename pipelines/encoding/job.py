@@ -10,9 +10,9 @@ import torch
 from ops.paths import AnyPath
 from ops.runtime import num_cores, threads_restored
 from pipelines.console import progress_bar
-from pipelines.encoding.flags import EncodeFlags
 from pipelines.encoding.settings import run_environment
 from pipelines.encoding.worker import EncodeWorker, quarantine
+from pipelines.flags import EncodeFlags, stall_seconds
 from pipelines.jobs import (
     Done,
     JobProgress,
@@ -22,7 +22,6 @@ from pipelines.jobs import (
     gpus_of_worker,
     run_tasks,
     split_work,
-    stall_seconds,
 )
 from pipelines.planning import Plan, Task
 

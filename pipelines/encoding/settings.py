@@ -13,7 +13,7 @@ from ops.cpu import nnpack_works
 from ops.images import DECODERS, Transform
 from ops.paths import AnyPath
 from ops.precision import Precision
-from pipelines.encoding.flags import EncodeFlags
+from pipelines.flags import EncodeFlags
 from pipelines.jobs import (
     WorkerDevices,
     accepted,

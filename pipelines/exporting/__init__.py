@@ -7,9 +7,8 @@ lies in the folder does not depend on the number of workers or on kills. Read jo
 formats.py and one of the formats.
 """
 
-from pipelines.exporting.flags import ExportFlags
 from pipelines.exporting.images import image_strips
 from pipelines.exporting.job import export_store
 from pipelines.exporting.webdataset_tars import npy_bytes, write_tar
 
-__all__ = ["ExportFlags", "export_store", "image_strips", "npy_bytes", "write_tar"]
+__all__ = ["export_store", "image_strips", "npy_bytes", "write_tar"]

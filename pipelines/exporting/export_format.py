@@ -17,8 +17,6 @@ class ExportFormat(ABC):
     `device` is where codes are decoded, if they are.
     """
 
-    help: ClassVar[str]
-    """What is written, for --help."""
     library: ClassVar[str | None] = None
     """The module that it needs in addition to Smalti's own dependencies."""
     decodes: ClassVar[bool] = False

@@ -38,8 +38,3 @@ def format_named(name: str) -> type[ExportFormat]:
             f"pip install 'smalti[{name}]'."
         ) from error
     return found
-
-
-def formats_help() -> str:
-    """The formats with what they write, for --help."""
-    return "; ".join(f"{name}: {found.help}" for name, found in FORMATS.items())

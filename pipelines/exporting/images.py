@@ -35,10 +35,6 @@ class Images(ExportFormat):
     Image folders of Hugging Face's datasets have such a file.
     """
 
-    help = (
-        "every row decoded to a PNG by the store's tokenizer, in a folder for each shard, with "
-        "metadata.jsonl (file_name, key, label)"
-    )
     decodes = True
     in_place = True
 

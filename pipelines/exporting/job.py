@@ -17,7 +17,6 @@ from ops.paths import write_json_if_changed
 from ops.runtime import threads_restored
 from pipelines.console import progress_bar
 from pipelines.exporting.export_format import ExportFormat
-from pipelines.exporting.flags import ExportFlags
 from pipelines.exporting.formats import format_named
 from pipelines.exporting.record import (
     FORMAT,
@@ -31,6 +30,7 @@ from pipelines.exporting.record import (
 )
 from pipelines.exporting.shard_rows import Shard, StoreRows
 from pipelines.exporting.worker import ExportWorker
+from pipelines.flags import ExportFlags
 from pipelines.jobs import Done, WorkerDevices, check_absolute, gpus_of_worker, run_tasks
 from pipelines.store import CodeStore, remove_partials, row_form
 

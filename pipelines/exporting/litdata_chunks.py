@@ -20,7 +20,6 @@ class LitDataChunks(ExportFormat):
     A label is -1 where there is none; a row that a track lacks has the track's fill value.
     """
 
-    help = "a chunk of each shard and index.json, for litdata.StreamingDataset"
     library = "litdata.streaming.writer"
 
     def write(self, rows: ShardRows, folder: Path) -> Any:

@@ -19,7 +19,6 @@ class MDSShards(ExportFormat):
     A label is -1 where there is none; a row that a track lacks has the track's fill value.
     """
 
-    help = "a shard of each shard and index.json, for streaming.StreamingDataset (MosaicML)"
     library = "streaming"
 
     def write(self, rows: ShardRows, folder: Path) -> Any:

@@ -16,11 +16,6 @@ class NpyFiles(ExportFormat):
     A row that a track lacks has the track's fill value: its type's largest number, or NaN.
     """
 
-    help = (
-        "arrays of each shard for numpy.load(..., mmap_mode='r'): codes, row, label (-1: none) and "
-        "each track, and the keys as JSON"
-    )
-
     def write(self, rows: ShardRows, folder: Path) -> None:
         arrays = {f"track_{name}": track.values for name, track in rows.tracks.items()}
         arrays |= {name: rows.lines[name].to_numpy() for name in ("row", "label")}

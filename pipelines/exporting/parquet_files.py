@@ -17,8 +17,6 @@ from pipelines.store import parquet_bytes
 class ParquetFiles(ExportFormat):
     """`32x32-00000.parquet`: columns key, row, view, label, width, height, codes and TRACKs."""
 
-    help = "a table of each shard with the columns key, label, codes, and one for each track"
-
     def write(self, rows: ShardRows, folder: Path) -> None:
         names = ("key", "row", "view", "label", "width", "height")
         columns = {name: rows.lines[name] for name in names}

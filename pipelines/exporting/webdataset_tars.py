@@ -42,8 +42,6 @@ def npy_bytes(array: np.ndarray[Any, Any]) -> bytes:
 class WebDatasetTars(ExportFormat):
     """`32x32-00000.tar`: of each row codes.npy, json, cls where it has a label, TRACK.npy."""
 
-    help = "a tar of each shard, with codes.npy, json, cls (the label) and TRACK.npy of each row"
-
     def write(self, rows: ShardRows, folder: Path) -> None:
         write_tar(folder / f"{rows.name}.tar", _samples(rows))
 

@@ -11,7 +11,6 @@ from pipelines.generation.cascade import STAGES, generate_cascade
 from pipelines.generation.code_store import GENERATED, codes_path
 from pipelines.generation.contact_sheet import GRID_IMAGES, grid_cells
 from pipelines.generation.defaults import BASE, UPSCALER, class_names, with_defaults
-from pipelines.generation.flags import GenerateFlags
 from pipelines.generation.index import GIVEN_UP, read_index, read_made_in, read_parts, sample_name
 from pipelines.generation.job import generate_samples
 from pipelines.generation.outputs import MAX_MEMBER_BYTES, read_members
@@ -24,7 +23,6 @@ __all__ = [
     "GENERATED",
     "GIVEN_UP",
     "GRID_IMAGES",
-    "GenerateFlags",
     "MAX_MEMBER_BYTES",
     "STAGES",
     "UPSCALER",

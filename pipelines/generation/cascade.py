@@ -21,7 +21,8 @@ from pipelines.conditioning import (
     parse_known_codes,
 )
 from pipelines.console import show
-from pipelines.generation.flags import GenerateFlags, parse_size
+from pipelines.flags import GenerateFlags
+from pipelines.generation.flags import parse_size
 from pipelines.generation.index import failed_lines, read_parts
 from pipelines.generation.job import GenerationOutcome, devices_of, generate_samples
 from pipelines.generation.outputs import image_path

@@ -13,7 +13,8 @@ from ops.config import ConfigError
 from ops.images import ImageError, image_size
 from pipelines.conditioning import path_of_condition
 from pipelines.console import show
-from pipelines.generation.flags import GenerateFlags, parse_size
+from pipelines.flags import GenerateFlags
+from pipelines.generation.flags import parse_size
 from pipelines.generation.settings import read_record
 from pipelines.generation.stage_sizes import (
     LOW_RES,

@@ -20,9 +20,10 @@ from pipelines.conditioning import (
     make_condition_encoder,
 )
 from pipelines.console import progress_bar
+from pipelines.flags import GenerateFlags, stall_seconds
 from pipelines.generation.code_store import finish_store, prepare_store
 from pipelines.generation.contact_sheet import remove_grids, write_grids
-from pipelines.generation.flags import GenerateFlags, check_flags, make_request
+from pipelines.generation.flags import check_flags, make_request
 from pipelines.generation.index import failed_lines, part_path, read_parts, sample_name
 from pipelines.generation.preview import preview_path
 from pipelines.generation.resume import Folder, empty_staging, kept_samples, remove_partials
@@ -47,7 +48,6 @@ from pipelines.jobs import (
     precision_of,
     run_tasks,
     split_work,
-    stall_seconds,
 )
 from pipelines.store import locked
 from prior import Prior, find_prior, load_prior

@@ -17,7 +17,6 @@ from pipelines.jobs.cluster import (
 from pipelines.jobs.devices import WorkerDevices, gpus_of_worker, own_device
 from pipelines.jobs.environment import (
     ACCEPTABLE,
-    Accept,
     accepted,
     choose_environment,
     differing_environment,
@@ -28,15 +27,12 @@ from pipelines.jobs.local import forked_workers
 from pipelines.jobs.progress import JobProgress
 from pipelines.jobs.queue import Done, Piece, split_work
 from pipelines.jobs.run import run_tasks
-from pipelines.jobs.stalls import STALL_TIMEOUT, stall_seconds
 
 __all__ = [
     "ACCEPTABLE",
-    "Accept",
     "Done",
     "JobProgress",
     "Piece",
-    "STALL_TIMEOUT",
     "WorkerDevices",
     "accepted",
     "check_absolute",
@@ -53,5 +49,4 @@ __all__ = [
     "ray_running",
     "run_tasks",
     "split_work",
-    "stall_seconds",
 ]

@@ -4,16 +4,16 @@ whether that is what the results were begun with."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from ops.precision import Precision, check_precision, on_device, resolve_precision
 from ops.runtime import named_device
+from pipelines.flags import Accept
 
 #: What --accept allows to differ from what the results were begun with, by the setting's name.
 ACCEPTABLE = {"device": "device", "precision": "precision", "torch": "torch-version"}
-Accept = tuple[Literal["device", "precision", "torch-version"], ...]
 
 
 def accepted(accept: Accept, allow_mixed: bool) -> frozenset[str]:

@@ -1,30 +1,13 @@
-"""StallWatch: whether a worker has made no progress for too long, and the flag that says how long.
+"""StallWatch: whether a worker has made no progress for too long.
 
 Most often it reads from a disk or a server that does not answer; the read itself has no time limit.
 """
 
 from __future__ import annotations
 
-import re
 import time
 
-from ops.config import ConfigError
 from pipelines.jobs.worker_reports import PROGRESS_SECONDS
-
-#: The default of the flag --stall-timeout.
-STALL_TIMEOUT = "10m"
-UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}  # in seconds
-
-
-def stall_seconds(text: str) -> float:
-    """Seconds of --stall-timeout, as 90, 90s, 10m or 1.5h; ConfigError where they are below 1."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text, re.ASCII)
-    seconds = float(match[1]) * UNITS[match[2]] if match else 0.0
-    if seconds < 1:
-        raise ConfigError(
-            f"--stall-timeout must be a second or more, as 90, 90s, 10m or 1.5h; found {text!r}."
-        )
-    return seconds
 
 
 class StallWatch:

@@ -60,7 +60,7 @@ from pipelines.store.parquet import (
     read_description,
 )
 from pipelines.store.partial import remove_partial_shards, task_of_partial_shard
-from pipelines.store.reader import CACHE_BYTES, CACHE_FOLDER, CodeStore
+from pipelines.store.reader import CACHE_FOLDER, CodeStore
 from pipelines.store.recovery import (
     empty_staging,
     forget,
@@ -97,7 +97,6 @@ from pipelines.store.zarr_metadata import (
 )
 
 __all__ = [
-    "CACHE_BYTES",
     "CACHE_FOLDER",
     "CARRIED_FIELDS",
     "CLASS",

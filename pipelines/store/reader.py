@@ -15,6 +15,7 @@ import torch
 
 from ops.file_cache import FileCache
 from ops.paths import AnyPath, ObjectPath, exists, parse_path
+from pipelines.flags import CACHE_BYTES
 from pipelines.store.commit import INDEX_SCHEMA, committed_tasks, read_part
 from pipelines.store.layout import (
     CLASS,
@@ -38,7 +39,6 @@ DECODED_BYTES = 512 << 20
 READERS = 16  # index parts that are read from an object store at a time
 #: Copies of shards of stores in object stores, unless another folder or size is asked for.
 CACHE_FOLDER = Path("~/.cache/smalti/shards")
-CACHE_BYTES = 32 << 30
 
 
 class CodeStore:

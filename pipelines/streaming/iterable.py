@@ -10,7 +10,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ops.paths import AnyPath, ObjectPath
 from ops.ranks import ranks_here
-from pipelines.store import CACHE_BYTES, CodeStore, grid_shape
+from pipelines.flags import CACHE_BYTES
+from pipelines.store import CodeStore, grid_shape
 from pipelines.streaming.dataset import CodeBatch, CodeDataset
 from pipelines.streaming.sources import DatasetError
 

@@ -15,14 +15,8 @@ from typing import NamedTuple
 from ops.config import ConfigError
 from ops.images import DECODERS, Transform
 from ops.paths import AnyPath, ObjectPath, below, list_objects
-from pipelines.encoding import (
-    EncodeFlags,
-    check_flags,
-    check_same,
-    encode_tasks,
-    fitting_batch_size,
-    plan_settings,
-)
+from pipelines.encoding import check_same, encode_tasks, fitting_batch_size, plan_settings
+from pipelines.flags import EncodeFlags
 from pipelines.inputs import (
     Fields,
     InputError,
@@ -81,7 +75,6 @@ def encode_tracks(flags: EncodeFlags, kinds: Mapping[str, type[Track]]) -> Encod
     check_absolute({**reads, "--out": flags.out})
     root = flags.out.absolute()
     _check_output(root)
-    check_flags(flags)
     selection = _selection(flags)
     tokenizer = load_tokenizer(flags.tokenizer)
     if tokenizer.config.modality.kind != "image":

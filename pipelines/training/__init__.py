@@ -10,34 +10,29 @@ evaluation.py measures models on held-out data; published.py converts published 
 folders.
 """
 
-from pipelines.training.evaluation import EvaluateFlags, evaluate
-from pipelines.training.flags import TrainPriorFlags, TrainTokenizerFlags
+from pipelines.training.evaluation import evaluate
 from pipelines.training.image_dataset import PHOTOGRAPHS
 from pipelines.training.optimizer import OptimizerConfig, make_optimizer, take_step
 from pipelines.training.plots import draw_usage
 from pipelines.training.prior_run import train_prior
-from pipelines.training.published import (
-    ImportPriorFlags,
-    ImportTokenizerFlags,
-    import_prior,
-    import_tokenizer,
-)
+from pipelines.training.published import import_prior, import_tokenizer
 from pipelines.training.recipe import PriorRecipe, TokenizerRecipe
+from pipelines.training.recipe_tables import (
+    prior_preset_lines,
+    prior_recipe_lines,
+    tokenizer_preset_lines,
+    tokenizer_recipe_lines,
+)
 from pipelines.training.run_record import pin_settings
 from pipelines.training.tokenizer_data import evaluation_samples, list_data
 from pipelines.training.tokenizer_run import train_tokenizer
 from pipelines.training.tokenizer_task import reconstruction_metrics
 
 __all__ = [
-    "EvaluateFlags",
-    "ImportPriorFlags",
-    "ImportTokenizerFlags",
     "OptimizerConfig",
     "PHOTOGRAPHS",
     "PriorRecipe",
     "TokenizerRecipe",
-    "TrainPriorFlags",
-    "TrainTokenizerFlags",
     "draw_usage",
     "evaluate",
     "evaluation_samples",
@@ -46,8 +41,12 @@ __all__ = [
     "list_data",
     "make_optimizer",
     "pin_settings",
+    "prior_preset_lines",
+    "prior_recipe_lines",
     "reconstruction_metrics",
     "take_step",
+    "tokenizer_preset_lines",
+    "tokenizer_recipe_lines",
     "train_prior",
     "train_tokenizer",
 ]

@@ -12,8 +12,9 @@ from ops.paths import AnyPath
 from ops.precision import use_precision
 from ops.ranks import Ranks
 from ops.runtime import keep_freed_memory, resolve_device, use_threads
+from pipelines.flags import TrainingFlags
 from pipelines.jobs import own_device
-from pipelines.training.flags import TrainingFlags, parallel_config_of, worker_config_of
+from pipelines.training.flags import parallel_config_of, worker_config_of
 from pipelines.training.launch import Attempt, run_attempts
 from pipelines.training.parallel import ParallelConfig
 from pipelines.training.run_record import pin_precision

@@ -4,53 +4,25 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from dataclasses import asdict
+from typing import Any
 
 import torch
-import tyro
 
-from ops.config import Count, Share, UserError
+from ops.config import UserError
 from ops.files import write_json
 from ops.images import write_png
 from ops.precision import use_precision
 from ops.runtime import resolve_device
 from pipelines.conditioning import tracks_of
+from pipelines.flags import EvaluateFlags
 from pipelines.store import CodeStore
 from pipelines.streaming import CodeDataset, check_tokenizer
 from pipelines.training.prior_task import held_out_cut, held_out_nll
-from pipelines.training.recipe import Side
 from pipelines.training.tokenizer_data import evaluation_samples, list_data
 from pipelines.training.tokenizer_task import reconstruction_images, reconstruction_metrics
 from prior import load_prior
 from tokenizer import load_tokenizer
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateFlags:
-    """Evaluate the reconstructions of a tokenizer, or the likelihood of codes under a prior."""
-
-    kind: tyro.conf.Positional[Annotated[Literal["tokenizer", "prior"], tyro.conf.arg()]]
-    """what MODEL is"""
-    model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
-    """a bundled tokenizer's name, a model folder or a run folder"""
-    data: Path
-    """images for a tokenizer (or label maps, or depth maps), a code store for a prior"""
-    targets: Path | None = None
-    """for a tokenizer of label or depth maps: a folder of these, named like --data's images"""
-    out: Path
-    """the JSON file to write, for instance metrics.json"""
-    held_out: Share = 0.1
-    """evaluate on this share of the images, the same that training holds out; 1: all"""
-    image_size: Side = 256
-    """side, in pixels, of the centre crops that a tokenizer is evaluated on"""
-    most: Count = 1000
-    """evaluate on at most this many samples"""
-    reconstructions: Path | None = None
-    """for a tokenizer: also write this PNG of originals above their reconstructions"""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N"""
 
 
 def evaluate(flags: EvaluateFlags) -> dict[str, Any]:

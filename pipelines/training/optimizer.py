@@ -14,8 +14,8 @@ from torch.distributed.tensor import DTensor
 
 from ops.config import ConfigError, Range, Share, check_fields
 from ops.ranks import ALONE, Ranks
+from pipelines.flags import LearningRate
 
-LearningRate = Annotated[float, Range(above=0, most=100)]
 Beta = Annotated[float, Range(least=0, below=1)]
 AVERAGED_TOGETHER = 32  # tensors, whose differences are in memory at once
 

@@ -19,17 +19,13 @@ from pipelines.conditioning import (
     tokenizer_info,
     tracks_of,
 )
+from pipelines.flags import TrainPriorFlags
 from pipelines.jobs import check_absolute
 from pipelines.store import CodeStore
 from pipelines.streaming import CodeDataset, check_tokenizer
 from pipelines.training.command import run_training, set_up_process
 from pipelines.training.estimate import describe_prior
-from pipelines.training.flags import (
-    TrainPriorFlags,
-    division_of,
-    loop_settings,
-    override_recipe,
-)
+from pipelines.training.flags import division_of, loop_settings, override_recipe
 from pipelines.training.loop import OnStep, Source, train
 from pipelines.training.prior_task import PriorTask, held_out_cut
 from pipelines.training.recipe import PriorRecipe

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated
 
 from ops.config import ConfigError, Count, Range, Share, check_fields
+from pipelines.flags import BatchSize, Factorised, Side, Steps, Window
 from pipelines.training.optimizer import OptimizerConfig
 from prior import ROW_MAJOR, LossSettings
 from tokenizer import PRESETS, LossConfig, ModalityConfig, VQGANConfig
 
 #: Fields of a recipe that may change when a run is resumed: they decide no step.
 LOOP_FIELDS = ("steps", "save_every", "sample_every", "log_every")
-Steps = Annotated[int, Range(least=1, most=99_999_999)]  # folders of steps have eight digits
-BatchSize = Annotated[int, Range(least=1, most=2**20)]
-Side = Annotated[int, Range(least=1, most=2**16)]
-"""in pixels"""
-Window = Annotated[int, Range(least=1, most=4096)]
-"""in codes"""
-Factorised = Literal["auto", "yes", "no"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

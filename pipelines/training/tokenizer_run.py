@@ -13,16 +13,12 @@ import torch
 from ops.config import ConfigError, UserError
 from ops.ranks import Ranks
 from ops.runtime import num_cores
+from pipelines.flags import TrainTokenizerFlags
 from pipelines.inputs import Entry, Ledger, read_entry
 from pipelines.jobs import check_absolute
 from pipelines.training.command import run_training, set_up_process
 from pipelines.training.estimate import describe_tokenizer
-from pipelines.training.flags import (
-    TrainTokenizerFlags,
-    division_of,
-    loop_settings,
-    override_recipe,
-)
+from pipelines.training.flags import division_of, loop_settings, override_recipe
 from pipelines.training.image_dataset import Crops, ImageCrops, load_batches
 from pipelines.training.loop import OnStep, Source, train
 from pipelines.training.recipe import TokenizerRecipe

@@ -27,7 +27,7 @@ from ops.images import ImageError
 from ops.paths import AnyPath
 from pipelines import encode
 from pipelines.encoding import job
-from pipelines.encoding.flags import EncodeFlags
+from pipelines.flags import EncodeFlags
 from pipelines.inputs.entries import Listing, ListingBuilder
 from pipelines.inputs.reading import Entry, content_hash, read_bytes
 from pipelines.jobs.queue import Done, Piece

@@ -34,7 +34,10 @@ COMMANDS = tuple(
 )
 
 #: What commands import only where they need it.
-LATER = ("numpy.ma", "pyarrow.dataset", "PIL.Image", "torchmetrics", "torchvision", "lpips")
+LATER = (
+    "numpy.ma", "pyarrow.dataset", "PIL.Image", "torchmetrics", "torchvision", "lpips",
+    "pipelines.generation", "pipelines.recipes", "pipelines.reports", "pipelines.training",
+)  # fmt: skip
 
 
 def main() -> None:

@@ -10,10 +10,11 @@ import torch
 
 from pipelines import evaluate, train_prior
 from pipelines.conditioning import make_condition_encoder
+from pipelines.flags import TrainPriorFlags
 from pipelines.recipes import PRIOR_RECIPES
 from pipelines.reports.samples import sample_images
 from pipelines.store import CodeStore
-from pipelines.training.flags import TrainPriorFlags, override_recipe
+from pipelines.training.flags import override_recipe
 from pipelines.training.prior_run import open_data
 from prior import load_prior
 from tests.condition_run import FACTOR, GRID, SIDE, TRAINING, WINDOW, condition_flag, train

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from ops.images import decode_image
-from pipelines import demo
+from pipelines import demo, demo_stages
+from pipelines.flags import DemoFlags
 from pipelines.inputs import list_input
 from prior import model_folder
 from tests.cascade_run import make_bundled
@@ -25,9 +26,9 @@ BROKEN = b"GIF89a"  # an image's first bytes only
 def test_photographs_are_real_and_need_no_download(tmp_path: Path) -> None:
     pytest.importorskip("skimage")
     pytest.importorskip("sklearn")
-    demo.gather_photographs(tmp_path)
+    demo_stages.gather_photographs(tmp_path)
     paths = sorted(tmp_path.iterdir())
-    assert 8 <= len(paths) <= len(demo.PHOTOGRAPHS)
+    assert 8 <= len(paths) <= len(demo_stages.PHOTOGRAPHS)
     for path in paths:
         image = decode_image(path.read_bytes())
         assert min(image.shape[:2]) >= 256
@@ -35,28 +36,28 @@ def test_photographs_are_real_and_need_no_download(tmp_path: Path) -> None:
 
 
 def test_gathering_again_keeps_the_photographs(tmp_path: Path) -> None:
-    demo.gather_photographs(tmp_path)
+    demo_stages.gather_photographs(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    demo.gather_photographs(tmp_path)
+    demo_stages.gather_photographs(tmp_path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
 def test_missing_packages_are_an_error_that_names_the_flag(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo, "PHOTOGRAPHS", (("no_such_package", "a.png"),))
-    with pytest.raises(demo.UserError, match="--images"):
-        demo.gather_photographs(tmp_path)
+    monkeypatch.setattr(demo_stages, "PHOTOGRAPHS", (("no_such_package", "a.png"),))
+    with pytest.raises(demo_stages.UserError, match="--images"):
+        demo_stages.gather_photographs(tmp_path)
 
 
 def test_a_demo_with_other_settings_is_renamed(tmp_path: Path) -> None:
     out = tmp_path / "demo"
-    assert demo.set_aside(out, {"images": "a"}) is None
+    assert demo_stages.set_aside(out, {"images": "a"}) is None
     for name in ("a", "b"):
         out.mkdir()
         (out / "demo.json").write_text(json.dumps({"images": name}))
-        assert demo.set_aside(out, {"images": name}) is None
-        renamed = demo.set_aside(out, {"images": "c"})
+        assert demo_stages.set_aside(out, {"images": name}) is None
+        renamed = demo_stages.set_aside(out, {"images": "c"})
         assert renamed is not None
         assert json.loads((renamed / "demo.json").read_text()) == {"images": name}
         assert not out.exists()
@@ -65,7 +66,7 @@ def test_a_demo_with_other_settings_is_renamed(tmp_path: Path) -> None:
 def test_timings_add_up_over_runs(tmp_path: Path) -> None:
     path = tmp_path / "timings.json"
     for stage, seconds in (("encode", 1.0), ("train", 5.0), ("encode", 0.5)):
-        demo.add_timing(path, stage, seconds)
+        demo_stages.add_timing(path, stage, seconds)
     assert json.loads(path.read_text()) == [
         {"stage": "encode", "seconds": 1.5},
         {"stage": "train", "seconds": 5.0},
@@ -107,7 +108,7 @@ def test_a_small_demo_completes_and_does_nothing_again(
 ) -> None:
     make_bundled(tmp_path / "weights")
     monkeypatch.setattr(model_folder, "WEIGHTS", tmp_path / "weights")
-    monkeypatch.setattr(demo, "THUMBNAIL", 40)
+    monkeypatch.setattr(demo_stages, "THUMBNAIL", 40)
     out = tmp_path / "demo"
     assert run_demo(photographs, tmp_path) == 0
     assert "100 rows of 16x16 codes" in capsys.readouterr().out
@@ -136,8 +137,8 @@ def test_stages_without_their_bundled_prior_are_left_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(model_folder, "WEIGHTS", tmp_path / "none")
-    flags = demo.Flags(images=photographs, out=tmp_path / "demo")
-    for name, stage in demo.stages_of(flags, photographs):
+    flags = DemoFlags(images=photographs, out=tmp_path / "demo")
+    for name, stage in demo_stages.stages_of(flags, photographs):
         if "bundled" in name:
             assert stage() == 0
     assert capsys.readouterr().out.splitlines() == [
@@ -151,9 +152,9 @@ def test_the_largest_photograph_is_shrunk(tmp_path: Path) -> None:
     for name, size in (("a", (50, 20)), ("b", (30, 31)), ("c", (31, 30))):
         Image.new("RGB", size).save(tmp_path / f"{name}.png")
     (tmp_path / "d.png").write_bytes(BROKEN)
-    assert demo.largest_image(list_input(tmp_path).entries).key == "b.png"
-    with pytest.raises(demo.UserError, match="can be read"):
-        demo.largest_image([])
+    assert demo_stages.largest_image(list_input(tmp_path).entries).key == "b.png"
+    with pytest.raises(demo_stages.UserError, match="can be read"):
+        demo_stages.largest_image([])
 
 
 def test_a_failed_stage_stops_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

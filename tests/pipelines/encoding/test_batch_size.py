@@ -13,8 +13,8 @@ from ops.device_memory import DeviceMemoryError
 from ops.images import Transform
 from pipelines.encoding import batch_size
 from pipelines.encoding.batch_size import BatchSizer, fitting_batch_size
-from pipelines.encoding.flags import EncodeFlags
 from pipelines.encoding.settings import check_same, plan_settings
+from pipelines.flags import EncodeFlags
 from pipelines.jobs import WorkerDevices
 from pipelines.planning import PlanSettings
 from pipelines.store import StoreError

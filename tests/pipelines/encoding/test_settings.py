@@ -10,10 +10,10 @@ from ops.config import ConfigError
 from ops.cpu import Convolution, nnpack_works
 from ops.images import DECODERS, Transform
 from pipelines.encoding import settings as encode_settings
-from pipelines.encoding.flags import EncodeFlags
 from pipelines.encoding.settings import check_same, plan_settings, run_environment
 from pipelines.encoding.sources import source_of
 from pipelines.encoding.worker import EncodeWorker
+from pipelines.flags import EncodeFlags
 from pipelines.jobs import WorkerDevices, accepted
 from pipelines.store import StoreError
 from tests.clusters import cluster_of

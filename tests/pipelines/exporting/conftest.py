@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import export
+from pipelines.console.settings_file import SETTINGS
 from tests.exported_store import make_exported_store
 
 
@@ -21,9 +22,9 @@ def run_export(store: Path, out: Path, to: str, *more: object) -> int:
 
 
 def everything(root: Path) -> dict[str, bytes]:
-    """Every file of an export, by path, but for the lock."""
+    """Every file of an export, by path, but for the lock and the flags."""
     return {
         path.relative_to(root).as_posix(): path.read_bytes()
         for path in sorted(root.rglob("*"))
-        if path.is_file() and path.name != "driver.lock"
+        if path.is_file() and path.name not in ("driver.lock", SETTINGS)
     }

@@ -120,7 +120,8 @@ def test_help_describes_bundled_priors_and_those_that_are_named(
 ):
     own = make_prior(tmp_path / "own", "tiny", load_prior("clothing").conditions.parts[0])
     monkeypatch.setattr(model_folder, "load_weights", None)  # config.json alone is read
-    shown = help_of(capsys)
+    assert "With --prior NAME|RUN" in help_of(capsys)
+    shown = help_of(capsys, "--prior", "clothing")
     assert "clothing: trained on 32x32 pixels with class; labels dress, hat, shoes" in shown
     assert "recommended settings: --top-p 0.9, --guidance-scale 2.0" in shown
     assert "photo-upscale4: trained on 32x32 pixels with low_res; enlarges 2 times" in shown

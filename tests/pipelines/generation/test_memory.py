@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from pipelines.conditioning import find_tokenizer
-from pipelines.generation.flags import GenerateFlags, make_request
+from pipelines.flags import GenerateFlags
+from pipelines.generation.flags import make_request
 from pipelines.generation.settings import GenerationRequest, read_record
 from pipelines.jobs import WorkerDevices
 from pipelines.store import StoreError

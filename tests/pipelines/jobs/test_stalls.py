@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from ops.config import ConfigError
+from pipelines.flags import stall_seconds
 from pipelines.jobs import local
 from pipelines.jobs.fork_server import ForkServer, fork_server
 from pipelines.jobs.queue import JobError
 from pipelines.jobs.run import run_tasks
-from pipelines.jobs.stalls import StallWatch, stall_seconds
+from pipelines.jobs.stalls import StallWatch
 
 LIMIT = 0.3  # seconds
 

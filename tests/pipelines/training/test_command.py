@@ -4,8 +4,8 @@ import pytest
 
 from ops.config import ConfigError
 from ops.files import LockedError, exclusive_lock
+from pipelines.flags import TrainingFlags
 from pipelines.training.command import run_training
-from pipelines.training.flags import TrainingFlags
 
 
 def test_the_last_line_says_what_was_done_and_what_comes_next(tmp_path):

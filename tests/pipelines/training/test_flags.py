@@ -5,13 +5,9 @@ import torch
 
 from ops.config import ConfigError
 from ops.ranks import ALONE
+from pipelines.flags import TrainingFlags
 from pipelines.recipes import PRIOR_RECIPES, TOKENIZER_RECIPES
-from pipelines.training.flags import (
-    TrainingFlags,
-    loop_settings,
-    override_recipe,
-    parallel_config_of,
-)
+from pipelines.training.flags import loop_settings, override_recipe, parallel_config_of
 
 
 def flags(**given):

@@ -2,8 +2,9 @@ import json
 
 import pytest
 
+from pipelines.flags import TrainingFlags
 from pipelines.recipes import PRIOR_RECIPES
-from pipelines.training.flags import TrainingFlags, override_recipe
+from pipelines.training.flags import override_recipe
 from pipelines.training.loop import TrainingError
 from pipelines.training.run_record import FORMAT, pin_precision, pin_settings, run_settings
 

@@ -1,7 +1,7 @@
 import torch
 
+from pipelines.flags import TrainTokenizerFlags
 from pipelines.training import tokenizer_run
-from pipelines.training.flags import TrainTokenizerFlags
 
 
 def test_loader_workers_default_to_a_part_of_the_cores(monkeypatch, tmp_path):

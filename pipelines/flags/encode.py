@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
 from ops.config import ConfigError, Count, Range, Seed, Share
 from pipelines.console import PathOrURI, StorageOptions
-from pipelines.jobs import STALL_TIMEOUT, Accept, stall_seconds
-from pipelines.store import CLASS
+from pipelines.flags.flag_types import STALL_TIMEOUT, Accept, stall_seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +23,8 @@ class EncodeFlags:
     compensation; one that is broken is noted), alpha is composited on white, and of an animation
     the first frame is taken. A store that was begun by a version without this is not extended.
     """
+
+    EXAMPLE: ClassVar[str] = "--in imgs/ --out codes.zarr"
 
     in_: Annotated[tuple[Path, ...], tyro.conf.arg(name="in")]
     """Folder of images, tar files (WebDataset) or Parquet tables, searched recursively; or one
@@ -154,12 +155,12 @@ class EncodeFlags:
         return "field" if self.label_column is not None else self.labels
 
 
-def check_flags(flags: EncodeFlags) -> None:
+def check_encode_flags(flags: EncodeFlags) -> None:
     """Raise ConfigError for flags that contradict each other or are out of range."""
     if flags.address and not flags.workers:
         raise ConfigError("--address needs --workers: the number of actors to start there.")
     stall_seconds(flags.stall_timeout)
-    if flags.labels_from != "none" and any(track.startswith(f"{CLASS}=") for track in flags.track):
+    if flags.labels_from != "none" and any(track.startswith("class=") for track in flags.track):
         raise ConfigError(
             f"--labels {flags.labels_from} gives classes, and so does --track class. Ask for one "
             "of them."

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
 from ops.config import Range
-from pipelines.exporting.formats import formats_help
+from pipelines.flags.export_formats import formats_help
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +19,8 @@ class ExportFlags:
     Rows that failed, or that newer ones replace, are left out and counted. Labels, keys and further
     tracks are carried over. Run it again to resume, or after the store has grown.
     """
+
+    EXAMPLE: ClassVar[str] = "store codes.zarr --to webdataset --out tars/"
 
     kind: tyro.conf.Positional[Annotated[Literal["store"], tyro.conf.arg()]]
     """what is exported"""
