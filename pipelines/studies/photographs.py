@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pipelines.demo import gather_photographs
+from pipelines.demo_stages import gather_photographs
 from pipelines.inputs import Entry
 from pipelines.studies.context import HELD_OUT, IMAGE_SIZE, StudyContext
 from pipelines.studies.study import StudyError
