@@ -29,6 +29,7 @@ from tokenizer import VQGAN
 # needs many.
 PIXELS_PER_BATCH = {"cpu": 256 * 256, "cuda": 64 * 256 * 256}
 MAX_BATCH_SIZE = 256
+MOST_ROWS_PER_TASK = 65_536
 #: Of settings that stores of earlier versions lack.
 NOT_RECORDED = {"compile": "no"}
 #: From so many images on, a compiled encoder saves more time than compiling it takes.
@@ -169,8 +170,10 @@ def _default_batch_size(device_type: str, transform: Transform) -> int:
 
 
 def _default_rows_per_task(num_rows: int) -> int:
-    """About 64 tasks of 256 to 4,096 rows: quick to redo, large enough to read fast."""
-    return min(max(256, -(-num_rows // 64**2) * 64), 4096)
+    """About 64 tasks of 256 to 4,096 rows: quick to redo, large enough to read fast. Of millions of
+    rows about 1,024 tasks of up to 65,536 rows: each has files of its own."""
+    few, many = (-(-num_rows // count // 64) * 64 for count in (64, 1024))
+    return min(max(256, min(few, 4096), many), MOST_ROWS_PER_TASK)
 
 
 def check_same(

@@ -14,7 +14,8 @@ from pipelines.inputs.carried import parse_carry
 from pipelines.inputs.entries import Listing
 from pipelines.inputs.fields import Fields
 from pipelines.inputs.file_names import FileNames
-from pipelines.inputs.holdout import held_out, which_held_out
+from pipelines.inputs.holdout import held_out, held_out_hashes, which_held_out
+from pipelines.inputs.input_state import input_state
 from pipelines.inputs.listing import label_lines, list_input
 from pipelines.inputs.members import MEMBER_SCHEMA, MemberCache, Members
 from pipelines.inputs.parquet import group_of, is_table
@@ -52,7 +53,9 @@ __all__ = [
     "fixed_path",
     "group_of",
     "held_out",
+    "held_out_hashes",
     "input_sources",
+    "input_state",
     "is_table",
     "label_lines",
     "list_input",

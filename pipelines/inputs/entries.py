@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.inputs.members import escaped
 from pipelines.inputs.reading import Entry
@@ -80,9 +81,9 @@ class ListingBuilder:
         """Everything added so far."""
         self._flush()
         table = pa.Table.from_batches(self._batches, ENTRY_SCHEMA)
-        order = [(name, "ascending") for name in ("key", "uri", "offset")]
+        self._batches.clear()
         return Listing(
-            table.sort_by(order), sorted(self.skipped), sorted(self.unread), sorted(self.unused)
+            sorted_entries(table), sorted(self.skipped), sorted(self.unread), sorted(self.unused)
         )
 
     def _flush(self) -> None:
@@ -92,3 +93,20 @@ class ListingBuilder:
         ]
         self._batches.append(pa.record_batch(columns, schema=ENTRY_SCHEMA))
         self._entries.clear()
+
+
+def sorted_entries(table: pa.Table) -> pa.Table:
+    """A table of ENTRY_SCHEMA sorted by key, then uri, then offset.
+
+    Archives mostly come in order, and then nothing is copied; else one column after the other is,
+    so that never two whole tables are in memory.
+    """
+    keys = table["key"]
+    if len(keys) < 2 or pc.all(pc.less(keys.slice(0, len(keys) - 1), keys.slice(1))).as_py():
+        return table
+    order = pc.sort_indices(table, [(name, "ascending") for name in ("key", "uri", "offset")])
+    columns = []
+    for name in ENTRY_SCHEMA.names:
+        columns.append(table[name].take(order))
+        table = table.drop_columns([name])
+    return pa.table(columns, schema=ENTRY_SCHEMA)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ops.key_hashes import key_hashes
 
 
 def held_out(key: str, share: float) -> bool:
@@ -18,7 +20,10 @@ def held_out(key: str, share: float) -> bool:
 
 
 def which_held_out(keys: Iterable[bytes], share: float) -> NDArray[np.bool_]:
-    """`held_out` of many keys in UTF-8, as a mask (N,); about 0.6 us a key, mostly sha256."""
-    sha256 = hashlib.sha256
-    hashes = np.frombuffer(b"".join([sha256(key).digest()[:4] for key in keys]), ">u4")
+    """`held_out` of many keys in UTF-8, as a mask (N,)."""
+    return held_out_hashes(key_hashes(keys) >> 32, share)
+
+
+def held_out_hashes(hashes: NDArray[np.integer[Any]], share: float) -> NDArray[np.bool_]:
+    """`held_out` of the keys whose hashes (N,) begin with these four bytes, as a mask (N,)."""
     return hashes < share * 2**32

@@ -19,6 +19,11 @@ from pipelines.planning.plan import (
     task_table,
     write_part,
 )
+from pipelines.planning.planned_input import (
+    PlannedInput,
+    keep_planned_input,
+    read_planned_input,
+)
 from pipelines.planning.rows import PLAN_SCHEMA, planned_rows
 from pipelines.planning.selection import Selection, Selector
 from pipelines.planning.source_records import ArchiveLists
@@ -29,15 +34,18 @@ __all__ = [
     "PLAN_SCHEMA",
     "Plan",
     "PlanSettings",
+    "PlannedInput",
     "Selection",
     "Selector",
     "Task",
     "extend_plan",
     "grids_of",
+    "keep_planned_input",
     "parse_condition",
     "planned_rows",
     "prune_plan",
     "read_plan",
+    "read_planned_input",
     "task_table",
     "write_part",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pyarrow.compute as pc
 from ops.images import ImageError
 from ops.paths import AnyPath
 from pipelines.inputs import content_hash, read_bytes, thread_map
-from pipelines.planning.rows import planned_rows
+from pipelines.planning.rows import BATCH, planned_rows
 from pipelines.store import (
     INDEX_SCHEMA,
     committed_tasks,
@@ -42,6 +43,8 @@ def new_entries(
     """
     again = repeated(listing["key"])
     newest = _newest_images(root, num_parts)
+    if not len(newest) and not again.any():  # nothing to compare a new store's input with
+        return _with_older(listing, _nulls(len(listing), newest.schema, ("grid", "row")))
     positions = np.where(again, -1, _positions(listing["key"], newest["key"]))
     found = pa.array(positions, mask=positions < 0)  # null for a key without a planned row
     known = _is_true(pc.equal(listing["etag"], newest["etag"].take(found)))
@@ -51,11 +54,28 @@ def new_entries(
         known &= ~_is_true(pc.is_in(addresses(newest.take(found)), value_set=_failed(root)))
     duplicates = listing.filter(pa.array(again))
     known[again] = _known_duplicates(root, num_parts, duplicates)
-    chosen = pa.array(~known)
-    new, older = listing.filter(chosen), newest.take(found.filter(chosen))
-    etags = pc.if_else(pa.array(again[~known]), DUPLICATE, new["etag"])
-    new = new.set_column(new.schema.get_field_index("etag"), "etag", etags)
+    new, older = listing, newest.select(["grid", "row"]).take(found)
+    if known.any():
+        chosen = pa.array(~known)
+        new, older = listing.filter(chosen), older.filter(chosen)
+    if again[~known].any():
+        etags = pc.if_else(pa.array(again[~known]), DUPLICATE, new["etag"])
+        new = new.set_column(new.schema.get_field_index("etag"), "etag", etags)
+    return _with_older(new, older)
+
+
+def _with_older(new: pa.Table, older: pa.Table) -> pa.Table:
     return new.append_column("older_grid", older["grid"]).append_column("older_row", older["row"])
+
+
+def _nulls(length: int, schema: pa.Schema, names: Sequence[str]) -> pa.Table:
+    """Columns of nulls, whose chunks share their memory."""
+    full, rest = divmod(length, BATCH)
+    columns = {}
+    for name in names:
+        chunk = pa.nulls(BATCH, schema.field(name).type)
+        columns[name] = pa.chunked_array([*[chunk] * full, chunk.slice(0, rest)])
+    return pa.table(columns)
 
 
 def addresses(table: pa.Table) -> pa.ChunkedArray:

@@ -1,9 +1,9 @@
 """The frozen plan of a store: which row each image gets, and which rows make a task.
 
-A plan grows by parts, and written parts never change. Task k of a grid owns the rows
-[k * rows_per_task, (k + 1) * rows_per_task): images added later start new tasks, and the rows that
-the last task before them did not fill stay empty. A part is a Parquet file with one row group a
-task. An image's views are consecutive rows.
+A plan grows by parts of at most PART_ROWS rows, and written parts never change. Task k of a grid
+owns the rows [k * rows_per_task, (k + 1) * rows_per_task): images added later start new tasks, and
+the rows that the last task before them did not fill stay empty. A part is a Parquet file with one
+row group a task. An image's views are consecutive rows.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from __future__ import annotations
 import errno
 import functools
 import io
+import math
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,10 +44,12 @@ from pipelines.store import (
     write_tombstones,
 )
 
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
 #: From the new images and the whole listing, the images to plan.
 Select = Callable[[pa.Table, pa.Table], pa.Table]
 #: Columns that a row has from its entry.
 ENTRY_COLUMNS = ("key", "uri", "offset", "size", "etag", "caption", "carried")
+PART_ROWS = 10_000_000  # of a part, unless a single task or the views of an image need more
 MAX_TASKS = 10**9 - 1  # of a grid: names of files have at most nine digits
 
 
@@ -202,8 +205,7 @@ def extend_plan(
         new = select(new, listing)
     if len(new):
         label_names = _more_names(plan.label_names if plan else (), new["label_name"])
-        by_grid = _split_by(new, grids_of(new))
-        _write_part(root, plan, settings, label_names, by_grid, views)
+        _write_parts(root, plan, settings, label_names, Entries(new, grids_of(new), views))
         plan = read_plan(root)
     if plan is None:
         raise StoreError("There is nothing to plan: every image was left out.")
@@ -234,37 +236,86 @@ def _more_names(names: tuple[str, ...], found: pa.ChunkedArray) -> tuple[str, ..
     return names + tuple(sorted(set(found.unique().drop_null().to_pylist()) - set(names)))
 
 
-def _split_by(entries: pa.Table, grids: pa.Array) -> dict[str, pa.Table]:
-    """Grid name -> its entries, in their order."""
-    names = sorted(pc.unique(grids).to_pylist())
-    return {grid: entries.filter(pc.equal(grids, grid)).combine_chunks() for grid in names}
+class Entries:
+    """Entries to plan, by grid shape, `views` rows each."""
+
+    def __init__(self, table: pa.Table, grids: pa.Array, views: int) -> None:
+        self.views = views
+        self._table, self._grids = table, grids
+        self._grid, self._of_grid = "", table.slice(0, 0)
+        found = pc.value_counts(grids)
+        names, counts = (found.field(name).to_pylist() for name in ("values", "counts"))
+        #: Grid name -> number of rows, by name.
+        self.num_rows = {
+            grid: count * views for grid, count in sorted(zip(names, counts, strict=True))
+        }
+
+    def of_grid(self, grid: str) -> pa.Table:
+        """The entries of a grid, in their order; those of one grid at a time are kept."""
+        if len(self.num_rows) == 1:
+            return self._table
+        if grid != self._grid:
+            chosen = self._table.filter(pc.equal(self._grids, grid))
+            self._grid, self._of_grid = grid, chosen
+        return self._of_grid
+
+    def rows(self, grid: str, first: int, count: int) -> tuple[pa.Table, IntArray]:
+        """The entries (count,) of `count` rows of a grid from its row `first` on, and their
+        views."""
+        lines = np.arange(first, first + count)
+        start = first // self.views
+        near = self.of_grid(grid).slice(start, lines[-1] // self.views + 1 - start)
+        if self.views > 1:
+            near = near.combine_chunks().take(pa.array(lines // self.views - start))
+        return near, lines % self.views
 
 
-def _write_part(
+def _write_parts(
     root: AnyPath,
     plan: Plan | None,
     settings: PlanSettings,
     label_names: tuple[str, ...],
-    by_grid: dict[str, pa.Table],
-    views: int,
+    entries: Entries,
 ) -> None:
+    """Write the entries' rows to new parts, in order: one that is killed after some is continued
+    with the same rows in the same tasks."""
     next_task: dict[str, int] = {}
     for task in plan.tasks if plan else ():
         next_task[task.grid] = max(next_task.get(task.grid, 0), task.number + 1)
-    part = plan.num_parts if plan else 0
-    tasks: list[tuple[Task, int]] = []  # with its first view's number in `by_grid`
-    for grid, entries in by_grid.items():
-        num_rows = len(entries) * views
-        for offset, first in enumerate(range(0, num_rows, settings.rows_per_task)):
-            count = min(settings.rows_per_task, num_rows - first)
-            number = next_task.get(grid, 0) + offset
-            task = Task(grid=grid, number=number, num_rows=count, part=part, group=len(tasks))
-            tasks.append((task, first))
-    size = settings.rows_per_task
-    tables = (
-        _planned(by_grid[task.grid], task, first, size, views, label_names) for task, first in tasks
-    )
-    write_part(root, part, settings, label_names, [task for task, _ in tasks], tables)
+    first_part, size = plan.num_parts if plan else 0, settings.rows_per_task
+    for part, tasks in enumerate(_parts_of(entries, size), first_part):
+        numbered = [
+            Task(
+                grid=grid,
+                number=next_task.get(grid, 0) + first // size,
+                num_rows=min(size, entries.num_rows[grid] - first),
+                part=part,
+                group=group,
+            )
+            for group, (grid, first) in enumerate(tasks)
+        ]
+        tables = (
+            _planned(entries, task, first, size, label_names)
+            for task, (_, first) in zip(numbered, tasks, strict=True)
+        )
+        write_part(root, part, settings, label_names, numbered, tables)
+
+
+def _parts_of(entries: Entries, rows_per_task: int) -> Iterator[list[tuple[str, int]]]:
+    """The tasks of each part, as grid and first row among the entries' rows of that grid.
+
+    A part ends where an image ends: of one that is planned in part, the other views would never be.
+    """
+    part: list[tuple[str, int]] = []
+    whole_images = rows_per_task * entries.views // math.gcd(rows_per_task, entries.views)
+    for grid, num_rows in entries.num_rows.items():
+        for start in range(0, num_rows, whole_images):
+            tasks = range(start, min(start + whole_images, num_rows), rows_per_task)
+            if part and (len(part) + len(tasks)) * rows_per_task > PART_ROWS:
+                yield part
+                part = []
+            part += [(grid, first) for first in tasks]
+    yield part
 
 
 def write_part(
@@ -290,17 +341,11 @@ def write_part(
 
 
 def _planned(
-    entries: pa.Table,
-    task: Task,
-    first: int,
-    rows_per_task: int,
-    views: int,
-    label_names: tuple[str, ...],
+    entries: Entries, task: Task, first: int, rows_per_task: int, label_names: tuple[str, ...]
 ) -> pa.Table:
-    """The rows of one task (PLAN_SCHEMA): the views of `entries` from view number `first` on."""
-    lines = np.arange(first, first + task.num_rows)
-    chosen = entries.take(pa.array(lines // views))
-    view = pa.array(lines % views)
+    """The rows of one task (PLAN_SCHEMA), from the entries' row `first` of its grid on."""
+    chosen, views = entries.rows(task.grid, first, task.num_rows)
+    view = pa.array(views)
     older = chosen.select(["older_grid", "older_row"]).rename_columns(["grid", "row"])
     # An image's views are consecutive rows, those of its older content too.
     older = older.set_column(1, "row", pc.add(older["row"], view))

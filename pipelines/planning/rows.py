@@ -19,16 +19,16 @@ from pipelines.store import (
 
 PLAN_SCHEMA = pa.schema(
     [
-        pa.field("key", pa.string(), nullable=False),
+        pa.field("key", pa.large_string(), nullable=False),
         pa.field("view", pa.int32(), nullable=False),
-        pa.field("uri", pa.string(), nullable=False),
+        pa.field("uri", pa.large_string(), nullable=False),
         pa.field("offset", pa.int64()),
         pa.field("size", pa.int64(), nullable=False),
-        pa.field("etag", pa.string(), nullable=False),
+        pa.field("etag", pa.large_string(), nullable=False),
         pa.field("label", pa.int32()),
-        pa.field("grid", pa.string(), nullable=False),
+        pa.field("grid", pa.large_string(), nullable=False),
         pa.field("row", pa.int64(), nullable=False),
-        pa.field("replaces", pa.string()),  # "grid/row" of the same image's older content
+        pa.field("replaces", pa.large_string()),  # "grid/row" of the same image's older content
         *CARRIED_FIELDS,
     ]
 )
@@ -43,22 +43,15 @@ def corrupt_plan(path: AnyPath) -> AbstractContextManager[None]:
 
 
 def planned_rows(root: AnyPath, num_parts: int, columns: tuple[str, ...]) -> Iterator[pa.Table]:
-    """Some columns of every planned row, oldest first, in batches; strings become large strings.
+    """Some columns of every planned row, oldest first, in batches.
 
     Raises StoreError if a part of the plan is corrupt.
     """
     schema = pa.schema([PLAN_SCHEMA.field(name) for name in columns])
+    # So that they go together with tables of unknown origin.
+    nullable = pa.schema([field.with_nullable(True) for field in schema])
     for part in range(num_parts):
         path = plan_path(root, part)
         with corrupt_plan(path):
             for batch in open_parquet(path).iter_batches(BATCH, columns=list(columns)):
-                table = checked_table(pa.Table.from_batches([batch]), schema)
-                yield _with_large_strings(table)
-
-
-def _with_large_strings(table: pa.Table) -> pa.Table:
-    fields = [
-        (column.name, pa.large_string() if pa.types.is_string(column.type) else column.type)
-        for column in table.schema
-    ]
-    return table.cast(pa.schema(fields))
+                yield checked_table(pa.Table.from_batches([batch]), schema).cast(nullable)

@@ -73,6 +73,7 @@ from pipelines.store.recovery import (
     remove_partials,
     write_checksums,
 )
+from pipelines.store.row_table import numbered_images
 from pipelines.store.shards import row_checksums
 from pipelines.store.task_buffer import (
     CRASHED,
@@ -146,6 +147,7 @@ __all__ = [
     "made_in_of",
     "metadata_files",
     "num_parts",
+    "numbered_images",
     "open_parquet",
     "parquet_bytes",
     "parse_environments",

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -48,19 +49,23 @@ SHA256 = re.compile("[0-9a-f]{64}")
 
 INDEX_SCHEMA = pa.schema(
     [
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("grid", pa.string(), nullable=False),
+        pa.field("key", pa.large_string(), nullable=False),
+        pa.field("source", pa.large_string(), nullable=False),
+        pa.field("grid", pa.large_string(), nullable=False),
         pa.field("row", pa.int64(), nullable=False),
         pa.field("view", pa.int32(), nullable=False),
         pa.field("label", pa.int32()),
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
-        pa.field("status", pa.string(), nullable=False),  # "ok", or a short reason
-        pa.field("error", pa.string()),  # why it failed; of an ok row what was not used, or null
+        pa.field("status", pa.large_string(), nullable=False),  # "ok", or a short reason
+        pa.field(
+            "error", pa.large_string()
+        ),  # why it failed; of an ok row what was not used, or null
         pa.field("checksum", pa.uint32(), nullable=False),  # crc32c of the row's raw bytes
-        pa.field("content", pa.string()),  # hash of the image file's bytes, where they were read
-        pa.field("replaces", pa.string()),  # "grid/row" of the row this one is newer than
+        pa.field(
+            "content", pa.large_string()
+        ),  # hash of the image file's bytes, where they were read
+        pa.field("replaces", pa.large_string()),  # "grid/row" of the row this one is newer than
         *CARRIED_FIELDS,
     ]
 )
@@ -113,22 +118,45 @@ def _part_bytes(
     return parquet_bytes(table.replace_schema_metadata(description_metadata(description)))
 
 
+def describe_part(root: AnyPath, grid: str, task: int) -> tuple[int, dict[str, Any]]:
+    """How many rows one task's index part has, and {track: {"file", "sha256", "bytes"}} of its
+    shards; its lines are not read. Raises StoreError as read_part does."""
+    path = index_path(root, grid, task)
+    with _corrupt_part(path):
+        _, num_rows, shards = _opened_part(root, grid, task)
+    return num_rows, shards
+
+
 def read_part(root: AnyPath, grid: str, task: int) -> tuple[pa.Table, dict[str, Any]]:
     """One task's index lines, INDEX_SCHEMA, and {track: {"file", "sha256", "bytes"}} of its shards.
 
     Raises StoreError where the part is missing or corrupt: then nothing that it names is used.
     """
     path = index_path(root, grid, task)
-    with corrupt_as(lambda error: StoreError(f"{path}: corrupt index part ({error}). Run verify.")):
-        file = open_parquet(path)
-        if not 0 < file.metadata.num_rows <= MAX_ROWS_PER_TASK:
-            raise ValueError(f"it has {file.metadata.num_rows:,} rows")
-        description = read_description(path, file.schema_arrow.metadata)
-        shards = _checked_shards(track_name(root), grid, task, description["shards"])
-        parse_environments(description, file.metadata.num_rows)
+    with _corrupt_part(path):
+        file, _, shards = _opened_part(root, grid, task)
         lines = checked_table(file.read(), INDEX_SCHEMA)
         _check_lines(grid, lines)
     return lines, shards
+
+
+def _corrupt_part(path: AnyPath) -> AbstractContextManager[None]:
+    return corrupt_as(
+        lambda error: StoreError(f"{path}: corrupt index part ({error}). Run verify.")
+    )
+
+
+def _opened_part(root: AnyPath, grid: str, task: int) -> tuple[Any, int, dict[str, Any]]:
+    """The file of an index part, its number of rows and its shards, checked."""
+    path = index_path(root, grid, task)
+    file = open_parquet(path)
+    num_rows = file.metadata.num_rows
+    if not 0 < num_rows <= MAX_ROWS_PER_TASK:
+        raise ValueError(f"it has {num_rows:,} rows")
+    description = read_description(path, file.schema_arrow.metadata)
+    shards = _checked_shards(track_name(root), grid, task, description["shards"])
+    parse_environments(description, num_rows)
+    return file, num_rows, shards
 
 
 def read_environments(root: AnyPath, grid: str, task: int) -> list[MadeIn]:
@@ -137,7 +165,7 @@ def read_environments(root: AnyPath, grid: str, task: int) -> list[MadeIn]:
     None where an earlier version made them. Raises StoreError where the part is missing or corrupt.
     """
     path = index_path(root, grid, task)
-    with corrupt_as(lambda error: StoreError(f"{path}: corrupt index part ({error}). Run verify.")):
+    with _corrupt_part(path):
         file = open_parquet(path)
         description = read_description(path, file.schema_arrow.metadata)
         return parse_environments(description, file.metadata.num_rows)

@@ -8,8 +8,9 @@
       _tombstones/<n>.parquet           rows whose images are gone from the input
       _tokenizer/image/                 a copy of the tokenizer that made the codes
       _checksums.json                   sha256 of each file of the four folders above
-      _sources/                         what archives hold, so that they are not listed again, and
-                                        which images were left out
+      _sources/                         what archives hold, so that they are not listed again,
+                                        which images were left out, and which input is planned
+      _rows/<state>/                    what readers need of a large index, as columns: row_table.py
       _staging/                         files being written
       _tracks/depth/                    the track directory of a further track: folders as above,
                                         and _source.json; its arrays lie next to the image's

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,8 @@ import torch
 from ops.file_cache import FileCache
 from ops.paths import AnyPath, ObjectPath, exists, parse_path
 from pipelines.flags import CACHE_BYTES
-from pipelines.store.commit import INDEX_SCHEMA, committed_tasks, read_part
+from pipelines.store.commit import INDEX_SCHEMA, committed_tasks, describe_part, read_part
+from pipelines.store.index_scan import IndexScan, scan_index, without_rows
 from pipelines.store.layout import (
     CLASS,
     StoreError,
@@ -30,13 +31,22 @@ from pipelines.store.layout import (
 )
 from pipelines.store.mapping import ShardFiles
 from pipelines.store.recovery import local_tokenizer
+from pipelines.store.row_table import (
+    Keeping,
+    RowTable,
+    index_state,
+    make_row_table,
+    read_notable,
+)
 from pipelines.store.tombstones import read_tombstones
 from pipelines.store.zarr_metadata import StoreAttributes, fill_value, read_attributes
 
+T = TypeVar("T")
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 Labels = np.ndarray[Any, np.dtype[np.int32]]
 DECODED_BYTES = 512 << 20
-READERS = 16  # index parts that are read from an object store at a time
+READERS = 4  # index parts that are read at a time
+REQUESTS = 16  # the same of an object store: requests wait far longer than they compute
 #: Copies of shards of stores in object stores, unless another folder or size is asked for.
 CACHE_FOLDER = Path("~/.cache/smalti/shards")
 
@@ -66,13 +76,13 @@ class CodeStore:
         #: Bytes of shards that are kept as local files; None where the store is on a disk.
         self.cached_bytes = cache.max_bytes if isinstance(path, ObjectPath) else None
         self._shards = ShardFiles(path, attributes, decoded_bytes, cache)
-        parts = []
-        for (grid, task), (table, shards) in _read_parts(path):
-            self._check_part(grid, task, table)
-            self._shards.add(grid, task, len(table), shards)
-            parts.append(table)
-        #: INDEX_SCHEMA, one line for each committed row, `ok` or not.
-        self.index: pa.Table = pa.concat_tables(parts) if parts else INDEX_SCHEMA.empty_table()
+        #: (grid, task) of each index part, in index order.
+        self._parts = sorted(committed_tasks(path), key=lambda t: (grid_shape(t[0]), t[1]))
+        described = _in_threads(path, lambda task: describe_part(path, *task), self._parts)
+        for (grid, task), (num_rows, shards) in zip(self._parts, described, strict=True):
+            self._check_rows(grid, task, num_rows)
+            self._shards.add(grid, task, num_rows, shards)
+        _ = self.rows  # so that what is wrong with the index is found now
 
     @classmethod
     def open(
@@ -85,8 +95,9 @@ class CodeStore:
     ) -> CodeStore:
         """Open the store at `path`; raises StoreError where it is missing, foreign or corrupt.
 
-        Metadata and index are checked now, codes when they are read. Of a store at `s3://` or
-        `gs://`, at most `cache_bytes` of shards are kept as files in `cache_dir` (by default
+        Metadata and index are checked now, codes when they are read. The index of a large store is
+        read whole once, by the first process that opens it: see row_table.py. Of a store at `s3://`
+        or `gs://`, at most `cache_bytes` of shards are kept as files in `cache_dir` (by default
         CACHE_FOLDER), for all processes of the machine.
         """
         path = parse_path(path) if isinstance(path, str) else path
@@ -94,22 +105,92 @@ class CodeStore:
         folder = Path(cache_dir or CACHE_FOLDER).expanduser()
         return cls(path, read_attributes(path), decoded_bytes, FileCache(folder, cache_bytes))
 
-    def _check_part(self, grid: str, task: int, lines: pa.Table) -> None:
-        """Raise StoreError where lines of the index are not of this task, grid and classes."""
+    def _check_rows(self, grid: str, task: int, num_rows: int, first: int | None = None) -> None:
+        """Raise StoreError where an index part has rows of other tasks or grids."""
         attributes = self._attributes
-        path = index_path(self.path, grid, task)
-        first = task * attributes.rows_per_task
-        end = min(first + attributes.rows_per_task, attributes.grids.get(grid, 0))
-        if lines["row"][0].as_py() != first or first + len(lines) > end:
+        expected = task * attributes.rows_per_task
+        end = min(expected + attributes.rows_per_task, attributes.grids.get(grid, 0))
+        if first not in (None, expected) or expected + num_rows > end:
             raise StoreError(
-                f"{path}: its rows are not those of task {task}, {first} to {end - 1} at most. "
-                "Run verify."
+                f"{index_path(self.path, grid, task)}: its rows are not those of task {task}, "
+                f"{expected} to {end - 1} at most. Run verify."
             )
-        label, names = pc.max(lines["label"]).as_py(), attributes.label_names
+
+    def _check_labels(self, lines: pa.Table, grid: str, task: int) -> None:
+        """Raise StoreError where lines of the index have labels without a class."""
+        label, names = pc.max(lines["label"]).as_py(), self._attributes.label_names
         if label is not None and names and label >= len(names):
             raise StoreError(
-                f"{path}: label {label}, but there are {len(names)} classes. Run verify."
+                f"{index_path(self.path, grid, task)}: label {label}, but there are {len(names)} "
+                "classes. Run verify."
             )
+
+    def _lines(self, places: Sequence[int]) -> Iterator[pa.Table]:
+        """The lines of the index parts at some places of `_parts`, checked; a few in memory."""
+        chosen = [self._parts[place] for place in places]
+        read = _in_threads(self.path, lambda task: read_part(self.path, *task)[0], chosen)
+        for (grid, task), lines in zip(chosen, read, strict=True):
+            self._check_rows(grid, task, len(lines), lines["row"][0].as_py())
+            self._check_labels(lines, grid, task)
+            yield lines
+
+    @cached_property
+    def index(self) -> pa.Table:
+        """INDEX_SCHEMA, one line for each committed row, `ok` or not: some hundred bytes a row.
+
+        Raises StoreError where a part is corrupt.
+        """
+        parts = self._lines(range(len(self._parts)))
+        return pa.concat_tables([INDEX_SCHEMA.empty_table(), *parts])
+
+    @cached_property
+    def _keeping(self) -> Keeping:
+        return Keeping(self.path, self.cache.folder, index_state(self.path), self._fits)
+
+    @cached_property
+    def _kept(self) -> RowTable | None:
+        """The row table that an earlier process has made of this index."""
+        return self._keeping.open()
+
+    def _fits(self, kept: RowTable) -> bool:
+        """Whether a table that may come from elsewhere has no other grids and classes."""
+        known, names = self._attributes.grids, self._attributes.label_names
+        fits = all(count <= known.get(grid, 0) for grid, count in kept.grids.items())
+        if names and len(kept.label):
+            fits = fits and bool(kept.label.min() >= -1 and kept.label.max() < len(names))
+        return fits
+
+    @cached_property
+    def _scan(self) -> IndexScan:
+        return scan_index(len(self._parts), self._lines)
+
+    @cached_property
+    def rows(self) -> RowTable:
+        """The current rows as columns, mapped from files where the store is large."""
+        if self._kept is not None:
+            return self._kept
+        dropped = [*self._with_older(self._replacing_ok).chunks, *self._gone.chunks]
+        addresses = pa.chunked_array(dropped, pa.large_string()).drop_null()
+        table = make_row_table(without_rows(self._scan.rows, addresses))
+        del self._scan  # it takes more memory than the table
+        return self._keeping.keep(table, self.notable)
+
+    @cached_property
+    def notable(self) -> pa.Table:
+        """The lines of `index` of rows that failed, have a note, replace others, or whose image has
+        the bytes of another one."""
+        kept = None if self._kept is None else read_notable(self._kept)
+        return self._scan.notable if kept is None else kept
+
+    @property
+    def _replacing_ok(self) -> pa.ChunkedArray:
+        """Addresses of the rows that a row which is ok replaces; others replace none."""
+        ok = self.notable.filter(pc.equal(self.notable["status"], "ok"))
+        return ok["replaces"].drop_null()
+
+    def __getstate__(self) -> dict[str, Any]:
+        views = ("_rows_of_grids", "_labels_of_grids")  # of a table that is mapped, not copied
+        return {name: value for name, value in self.__dict__.items() if name not in views}
 
     @property
     def track_names(self) -> tuple[str, ...]:
@@ -164,14 +245,14 @@ class CodeStore:
     def _current(self) -> pa.Table:
         """The index lines of the current rows, in order; only a row that is ok replaces another."""
         ok = self.index.filter(pc.equal(self.index["status"], "ok"))
-        replaced = self._with_older(ok["replaces"].drop_null())
+        replaced = self._with_older(self._replacing_ok)
         return _without(_without(ok, replaced), self._gone).combine_chunks()
 
     @cached_property
     def failed(self) -> pa.Table:
         """The index lines of rows that failed and that no later attempt replaces."""
-        failed = self.index.filter(pc.not_equal(self.index["status"], "ok"))
-        return _without(_without(failed, self.index["replaces"]), self._gone)
+        failed = self.notable.filter(pc.not_equal(self.notable["status"], "ok"))
+        return _without(_without(failed, self.notable["replaces"]), self._gone)
 
     @cached_property
     def _gone(self) -> pa.ChunkedArray:
@@ -180,7 +261,7 @@ class CodeStore:
 
     def _with_older(self, addresses: pa.ChunkedArray) -> pa.ChunkedArray:
         """These addresses and those of all rows that they replace, across failed rows too."""
-        newer = self.index.filter(pc.is_valid(self.index["replaces"]))
+        newer = self.notable.filter(pc.is_valid(self.notable["replaces"]))
         if not (len(addresses) and len(newer)):
             return addresses
         names = _addresses(newer)
@@ -193,14 +274,13 @@ class CodeStore:
             places = places[~found[places]]
             found[places] = True
         replaced = newer["replaces"].filter(pa.array(found))
-        return pa.chunked_array([*addresses.chunks, *replaced.chunks], pa.string())
+        return pa.chunked_array([*addresses.chunks, *replaced.chunks], pa.large_string())
 
     @cached_property
     def _rows_of_grids(self) -> dict[str, IntArray]:
-        rows = self._current["row"].to_numpy()
-        grids = self._current["grid"].combine_chunks().dictionary_encode()
-        numbers = grids.indices.to_numpy(zero_copy_only=False)
-        return {grid: rows[numbers == i] for i, grid in enumerate(grids.dictionary.to_pylist())}
+        table = self.rows
+        grids = sorted(table.grids, key=grid_shape)  # index order
+        return {grid: table.row[table.of_grid(grid)] for grid in grids if table.grids[grid]}
 
     @cached_property
     def _labels_of_grids(self) -> dict[str, tuple[IntArray, Labels]]:
@@ -210,11 +290,11 @@ class CodeStore:
             return {grid: track._classes(grid, len(self.label_names)) for grid in track.grids}
         if not self.label_names:  # numbers without names mean nothing
             return {}
-        found = {}
-        for grid in self.grids:
-            lines = self.index.filter(pc.equal(self.index["grid"], grid))
-            found[grid] = lines["row"].to_numpy(), lines["label"].fill_null(-1).to_numpy()
-        return found
+        return {grid: (self.ok_rows(grid), self._labels_of(grid)) for grid in self.grids}
+
+    def _labels_of(self, grid: str) -> Labels:
+        """The labels of the current rows of a grid as the index has them."""
+        return self.rows.label[self.rows.of_grid(grid)]
 
     def _classes(self, grid: str, number: int) -> tuple[IntArray, Labels]:
         """Of a track of classes, its rows and their classes below `number`; -1 for none."""
@@ -240,7 +320,7 @@ class CodeStore:
         return self._rows_of_grids[grid]
 
     def labels(self, grid: str, rows: IntArray) -> Labels:
-        """The labels (n,) of rows of one grid; -1 where an image has none.
+        """The labels (n,) of current rows of one grid; -1 where an image has none.
 
         Raises StoreError where a label is none of the classes.
         """
@@ -253,7 +333,7 @@ class CodeStore:
         return labels
 
     def __len__(self) -> int:
-        return len(self._current)
+        return len(self.rows.row)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         """The current row at a position: its index line and its codes (h, w)."""
@@ -280,7 +360,7 @@ class CodeStore:
         self, grid: str, rows: IntArray, codes: np.ndarray[Any, Any], size: int
     ) -> None:
         """Raise StoreError where a code is not below `size`, but for the fill of failed rows."""
-        failed = self.index.filter((pc.field("grid") == grid) & (pc.field("status") != "ok"))
+        failed = self.notable.filter((pc.field("grid") == grid) & (pc.field("status") != "ok"))
         empty = (codes == fill_value(codes.dtype)).all((1, 2))
         empty &= np.isin(rows, failed["row"].to_numpy())
         high = codes.max((1, 2))
@@ -311,19 +391,18 @@ class CodeStore:
             start += len(rows)
 
 
-def _read_parts(path: AnyPath) -> Iterator[tuple[tuple[str, int], tuple[pa.Table, dict[str, Any]]]]:
-    """Every index part of a store by (grid, task), in order."""
-    tasks = sorted(committed_tasks(path), key=lambda t: (grid_shape(t[0]), t[1]))
-    if not isinstance(path, ObjectPath):
-        yield from ((task, read_part(path, *task)) for task in tasks)
-        return
-    with ThreadPoolExecutor(READERS) as threads:  # requests wait far longer than they compute
-        yield from zip(tasks, threads.map(lambda task: read_part(path, *task), tasks), strict=True)
+def _in_threads(path: AnyPath, read: Callable[[Any], T], tasks: Sequence[Any]) -> Iterator[T]:
+    """`read` of each task, in order, so many at a time that few results wait in memory."""
+    at_once = REQUESTS if isinstance(path, ObjectPath) else READERS
+    with ThreadPoolExecutor(at_once, "index") as threads:
+        for first in range(0, len(tasks), at_once):
+            yield from threads.map(read, tasks[first : first + at_once])
 
 
 def _addresses(lines: pa.Table) -> pa.ChunkedArray:
     """ "grid/row" of each line."""
-    return pc.binary_join_element_wise(lines["grid"], lines["row"].cast(pa.string()), "/")
+    text = pa.large_string()
+    return pc.binary_join_element_wise(lines["grid"], lines["row"].cast(text), pa.scalar("/", text))
 
 
 def _without(lines: pa.Table, addresses: pa.ChunkedArray) -> pa.Table:

@@ -38,6 +38,7 @@ WRITTEN_FOLDERS = (
     "_staging/",
     "_sources/",
     "_sources/archives/",
+    "_rows/",
     "_tokenizer/",
     "g*/",
     "g*/*/",

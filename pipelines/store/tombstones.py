@@ -14,8 +14,8 @@ from pipelines.store.parquet import checked_table, corrupt_as, open_parquet, par
 
 TOMBSTONE_SCHEMA = pa.schema(
     [
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("grid", pa.string(), nullable=False),
+        pa.field("key", pa.large_string(), nullable=False),
+        pa.field("grid", pa.large_string(), nullable=False),
         pa.field("row", pa.int64(), nullable=False),
     ]
 )

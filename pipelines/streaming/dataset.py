@@ -222,7 +222,7 @@ class CodeDataset:
             source = self.sources[number]
             images = source.train[self._orders[number](own_positions[places])]
             if draws is None:
-                return source.first_line[images]
+                return source.first_line(images)
             return source.lines(images, draws[places, 2])
 
         cuts = np.empty((len(positions), 0)) if draws is None else draws[:, :2]
@@ -261,8 +261,7 @@ class CodeDataset:
             samples.source,
             lambda n, places: self._label_tables[n][self.sources[n].labels(samples.line[places])],
         )
-        grid = column(lambda source, lines: source.grid[lines])
-        row = column(lambda source, lines: source.row[lines])
+        grid, row = column(lambda source, lines: np.stack(source.rows(lines), axis=1)).T
         return Places(self._first_pool[samples.source] + grid, row, samples.cuts, labels)
 
     def _read(self, places: Places) -> CodeBatch:

@@ -12,16 +12,48 @@ from numpy.typing import NDArray
 
 from ops.config import UserError
 from ops.grouping import by_group
-from pipelines.inputs import which_held_out
-from pipelines.store import CodeStore, code_dtype, grid_shape
+from pipelines.inputs import held_out_hashes
+from pipelines.store import CodeStore, code_dtype, grid_shape, numbered_images
 from pipelines.streaming.tracks import rows_with_all
 
 IntArray = NDArray[np.int64]
-KEYS_AT_ONCE = 65_536  # keys that exist as Python objects at a time
+AT_ONCE = 1 << 20  # rows for which temporary arrays exist at a time
 
 
 class DatasetError(UserError):
     """A store that cannot be trained on as asked."""
+
+
+class Every:
+    """The numbers 0 .. length - 1, as an array of them would give them, without the array."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, positions: IntArray) -> IntArray:
+        return positions
+
+
+class Chosen:
+    """Some numbers, ascending, in four bytes each where that is enough."""
+
+    def __init__(self, flags: NDArray[np.bool_]) -> None:
+        dtype = np.uint32 if len(flags) <= 2**32 else np.int64
+        found = [
+            (first + np.flatnonzero(flags[first : first + AT_ONCE])).astype(dtype)
+            for first in range(0, len(flags), AT_ONCE)
+        ]
+        self._numbers = np.concatenate([np.empty(0, dtype), *found])
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, positions: IntArray) -> IntArray:
+        numbers: IntArray = self._numbers[positions].astype(np.int64)
+        return numbers
 
 
 class CodeSource:
@@ -30,7 +62,8 @@ class CodeSource:
     Usable rows are numbered by line, from 0: views of an image are neighbours, and images are in
     index order of their first views, so shard by shard. With `every_view` each row counts as an
     image; whether it is held out still depends on its key. Rows without one of `tracks` are not
-    usable.
+    usable. Where each usable row is an image, which is the usual case, the lines are those of the
+    store's row table, which is mapped into memory, not copied.
     """
 
     def __init__(
@@ -42,40 +75,52 @@ class CodeSource:
     ) -> None:
         self.store, self.tracks = store, dict(tracks or {})
         self.grids = sorted(store.grids)
-        per_grid = [rows_with_all(store, grid, self.tracks) for grid in self.grids]
-        nothing = np.empty(0, np.int64)
-        rows = np.concatenate([nothing, *per_grid])
-        grids = np.repeat(np.arange(len(per_grid), dtype=np.int32), [len(r) for r in per_grid])
-        image_of_row, held = self._split(per_grid, held_out_share)
-        if every_view:
-            image_of_row, held = np.arange(len(rows)), held[image_of_row]
-        order = np.argsort(image_of_row, kind="stable")
-        #: For each line (N,): the position in `grids`, and the row number in that grid.
-        self.grid, self.row = grids[order], rows[order]
-        self.views = np.bincount(image_of_row, minlength=len(held))
-        self.first_line = np.cumsum(self.views) - self.views
+        self._table = store.rows
+        places = _places_with_all(store, self.grids, self.tracks)
+        hashes, images = self._table.key_hash, self._table.image
+        if places is not None:
+            hashes = hashes[places]
+            images = None if images is None else numbered_images(images[places])
+        if images is not None and not every_view:
+            order = np.argsort(images, kind="stable")
+            places = order if places is None else places[order]
+            hashes = hashes[order]
+            self.views: IntArray | None = np.bincount(images)
+        else:
+            self.views = None  # one each
+        #: Positions in the row table of the lines (N,); None where these are equal.
+        self._places = places
+        self.num_lines = len(hashes)
+        self._first_lines = None if self.views is None else np.cumsum(self.views) - self.views
+        held = _held_out(hashes, self._first_lines, held_out_share)
         #: Image numbers to train on and held out, ascending.
-        self.train, self.held_out = np.flatnonzero(~held), np.flatnonzero(held)
+        self.train: Every | Chosen = Chosen(~held) if held.any() else Every(len(held))
+        self.held_out = Chosen(held)
 
-    def _split(self, rows: list[IntArray], share: float) -> tuple[IntArray, NDArray[np.bool_]]:
-        """The image of each row (N,), grid after grid, and whether each image (M,) is held out."""
-        keys = [_keys_of(self.store, grid, r) for grid, r in zip(self.grids, rows, strict=True)]
-        names = pa.chunked_array(keys, pa.string()).combine_chunks().dictionary_encode()
-        unique = names.dictionary.cast(pa.binary())
-        held = [
-            which_held_out(unique.slice(first, KEYS_AT_ONCE).to_pylist(), share)
-            for first in range(0, len(unique), KEYS_AT_ONCE)
-        ]
-        images = names.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-        return images, np.concatenate([np.empty(0, bool), *held])
+    def rows(self, lines: IntArray) -> tuple[IntArray, IntArray]:
+        """For lines (n,): the positions in `grids`, and the row numbers in these grids."""
+        places = lines if self._places is None else self._places[lines]
+        ends = np.cumsum([self._table.grids[grid] for grid in self.grids])
+        grids: IntArray = np.searchsorted(ends, places, side="right")
+        return grids, self._table.row[places]
+
+    def first_line(self, images: IntArray) -> IntArray:
+        """The lines (n,) of the first views of `images` (n,)."""
+        return images if self._first_lines is None else self._first_lines[images]
 
     @property
     def shard_sizes(self) -> IntArray:
         """Numbers (S,) of images to train on per shard that has any, in the order of `train`."""
-        first = self.first_line[self.train]
-        tasks = self.row[first] // self.store.rows_per_task
-        shards = self.grid[first] * (tasks.max(initial=0) + 1) + tasks
-        return np.unique(shards, return_counts=True)[1]
+        per_task = self.store.rows_per_task
+        lengths = [int(self.store.ok_rows(grid)[-1]) // per_task + 1 for grid in self.grids]
+        starts = np.cumsum([0, *lengths])
+        counts = np.zeros(starts[-1], np.int64)
+        for first in range(0, len(self.train), AT_ONCE):
+            images = self.train[np.arange(first, min(first + AT_ONCE, len(self.train)))]
+            grids, rows = self.rows(self.first_line(images))
+            counts += np.bincount(starts[grids] + rows // per_task, minlength=len(counts))
+        sizes: IntArray = counts[counts > 0]
+        return sizes
 
     def shards_within(self, memory: int | None, num_stores: int = 1) -> int | None:
         """How many shards fit into `memory` bytes, at least one; None for no bound.
@@ -96,35 +141,66 @@ class CodeSource:
 
     def needs_draws(self, window: int) -> bool:
         """Whether some image has several views, or a grid larger than the window."""
-        several = len(self.row) > len(self.views)
+        several = self.views is not None and self.num_lines > len(self.views)
         return several or any(grid_shape(grid) != (window, window) for grid in self.grids)
 
     def lines(self, images: IntArray, draws: NDArray[np.float64]) -> IntArray:
         """The lines (n,) of one view of each of `images` (n,), chosen by `draws` (n,) in [0, 1)."""
-        return self.first_line[images] + (draws * self.views[images]).astype(np.int64)
+        views = 1 if self.views is None else self.views[images]
+        return self.first_line(images) + (draws * views).astype(np.int64)
 
     def middle_lines(self, images: IntArray) -> IntArray:
         """The lines (n,) of the middle views: of ten crops, the central one without flip."""
-        return self.first_line[images] + (self.views[images] - 1) // 2
+        views = 1 if self.views is None else self.views[images]
+        return self.first_line(images) + (views - 1) // 2
 
     def labels(self, lines: IntArray) -> IntArray:
         """The store's own labels (n,) of the rows at `lines` (n,); -1 for none."""
+        grids, rows = self.rows(lines)
         return by_group(
-            self.grid[lines],
-            lambda number, places: self.store.labels(
-                self.grids[number], self.row[lines[places]]
-            ).astype(np.int64),
+            grids,
+            lambda number, places: self.store.labels(self.grids[number], rows[places]).astype(
+                np.int64
+            ),
         )
 
     def keys(self, lines: IntArray) -> NDArray[Any]:
         """The keys (n,) of the rows at `lines` (n,), looked up in the whole index."""
+        grids, rows = self.rows(lines)
 
         def of_grid(number: int, places: IntArray) -> NDArray[Any]:
-            found = _keys_of(self.store, self.grids[number], self.row[lines[places]])
+            found = _keys_of(self.store, self.grids[number], rows[places])
             values: NDArray[Any] = found.to_numpy(zero_copy_only=False)
             return values
 
-        return by_group(self.grid[lines], of_grid)
+        return by_group(grids, of_grid)
+
+
+def _places_with_all(
+    store: CodeStore, grids: Sequence[str], tracks: Mapping[str, CodeStore]
+) -> IntArray | None:
+    """Positions in the store's row table of the rows that every track has; None for all rows."""
+    if not tracks:
+        return None
+    table, found = store.rows, [np.empty(0, np.int64)]
+    for grid in grids:
+        rows = rows_with_all(store, grid, tracks)
+        found.append(table.of_grid(grid).start + np.searchsorted(store.ok_rows(grid), rows))
+    places = np.concatenate(found)
+    return None if len(places) == len(table.row) else places
+
+
+def _held_out(
+    hashes: NDArray[np.uint32], first_lines: IntArray | None, share: float
+) -> NDArray[np.bool_]:
+    """Which images (M,) are held out, by the hashes (N,) of their lines' keys."""
+    number = len(hashes) if first_lines is None else len(first_lines)
+    held = np.zeros(number, bool)
+    for first in range(0, number, AT_ONCE):
+        part = slice(first, first + AT_ONCE)
+        chosen = hashes[part] if first_lines is None else hashes[first_lines[part]]
+        held[part] = held_out_hashes(chosen, share)
+    return held
 
 
 def window_corners(

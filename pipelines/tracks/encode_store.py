@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ops.config import ConfigError
 from ops.images import DECODERS, Transform
@@ -22,6 +22,7 @@ from pipelines.inputs import (
     InputError,
     Listing,
     fixed_path,
+    input_state,
     label_lines,
     list_input,
     parse_carry,
@@ -30,13 +31,16 @@ from pipelines.jobs import WorkerDevices, accepted, check_absolute
 from pipelines.planning import (
     ArchiveLists,
     Plan,
+    PlannedInput,
     Selection,
     Selector,
     extend_plan,
     grids_of,
+    keep_planned_input,
     parse_condition,
     prune_plan,
     read_plan,
+    read_planned_input,
 )
 from pipelines.store import (
     CodeStore,
@@ -45,6 +49,8 @@ from pipelines.store import (
     forget_missing,
     keep_tokenizer,
     locked,
+    num_parts,
+    plan_path,
     publish_committed,
     remove_partials,
     write_checksums,
@@ -93,14 +99,15 @@ def encode_tracks(flags: EncodeFlags, kinds: Mapping[str, type[Track]]) -> Encod
     # What decides what is written is read under the lock: another run may be writing now.
     cpus = flags.workers * (1 if flags.cpus_per_worker == "auto" else flags.cpus_per_worker)
     with locked(root), WorkerDevices(flags.workers, flags.address, cpus) as devices:
-        listing = _list_images(root, flags)
+        listed = _list_images(root, flags, selection)
         tracks, gone = open_tracks(
             root, reads, tokenizer, flags.track, flags.track_tokenizer, kinds
         )
         remove_partials(root)
         forget_missing(root)
         selector = Selector(root, selection)
-        plan = _plan(root, flags, tokenizer, transform, listing, devices, selector)
+        plan = _plan(root, flags, tokenizer, transform, listed, devices, selector)
+        listed = listed._replace(listing=None)  # of many images it has gigabytes
         publish_committed(root)
         plans = [track.plan(plan, flags.retry_failed) for track in tracks]
         write_metadata(root, store_attributes(root, plan))
@@ -117,7 +124,7 @@ def encode_tracks(flags: EncodeFlags, kinds: Mapping[str, type[Track]]) -> Encod
     lines += [line for name in store.track_names for line in lacking_lines(store, name)]
     ran = sum(task.num_rows for task in waiting)
     lines += selector.lines()
-    lines += _summary(flags, store, ran, sum(track_rows), listing, seconds)
+    lines += _summary(flags, store, ran, sum(track_rows), listed, seconds)
     return EncodeOutcome(lines, "; ".join([*_too_many_failed(flags, store), *gone]) or None)
 
 
@@ -137,12 +144,26 @@ def _selection(flags: EncodeFlags) -> Selection:
     )
 
 
-def _list_images(root: AnyPath, flags: EncodeFlags) -> Listing:
+class Listed(NamedTuple):
+    """What a run knows of its input."""
+
+    asked: Any  # of which input and how, as JSON; None where it cannot be known again
+    found: PlannedInput
+    listing: Listing | None  # None where all of it is planned, and nothing has changed since
+
+
+def _list_images(root: AnyPath, flags: EncodeFlags, selection: Selection) -> Listed:
     fields = Fields(
         image_column=flags.image_column,
         label_column=flags.label_column,
         carry=parse_carry(flags.carry),
     )
+    asked = _asked(flags, fields, selection)  # before listing: what changes meanwhile is not missed
+    planned = None
+    if asked is not None and not (flags.prune or flags.by_content or flags.retry_failed):
+        planned = read_planned_input(root, asked, num_parts(plan_path(root, 0).parent))
+    if planned is not None:
+        return Listed(asked, planned, None)
     listing = list_input(flags.in_, flags.labels_from, fields, ArchiveLists(root))
     if flags.label_column is not None and listing.table["label_name"].null_count == len(
         listing.table
@@ -153,7 +174,18 @@ def _list_images(root: AnyPath, flags: EncodeFlags) -> Listing:
             f"--prune: {listing.unread[0]!r} cannot be read now, so its images would count as "
             "removed. Make it readable, or leave --prune out."
         )
-    return listing
+    lines = label_lines(listing, flags.labels_from)
+    found = PlannedInput(len(listing.table), listing.skipped, listing.unused, lines, {}, 0)
+    return Listed(None if listing.unread else asked, found, listing)
+
+
+def _asked(flags: EncodeFlags, fields: Fields, selection: Selection) -> Any:
+    """Which files the input has and what is asked of them, as JSON; None where that says nothing
+    about the images."""
+    state = input_state(flags.in_, fields)
+    if state is None:
+        return None
+    return [state, flags.labels_from, fields.description, selection.flags]
 
 
 def _finish(root: AnyPath) -> None:
@@ -201,17 +233,17 @@ def _plan(
     flags: EncodeFlags,
     tokenizer: VQGAN,
     transform: Transform,
-    listing: Listing,
+    listed: Listed,
     devices: WorkerDevices,
     selector: Selector,
 ) -> Plan:
-    """The store's plan extended by the listing's new images; makes the store if there is none."""
+    """The store's plan extended by the input's new images; makes the store if there is none."""
     older = read_plan(root)
     if older is not None and "generated" in older.settings.track:
         raise StoreError(f"{root} has codes that generate made. Name another --out.")
     if older is not None:
         check_made_by_encode(root, older.settings.track)
-    num_rows = len(listing.table) * transform.views
+    num_rows = listed.found.images * transform.views
     begun = None if older is None else older.settings
     fit = partial(fitting_batch_size, flags, devices, tokenizer.config, transform)
     settings = plan_settings(flags, tokenizer, transform, num_rows, begun, devices, fit)
@@ -219,19 +251,25 @@ def _plan(
         check_same(root, begun, settings, accepted(flags.accept, flags.allow_mixed))
     assert tokenizer.folder is not None  # it was loaded from one
     keep_tokenizer(root, tokenizer.folder)
-    grids = partial(grids_of, transform)
+    if older is not None and listed.listing is None:
+        selector.counts.update(listed.found.left_out)
+        return older
+    assert listed.listing is not None  # or it would be of a plan that exists
     plan = extend_plan(
         root,
-        listing.table,
+        listed.listing.table,
         settings,
         transform.views,
-        grids,
+        partial(grids_of, transform),
         by_content=flags.by_content,
         retry_failed=flags.retry_failed,
         select=selector.select,
     )
     if flags.prune:
-        prune_plan(root, listing.table)
+        prune_plan(root, listed.listing.table)
+    found = listed.found._replace(left_out=dict(selector.counts), parts=plan.num_parts)
+    if listed.asked is not None:
+        keep_planned_input(root, listed.asked, found)
     return plan
 
 
@@ -243,13 +281,13 @@ def _summary(
     store: CodeStore,
     ran: int,
     track_rows: int,
-    listing: Listing,
+    listed: Listed,
     seconds: float,
 ) -> list[str]:
     """The outcome of `ran` rows of images and `track_rows` of further tracks, as lines."""
     failed = store.failed.to_pylist()
     reasons = [(line["key"], f"{line['status']}: {line['error']}") for line in failed]
-    counts = f"{len(store)} encoded, {len(failed)} failed, {len(listing.skipped)} skipped"
+    counts = f"{len(store)} encoded, {len(failed)} failed, {len(listed.found.skipped)} skipped"
     if ran:
         summary = f"{flags.out}: {counts}, {ran / seconds:.1f} images/s"
     elif track_rows:
@@ -260,9 +298,9 @@ def _summary(
         *noted_lines(store),
         *duplicate_lines(store),
         *first_lines("failed", reasons, in_index=True),
-        *first_lines("skipped", listing.skipped),
-        *first_lines("note", listing.unused),
-        *label_lines(listing, flags.labels_from),
+        *first_lines("skipped", listed.found.skipped),
+        *first_lines("note", listed.found.unused),
+        *listed.found.lines,
         summary,
     ]
 

@@ -39,7 +39,7 @@ from pipelines.store import (
 FindPartners = Callable[[pa.Table], pa.Table]
 PARTNER = ("uri", "offset", "size", "etag")
 PARTNER_SCHEMA = pa.schema([PLAN_SCHEMA.field(name) for name in PARTNER])
-NOT_ONE = pa.array([NO_PARTNER, SEVERAL_PARTNERS])
+NOT_ONE = pa.array([NO_PARTNER, SEVERAL_PARTNERS], pa.large_string())
 
 
 def align_plan(
@@ -138,7 +138,7 @@ def check_as_planned(track_dir: AnyPath, tasks: Sequence[Task]) -> None:
 
 def failed_tasks(track_dir: AnyPath) -> set[tuple[str, int]]:
     """(grid, number) of the committed tasks in which a partner could not be encoded."""
-    known = pa.array([NO_PARTNER, SEVERAL_PARTNERS, NO_IMAGE, "ok"])
+    known = pa.array([NO_PARTNER, SEVERAL_PARTNERS, NO_IMAGE, "ok"], pa.large_string())
     found = set()
     for grid, number in committed_tasks(track_dir):
         statuses = read_part(track_dir, grid, number)[0]["status"]

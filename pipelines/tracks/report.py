@@ -43,7 +43,7 @@ def lacking_lines(store: CodeStore, name: str) -> list[str]:
 
 def noted_lines(store: CodeStore) -> list[str]:
     """A line for each kind of note on images that are encoded, such as of a broken profile."""
-    ok = store.index.filter(pc.equal(store.index["status"], "ok"))
+    ok = store.notable.filter(pc.equal(store.notable["status"], "ok"))
     noted = ok.filter(pc.is_valid(ok["error"])).select(["key", "error"]).to_pylist()
     counts = Counter(note for _, note in {(line["key"], line["error"]) for line in noted})
     return [f"note: {n} encoded, but {note}" for note, n in counts.most_common(LISTED)]
@@ -51,7 +51,7 @@ def noted_lines(store: CodeStore) -> list[str]:
 
 def duplicate_lines(store: CodeStore) -> list[str]:
     """The images whose bytes an earlier image of the index has, as lines."""
-    index = store.index.filter((pc.field("view") == 0) & pc.field("content").is_valid())
+    index = store.notable.filter((pc.field("view") == 0) & pc.field("content").is_valid())
     index = index.filter(pc.equal(index["status"], "ok")).select(["key", "content"])
     counts = index["content"].value_counts()
     repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))

@@ -9,8 +9,8 @@ import bench_gpu
 import bench_local_prior
 import bench_prior_step
 import bench_quantizers
+import bench_scale
 import bench_sliding_window
-import bench_store
 import bench_stream
 import bench_stride_quality
 import bench_tokenizer
@@ -135,9 +135,9 @@ def test_quantizers(capsys):
 
 
 def test_store(tmp_path, capsys):
-    assert bench_store.main(["--rows", "64", "--folder", str(tmp_path), "--in-process"]) == 0
+    assert bench_scale.main(["--rows", "64", "--folder", str(tmp_path), "--in-process"]) == 0
     out = capsys.readouterr().out
-    assert all(stage in out for stage in bench_store.STAGES)
+    assert all(stage in out for stage in bench_scale.STAGES)
 
 
 def test_stream(monkeypatch, capsys):

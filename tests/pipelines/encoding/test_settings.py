@@ -199,3 +199,22 @@ def test_workers_use_the_convolution_of_the_store(run, photographs, convolution)
     worker = EncodeWorker(run.out)
     methods = {m.method for m in worker.tokenizer.modules() if isinstance(m, Convolution)}
     assert methods == {convolution}
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (1, 256),
+        (100_000, 1600),
+        (1_000_000, 4096),
+        (10_000_000, 9792),
+        (100_000_000, 65_536),
+        (10**10, 65_536),
+    ],
+)
+def test_tasks_grow_with_the_number_of_rows(tokenizer, rows, expected):
+    transform = Transform(image_size=64, crop="center", multiple_of=8)
+    flags = EncodeFlags(in_=(Path("in"),), out=Path("out"), device="cpu")
+    found = plan_settings(flags, tokenizer, transform, rows, None, WorkerDevices())
+    assert found.rows_per_task == expected
+    assert plan_settings(flags, tokenizer, transform, 1, found, WorkerDevices()) == found

@@ -9,11 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ops.config import ConfigError
 from ops.images import ImageError
-from pipelines.inputs.entries import ENTRY_SCHEMA, ListingBuilder
+from pipelines.inputs.entries import ENTRY_SCHEMA, ListingBuilder, sorted_entries
 from pipelines.inputs.listing import list_input, list_sources
 from pipelines.inputs.patterns import InputError
 from pipelines.inputs.reading import Entry, read_bytes
@@ -268,3 +271,23 @@ def test_input_that_is_missing_not_utf8_or_without_images_is_an_error(tmp_path: 
         list_input(tmp_path / "words")
     with pytest.raises(ConfigError, match="No labels 'second'"):
         list_input(tmp_path, "second")
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcé"), st.sampled_from("xy"), st.integers(0, 3))))
+def test_entries_are_sorted_by_key_uri_and_offset(found: list[tuple[str, str, int]]) -> None:
+    lines = [
+        {"key": key, "uri": uri, "offset": offset or None, "size": 1, "etag": f"{place}"}
+        for place, (key, uri, offset) in enumerate(found)
+    ]
+    table = pa.Table.from_pylist(lines, ENTRY_SCHEMA)
+    expected = sorted(
+        lines,
+        key=lambda line: (line["key"].encode(), line["uri"], line["offset"] or 9, line["etag"]),
+    )
+    for chunked in (table, pa.concat_tables([table.slice(0, 2), table.slice(2)])):
+        ordered = sorted_entries(chunked)
+        assert ordered.schema == ENTRY_SCHEMA
+        names = ["key", "uri", "offset", "size"]
+        assert ordered.select(names).to_pylist() == [
+            {name: line[name] for name in names} for line in expected
+        ]

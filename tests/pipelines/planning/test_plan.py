@@ -16,6 +16,7 @@ from ops import disk
 from ops.disk import Disk
 from pipelines.inputs.entries import ENTRY_SCHEMA
 from pipelines.inputs.reading import Entry
+from pipelines.planning import plan as plan_module
 from pipelines.planning.plan import Plan, PlanSettings, extend_plan, read_plan, task_table
 from pipelines.store import StoreError
 from tests.conftest import made_up_provenance
@@ -203,3 +204,33 @@ def test_every_key_has_one_row_and_every_row_one_key(
     assert len({row["row"] for row in rows}) == len(rows)
     for task in read_plan(root).tasks:
         assert {row["row"] // 4 for row in task_table(root, task).to_pylist()} == {task.number}
+
+
+@pytest.mark.parametrize("views", [1, 3])
+@pytest.mark.parametrize("parts_written", [0, 1, 2])
+def test_large_plans_are_in_parts_and_a_killed_one_goes_on_with_the_same_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, views: int, parts_written: int
+) -> None:
+    monkeypatch.setattr(plan_module, "PART_ROWS", 12)
+    listed = [entry(f"{'w' * (n % 3)}{n:02d}") for n in range(40 // views)]
+    listed.sort(key=lambda one: one.key)
+    whole = extend(tmp_path / "whole", listed, views)
+    assert whole.num_parts > 2
+    assert whole.num_rows == len(listed) * views
+    counts = [sum(t.num_rows for t in whole.tasks if t.part == n) for n in range(whole.num_parts)]
+    assert max(counts) <= 12
+
+    write_part = plan_module.write_part
+
+    def killed(root: Path, part: int, *rest: object) -> None:
+        if part == parts_written:
+            raise KeyboardInterrupt
+        write_part(root, part, *rest)
+
+    monkeypatch.setattr(plan_module, "write_part", killed)
+    with pytest.raises(KeyboardInterrupt):
+        extend(tmp_path / "killed", listed, views)
+    monkeypatch.setattr(plan_module, "write_part", write_part)
+    assert extend(tmp_path / "killed", listed, views) == whole
+    for part in sorted((tmp_path / "whole/_plan").iterdir()):
+        assert (tmp_path / "killed/_plan" / part.name).read_bytes() == part.read_bytes()
