@@ -18,7 +18,7 @@ from ops.storage_options import parse_options, storage_options
 from ops.version import __version__
 from pipelines.console.arguments import check_output, check_words
 from pipelines.console.interrupts import Interrupted, interrupts_raised
-from pipelines.console.path_flags import uri_flags
+from pipelines.console.path_flags import source_flags, uri_flags
 from pipelines.console.terminal import (
     OutputClosedError,
     open_streams,
@@ -54,7 +54,7 @@ def run_command(
         if words == ["--version"]:
             show(f"smalti {__version__}")
             return 0
-        check_words(words, uri_flags(flags))
+        check_words(words, uri_flags(flags), source_flags(flags))
         parsed = _parse(flags, words, prog, help_notes)
         check_flags(parsed)
         check_output(parsed)

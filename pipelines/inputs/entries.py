@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.inputs.members import escaped
 from pipelines.inputs.reading import Entry
@@ -62,6 +63,17 @@ class ListingBuilder:
     def add_table(self, entries: pa.Table) -> None:
         """Add images as a table of ENTRY_SCHEMA."""
         self._batches += entries.to_batches()
+
+    def leave_out(self, starts: tuple[str, ...]) -> None:
+        """Remove the images added so far whose keys start with one of these."""
+        if not starts:
+            return
+        self._flush()
+        masks = ([key.startswith(starts) for key in b["key"].to_pylist()] for b in self._batches)
+        self._batches = [
+            batch.filter(pc.invert(pa.array(mask)))
+            for batch, mask in zip(self._batches, masks, strict=True)
+        ]
 
     def skip(self, key: str, reason: str) -> None:
         """Add a file or folder that is not listed."""

@@ -16,7 +16,9 @@ from ops.files import write_json
 from ops.images import write_png
 from ops.precision import use_precision
 from ops.runtime import resolve_device
+from ops.web_paths import WebPath
 from pipelines.conditioning import tracks_of
+from pipelines.console import SourceOrURI, StorageOptions
 from pipelines.store import CodeStore
 from pipelines.streaming import CodeDataset, check_tokenizer
 from pipelines.training.prior_task import held_out_cut, held_out_nll
@@ -35,9 +37,10 @@ class EvaluateFlags:
     """what MODEL is"""
     model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
     """a bundled tokenizer's name, a model folder or a run folder"""
-    data: Path
-    """images for a tokenizer (or label maps, or depth maps), a code store for a prior"""
-    targets: Path | None = None
+    data: SourceOrURI
+    """images for a tokenizer (or label maps, or depth maps), a code store for a prior; also at
+    s3:// and gs://, and images at https:// and hf://datasets/"""
+    targets: SourceOrURI | None = None
     """for a tokenizer of label or depth maps: a folder of these, named like --data's images"""
     out: Path
     """the JSON file to write, for instance metrics.json"""
@@ -51,6 +54,7 @@ class EvaluateFlags:
     """for a tokenizer: also write this PNG of originals above their reconstructions"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""
+    storage_option: StorageOptions = ()
 
 
 def evaluate(flags: EvaluateFlags) -> dict[str, Any]:
@@ -103,6 +107,8 @@ def evaluate_tokenizer(flags: EvaluateFlags) -> dict[str, Any]:
 def evaluate_prior(flags: EvaluateFlags) -> dict[str, Any]:
     """Mean negative log-likelihood of held-out codes, in nats and in bits per code."""
     device = resolve_device(flags.device)
+    if isinstance(flags.data, WebPath):
+        raise UserError(f"{flags.data} is no code store. Name one on a disk, at s3:// or gs://.")
     prior, store = load_prior(flags.model, device), CodeStore.open(flags.data)
     fingerprint = prior.tokenizer_info["fingerprint"]
     check_tokenizer(store, fingerprint, f"the prior in {flags.model}")
