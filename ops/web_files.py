@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 #: Modules whose errors are those of a connection.
 NETWORK_MODULES = frozenset(("aiohttp", "asyncio", "httpx", "httpx2", "requests", "urllib3"))
+TIMEOUTS = {"total": 600.0, "sock_connect": 10.0, "sock_read": 60.0}  # seconds
 TRANSIENT_STATUSES = frozenset((408, 409, 425, 429))
 CHECKSUMS = ("ETag", "Content-MD5", "Digest", "Last-Modified")  # that a server may give
 
@@ -87,8 +88,13 @@ def _info(path: WebPath, about: dict[str, Any]) -> WebInfo:
 def _filesystem(path: WebPath) -> Any:
     import fsspec
 
+    options: dict[str, Any] = {}
+    if path.scheme != "hf":
+        import aiohttp
+
+        options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(**TIMEOUTS)}
     try:
-        return fsspec.filesystem(path.scheme)
+        return fsspec.filesystem(path.scheme, **options)
     except ImportError:
         raise WebError(
             f"{printable(path, 200)}: hf:// needs the package huggingface_hub. Install it: "

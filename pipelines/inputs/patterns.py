@@ -72,7 +72,10 @@ def input_sources(inputs: SourcePath | Sequence[SourcePath]) -> list[Source]:
 def is_pattern(value: SourcePath) -> bool:
     """Whether a value is a brace list or a glob, and no path that exists."""
     special = BRACES if _is_web(value) else SPECIAL
-    return special.search(str(value)) is not None and not _exists(str(value))
+    if special.search(str(value)) is None:
+        return False
+    _fixed_folder(value)  # before a bucket of such a name is looked for
+    return not _exists(str(value))
 
 
 def fixed_path(value: SourcePath) -> AnyPath | None:
