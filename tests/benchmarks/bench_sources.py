@@ -1,12 +1,12 @@
 """Encoding the same photographs from a folder, tars and Parquet, on a disk and through S3.
 
-    PYTHONPATH=. python tests/benchmarks/bench_sources.py [--images 64] [--rounds 3] [--tokenizer photo-f8]
+    PYTHONPATH=. python tests/benchmarks/bench_sources.py [--images 64] [--rounds 3]
 
 The S3 server is moto's, in threads of this process behind a counting proxy, so that it takes CPU
-time from the encoder: the figures are those of a slow server without a network. The sources take turns; the first of a round lists them.
-Prints the images a second that encode reports (planning is not part of it), the CPU seconds of the
-driver and its child, the requests, and each source's ratio to the best local one. The codes of all
-sources are compared.
+time from the encoder: the figures are those of a slow server without a network. The sources take
+turns. Prints the images a second that encode reports (planning is not part of it), the CPU seconds
+of this process and its children, the requests, and each source's ratio to the best local one. The
+codes of all sources are compared.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import statistics
 import tarfile
 import tempfile
 import time
+from collections import defaultdict
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -87,27 +89,28 @@ def main(argv: list[str] | None = None) -> int:
     parsed = parser.parse_args(argv)
     torch.set_num_threads(parsed.threads)
     flags = ["--tokenizer", parsed.tokenizer, "--image-size", str(parsed.size)]
-    with tempfile.TemporaryDirectory() as temporary, s3_server() as server:
-        root = Path(temporary)
+    requests: list[tuple[str, ...]] = []
+    rows: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+    counts, found = {}, {}
+    with ExitStack() as running:
+        root = Path(running.enter_context(tempfile.TemporaryDirectory()))
+        server = running.enter_context(s3_server())
+        counted = running.enter_context(proxy(server, lambda *asked: requests.append(asked) or ""))
+        running.enter_context(paths.storage_options(counted.options))
         local = make_sources(root / "in", make_images(root / "images", parsed.images))
-        requests: list[str] = []
-        with proxy(server, lambda method, path: requests.append(method) or "") as counted:
-            with paths.storage_options(counted.options):
-                bucket = server.bucket()
-                for path in (root / "in").rglob("*.*"):
-                    name = path.relative_to(root / "in").as_posix()
-                    paths.write_whole(bucket / name, path.read_bytes())
-                sources: dict[str, object] = dict(local)
-                sources |= {f"{name}, S3": f"{bucket}/{name}" for name in local}
-                rows: dict[str, list[tuple[float, float, float]]] = {name: [] for name in sources}
-                counts, found = {}, {}
-                for number in range(parsed.rounds):
-                    for name, source in sources.items():
-                        requests.clear()
-                        out = root / f"{number}-{name}.zarr"
-                        rows[name].append(run(source, out, flags))
-                        counts[name] = len(requests)
-                        found[name] = codes_of(out)
+        bucket = server.bucket()
+        for path in (root / "in").rglob("*.*"):
+            name = path.relative_to(root / "in").as_posix()
+            paths.write_whole(bucket / name, path.read_bytes())
+        sources: dict[str, object] = dict(local)
+        sources |= {f"{name}, S3": bucket / name for name in local}
+        for number in range(parsed.rounds):
+            for name, source in sources.items():
+                requests.clear()
+                out = root / f"{number}-{name}.zarr"
+                rows[name].append(run(source, out, flags))
+                counts[name] = len(requests)
+                found[name] = codes_of(out)
     first = found["folder"]
     assert all(codes == first for codes in found.values())
     best = max(statistics.median(rate for rate, _, _ in rows[name]) for name in local)
