@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import ssl
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,8 +72,8 @@ def test_lists_name_files_by_https(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = FileServer(folder)
-    monkeypatch.setenv("SSL_CERT_FILE", str(use_tls(server, tmp_path)))
-    fsspec.filesystem("https").clear_instance_cache()
+    trusted = ssl.create_default_context(cafile=use_tls(server, tmp_path))
+    monkeypatch.setitem(fsspec.config.conf, "https", {"ssl": trusted})
     with served(server):
         rows = [f"https://{server.host}/lake/{name}?v=1" for name in ("01.jpg", "03.jpg", "no.jpg")]
         (tmp_path / "list.csv").write_text("\n".join(["file", *rows, "https://127.0.0.1:9/x.jpg"]))
@@ -92,7 +93,6 @@ def test_lists_name_files_by_https(
         with pytest.raises(ImageError) as caught:  # the other images are to be encoded
             read_bytes(first.uri, None, first.size, first.etag)
         assert caught.value.reason == "unreachable"
-    fsspec.filesystem("https").clear_instance_cache()
 
 
 def test_what_a_server_refuses_is_said(web: FileServer) -> None:
