@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from ops.config import ConfigError, UserError
 from ops.object_paths import ObjectPath
+from ops.range_reader import RangeReader
 from ops.storage_options import options_in_force
 from ops.text import printable
 from ops.transient_errors import retried
@@ -53,6 +54,13 @@ class ObjectInfo(NamedTuple):
     size: int  # bytes
     etag: str  # another content has another etag; "" where the store has none
     modified: datetime  # by the store's clock
+
+
+class ObjectPart(NamedTuple):
+    """Some bytes of an object."""
+
+    data: bytes
+    info: ObjectInfo | None  # None where there are no bytes
 
 
 # --- clients
@@ -138,6 +146,10 @@ def _explained(path: ObjectPath) -> Iterator[None]:
         raise FileExistsError(errno.EEXIST, "The object exists", str(path)) from error
     except (errors.PermissionDeniedError, errors.UnauthenticatedError) as error:
         raise _denied(path, error) from error
+    except errors.InvalidPathError as error:  # of an object that a listing meets
+        raise ObjectStoreError(
+            f"{path}: {_first_line(error)}. Rename that object, or name prefixes without it."
+        ) from error
     except errors.NotSupportedError as error:
         raise ObjectStoreError(f"{path}: {_first_line(error)}. Use another store.") from error
     except errors.BaseError as error:
@@ -216,18 +228,24 @@ def read_object(path: ObjectPath) -> bytes:
 
 def read_object_range(path: ObjectPath, offset: int, size: int) -> bytes:
     """At most `size` bytes from `offset` on: fewer where the object ends before."""
+    return read_object_part(path, offset, size).data
+
+
+def read_object_part(path: ObjectPath, offset: int, size: int) -> ObjectPart:
+    """read_object_range with what the store says of the object that the bytes are of."""
     import obstore
 
     if size <= 0:
-        return b""
+        return ObjectPart(b"", None)
 
-    def read(client: Any) -> bytes:
+    def read(client: Any) -> ObjectPart:
         try:
-            return bytes(obstore.get_range(client, path.key, start=offset, length=size))
+            got = obstore.get(client, path.key, options={"range": (offset, offset + size)})
         except obstore.exceptions.BaseError as error:
             if _is_past_end(error):
-                return b""
+                return ObjectPart(b"", None)
             raise
+        return ObjectPart(bytes(got.bytes()), _info(path, got.meta))
 
     return _tried(path, "read", read)
 
@@ -302,15 +320,35 @@ def find_object(path: ObjectPath) -> ObjectInfo | None:
 
 def list_objects(prefix: ObjectPath) -> list[ObjectInfo]:
     """Every object below a prefix, by key; of a bucket that does not exist, ObjectStoreError."""
+    return sorted(walk_objects(prefix))
+
+
+def walk_objects(prefix: ObjectPath, at_once: int = 1000) -> Iterator[ObjectInfo]:
+    """list_objects without all of them in memory, `at_once` a request; in the store's order."""
     import obstore
 
-    def read(client: Any) -> list[Any]:
-        found = obstore.list(client, prefix=prefix.key or None, chunk_size=1000)
-        return [meta for chunk in found for meta in chunk]
-
-    found = _tried(prefix, "listed", read)
     bucket = ObjectPath(prefix.scheme, prefix.bucket)
-    return sorted(_info(bucket / meta["path"], meta) for meta in found)
+    chunks: Iterator[Any] | None = None
+    last: str | None = None
+
+    def next_chunk(client: Any) -> Any:
+        nonlocal chunks
+        if chunks is None:  # at the beginning, and after an error
+            chunks = iter(obstore.list(client, prefix.key or None, offset=last, chunk_size=at_once))
+        try:
+            return next(chunks, None)
+        except Exception:
+            chunks = None
+            raise
+
+    while chunk := _tried(prefix, "listed", next_chunk):
+        last = chunk[-1]["path"]
+        yield from (_info(bucket / meta["path"], meta) for meta in chunk)
+
+
+def has_objects(prefix: ObjectPath) -> bool:
+    """Whether any object lies below a prefix; raises as list_objects."""
+    return next(walk_objects(prefix, at_once=1), None) is not None
 
 
 def _info(path: ObjectPath, meta: Mapping[str, Any]) -> ObjectInfo:
@@ -333,44 +371,8 @@ def open_object(path: ObjectPath) -> BinaryIO:
     size, head = _tried(path, "read", first)
     if len(head) >= size:
         return io.BytesIO(head)
-    return io.BufferedReader(_RangeReader(path, size, head), BLOCK_BYTES)
-
-
-class _RangeReader(io.RawIOBase):
-    """An object read by ranges; its first bytes are kept."""
-
-    def __init__(self, path: ObjectPath, size: int, head: bytes) -> None:
-        super().__init__()
-        self._path, self._size, self._head, self._place = path, size, head, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
-        if start + offset < 0:
-            raise ValueError(f"position {start + offset} is before the beginning")
-        self._place = start + offset
-        return self._place
-
-    def tell(self) -> int:
-        return self._place
-
-    def readinto(self, buffer: Any) -> int:
-        wanted = min(len(buffer), self._size - self._place)
-        if wanted <= 0:
-            return 0
-        end = self._place + wanted
-        if end <= len(self._head):
-            data = self._head[self._place : end]
-        else:
-            data = read_object_range(self._path, self._place, wanted)
-        buffer[: len(data)] = data
-        self._place += len(data)
-        return len(data)
+    read_range = functools.partial(read_object_range, path)
+    return io.BufferedReader(RangeReader(read_range, size, head), BLOCK_BYTES)
 
 
 def download(path: ObjectPath, target: BinaryIO) -> None:

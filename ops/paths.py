@@ -166,7 +166,7 @@ def exists(path: AnyPath) -> bool:
 
 def is_folder(path: AnyPath) -> bool:
     """Whether this is a folder, or any object lies below it."""
-    return bool(list_objects(path)) if isinstance(path, ObjectPath) else path.is_dir()
+    return object_store.has_objects(path) if isinstance(path, ObjectPath) else path.is_dir()
 
 
 def file_info(path: AnyPath) -> FileInfo | None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from ops.config import ConfigError
 from ops.object_paths import parse_path
+from ops.web_paths import parse_source
 from pipelines.console.path_flags import STORAGE_OPTION
 
 # At the start of a word, or of the value in --flag=value and NAME=value. A path that begins by ./
@@ -21,11 +22,13 @@ ADDRESS = "--address"  # of a Ray cluster: its value may be a URI that is no pat
 NO_URIS: Mapping[str, bool] = MappingProxyType({})
 
 
-def check_words(words: Sequence[str], uris: Mapping[str, bool] = NO_URIS) -> None:
+def check_words(
+    words: Sequence[str], uris: Mapping[str, bool] = NO_URIS, sources: Collection[str] = ()
+) -> None:
     """Raise ConfigError for a URI where a path is expected, and for text that is not UTF-8.
 
     `uris` are the flags that take one, with whether they take several; "" is an argument without a
-    flag.
+    flag. `sources` are those whose value is only read, and may be at a web server too.
     """
     flag = ""
     for before, word in zip(["", *words], words, strict=False):
@@ -42,10 +45,12 @@ def check_words(words: Sequence[str], uris: Mapping[str, bool] = NO_URIS) -> Non
         if uri is None or _owner(before, word, flag, uris) in (ADDRESS, STORAGE_OPTION):
             continue
         scheme = uri[1].lower()
-        if _owner(before, word, flag, uris) not in uris:
+        owner = _owner(before, word, flag, uris)
+        if owner not in uris:
             raise ConfigError(f"{_flag(before)}{word}: {_instead(scheme)}")
         try:
-            parse_path(word.partition("=")[2] if word.startswith("--") else word)
+            text = word.partition("=")[2] if word.startswith("--") else word
+            _ = parse_source(text) if owner in sources else parse_path(text)
         except ConfigError as error:
             raise ConfigError(f"{_flag(before)}{error}") from None
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from ops.object_paths import ObjectPath, parse_path
+from ops.web_paths import SourcePath, WebPath, parse_source
 
 _SPEC = tyro.constructors.PrimitiveConstructorSpec(
     nargs=1,
@@ -21,6 +22,15 @@ _SPEC = tyro.constructors.PrimitiveConstructorSpec(
 )
 #: A local path, or s3://BUCKET/NAME or gs://BUCKET/NAME.
 PathOrURI = Annotated[Path | ObjectPath, _SPEC]
+_SOURCE_SPEC = tyro.constructors.PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="PATH|URI",
+    instance_from_str=lambda words: parse_source(words[0]),
+    is_instance=lambda value: isinstance(value, Path | ObjectPath | WebPath),
+    str_from_instance=lambda value: [str(value)],
+)
+#: What is only read: also https://HOST/NAME and hf://datasets/OWNER/NAME.
+SourceOrURI = Annotated[SourcePath, _SOURCE_SPEC]
 StorageOptions = Annotated[
     tuple[str, ...],
     tyro.conf.UseAppendAction,
@@ -37,11 +47,20 @@ def uri_flags(flags: type[Any]) -> Mapping[str, bool]:
 
     That of a positional argument has the name "".
     """
+    return _flags_of(flags, _SPEC) | _flags_of(flags, _SOURCE_SPEC)
+
+
+def source_flags(flags: type[Any]) -> Collection[str]:
+    """Those of uri_flags whose value is only read, and may be at a web server too."""
+    return _flags_of(flags, _SOURCE_SPEC).keys()
+
+
+def _flags_of(flags: type[Any], spec: Any) -> dict[str, bool]:
     found = {}
     hints = typing.get_type_hints(flags, include_extras=True)
     for field in dataclasses.fields(flags):
         hint = hints[field.name]
-        if has_mark(hint, _SPEC):
+        if has_mark(hint, spec):
             positional = has_mark(hint, tyro.conf.Positional)
             name = "" if positional else f"--{field.name.strip('_').replace('_', '-')}"
             found[name] = _is_tuple(hint)
@@ -50,7 +69,7 @@ def uri_flags(flags: type[Any]) -> Mapping[str, bool]:
 
 def is_path_or_uri(hint: Any) -> bool:
     """Whether a type is PathOrURI, or made of it."""
-    return has_mark(hint, _SPEC)
+    return has_mark(hint, _SPEC) or has_mark(hint, _SOURCE_SPEC)
 
 
 def has_mark(hint: Any, mark: Any) -> bool:

@@ -27,7 +27,7 @@ from pipelines.console.grouped_flags import (
     replaces_default,
 )
 from pipelines.console.interrupts import Interrupted, interrupts_raised
-from pipelines.console.path_flags import uri_flags
+from pipelines.console.path_flags import source_flags, uri_flags
 from pipelines.console.settings_file import SETTINGS, read_settings, settings_text
 from pipelines.console.terminal import (
     OutputClosedError,
@@ -71,7 +71,7 @@ def run_command(
         if len(words) == 1 and words[0] in lists:
             show(*lists[words[0]]())
             return 0
-        check_words(words, uri_flags(flags))
+        check_words(words, uri_flags(flags), source_flags(flags))
         parsed = _parse(flags, words, prog, help_notes)
         check_flags(parsed)
         check_output(parsed)

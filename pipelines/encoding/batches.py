@@ -6,7 +6,7 @@ So the codes of a row depend on nothing but its own image.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from ops.heartbeat import Heartbeat
 from ops.images import ImageError
 from ops.precision import Precision
 from ops.transient_errors import is_transient, retried
+from ops.web_paths import is_remote
 from pipelines.encoding.forward import EncoderForward
 from pipelines.encoding.raster_buffers import HostToDevice, RasterBuffers
 from pipelines.encoding.sources import Row, RowSource, Size
@@ -28,6 +29,7 @@ from pipelines.store import OK, IndexLine
 from tokenizer import NO_CODE, NOT_FINITE, VQGAN, NonFiniteLatentsError
 
 READ_AHEAD = 2  # batches, or images a decoding thread, decoded beyond those being encoded
+READERS = 32  # threads that read remote images: they wait for the network
 REMEDY = (
     "Free the GPU, use one with more memory, or make a new store with a smaller --batch-size: it "
     "is fixed when a store is made."
@@ -92,6 +94,7 @@ class BatchEncoder:
         self.heartbeat = Heartbeat()
         if not on_gpu and not compiled:  # elsewhere a batch takes seconds
             self.heartbeat.follow(tokenizer)
+        self._readers = ThreadPoolExecutor(READERS, "read")
         self._decoders = ThreadPoolExecutor(decoders, "decode")
         self._encoders = ThreadPoolExecutor(
             concurrent_batches, "encode", torch.set_num_threads, (threads,)
@@ -109,7 +112,7 @@ class BatchEncoder:
         for place in set(range(self.batch_size)).difference(rows):
             each[place] = 0
         lines = {
-            place: self._decoders.submit(self._read, row, size, each[place])
+            place: self._decoders.submit(self._read, row, self._data(row), size, each[place])
             for place, row in rows.items()
         }
         return Reading(rasters, lines)
@@ -120,10 +123,22 @@ class BatchEncoder:
 
     def stop(self) -> None:
         """Finish the batches that are being encoded, and begin no other."""
+        self._readers.shutdown(wait=False)  # a cancelled read would count as one that failed
         for pool in (self._decoders, self._encoders):
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _read(self, row: Row, size: Size, target: np.ndarray[Any, Any]) -> IndexLine:
+    def _data(self, row: Row) -> Callable[[], bytes]:
+        """A function that gives the bytes of a row's file; remote ones are read from now on."""
+        read = partial(read_bytes, row["uri"], row["offset"], row["size"], row["etag"])
+        return self._readers.submit(read).result if is_remote(row["uri"]) else read
+
+    def _read(
+        self,
+        row: Row,
+        read: Callable[[], bytes],
+        size: Size,
+        target: np.ndarray[Any, Any],
+    ) -> IndexLine:
         """Put one raster into `target` (H, W, ...); an error becomes the row's status.
 
         A transient one is raised, so that the task fails and is tried again.
@@ -131,7 +146,7 @@ class BatchEncoder:
         content = None
         try:
             self.source.check(row)
-            data = read_bytes(row["uri"], row["offset"], row["size"], row["etag"])
+            data = read()
             content = content_hash(data)
             found = retried(partial(self.source.read, data, row, size), row["uri"])
             target[:] = found.raster

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import tyro
 
 from ops.config import ConfigError, Count, Range, Seed, Share
-from pipelines.console import PathOrURI, StorageOptions
+from pipelines.console import PathOrURI, SourceOrURI, StorageOptions
 from pipelines.flags.flag_types import STALL_TIMEOUT, Accept, stall_seconds
 
 
@@ -26,11 +25,13 @@ class EncodeFlags:
 
     EXAMPLE: ClassVar[str] = "--in imgs/ --out codes.zarr"
 
-    in_: Annotated[tuple[Path, ...], tyro.conf.arg(name="in")]
+    in_: Annotated[tuple[SourceOrURI, ...], tyro.conf.arg(name="in")]
     """Folder of images, tar files (WebDataset) or Parquet tables, searched recursively; or one
     such file; or a list of paths, absolute or relative to its folder (CSV, JSONL, or Parquet
     without images; the column file, path, file_name, image or the like). Several may be named, also
-    as a brace list, 'data-{000..099}.tar', or a glob, 'shards/*.parquet'. In a tar file,
+    as a brace list, 'data-{000..099}.tar', or a glob, 'shards/*.parquet'. All of these also at
+    s3://BUCKET/NAME, gs://BUCKET/NAME and hf://datasets/OWNER/NAME, and single files at
+    https://HOST/NAME; tars and tables are read there by ranges. In a tar file,
     7.depth.png is a field of the sample with the image 7.jpg and is not encoded, if its further
     name is a word of letters; v1.5.png is an image of its own, and so is 7.depth.png where there is
     no 7.jpg. What is not encoded is named or counted."""

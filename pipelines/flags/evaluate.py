@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 import tyro
 
 from ops.config import Count, Share
+from pipelines.console import SourceOrURI, StorageOptions
 from pipelines.flags.flag_types import Side
 
 
@@ -22,9 +23,10 @@ class EvaluateFlags:
     """what MODEL is"""
     model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
     """a bundled tokenizer's name, a model folder or a run folder"""
-    data: Path
-    """images for a tokenizer (or label maps, or depth maps), a code store for a prior"""
-    targets: Path | None = None
+    data: SourceOrURI
+    """images for a tokenizer (or label maps, or depth maps), a code store for a prior; also at
+    s3:// and gs://, and images at https:// and hf://datasets/"""
+    targets: SourceOrURI | None = None
     """for a tokenizer of label or depth maps: a folder of these, named like --data's images"""
     out: Path
     """the JSON file to write, for instance metrics.json"""
@@ -38,3 +40,4 @@ class EvaluateFlags:
     """for a tokenizer: also write this PNG of originals above their reconstructions"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""
+    storage_option: StorageOptions = ()

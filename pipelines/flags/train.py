@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 import tyro
 
 from ops.config import Count, Range, Seed, Share, Weight
-from pipelines.console import PathOrURI, StorageOptions
+from pipelines.console import PathOrURI, SourceOrURI, StorageOptions
 from pipelines.flags.condition_notes import training_help
 from pipelines.flags.flag_types import (
     CACHE_BYTES,
@@ -76,6 +76,7 @@ class TrainingFlags:
     """CPU cores, and torch threads, of each worker"""
     restarts: Annotated[int, Range(least=0)] = 10
     """how often the workers may be restarted after one of them has died"""
+    storage_option: StorageOptions = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +93,11 @@ class TrainTokenizerFlags(TrainingFlags):
     }  # fmt: skip
     recipe: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE")]]
     """tiny, tiny-segmentation, tiny-depth, photo-f8 or another of --list-recipes"""
-    data: Path
+    data: SourceOrURI
     """a folder of images, tar files (WebDataset) or Parquet tables, searched with all its
-    sub-folders; or one such file"""
-    targets: Path | None = None
+    sub-folders; or one such file; or several by a pattern, 'data-{000..099}.tar'. Also at s3://,
+    gs:// and hf://datasets/, and single files at https://"""
+    targets: SourceOrURI | None = None
     """a folder of label maps or depth maps named like --data's images, to train on instead of
     these; the same names are held out"""
     num_classes: Annotated[int, Range(least=2, most=2**16)] | None = None
@@ -168,7 +170,6 @@ class TrainPriorFlags(TrainingFlags):
     machine (default: ~/.cache/smalti/shards)"""
     cache_size: Annotated[float, Range(least=0, most=2**20)] = CACHE_BYTES / 2**30
     """GiB of such copies; where a store is larger than a third of it, shuffle within that third"""
-    storage_option: StorageOptions = ()
     held_out: Share = 0.05
     """share of the images, by key, held out for evaluation"""
     shard: bool = False

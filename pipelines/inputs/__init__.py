@@ -1,6 +1,7 @@
 """Inputs: which images there are, and their bytes.
 
-Folders, files, tar files, Parquet tables and lists of paths go in; `list_input` gives one sorted
+Folders, files, tar files, Parquet tables and lists of paths go in, from disks, object stores and
+servers; `list_input` gives one sorted
 table of entries (key, uri, offset, size, etag, class, caption, other columns), and any process can
 then read an entry's bytes.
 Annotations (boxes, keypoints, classes) are read from JSONL and CSV files, and the
@@ -30,7 +31,7 @@ from pipelines.inputs.reading import (
     read_entry,
     read_source,
 )
-from pipelines.inputs.tar_entries import tar_entries
+from pipelines.inputs.tar_entries import tar_entries, tars_below
 from pipelines.inputs.thread_map import thread_map
 
 __all__ = [
@@ -69,6 +70,7 @@ __all__ = [
     "read_lines",
     "read_source",
     "tar_entries",
+    "tars_below",
     "thread_map",
     "which_held_out",
 ]

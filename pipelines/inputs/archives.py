@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ops.config import UserError
-from ops.files import NotRegularError, open_regular
+from ops.files import NotRegularError
 from ops.images import ImageError
 from ops.text import printable
 from pipelines.inputs.carried import Carried
@@ -30,6 +30,7 @@ from pipelines.inputs.parquet import (
     label_column,
     read_row,
 )
+from pipelines.inputs.source_files import ChangedFileError, open_file, open_positioned, read_range
 from pipelines.inputs.table_columns import NoTableImagesError, TableError
 from pipelines.inputs.tar_headers import BLOCK, TarError, content_size
 from pipelines.inputs.tar_images import tar_images
@@ -75,14 +76,21 @@ def archive_members(path: str, log: MemberLog, fields: Fields) -> Iterator[Membe
     `log` gets what else it holds. Raises ArchiveError where it is corrupt, NotRegularError where it
     is no regular file, and OSError; the members yielded before that are valid.
     """
-    open_regular(path).close()
+    open_file(path).close()
     return _format_of(path).members(path, log, fields)
 
 
-def read_member(path: str, place: int, column: str | None = None) -> bytes:
-    """The bytes of one image; raises ImageError if they cannot be read."""
+def read_member(
+    path: str, place: int, column: str | None = None, size: int = 0, etag: str | None = None
+) -> bytes:
+    """The bytes of one image; raises ImageError if they cannot be read.
+
+    `size` and the archive's `etag` are those that are planned, where they are known.
+    """
     try:
-        return _format_of(path).read(path, place, column)
+        return _format_of(path).read(path, place, column, size, etag)
+    except ChangedFileError:
+        raise changed(path) from None
     except FileNotFoundError:
         raise ImageError("missing", f"{path} is gone") from None
     except NotRegularError as error:
@@ -91,15 +99,15 @@ def read_member(path: str, place: int, column: str | None = None) -> bytes:
         raise ImageError("unreadable", f"{path}: {error.strerror or error}") from None
 
 
+def changed(path: str) -> ImageError:
+    """The error of an image in an archive that is not as it was planned."""
+    return ImageError("changed", f"{path} has changed; run again to update the plan")
+
+
 def check_size(size: int) -> None:
     """Raise ImageError for an image file of more than MAX_BYTES, or a plan's negative size."""
     if not 0 <= size <= MAX_BYTES:
         raise ImageError("too large", f"{size:,} bytes; the limit is {MAX_BYTES:,}")
-
-
-def file_etag(status: os.stat_result) -> str:
-    """Size and modification time of a file; an archive's stand for the content of its images."""
-    return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 def format_addresses(path: str, places: pa.Array, column: str | None = None) -> pa.Array:
@@ -125,7 +133,7 @@ def parse_address(uri: str) -> Address | None:
 
 def _tar_members(path: str, log: MemberLog, fields: Fields) -> Iterator[Member]:
     empty = True
-    with open_regular(path) as file:
+    with open_positioned(path) as file:
         try:
             for image in tar_images(file, log, fields):
                 empty = False
@@ -136,16 +144,18 @@ def _tar_members(path: str, log: MemberLog, fields: Fields) -> Iterator[Member]:
         raise NoImagesError("no files")
 
 
-def _read_tar(path: str, place: int, column: str | None) -> bytes:
-    with open_regular(path) as file:
-        try:
-            file.seek(max(0, place - BLOCK))
-            size = content_size(file.read(BLOCK))
-        except ValueError:
-            raise ImageError("changed", f"{path} no longer has an image at {place}") from None
-        check_size(size)
-        data = file.read(min(size, os.fstat(file.fileno()).st_size))
-    if len(data) < size:
+def _read_tar(path: str, place: int, column: str | None, size: int, etag: str | None) -> bytes:
+    start = max(0, place - BLOCK)
+    data = read_range(path, start, BLOCK + size, etag or "")
+    try:
+        found = content_size(data[:BLOCK])
+    except ValueError:
+        raise ImageError("changed", f"{path} no longer has an image at {place}") from None
+    check_size(found)
+    data = data[BLOCK : BLOCK + found]
+    if found != size:  # another one than is planned, or none is
+        data = read_range(path, start + BLOCK, found, etag or "")
+    if len(data) < found:
         raise ImageError("changed", f"{path} is cut short: it ends within the image at {place}")
     return data
 
@@ -172,14 +182,18 @@ def _parquet_members(path: str, log: MemberLog, fields: Fields) -> Iterator[Memb
         raise ArchiveError(str(error)) from None
 
 
+def _read_row(path: str, place: int, column: str | None, size: int, etag: str | None) -> bytes:
+    return read_row(path, place, column)
+
+
 class _Format(NamedTuple):
     members: Callable[[str, MemberLog, Fields], Iterator[Member]]
-    read: Callable[[str, int, str | None], bytes]
+    read: Callable[[str, int, str | None, int, str | None], bytes]
 
 
 _FORMATS = {
     ".tar": _Format(_tar_members, _read_tar),
-    ".parquet": _Format(_parquet_members, read_row),
+    ".parquet": _Format(_parquet_members, _read_row),
 }
 
 

@@ -64,6 +64,17 @@ class ListingBuilder:
         """Add images as a table of ENTRY_SCHEMA."""
         self._batches += entries.to_batches()
 
+    def leave_out(self, starts: tuple[str, ...]) -> None:
+        """Remove the images added so far whose keys start with one of these."""
+        if not starts:
+            return
+        self._flush()
+        masks = ([key.startswith(starts) for key in b["key"].to_pylist()] for b in self._batches)
+        self._batches = [
+            batch.filter(pc.invert(pa.array(mask)))
+            for batch, mask in zip(self._batches, masks, strict=True)
+        ]
+
     def skip(self, key: str, reason: str) -> None:
         """Add a file or folder that is not listed."""
         self.skipped.append((escaped(key), reason))

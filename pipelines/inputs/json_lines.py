@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from ops.text import printable
+from ops.web_paths import SourcePath
 from pipelines.inputs.text_lines import text_lines
 
 NO_OBJECT = "no object"  # the reason for a JSON text of something else
 
 
-def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+def json_lines(path: SourcePath) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """(line number, object or the reason why it is none) of each line; raises as text_lines."""
     for number, text, problem in text_lines(path):
         if problem is not None or text.strip():

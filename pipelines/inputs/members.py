@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -16,10 +15,10 @@ from pipelines.inputs.archives import (
     Member,
     NoImagesError,
     archive_members,
-    file_etag,
 )
 from pipelines.inputs.fields import Fields
 from pipelines.inputs.member_log import MemberLog
+from pipelines.inputs.source_files import FileStatus, remember, status_of
 
 BATCH = 65536  # members kept as Python objects before they become columns
 CARRIED_BYTES = 256 << 20  # of captions and columns of an archive, beyond four times its own size
@@ -58,20 +57,25 @@ class MemberCache(Protocol):
 
 
 def list_members(
-    path: str, fields: Fields, cache: MemberCache | None = None
+    path: str,
+    status: FileStatus | None,
+    fields: Fields,
+    cache: MemberCache | None = None,
 ) -> tuple[str, Members]:
     """The etag and members of an archive, from `cache` where it has not changed since.
 
-    A defect of the archive, or of the disk, is named in the result. Raises OSError where the file
-    cannot be examined.
+    `status` is its own where that is known. A defect of the archive, or of the disk, is named in
+    the result. Raises OSError where the file cannot be examined.
     """
-    etag = file_etag(os.stat(path))
+    status = status or status_of(path)
+    remember(path, status)
+    etag = status.etag
     found = cache.read(path, etag, fields.description) if cache is not None else None
     if found is not None:
         return etag, found
     log, table = MemberLog(), _TableBuilder()
     defect, complete, keep = None, True, True
-    most = CARRIED_BYTES + 4 * os.stat(path).st_size
+    most = CARRIED_BYTES + 4 * status.size
     try:
         for member in archive_members(path, log, fields):
             if not is_utf8(member.name):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import os
 import re
 import threading
 from collections import Counter, OrderedDict
@@ -20,11 +19,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ops.files import NotRegularError, open_regular
+from ops.files import NotRegularError
 from ops.images import ImageError
 from ops.text import printable
+from ops.transient_errors import TransientError
 from pipelines.inputs.carried import NOTHING, Carried, Carry, carried
 from pipelines.inputs.class_names import feature_names
+from pipelines.inputs.source_files import FileStatus, open_file, recent_status
 from pipelines.inputs.table_columns import (
     Column,
     NoTableImagesError,
@@ -42,7 +43,7 @@ KEPT_BYTES = 2 * GROUP_BYTES  # of all cached row groups together
 ROWS_OF_NOTHING = 65536  # rows that a table may have beyond one a byte, for rows without images
 SLACK_BYTES = 16 << 20  # memory that reading a column may need beyond what its footer claims
 
-Stamp = tuple[int, int]
+Stamp = FileStatus
 
 
 class _Layout(NamedTuple):
@@ -155,7 +156,7 @@ def table_records(path: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """
     stamp = _stamp(path)
     with _listing_memory():
-        starts = _row_starts(_metadata(path, stamp), stamp[0])
+        starts = _row_starts(_metadata(path, stamp), stamp.size)
         columns = carried_columns(_columns(path, stamp), ())
         names = [column.path for column in columns]
         for group, first in enumerate(starts[:-1]):
@@ -200,21 +201,20 @@ def group_of(path: str, row: int, image: str | None = None) -> int:
 
 
 def _stamp(path: str) -> Stamp:
-    """Size and modification time, which key the caches."""
-    status = os.stat(path)
-    return status.st_size, status.st_mtime_ns
+    """The status of a table, which keys the caches."""
+    return recent_status(path)
 
 
 @functools.lru_cache(maxsize=GROUPS_KEPT)
 def _metadata(path: str, stamp: Stamp) -> pq.FileMetaData:
-    with _parquet_file(path) as file, _pyarrow_reads(stamp[0]):
+    with _parquet_file(path, stamp) as file, _pyarrow_reads(stamp.size):
         return pq.read_metadata(file)
 
 
 @functools.lru_cache(maxsize=1024)
 def _columns(path: str, stamp: Stamp) -> tuple[Column, ...]:
     schema = _metadata(path, stamp).schema
-    with _pyarrow_reads(stamp[0]):
+    with _pyarrow_reads(stamp.size):
         return tuple(read_column(schema, number) for number in range(len(schema)))
 
 
@@ -222,7 +222,7 @@ def _columns(path: str, stamp: Stamp) -> tuple[Column, ...]:
 def _layout(path: str, stamp: Stamp, asked: str | None) -> _Layout:
     columns = _columns(path, stamp)
     image = image_column(columns, asked)
-    starts = _row_starts(_metadata(path, stamp), stamp[0])
+    starts = _row_starts(_metadata(path, stamp), stamp.size)
     if starts[-1] == 0:
         raise NoTableImagesError("no rows")
     return _Layout(image, *name_columns(columns, image), starts)
@@ -283,7 +283,7 @@ def _leaf(path: str, stamp: Stamp, groups: range, column: Column) -> pa.ChunkedA
     rows, claimed = sum(a.num_rows for a in abouts), sum(a.total_byte_size for a in abouts)
     if column.width * rows > GROUP_BYTES:
         raise TableError(f"its footer claims {rows:,} rows of {column.width:,} bytes each")
-    with _parquet_file(path) as file, _pyarrow_reads(max(claimed, column.width * rows)):
+    with _parquet_file(path, stamp) as file, _pyarrow_reads(max(claimed, column.width * rows)):
         table = pq.ParquetFile(
             file,
             metadata=metadata,
@@ -305,7 +305,7 @@ def _leaf(path: str, stamp: Stamp, groups: range, column: Column) -> pa.ChunkedA
 def _values(path: str, stamp: Stamp, groups: range, column: Column) -> pa.ChunkedArray:
     """A column of text or bytes of row groups as bytes, which need not be UTF-8."""
     chunks = _leaf(path, stamp, groups, column).chunks
-    with _pyarrow_reads(stamp[0]):
+    with _pyarrow_reads(stamp.size):
         return pa.chunked_array([_binary(chunk) for chunk in chunks] or [[]])
 
 
@@ -376,10 +376,10 @@ def _names_in(path: str, layout: _Layout, column: Column) -> list[str] | str:
 
 
 @contextlib.contextmanager
-def _parquet_file(path: str) -> Iterator[Any]:
+def _parquet_file(path: str, stamp: Stamp) -> Iterator[Any]:
     """The open file; TableError where it is no regular one."""
     try:
-        with open_regular(path) as file:
+        with open_file(path, stamp, buffered=False) as file:
             yield file
     except NotRegularError:
         raise TableError("not a regular file") from None
@@ -413,6 +413,8 @@ def _pyarrow_reads(claimed: int) -> Iterator[None]:
             f"a column holds more than {GROUP_BYTES >> 30} GiB in one row group. Write the table "
             "again with fewer rows in each"
         ) from None
+    except TransientError:  # of the network
+        raise
     except OSError as error:
         if error.errno is not None:
             raise

@@ -8,14 +8,14 @@ memory, and its time is linear in the file's size.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 from collections.abc import Iterator, Mapping
-from typing import BinaryIO, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from ops.text import printable
 from pipelines.inputs.packed_files import reason_packed
+from pipelines.inputs.source_files import PositionedFile
 
 BLOCK = 512
 MAX_NAME = 4096  # bytes of a name that can be used: the longest path on Linux
@@ -71,7 +71,7 @@ def content_size(block: bytes) -> int:
     return header.size
 
 
-def tar_members(file: BinaryIO) -> Iterator[TarMember]:
+def tar_members(file: PositionedFile) -> Iterator[TarMember]:
     """The members in the order they are stored, folders and special files as well.
 
     Raises TarError where the file is cut short, is broken, goes on with something else or cannot be
@@ -83,9 +83,9 @@ def tar_members(file: BinaryIO) -> Iterator[TarMember]:
 class _Walk:
     """A position in a tar file that moves from block to block."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._descriptor = file.fileno()
-        self._end = os.fstat(self._descriptor).st_size
+    def __init__(self, file: PositionedFile) -> None:
+        self._file = file
+        self._end = file.size
         self._offset = 0
         self._after_zeros = False
 
@@ -193,17 +193,13 @@ class _Walk:
                 self._offset += (len(chunk) - len(content)) // BLOCK * BLOCK
                 return
             self._offset += len(chunk)
-            self._offset += max(0, self._next_data() - self._offset) // BLOCK * BLOCK
-
-    def _next_data(self) -> int:
-        try:
-            return os.lseek(self._descriptor, self._offset, os.SEEK_DATA)
-        except OSError as error:
-            return self._end if error.errno == errno.ENXIO else self._offset
+            self._offset += (
+                max(0, self._file.next_data(self._offset) - self._offset) // BLOCK * BLOCK
+            )
 
     def _read(self, offset: int, size: int) -> bytes:
         try:
-            return os.pread(self._descriptor, size, offset)
+            return self._file.read_at(offset, size)
         except OSError as error:
             raise TarError(f"byte {offset:,} cannot be read ({error.strerror})") from None
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ops.images import has_image_suffix, looks_like_image
 from pipelines.inputs.carried import CAPTION_NAMES, NOTHING, Carried, caption_text, carried
@@ -21,6 +21,7 @@ from pipelines.inputs.class_names import LABEL_FIELDS, MAX_LABEL, class_name
 from pipelines.inputs.fields import Fields
 from pipelines.inputs.json_lines import json_object
 from pipelines.inputs.member_log import MemberLog
+from pipelines.inputs.source_files import PositionedFile
 from pipelines.inputs.tar_headers import MAX_NAME, TarError, TarMember, tar_members
 from pipelines.inputs.tar_links import TarLinks
 
@@ -54,7 +55,9 @@ class _Described:
     objects: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def tar_images(file: BinaryIO, log: MemberLog, fields: Fields = NO_FIELDS) -> Iterator[TarImage]:
+def tar_images(
+    file: PositionedFile, log: MemberLog, fields: Fields = NO_FIELDS
+) -> Iterator[TarImage]:
     """The images in the order they are stored, with what `fields` asks for of their samples.
 
     All other files go to `log`. Links are taken as the file they lead to in the tar file. Raises
@@ -76,7 +79,7 @@ def _until_error(members: Iterator[TarMember], errors: list[TarError]) -> Iterat
         errors.append(error)
 
 
-def _usable_members(file: BinaryIO, log: MemberLog) -> Iterator[TarMember]:
+def _usable_members(file: PositionedFile, log: MemberLog) -> Iterator[TarMember]:
     """The files, and links as the files they lead to; those that cannot be used go to `log`."""
     links = TarLinks(file)
     for stored in tar_members(file):
@@ -108,7 +111,7 @@ def _defect_of_name(name: str) -> str | None:
 
 
 def _images_of(
-    sample: Iterator[TarMember], file: BinaryIO, log: MemberLog, fields: Fields
+    sample: Iterator[TarMember], file: PositionedFile, log: MemberLog, fields: Fields
 ) -> Iterator[TarImage]:
     images: list[TarMember] = []
     described = _Described()
@@ -160,7 +163,7 @@ def _kind(name: str) -> str:
 
 
 def _read_field(
-    member: TarMember, file: BinaryIO, log: MemberLog, fields: Fields, found: _Described
+    member: TarMember, file: PositionedFile, log: MemberLog, fields: Fields, found: _Described
 ) -> None:
     """Read a file of a sample that is no image, or count it where it is not asked for."""
     kind = _kind(member.name)
@@ -186,15 +189,15 @@ def _shown(error: ValueError, kind: str) -> str:
     return f"a {kind} that is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
 
 
-def _content(member: TarMember, file: BinaryIO) -> bytes:
+def _content(member: TarMember, file: PositionedFile) -> bytes:
     if member.size > MAX_FIELD:
         raise ValueError(f"{member.size:,} bytes; the limit is {MAX_FIELD:,}")
     if member.size <= len(member.head):
         return member.head[: member.size]
-    return os.pread(file.fileno(), member.size, member.place)
+    return file.read_at(member.place, member.size)
 
 
-def _label_in(member: TarMember, file: BinaryIO) -> str:
+def _label_in(member: TarMember, file: PositionedFile) -> str:
     text = _content(member, file) if member.size <= MAX_LABEL else b""
     label = class_name(text)
     if label is None:
@@ -202,7 +205,7 @@ def _label_in(member: TarMember, file: BinaryIO) -> str:
     return label
 
 
-def _object_in(member: TarMember, file: BinaryIO) -> dict[str, Any]:
+def _object_in(member: TarMember, file: PositionedFile) -> dict[str, Any]:
     found = json_object(_content(member, file).decode())
     if isinstance(found, str):
         raise ValueError(found)

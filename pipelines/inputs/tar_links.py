@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from functools import cached_property
-from typing import BinaryIO
 
 from ops.text import printable
+from pipelines.inputs.source_files import PositionedFile
 from pipelines.inputs.tar_headers import MAX_NAME, TarError, TarMember, tar_members
 
 MAX_HOPS = 40  # from link to link, as in Linux
@@ -21,7 +21,7 @@ MAX_DEPTH = 100  # folders in a path; with MAX_HOPS, it bounds the time for one 
 class TarLinks:
     """The links of one tar file; it is searched for them when the first one is asked for."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: PositionedFile) -> None:
         self._file = file
 
     def resolved(self, link: TarMember) -> TarMember:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO, NamedTuple, TextIO
 
 from ops.config import UserError
-from ops.files import open_regular
+from ops.web_paths import SourcePath
 from pipelines.inputs.packed_files import packed_kind
+from pipelines.inputs.source_files import open_file
 
 MAX_LINE = 1 << 20  # characters; longer lines are read past, not kept
 MARK = "\ufeff"
@@ -35,13 +35,13 @@ class TextLine(NamedTuple):
     problem: str | None
 
 
-def text_lines(path: Path) -> Iterator[TextLine]:
+def text_lines(path: SourcePath) -> Iterator[TextLine]:
     """The lines of a file in UTF-8, or in UTF-16 or UTF-32 with a byte-order mark.
 
     Raises NotTextError where its first bytes are those of another kind of file, NotRegularError for
     a folder or pipe, and OSError where it cannot be read.
     """
-    with open_regular(path) as file:
+    with open_file(str(path)) as file:
         encoding = _encoding(path, file)
         errors = "surrogateescape" if encoding == "utf-8" else "replace"
         with io.TextIOWrapper(file, encoding, errors, newline="") as text:
@@ -56,7 +56,7 @@ def text_lines(path: Path) -> Iterator[TextLine]:
                 yield TextLine(number, line, _problem(line, encoding, too_long))
 
 
-def _encoding(path: Path, file: BinaryIO) -> str:
+def _encoding(path: SourcePath, file: BinaryIO) -> str:
     head = file.read(8)
     file.seek(0)
     kind = "a Parquet table" if head.startswith(PARQUET) else packed_kind(head)

@@ -38,5 +38,5 @@ def size_in_header(uri: str, offset: int | None, size: int) -> tuple[int, int]:
     """(width, height) of an upright image; raises ImageError where its header cannot be read."""
     if offset is not None:  # Pillow reads a header from the start of the file
         return image_size(io.BytesIO(read_bytes(uri, offset, size)))
-    with open_image_file(uri) as file:
+    with open_image_file(uri, size) as file:
         return image_size(file)

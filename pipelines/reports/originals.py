@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ops.images import ImageError
+from ops.web_paths import is_remote
 from pipelines.inputs import content_hash, parse_address, read_bytes
 from pipelines.planning import read_plan, task_table
 from pipelines.store import CodeStore, StoreError
@@ -37,6 +38,8 @@ class Originals:
         if planned is None or row["content"] is None:
             return None
         uri, etag = planned["uri"], planned["etag"]
+        if is_remote(uri):  # a report contacts no server that a store names
+            return None
         in_archive = planned["offset"] is not None
         try:
             if not (self._by_content or in_archive or _etag_now(uri) == etag):

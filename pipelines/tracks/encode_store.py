@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ops.config import ConfigError
@@ -128,11 +127,11 @@ def encode_tracks(flags: EncodeFlags, kinds: Mapping[str, type[Track]]) -> Encod
     return EncodeOutcome(lines, "; ".join([*_too_many_failed(flags, store), *gone]) or None)
 
 
-def _reads(flags: EncodeFlags) -> dict[str, Path]:
-    """By flag, a path that must exist for each value of --in."""
-    if len(flags.in_) == 1:
-        return {"--in": fixed_path(flags.in_[0])}
-    return {f"--in {value}": fixed_path(value) for value in flags.in_}
+def _reads(flags: EncodeFlags) -> dict[str, AnyPath]:
+    """By flag, a path that must exist for each value of --in, but for those at servers."""
+    found = {f"--in {value}" if len(flags.in_) > 1 else "--in": value for value in flags.in_}
+    fixed = {flag: fixed_path(value) for flag, value in found.items()}
+    return {flag: path for flag, path in fixed.items() if path is not None}
 
 
 def _selection(flags: EncodeFlags) -> Selection:

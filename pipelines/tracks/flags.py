@@ -20,7 +20,7 @@ TAKEN = ("image", "codes", "label", "key", "true_edges", "place", "crop")
 
 def open_tracks(
     root: AnyPath,
-    images: Mapping[str, Path],
+    images: Mapping[str, AnyPath],
     tokenizer: VQGAN,
     asked: Sequence[str],
     tokenizers: Sequence[str],

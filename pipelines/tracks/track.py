@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import pyarrow.compute as pc
@@ -50,7 +49,7 @@ class TrackInput(NamedTuple):
     name: str
     value: str  # a path, or the ratio of low_res
     tokenizer: str | None  # of the track, if one was named
-    images: Mapping[str, Path]  # by flag, what every node of a cluster must see of --in
+    images: Mapping[str, AnyPath]  # by flag, what every node of a cluster must see of --in
     image_tokenizer: VQGAN
 
 

@@ -14,6 +14,7 @@ from ops.files import write_json
 from ops.images import write_png
 from ops.precision import use_precision
 from ops.runtime import resolve_device
+from ops.web_paths import WebPath
 from pipelines.conditioning import tracks_of
 from pipelines.flags import EvaluateFlags
 from pipelines.store import CodeStore
@@ -75,6 +76,8 @@ def evaluate_tokenizer(flags: EvaluateFlags) -> dict[str, Any]:
 def evaluate_prior(flags: EvaluateFlags) -> dict[str, Any]:
     """Mean negative log-likelihood of held-out codes, in nats and in bits per code."""
     device = resolve_device(flags.device)
+    if isinstance(flags.data, WebPath):
+        raise UserError(f"{flags.data} is no code store. Name one on a disk, at s3:// or gs://.")
     prior, store = load_prior(flags.model, device), CodeStore.open(flags.data)
     fingerprint = prior.tokenizer_info["fingerprint"]
     check_tokenizer(store, fingerprint, f"the prior in {flags.model}")

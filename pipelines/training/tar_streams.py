@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +21,8 @@ from ops.files import NotRegularError
 from ops.permutation import KeyedPermutation
 from ops.text import printable
 from ops.transient_errors import TransientError, is_transient
-from pipelines.inputs import ArchiveError, Entry, held_out, input_sources, tar_entries
+from ops.web_paths import SourcePath
+from pipelines.inputs import ArchiveError, Entry, held_out, input_sources, tar_entries, tars_below
 
 DEAL, BLOCK = 0, 1  # the last entry of a permutation's key, so that its uses are independent
 
@@ -49,22 +49,16 @@ class Block(NamedTuple):
     start: Position
 
 
-def expand_tars(data: Path) -> list[TarFile]:
+def expand_tars(data: SourcePath) -> list[TarFile]:
     """The tars that `data` names, sorted: a pattern, as data-{000..099}.tar, a tar, or a folder.
 
     Raises UserError where there is none, or one does not exist.
     """
     found = []
     for source in input_sources(data):
-        if source.path.is_dir():
-            inside = (path for path in source.path.rglob("*.tar") if path.is_file())
-            tars = [(path, path.relative_to(source.path).as_posix()) for path in inside]
-            found += [TarFile(os.path.join(source.key, name), str(path)) for path, name in tars]
-        elif not source.path.is_file():
-            raise UserError(
-                f"--data {printable(source.path)} does not exist. With --stream, name a folder of "
-                "tars, or tars as in 'data-{000..099}.tar', with quotes."
-            )
+        tars = tars_below(source.path)
+        if tars is not None:
+            found += [TarFile(os.path.join(source.key, name), uri) for name, uri in tars]
         elif source.path.suffix.lower() != ".tar":
             raise UserError(f"--stream reads tar files; {printable(source.path)} is none by name.")
         else:

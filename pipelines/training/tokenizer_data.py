@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import Tensor
 from ops.config import UserError
 from ops.grey_images import decode_labels
 from ops.images import ImageError, resize_and_crop
+from ops.web_paths import SourcePath
 from pipelines.inputs import (
     Address,
     Entry,
@@ -44,7 +44,7 @@ class TokenizerData(NamedTuple):
     lost: list[Lost]  # images without a partner; folders and archives not listed completely
 
 
-def list_data(data: Path, targets: Path | None, held_out_share: float) -> TokenizerData:
+def list_data(data: SourcePath, targets: SourcePath | None, held_out_share: float) -> TokenizerData:
     """The images in `data`, or their partners in `targets`, split by the images' keys.
 
     So the tokenizers of images and of their label maps hold out the same keys. Raises UserError

@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from ops.config import ConfigError, UserError
+from ops.paths import AnyPath
 from ops.ranks import Ranks
 from ops.runtime import num_cores
+from ops.web_paths import parse_source
 from pipelines.flags import TrainTokenizerFlags
-from pipelines.inputs import Entry, Ledger, read_entry
+from pipelines.inputs import Entry, Ledger, fixed_path, read_entry
 from pipelines.jobs import check_absolute
 from pipelines.training.command import run_training, set_up_process
 from pipelines.training.estimate import describe_tokenizer
@@ -50,9 +51,7 @@ def train_tokenizer(flags: TrainTokenizerFlags, recipes: Mapping[str, TokenizerR
     With --dry-run the text is the estimate of the run, and nothing is written. Raises ConfigError
     for wrong flags, UserError where the data has nothing to train on, and what run_attempts raises.
     """
-    reads = {"--data": flags.data if not flags.stream else Path(expand_tars(flags.data)[0].path)}
-    if flags.targets is not None:
-        reads["--targets"] = flags.targets
+    reads = _reads(flags)
     check_absolute({"--out": flags.out, **reads})
     flags = dataclasses.replace(
         flags,
@@ -81,6 +80,15 @@ def train_tokenizer(flags: TrainTokenizerFlags, recipes: Mapping[str, TokenizerR
     listed = None if flags.workers else files  # workers list the files themselves
     attempt = functools.partial(run_attempt, flags, recipe, listed)
     return run_training(flags, recipe.steps, start, attempt, reads, _next_step(flags, recipe))
+
+
+def _reads(flags: TrainTokenizerFlags) -> dict[str, AnyPath]:
+    """By flag, what every node must see of the data, but for what is at servers."""
+    data = parse_source(expand_tars(flags.data)[0].path) if flags.stream else flags.data
+    found = {"--data": fixed_path(data)}
+    if flags.targets is not None:
+        found["--targets"] = fixed_path(flags.targets)
+    return {flag: path for flag, path in found.items() if path is not None}
 
 
 def resolve_recipe(

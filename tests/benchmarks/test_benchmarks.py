@@ -11,6 +11,7 @@ import bench_prior_step
 import bench_quantizers
 import bench_scale
 import bench_sliding_window
+import bench_sources
 import bench_stream
 import bench_stride_quality
 import bench_tokenizer
@@ -145,6 +146,14 @@ def test_stream(monkeypatch, capsys):
     sizes = ["--rows", "64", "--rows-per-task", "16", "--files", "8", "--batch-sizes", "4"]
     assert bench_stream.main([*sizes, "--rounds", "1", "--seconds", "0.05"]) == 0
     assert "batch 4:" in capsys.readouterr().out
+
+
+def test_sources(tiny_tokenizer, capsys):
+    flags = ["--images", "4", "--rounds", "1", "--tokenizer", tiny_tokenizer, "--size", "32"]
+    assert bench_sources.main(flags) == 0
+    out = capsys.readouterr().out
+    assert "codes equal from 6 sources: 4 images" in out
+    assert len(re.findall(r"ratio [\d.]+$", out, re.MULTILINE)) == 6
 
 
 def test_stride_quality(tmp_path, tiny_tokenizer, capsys):

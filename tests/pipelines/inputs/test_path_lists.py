@@ -85,7 +85,7 @@ def test_lines_that_name_no_image_are_skipped_with_the_reason(folder: Path) -> N
     (folder / "x.tar").write_bytes(b"")
     rows = [
         {"file": "2.png"}, {"file": ""}, {"name": "2.png"}, {"file": 7}, {"file": "a"},
-        {"file": "pipe.png"}, {"file": "x.tar"}, {"file": "s3://bucket/1.png"},
+        {"file": "pipe.png"}, {"file": "x.tar"}, {"file": "ftp://host/1.png"},
         {"file": "a\0b"}, {"file": "../" * 500 + "n" * 300},
     ]  # fmt: skip
     path = write_list(folder / "list.jsonl", rows)
@@ -96,7 +96,7 @@ def test_lines_that_name_no_image_are_skipped_with_the_reason(folder: Path) -> N
     reasons = [reason for _, reason in listing.skipped]
     assert len(reasons) == len(rows) + 3 - len(listing.entries)
     for part in (
-        "no path in a column", "not a regular file", "an archive", "s3:// is not read from a list",
+        "no path in a column", "not a regular file", "an archive", "ftp:// is not read",
         "NUL", "surrogate", "no object", "no JSON",
     ):  # fmt: skip
         assert any(part in reason for reason in reasons), part

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.inputs.source_files import DiskFile
 from pipelines.inputs.tar_headers import MAX_EXTENSION, TarError, TarMember, tar_members
 from tests.pipelines.inputs.tar_blocks import BLOCK, END, base_256, header, member, padded, pax
 
@@ -20,7 +21,7 @@ def walk(path: Path, data: bytes) -> tuple[list[TarMember], str | None]:
     found: list[TarMember] = []
     with open(path, "rb") as file:
         try:
-            found.extend(tar_members(file))
+            found.extend(tar_members(DiskFile(file)))
         except TarError as error:
             return found, str(error)
     return found, None
@@ -156,7 +157,7 @@ def test_holes_of_terabytes_are_not_read(tar: Path) -> None:
         file.seek((1 << 42) - BLOCK * 8)
         file.write(member(b"2", b"2") + END)
     with open(tar, "rb") as file:
-        assert [m.name for m in tar_members(file)] == ["1", "2"]
+        assert [m.name for m in tar_members(DiskFile(file))] == ["1", "2"]
 
 
 ONE = member(b"1.png", b"1" * 600)
@@ -227,7 +228,7 @@ def test_thousands_of_extended_headers_take_neither_recursion_nor_memory(tar: Pa
         tracemalloc.reset_peak()
         before = tracemalloc.get_traced_memory()[0]
         with open(tar, "rb") as file:
-            assert [m.name for m in tar_members(file)] == ["1.png", "2.png"]
+            assert [m.name for m in tar_members(DiskFile(file))] == ["1.png", "2.png"]
         assert tracemalloc.get_traced_memory()[1] - before < 300_000
     finally:
         tracemalloc.stop()
