@@ -40,8 +40,9 @@ Recipe = TypeVar("Recipe", TokenizerRecipe, PriorRecipe)
 class TrainingFlags:
     """Flags of any training run; where one is left out, the recipe's own value holds."""
 
-    out: Path
-    """the run folder: checkpoints, metrics.jsonl, TensorBoard events, samples/"""
+    out: PathOrURI
+    """the run folder: checkpoints, metrics.jsonl, TensorBoard events, samples/. At s3:// and gs://
+    it is made in a local folder and uploaded with every checkpoint"""
     steps: Steps | None = None
     """train until this many steps are done (default: the recipe's)"""
     save_every: Count | None = None
@@ -87,6 +88,7 @@ class TrainingFlags:
     """CPU cores, and torch threads, of each worker"""
     restarts: Annotated[int, Range(least=0)] = 10
     """how often the workers may be restarted after one of them has died"""
+    storage_option: StorageOptions = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +172,6 @@ class TrainPriorFlags(TrainingFlags):
     machine (default: ~/.cache/smalti/shards)"""
     cache_size: Annotated[float, Range(least=0, most=2**20)] = CACHE_BYTES / 2**30
     """GiB of such copies; where a store is larger than a third of it, shuffle within that third"""
-    storage_option: StorageOptions = ()
     held_out: Share = 0.05
     """share of the images, by key, held out for evaluation"""
     shard: bool = False

@@ -157,7 +157,8 @@ def test_training_needs_a_gpu_for_each_worker_or_is_asked_for_a_cpu(
     monkeypatch.setattr(launch, "_launch", lambda *given: launched.append(given[-1]))
 
     def start(**given: Any) -> None:
-        launch.run_attempts(tmp_path, 2, lambda *_: 0, launch.WorkerConfig(**given), {})
+        run, config = RunFolder(tmp_path), launch.WorkerConfig(**given)
+        launch.run_attempts(run, 2, lambda *_: 0, config, {})
 
     with cluster_of(gpus=2):
         start(workers=2)
@@ -188,6 +189,8 @@ def test_a_worker_that_cannot_use_the_gpu_it_was_given_says_why(
 COMMANDS = """
 import json, ray, sys
 from pipelines import encode, generate, train_prior
+from pipelines.training.run_folder import RunFolder
+from pipelines.training.run_folder import RunFolder
 ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False,
          object_store_memory=100 << 20, log_to_driver=False)
 for name, words in json.loads(sys.argv[1]).items():
