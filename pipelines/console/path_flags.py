@@ -21,6 +21,9 @@ _SPEC = tyro.constructors.PrimitiveConstructorSpec(
 )
 #: A local path, or s3://BUCKET/NAME or gs://BUCKET/NAME.
 PathOrURI = Annotated[Path | ObjectPath, _SPEC]
+_NAME_SPEC = object()
+#: The name of something bundled, a local path, or a URI.
+NameOrURI = Annotated[str, _NAME_SPEC]
 StorageOptions = Annotated[
     tuple[str, ...],
     tyro.conf.UseAppendAction,
@@ -41,7 +44,7 @@ def uri_flags(flags: type[Any]) -> Mapping[str, bool]:
     hints = typing.get_type_hints(flags, include_extras=True)
     for field in dataclasses.fields(flags):
         hint = hints[field.name]
-        if _has(hint, _SPEC):
+        if _has(hint, _SPEC) or _has(hint, _NAME_SPEC):
             positional = _has(hint, tyro.conf.Positional)
             name = "" if positional else f"--{field.name.strip('_').replace('_', '-')}"
             found[name] = _is_tuple(hint)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from ops.config import ConfigError, Count, Range, Seed, Share
-from pipelines.console import PathOrURI, StorageOptions
+from pipelines.console import NameOrURI, PathOrURI, StorageOptions
 from pipelines.jobs import STALL_TIMEOUT, Accept, stall_seconds
 from pipelines.store import CLASS
 
@@ -35,8 +35,8 @@ class EncodeFlags:
     no 7.jpg. What is not encoded is named or counted."""
     out: PathOrURI
     """The code store to create or extend, for instance codes.zarr or s3://bucket/codes.zarr."""
-    tokenizer: str = "photo-f8"
-    """Name of a bundled tokenizer, or a model or run folder."""
+    tokenizer: NameOrURI = "photo-f8"
+    """Name of a bundled tokenizer, or a model or run folder, also at s3:// and gs://."""
     image_size: Annotated[int, Range(least=1, most=2**16)] = 256
     """Side of the encoded image in pixels; with --crop native its short side."""
     crop: Literal["center", "random", "ten", "native"] = "center"

@@ -7,14 +7,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from ops.config import ConfigError, Count, Range, Seed
+from ops.paths import ObjectPath
 from ops.precision import check_precision
 from pipelines.conditioning import ConditionFiles, parse_conditions, sampling_help
+from pipelines.console import PathOrURI, StorageOptions
 from pipelines.generation.settings import (
     GPU_PRECISION,
     MOST_TASKS,
@@ -51,12 +52,12 @@ class GenerateFlags:
     each sample, to be read by pyarrow.parquet; generation.json has the settings that decide them.
     """
 
-    out: Path
-    """the folder of samples to create or extend"""
-    prior: Path | None = None
+    out: PathOrURI
+    """the folder of samples to create or extend; s3:// and gs:// too"""
+    prior: PathOrURI | None = None
     """the run folder that pipelines.train_prior wrote, which has the tokenizer too, or the name of
     a bundled prior (default: clothing, where it is bundled, and photo-upscale4 as --upscale)"""
-    upscale: Path | None = None
+    upscale: PathOrURI | None = None
     """a prior with the condition low_res, by name or folder: --prior samples each image whole, in
     one window, and this one enlarges it, again and again up to --size"""
     upscale_temperature: float | None = None
@@ -151,6 +152,7 @@ class GenerateFlags:
     stall_timeout: str = STALL_TIMEOUT
     """seconds, or 90s, 10m, 1.5h: a worker that makes no progress for so long is killed and its
     task tried again. A sample that stalls every time is recorded as stalled"""
+    storage_option: StorageOptions = ()
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -165,6 +167,8 @@ def check_flags(flags: GenerateFlags) -> None:
     """Raise ConfigError for flags that are wrong whatever the prior."""
     if flags.address and not flags.workers:
         raise ConfigError("--address needs --workers: the number of actors to start there.")
+    if flags.preview and isinstance(flags.out, ObjectPath):
+        raise ConfigError("--preview writes on local disks only. Leave it out.")
     assert flags.count is not None
     stall_seconds(flags.stall_timeout)
     if flags.only is not None and not 0 <= flags.only < flags.count:

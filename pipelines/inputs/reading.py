@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from ops.files import NotRegularError, open_regular
+from ops.files import NotRegularError
 from ops.images import ImageError
+from ops.paths import open_binary, parse_path
 from ops.transient_errors import with_retries
 from pipelines.inputs.archives import (
     MAX_BYTES,
@@ -40,7 +41,7 @@ class Entry:
 def open_image_file(uri: str) -> BinaryIO:
     """Open a file for reading; raises ImageError if it is missing, unreadable or not regular."""
     try:
-        return open_regular(uri)
+        return open_binary(parse_path(uri))
     except FileNotFoundError:
         raise ImageError("missing", "no such file, or a link to nothing") from None
     except NotRegularError:

@@ -11,12 +11,14 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from ops.config import Count, Share, UserError
+from ops.config import ConfigError, Count, Share, UserError
 from ops.files import write_json
 from ops.images import write_png
+from ops.paths import ObjectPath
 from ops.precision import use_precision
 from ops.runtime import resolve_device
 from pipelines.conditioning import tracks_of
+from pipelines.console import NameOrURI, PathOrURI, StorageOptions
 from pipelines.store import CodeStore
 from pipelines.streaming import CodeDataset, check_tokenizer
 from pipelines.training.prior_task import held_out_cut, held_out_nll
@@ -33,10 +35,11 @@ class EvaluateFlags:
 
     kind: tyro.conf.Positional[Annotated[Literal["tokenizer", "prior"], tyro.conf.arg()]]
     """what MODEL is"""
-    model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
-    """a bundled tokenizer's name, a model folder or a run folder"""
-    data: Path
-    """images for a tokenizer (or label maps, or depth maps), a code store for a prior"""
+    model: tyro.conf.Positional[Annotated[NameOrURI, tyro.conf.arg(metavar="MODEL")]]
+    """a bundled tokenizer's name, a model folder or a run folder; s3:// and gs:// too"""
+    data: PathOrURI
+    """images for a tokenizer (or label maps, or depth maps), a code store, also at s3:// and
+    gs://, for a prior"""
     targets: Path | None = None
     """for a tokenizer of label or depth maps: a folder of these, named like --data's images"""
     out: Path
@@ -51,6 +54,7 @@ class EvaluateFlags:
     """for a tokenizer: also write this PNG of originals above their reconstructions"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""
+    storage_option: StorageOptions = ()
 
 
 def evaluate(flags: EvaluateFlags) -> dict[str, Any]:
@@ -69,6 +73,8 @@ def evaluate_tokenizer(flags: EvaluateFlags) -> dict[str, Any]:
     device = resolve_device(flags.device)
     tokenizer = load_tokenizer(flags.model, device)
     modality = tokenizer.modality
+    if isinstance(flags.data, ObjectPath):
+        raise ConfigError(f"{flags.data}: images are read from local paths. Copy them to one.")
     files = list_data(flags.data, flags.targets, flags.held_out)
     unreadable = dict(files.lost)
     samples = evaluation_samples(

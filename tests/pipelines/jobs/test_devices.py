@@ -19,6 +19,7 @@ from pipelines.jobs import WorkerDevices, gpus_of_worker, own_device
 from pipelines.planning import read_plan
 from pipelines.store import track_path
 from pipelines.training import launch
+from pipelines.training.run_folder import RunFolder
 from tests.clusters import cluster_of
 from tests.encode_run import EncodeRun
 from tests.generate_run import generate, request_of
@@ -189,8 +190,6 @@ def test_a_worker_that_cannot_use_the_gpu_it_was_given_says_why(
 COMMANDS = """
 import json, ray, sys
 from pipelines import encode, generate, train_prior
-from pipelines.training.run_folder import RunFolder
-from pipelines.training.run_folder import RunFolder
 ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False,
          object_store_memory=100 << 20, log_to_driver=False)
 for name, words in json.loads(sys.argv[1]).items():
