@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from ops.cache_folder import CACHE_VARIABLE, cache_folder
-from ops.checkpoint import STEP_FOLDER
+from ops.checkpoint import STEP_FILES, STEP_FOLDER
 from ops.disk_errors import DiskError, disk_error_message
 from ops.files import atomic_path, json_hash, make_folders
 from ops.object_paths import AnyPath, ObjectPath, parse_path
@@ -28,6 +29,7 @@ DESCRIPTION, WEIGHTS, AVERAGES = "config.json", "model.safetensors", "ema.safete
 #: Of a prior, next to its own files or in its run: the tokenizers that it needs.
 TOKENIZERS = ("tokenizer", "track_tokenizers")
 
+PLAIN_STEP = re.compile(r"step-\d{8}/")
 Files = dict[str, ObjectInfo]  # by their names in the copy
 
 
@@ -47,12 +49,23 @@ def stored_model(path: ObjectPath) -> ObjectPath:
     if path.key and find_object(path / DESCRIPTION) is not None:
         return path
     newest = newest_stored_step(path)
-    if newest is None:
+    if newest is not None:
+        return newest.folder
+    copied = _newest_copied_step(path)
+    if copied is None:
         raise CheckpointError(
             f"{path} is neither a model folder (config.json) nor a run with a complete checkpoint "
             "(manifests/step-XXXXXXXX.json)."
         )
-    return newest.folder
+    return copied
+
+
+def _newest_copied_step(run: ObjectPath) -> ObjectPath | None:
+    """The newest complete step folder of a run that was copied from a disk, without manifests."""
+    names = {each.path.relative_to(run).as_posix() for each in list_objects(run)}
+    steps = {name.partition("/")[0] for name in names if PLAIN_STEP.match(name)}
+    complete = [step for step in steps if all(f"{step}/{file}" in names for file in STEP_FILES)]
+    return run / max(complete) if complete else None
 
 
 def local_model(path: ObjectPath) -> Path:

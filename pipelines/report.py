@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from ops.files import write_bytes
-from pipelines.console import run_command, show
+from ops.paths import join, write_whole
+from pipelines.console import PathOrURI, StorageOptions, run_command, show
 from pipelines.reports import render_page
 
 
@@ -26,13 +25,15 @@ class Flags:
     content; the page names their folders. It contains no other files from outside FOLDER.
     """
 
-    path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
-    """A run, a code store, a folder of samples, or a folder that contains some of these."""
-    out: Path | None = None
+    path: Annotated[PathOrURI, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    """A run, a code store, a folder of samples, or a folder that contains some of these; s3:// and
+    gs:// too."""
+    out: PathOrURI | None = None
     """The file to write; by default report.html in that folder."""
     originals_by_content: bool = False
     """Show encoded images also where only their content is the recorded one, not their time, as
     after copying them. Leave it out for a store from elsewhere: it may name any file here."""
+    storage_option: StorageOptions = ()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,9 +41,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(flags: Flags) -> int:
-    out = flags.path / "report.html" if flags.out is None else flags.out
+    out = join(flags.path, "report.html") if flags.out is None else flags.out
     page = render_page(flags.path, flags.originals_by_content)
-    write_bytes(out, page.encode())
+    write_whole(out, page.encode())
     show(f"{out}: {len(page) / 1e6:.1f} MB")
     return 0
 
