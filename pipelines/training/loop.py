@@ -142,8 +142,6 @@ def train(
     which changed no weight, unless more batches may be skipped; DiskError where the run folder
     cannot be written.
     """
-    with ranks.errors_shared():
-        run.fetch()
     newest = ranks.broadcast(newest_step(run.folder))
     start = step_of(newest) if newest else 0
     if newest:

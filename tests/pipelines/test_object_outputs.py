@@ -1,4 +1,4 @@
-"""Samples, exports and reports in object stores: the objects are the files of the same on a disk."""
+"""Samples, exports and reports in object stores: the objects are the files of those on a disk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ops import object_store, paths, transient_errors
 from ops.cache_folder import CACHE_VARIABLE
 from ops.paths import ObjectPath
 from pipelines import encode, evaluate, export, generate, report, train_prior
-from tests.crashes.encode_processes import exit_code, start
+from tests.crashes.encode_processes import exit_code, flags, start
 from tests.generate_run import LASTING, everything, words
 from tests.object_servers import S3, proxy
 
@@ -146,8 +146,8 @@ def test_a_prior_is_trained_and_evaluated_from_the_store_to_the_store(
     rule_store: Path, bucket: ObjectPath, tmp_path: Path
 ) -> None:
     store, run = upload(rule_store, bucket / "codes.zarr"), bucket / "run"
-    flags = ["--steps", "2", "--sample-every", "2", "--batch-size", "2", "--window", "4"]
-    command = ["tiny", "--codes", str(store), "--out", str(run), *flags, "--threads", "1"]
+    command = ["tiny", "--codes", str(store), "--out", str(run), "--steps", "2", "--threads", "1"]
+    command += ["--sample-every", "2", "--batch-size", "2", "--window", "4"]
     command += ["--cache-dir", str(tmp_path / "shards")]
     assert train_prior.main(command) == 0
     assert train_prior.main(command) == 0  # nothing left to do
@@ -156,6 +156,25 @@ def test_a_prior_is_trained_and_evaluated_from_the_store_to_the_store(
     out = bucket / "samples"
     assert generate.main(words(run, out, "--count", 1)) == 0  # type: ignore[arg-type]
     assert paths.exists(out / "sample-00000.png")
+
+
+def encode_at(options: dict[str, str], words: list[str]) -> int:
+    with paths.storage_options(options):
+        return encode.main(words)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_two_workers_on_ray_make_the_objects_of_one_process(
+    photographs: Path, tiny_tokenizer: Path, s3: S3, tmp_path: Path
+) -> None:
+    alone, out = tmp_path / "codes.zarr", s3.bucket() / "codes.zarr"
+    assert encode.main(flags(photographs, alone, tiny_tokenizer, convolution="direct")) == 0
+    there = flags(photographs, Path("out"), tiny_tokenizer, convolution="direct", workers=2)
+    there[there.index("out")] = str(out)
+    assert exit_code(start(encode_at, s3.options, there)) == 0
+    expected = {n: d for n, d in everything(alone).items() if n not in LASTING}
+    assert s3.objects(out) == expected
 
 
 # --- bad input

@@ -83,6 +83,7 @@ def steps_of(out: ObjectPath) -> list[int]:
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr("pipelines.training.loop.plot_curves", lambda lines: None)
     monkeypatch.setattr(transient_errors, "WAITS", (0.0, 0.0, 0.0))
     monkeypatch.setattr(object_store, "RETRIES", dict.fromkeys(object_store.RETRIES, 0))
 
@@ -93,31 +94,50 @@ def bucket(s3: S3) -> Iterator[ObjectPath]:
         yield s3.bucket()
 
 
+@pytest.fixture(scope="module")
+def finished(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The objects of a run that nothing has disturbed."""
+    out = s3.bucket() / "undisturbed"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE_VARIABLE, "")
+        train_at(s3.options, out, tmp_path_factory.mktemp("undisturbed"))
+    return s3.objects(out)
+
+
 @pytest.fixture
-def undisturbed(s3: S3, bucket: ObjectPath, tmp_path: Path) -> dict[str, bytes]:
-    train_at(s3.options, bucket / "undisturbed", tmp_path / "undisturbed")
-    return checkpoints(s3, bucket / "undisturbed")
+def undisturbed(finished: dict[str, bytes]) -> dict[str, bytes]:
+    return {n: d for n, d in finished.items() if n.startswith(("step-", "manifests/"))}
+
+
+@pytest.fixture
+def copied(finished: dict[str, bytes], bucket: ObjectPath) -> ObjectPath:
+    """A run of the same objects, which may be changed."""
+    for name, data in finished.items():
+        paths.write_whole(bucket / "copied" / name, data)
+    return bucket / "copied"
 
 
 def test_the_newest_steps_and_the_best_are_kept_with_metrics_and_images(
-    undisturbed: dict[str, bytes], s3: S3, bucket: ObjectPath, tmp_path: Path
+    finished: dict[str, bytes],
+    undisturbed: dict[str, bytes],
+    copied: ObjectPath,
+    s3: S3,
+    tmp_path: Path,
 ) -> None:
-    out = bucket / "undisturbed"
-    assert steps_of(out) == [3, 4, 6]
-    names = {name.split("/")[0] for name in s3.objects(out)}
+    assert steps_of(copied) == [3, 4, 6]
+    names = {name.split("/")[0] for name in finished}
     assert {"run.json", "metrics.jsonl", "samples", "tensorboard", "curves.png"} <= names
     assert ".lock" not in names
     # What a copy of the whole prefix to a disk has is a run folder, too.
-    for name, data in s3.objects(out).items():
+    for name, data in finished.items():
         target = tmp_path / "copy" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
     newest = newest_step(tmp_path / "copy")
     assert newest is not None
     assert newest.name.startswith("step-00000006-")
-    again = tmp_path / "elsewhere"
-    train_at(s3.options, out, again)  # nothing is left to do
-    assert checkpoints(s3, out) == undisturbed
+    train_at(s3.options, copied, tmp_path / "elsewhere")  # nothing is left to do
+    assert checkpoints(s3, copied) == undisturbed
 
 
 def test_a_run_killed_at_any_request_is_resumed_elsewhere_to_the_same_checkpoints(
@@ -211,16 +231,20 @@ def test_a_step_that_another_process_has_written_otherwise_is_not_replaced(
     out = bucket / "run"
     path = out / "manifests" / "step-00000002.json"
     run = RunFolder(tmp_path / "local", out)
-    paths.write_whole(path, b"of another")
+
+    def on_step(done: int, note: str) -> None:
+        if done == 1:
+            paths.write_whole(path, b"of another")
+
     with pytest.raises(StepConflictError, match="another process"):
-        train(Adder(), Source(batches), run, SETTINGS, on_step=lambda *_: None)
+        train(Adder(), Source(batches), run, SETTINGS, on_step=on_step)
     assert paths.read_whole(path) == b"of another"
 
 
 def test_a_corrupt_step_is_named_and_not_resumed(
-    undisturbed: dict[str, bytes], s3: S3, bucket: ObjectPath, tmp_path: Path
+    undisturbed: dict[str, bytes], copied: ObjectPath, s3: S3, tmp_path: Path
 ) -> None:
-    out = bucket / "undisturbed"
+    out = copied
     newest = stored_steps(out)[-1]
     paths.write_whole(newest.folder / "train_state.pt", b"torn")
     with pytest.raises(CheckpointError, match="not what was written"):
@@ -269,9 +293,9 @@ def test_a_copy_of_a_model_is_used_until_its_objects_change(
 
 
 def test_a_run_s_model_is_that_of_its_newest_complete_step(
-    undisturbed: dict[str, bytes], bucket: ObjectPath
+    copied: ObjectPath,
 ) -> None:
-    out = bucket / "undisturbed"
+    out = copied
     paths.write_whole(out / "step-00000008-0123456789abcdef" / "model.safetensors", b"partly")
     paths.write_whole(out / "tokenizer" / "config.json", b"{}")
     copy = local_model(out)
