@@ -27,8 +27,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(flags: GenerateFlags) -> int:
     """Generate the missing samples, print the outcome; the exit code, 1 if some were given up."""
-    flags = with_defaults(flags)
-    with forked_workers(flags.workers == 0):
+    with forked_workers(flags.workers == 0):  # before an object store is asked for anything
+        flags = with_defaults(flags)
         outcome = (generate_cascade if flags.upscale else generate_samples)(flags)
     show(*outcome.lines)
     return 1 if outcome.num_failed else 0

@@ -56,7 +56,7 @@ NEEDED = re.compile(
     r"|(tokenizer|track_tokenizers/[a-z][a-z0-9_]*)/[A-Za-z0-9_][A-Za-z0-9_.-]*"
 )
 #: What is not uploaded by itself: steps are, as wholes.
-OWN = re.compile(r"\.|step-\d{8}|.*\.partial$")
+OWN = re.compile(r"\.|step-\d{8}|.*\.partial(/|$)")
 
 
 class TrainingError(UserError):
