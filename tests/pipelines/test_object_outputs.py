@@ -13,6 +13,8 @@ from ops import object_store, paths, transient_errors
 from ops.cache_folder import CACHE_VARIABLE
 from ops.paths import ObjectPath
 from pipelines import encode, evaluate, export, generate, report, train_prior
+from prior import LowResolution, StartOfSequence
+from tests.cascade_run import make_prior
 from tests.crashes.encode_processes import exit_code, flags, start
 from tests.generate_run import LASTING, everything, words
 from tests.object_servers import S3, proxy
@@ -68,6 +70,19 @@ def test_samples_of_a_prior_in_the_store_are_the_files_of_a_folder(
     paths.remove(out / "codes.zarr" / "_index" / "2x3" / "1.parquet")
     assert generate_at(s3.options, prior_run, out) == 0  # made again
     assert s3.objects(out) == on_disk
+
+
+def test_a_cascade_in_the_store_is_that_of_a_folder(
+    s3: S3, bucket: ObjectPath, tmp_path: Path
+) -> None:
+    base = make_prior(tmp_path / "base", "tiny", StartOfSequence())
+    upscaler = make_prior(tmp_path / "upscaler", "tiny-local", LowResolution)
+    more = ["--upscale", upload(upscaler, bucket / "upscaler"), "--size", "40x24", "--count", 2]
+    assert generate.main(words(base, tmp_path / "out", *more)) == 0
+    assert generate.main(words(base, bucket / "out", *more)) == 0  # type: ignore[arg-type]
+    expected = {n: d for n, d in everything(tmp_path / "out").items() if "driver.lock" not in n}
+    assert s3.objects(bucket / "out") == expected
+    assert any(name.startswith("stages/") for name in expected)
 
 
 def test_faults_between_generate_and_the_store_change_nothing(

@@ -303,7 +303,7 @@ def test_a_run_s_model_is_that_of_its_newest_complete_step(
     assert (copy / "tokenizer" / "config.json").is_file()
 
 
-def test_the_disk_of_the_cache_being_full_is_one_line(
+def test_a_cache_that_cannot_be_written_is_one_line(
     bucket: ObjectPath, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     paths.write_whole(bucket / "m" / "config.json", b"{}")
