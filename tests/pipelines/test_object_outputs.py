@@ -15,7 +15,7 @@ from ops.paths import ObjectPath
 from pipelines import encode, evaluate, export, generate, report, train_prior
 from prior import LowResolution, StartOfSequence
 from tests.cascade_run import make_prior
-from tests.crashes.encode_processes import exit_code, flags, start
+from tests.crashes.encode_processes import exit_code, start
 from tests.generate_run import LASTING, everything, words
 from tests.object_servers import S3, proxy
 
@@ -171,25 +171,6 @@ def test_a_prior_is_trained_and_evaluated_from_the_store_to_the_store(
     out = bucket / "samples"
     assert generate.main(words(run, out, "--count", 1)) == 0  # type: ignore[arg-type]
     assert paths.exists(out / "sample-00000.png")
-
-
-def encode_at(options: dict[str, str], words: list[str]) -> int:
-    with paths.storage_options(options):
-        return encode.main(words)
-
-
-@pytest.mark.slow
-@pytest.mark.ray
-def test_two_workers_on_ray_make_the_objects_of_one_process(
-    photographs: Path, tiny_tokenizer: Path, s3: S3, tmp_path: Path
-) -> None:
-    alone, out = tmp_path / "codes.zarr", s3.bucket() / "codes.zarr"
-    assert encode.main(flags(photographs, alone, tiny_tokenizer, convolution="direct")) == 0
-    there = flags(photographs, Path("out"), tiny_tokenizer, convolution="direct", workers=2)
-    there[there.index("out")] = str(out)
-    assert exit_code(start(encode_at, s3.options, there)) == 0
-    expected = {n: d for n, d in everything(alone).items() if n not in LASTING}
-    assert s3.objects(out) == expected
 
 
 # --- bad input
