@@ -28,7 +28,8 @@ from ops.text import printable
 T = TypeVar("T")
 #: Increased whenever older model folders cannot be read: 2 since configs have `modality`.
 FORMAT = 2
-STEP_FOLDER = re.compile(r"step-(\d{8})")
+#: A step folder's name; that of an object store ends in a hash of its content.
+STEP_FOLDER = re.compile(r"step-(\d{8})(?:-[0-9a-f]{16})?")
 STEP_FILES = ("config.json", "model.safetensors", "train_state.pt")
 HELD_OUT = "held_out.json"  # in a step folder: {"loss": its loss on held-out samples}
 SKIPPED = "skipped.json"  # in a step folder: {"steps": [those not taken]}
@@ -169,7 +170,9 @@ def step_folders(run: Path) -> list[Path]:
 
 def step_of(folder: Path) -> int:
     """The step number in a step folder's name."""
-    return int(folder.name.removeprefix("step-"))
+    match = STEP_FOLDER.fullmatch(folder.name)
+    assert match is not None
+    return int(match[1])
 
 
 def newest_step(run: Path) -> Path | None:

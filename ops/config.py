@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import functools
 import json
 import math
 import operator
@@ -107,7 +106,6 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("objects are nested too deeply") from None
 
 
-@functools.cache  # typing compiles the text of every annotation anew
 def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls, include_extras=True)
 
@@ -129,7 +127,8 @@ def from_json(cls: type[T], data: Any) -> T:
             f"{cls.__name__} has no {printable(', '.join(unknown), 100)}; {meant} "
             "Was this file written by a newer version?"
         )
-    values = {name: _checked(_hints(cls)[name], data[name], name) for name in data}
+    hints = _hints(cls)  # once: typing compiles the text of every annotation anew
+    values = {name: _checked(hints[name], data[name], name) for name in data}
     try:
         return cls(**values)
     except TypeError as error:

@@ -7,8 +7,11 @@ it to record operations, tear writes, fail, or kill the process at any of them.
 from __future__ import annotations
 
 import os
+import uuid
 from pathlib import Path
 from typing import BinaryIO
+
+from ops.disk_errors import no_links
 
 
 class Disk:
@@ -29,6 +32,26 @@ class Disk:
     def link(self, source: Path, target: Path) -> None:
         """A second name for `source`; raises FileExistsError if `target` is taken."""
         os.link(source, target)
+
+    def makes_links(self, folder: Path) -> bool:
+        """Whether the file system of an existing folder has hard links.
+
+        Without them small files are created exclusively, and a kill can leave the first part of
+        one.
+        """
+        name = f"probe-{uuid.uuid4().hex}"
+        source, target = folder / f"{name}.partial", folder / f"{name}-2.partial"
+        try:
+            source.touch(exist_ok=False)
+            os.link(source, target)
+        except OSError as error:
+            if no_links(error):
+                return False
+            raise
+        finally:
+            source.unlink(missing_ok=True)
+            target.unlink(missing_ok=True)
+        return True
 
     def replace(self, source: Path, target: Path) -> None:
         """Rename `source` to `target`, replacing an existing file."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Iterator
-from pathlib import Path
 
 from ops.config import UserError
 from ops.object_paths import AnyPath
@@ -72,16 +71,6 @@ def disk_error_message(error: OSError, folder: AnyPath | None = None) -> str:
 def no_links(error: OSError) -> bool:
     """Whether link() failed since the file system has no hard links."""
     return error.errno in _NO_LINKS
-
-
-def link_error(error: OSError, path: Path) -> OSError | DiskError:
-    """What to raise where no hard link `path` could be made: `error`, or that there are none."""
-    if not no_links(error):
-        return error
-    return DiskError(
-        f"{path}: its file system makes no hard links ({error.strerror or error}), which keep two "
-        "writers apart. Name a folder on another one, for instance on ext4, XFS or NFS."
-    )
 
 
 @contextlib.contextmanager

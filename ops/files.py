@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import stat
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,9 +20,10 @@ from typing import Any
 
 from ops import disk
 from ops.config import UserError
-from ops.disk_errors import link_error
+from ops.disk_errors import no_links
 
 MAX_JSON_BYTES = 256 << 20
+UNFINISHED_SECONDS = 1.0  # in which a small file that is being written is complete
 
 
 class LockedError(UserError):
@@ -133,20 +135,57 @@ def link_once(temporary: Path, path: Path) -> bool:
     """Link the flushed file `temporary` to `path` unless that name is taken; then remove it.
 
     True if `path` then has the content of `temporary`, even if the link call failed: some network
-    file systems make the link and report failure. The folder's directory entries are flushed either
-    way. Raises OSError if `path` does not exist in the end.
+    file systems make the link and report failure. Where a file system has no links, the file is
+    created exclusively instead, see create_without_link. The folder's directory entries are flushed
+    either way. Raises OSError if `path` does not exist in the end.
     """
     try:
         try:
             disk.disk.link(temporary, path)
         except OSError as error:
-            if not path.exists():
-                raise link_error(error, path) from error
+            if no_links(error):
+                create_without_link(temporary.read_bytes(), path)
+            elif not path.exists():
+                raise
         same = filecmp.cmp(temporary, path, shallow=False)
     finally:
         disk.disk.unlink(temporary)
     fsync_path(path.parent)
     return same
+
+
+def create_without_link(data: bytes, path: Path) -> None:
+    """Create a file exclusively and write `data`, flushed, unless there is one already.
+
+    Readers may see the first part of it for a moment, and a killed writer leaves that. Such a first
+    part of the same data that does not grow is replaced: by a new file, so that a writer that goes
+    on in spite of that writes into the removed one.
+    """
+    if _is_unfinished(path, data):
+        time.sleep(UNFINISHED_SECONDS)
+        if _is_unfinished(path, data):
+            disk.disk.unlink(path)
+    try:
+        file = disk.disk.create(path)
+    except FileExistsError:
+        return
+    try:
+        with file:
+            file.write(data)
+        fsync_path(path)
+    except OSError:
+        with contextlib.suppress(OSError):  # the first error is the one to raise
+            disk.disk.unlink(path)
+        raise
+
+
+def _is_unfinished(path: Path, data: bytes) -> bool:
+    """Whether there is a file that has a first part of `data`, but not all."""
+    try:
+        found = path.read_bytes()
+    except FileNotFoundError:
+        return False
+    return len(found) < len(data) and data.startswith(found)
 
 
 def fsync_tree(path: Path) -> None:

@@ -19,6 +19,7 @@ from torch.utils.tensorboard.summary import scalar as scalar_summary
 
 from ops.disk_errors import DiskError, disk_errors_explained
 from ops.files import write_bytes
+from ops.paths import AnyPath, read_whole
 
 
 class EventFile:
@@ -119,7 +120,7 @@ class MetricsLog:
                     raise
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
+def read_metrics(path: AnyPath) -> list[dict[str, float]]:
     """The numbers of a metrics.jsonl by line, without lines that a kill left incomplete."""
     found = []
     for line in _lines(path):
@@ -129,9 +130,9 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     return found
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def _lines(path: AnyPath) -> list[dict[str, Any]]:
     lines = []
-    for text in path.read_text(errors="replace").splitlines():
+    for text in read_whole(path).decode(errors="replace").splitlines():
         try:
             line = json.loads(text)
         except (ValueError, RecursionError):

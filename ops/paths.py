@@ -14,6 +14,7 @@ import hashlib
 import io
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,6 +75,7 @@ __all__ = [
     "is_folder",
     "join",
     "list_objects",
+    "local_file",
     "make_folder",
     "matching",
     "move",
@@ -304,6 +306,18 @@ def copy(source: AnyPath, target: AnyPath) -> None:
                 object_store.download(source, file)
         else:
             shutil.copyfile(source, partial)
+
+
+@contextlib.contextmanager
+def local_file(path: AnyPath) -> Iterator[Path]:
+    """A local path to write a file to that is, or in the end becomes, the file or object `path`."""
+    if not isinstance(path, ObjectPath):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="smalti-") as folder:
+        local = Path(folder) / path.name
+        yield local
+        object_store.write_object(path, local)
 
 
 def remove(path: AnyPath) -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ops.config import UserError
-from ops.files import file_hash, write_bytes, write_json
+from ops.files import write_bytes, write_json
 from ops.images import ImageError, decode_image, image_size, resize_and_crop, write_png
 from ops.low_resolution import enlarged
+from ops.paths import hash_file
 from pipelines import encode, generate, report, train_prior
 from pipelines.console import show, show_error
 from pipelines.flags import DemoFlags
@@ -190,7 +191,7 @@ def _settings(flags: DemoFlags) -> dict[str, Any]:
         "steps": flags.steps,
         "samples": flags.samples,
         "priors": {
-            name: file_hash(find_prior(name) / "model.safetensors")
+            name: hash_file(find_prior(name) / "model.safetensors")
             for name in (BASE, UPSCALER)
             if name in bundled_priors()
         },

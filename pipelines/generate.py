@@ -33,8 +33,8 @@ def run(flags: GenerateFlags) -> int:
     from pipelines.generation import generate_cascade, generate_samples, with_defaults
     from pipelines.jobs import forked_workers
 
-    flags = with_defaults(flags)
-    with forked_workers(flags.workers == 0):
+    with forked_workers(flags.workers == 0):  # before an object store is asked for anything
+        flags = with_defaults(flags)
         outcome = (generate_cascade if flags.upscale else generate_samples)(flags)
     show(*outcome.lines)
     return 1 if outcome.num_failed else 0

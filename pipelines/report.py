@@ -16,12 +16,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(flags: ReportFlags) -> int:
-    from ops.files import write_bytes
+    from ops.paths import join, write_whole
     from pipelines.reports import render_page
 
-    out = flags.path / "report.html" if flags.out is None else flags.out
+    out = join(flags.path, "report.html") if flags.out is None else flags.out
     page = render_page(flags.path, flags.originals_by_content)
-    write_bytes(out, page.encode())
+    write_whole(out, page.encode())
     show(f"{out}: {len(page) / 1e6:.1f} MB")
     return 0
 

@@ -24,7 +24,9 @@ from ops.checkpoint import (
 )
 from ops.config import from_json, to_json
 from ops.meta_device import on_meta_device
+from ops.object_paths import AnyPath, ObjectPath
 from ops.runtime import resolve_device
+from ops.stored_models import local_model, model_path, stored_model
 from ops.tensor_files import load_weights
 from prior.conditions import Conditions
 from prior.models import (
@@ -59,13 +61,18 @@ def bundled_priors() -> list[str]:
     return sorted(path.parent.name for path in WEIGHTS.glob("*/config.json"))
 
 
-def find_prior(name_or_folder: str | Path) -> Path:
+def find_prior(name_or_folder: str | AnyPath) -> AnyPath:
     """`name_or_folder` itself where that exists, or else the folder of a bundled prior.
+
+    In an object store it is the model folder: of a run, that of its newest step now.
 
     A folder that has a bundled prior's name, but no prior in it, does not hide that one. Raises
     CheckpointError where there is neither.
     """
-    path = Path(name_or_folder)
+    found = model_path(name_or_folder)
+    if isinstance(found, ObjectPath):
+        return stored_model(found)
+    path = Path(found)
     if str(path) in bundled_priors() and not holds_model(path):
         return WEIGHTS / path
     if path.exists():
@@ -101,9 +108,10 @@ def save_prior(
     save_model(folder, MODEL_KIND, to_json(model.config), tensors, extra)
 
 
-def describe_prior(name_or_folder: str | Path) -> PriorDescription:
+def describe_prior(name_or_folder: str | AnyPath) -> PriorDescription:
     """What load_prior would load, from config.json alone; raises CheckpointError as it does."""
-    folder = resolve_model_folder(find_prior(name_or_folder))
+    where = find_prior(name_or_folder)
+    folder = local_model(where) if isinstance(where, ObjectPath) else resolve_model_folder(where)
     description = read_description(folder, MODEL_KIND)
     architecture = described(folder, description, "architecture", str)
     if architecture not in ARCHITECTURES:
@@ -127,10 +135,11 @@ def describe_prior(name_or_folder: str | Path) -> PriorDescription:
     )
 
 
-def load_prior(name_or_folder: str | Path, device: str | torch.device = "cpu") -> Prior:
+def load_prior(name_or_folder: str | AnyPath, device: str | torch.device = "cpu") -> Prior:
     """A bundled prior, that of a model folder, or of a run folder's newest step.
 
-    It is in eval mode on `device`.
+    It is in eval mode on `device`. A folder in an object store, also as text (`s3://...`), is
+    copied to a local cache first.
 
     Uses the averaged weights, `ema.safetensors`, where the folder has them.
     Raises CheckpointError when the folder holds no prior, or an invalid one: config.json, weights

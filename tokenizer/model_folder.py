@@ -21,6 +21,8 @@ from ops.checkpoint import (
 from ops.config import ConfigError, to_json
 from ops.cpu import use_convolution
 from ops.meta_device import on_meta_device
+from ops.object_paths import AnyPath, ObjectPath
+from ops.stored_models import local_model, model_path
 from ops.tensor_files import load_weights
 from tokenizer.modalities import ModalityConfig
 from tokenizer.vqgan import PRESETS, VQGAN, VQGANConfig
@@ -48,12 +50,13 @@ def build_tokenizer(preset: str, seed: int = 0, modality: ModalityConfig = PHOTO
 
 
 def load_tokenizer(
-    name_or_folder: str | Path, device: str | torch.device = "cpu", convolution: str = "direct"
+    name_or_folder: str | AnyPath, device: str | torch.device = "cpu", convolution: str = "direct"
 ) -> VQGAN:
     """A trained VQGAN, ready to encode and decode: in eval mode, float32.
 
     `name_or_folder` is a bundled name ("photo-f8"), a model folder, or a run folder, whose newest
-    complete step is taken, with averaged weights if there are any. `convolution` "nnpack" takes
+    complete step is taken, with averaged weights if there are any; one in an object store, also as
+    text (`s3://...`), is copied to a local cache first. `convolution` "nnpack" takes
     about half the time on a CPU and changes the last bits: see ops/cpu/convolution.py. Raises
     CheckpointError if there is no such tokenizer, if its config.json and weights are not of one
     network, or a weight is not finite; ConfigError if the convolution is unavailable.
@@ -94,7 +97,10 @@ def save_tokenizer(
     save_model(folder, KIND, to_json(model.config), stored, {"name": model.name, **(extra or {})})
 
 
-def _find(name_or_folder: str | Path) -> Path:
+def _find(name_or_folder: str | AnyPath) -> Path:
+    name_or_folder = model_path(name_or_folder)
+    if isinstance(name_or_folder, ObjectPath):
+        return local_model(name_or_folder)
     if isinstance(name_or_folder, str) and name_or_folder in bundled_tokenizers():
         return WEIGHTS / name_or_folder
     if not Path(name_or_folder).exists():

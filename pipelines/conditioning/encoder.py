@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from ops.config import ConfigError
 from ops.images import ImageArray, ImageError
+from ops.paths import AnyPath
 from pipelines.conditioning.build import own_tokenizers
 from pipelines.conditioning.conditioning import FileConditioning, Size
 from pipelines.conditioning.files import ConditionFiles
@@ -106,7 +106,7 @@ class ConditionEncoder:
 
 def make_condition_encoder(
     files: Sequence[ConditionFiles],
-    path: Path,
+    path: AnyPath,
     prior: Prior,
     tokenizer: VQGAN,
     size: Size,

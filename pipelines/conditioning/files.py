@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from ops.config import ConfigError
 from ops.files import file_hash
 from ops.images import ImageError
+from ops.paths import AnyPath
 from pipelines.inputs import content_hash, list_input, read_entry, read_lines
 
 T = TypeVar("T")
@@ -22,7 +23,7 @@ class ConditionFiles:
     """One condition's inputs. Plain values: they travel to the workers."""
 
     name: str
-    path: Path  # as `--condition NAME=PATH` gives it, absolute
+    path: AnyPath  # as `--condition NAME=PATH` gives it, absolute
     items: tuple[Any, ...]  # image files, images in memory, or for each image the parsed lines
     digest: str  # hash of all bytes: with the items' order, it decides sample k's input
 

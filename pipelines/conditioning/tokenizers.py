@@ -11,6 +11,7 @@ import torch
 from ops.checkpoint import CheckpointError, copy_model
 from ops.config import ConfigError
 from ops.files import atomic_path
+from ops.paths import AnyPath, ObjectPath
 from pipelines.store import CodeStore
 from prior import Prior
 from tokenizer import VQGAN, bundled_tokenizers, load_tokenizer
@@ -45,7 +46,7 @@ def _keep(folder: Path, source: Path, begun: bool) -> None:
             copy_model(source, partial)
 
 
-def find_tokenizer(path: Path, prior: Prior, device: torch.device) -> VQGAN:
+def find_tokenizer(path: AnyPath, prior: Prior, device: torch.device) -> VQGAN:
     """The tokenizer of the codes that `prior`, loaded from `path`, was trained on.
 
     Looks for a folder `tokenizer` in the run or model folder, then for a bundled tokenizer of the
@@ -58,7 +59,7 @@ def find_tokenizer(path: Path, prior: Prior, device: torch.device) -> VQGAN:
     if found is None:
         raise CheckpointError(
             f"{path} has no folder `tokenizer`, and {name!r} is not bundled. Copy the model folder "
-            f"of the tokenizer with fingerprint {wanted} to {path / IMAGE}."
+            f"of the tokenizer with fingerprint {wanted} to {path}/{IMAGE}."
         )
     tokenizer = load_tokenizer(found, device)
     if tokenizer.fingerprint != wanted:
@@ -70,7 +71,7 @@ def find_tokenizer(path: Path, prior: Prior, device: torch.device) -> VQGAN:
 
 
 def track_tokenizers(
-    path: Path, prior: Prior, names: Sequence[str], device: torch.device
+    path: AnyPath, prior: Prior, names: Sequence[str], device: torch.device
 ) -> Mapping[str, VQGAN]:
     """The tokenizers of those conditions, by name, of `prior`, loaded from `path`.
 
@@ -97,7 +98,9 @@ def track_tokenizers(
     return found
 
 
-def _folder(path: Path, prior: Prior, name: Path) -> Path | None:
+def _folder(path: AnyPath, prior: Prior, name: Path) -> Path | None:
     assert prior.folder is not None
-    places = (path, prior.folder, prior.folder.parent)
+    # The local copy of a prior in an object store has its tokenizers.
+    given = () if isinstance(path, ObjectPath) else (path, prior.folder.parent)
+    places = (*given[:1], prior.folder, *given[1:])
     return next((place / name for place in places if (place / name).is_dir()), None)

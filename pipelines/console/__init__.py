@@ -7,13 +7,14 @@ any command of pipelines/ by name. Nothing here depends on images, codes or Ray.
 """
 
 from pipelines.console.interrupts import interrupts_noted, signal_handlers_kept
-from pipelines.console.path_flags import PathOrURI, SourceOrURI, StorageOptions
+from pipelines.console.path_flags import NameOrURI, PathOrURI, SourceOrURI, StorageOptions
 from pipelines.console.progress import progress_bar
 from pipelines.console.run import PLAIN_ERRORS, plain_message, run_command
 from pipelines.console.terminal import show, show_error
 
 __all__ = [
     "PLAIN_ERRORS",
+    "NameOrURI",
     "PathOrURI",
     "SourceOrURI",
     "StorageOptions",

@@ -31,6 +31,9 @@ _SOURCE_SPEC = tyro.constructors.PrimitiveConstructorSpec(
 )
 #: What is only read: also https://HOST/NAME and hf://datasets/OWNER/NAME.
 SourceOrURI = Annotated[SourcePath, _SOURCE_SPEC]
+_NAME_SPEC = object()
+#: The name of something bundled, a local path, or a URI.
+NameOrURI = Annotated[str, _NAME_SPEC]
 StorageOptions = Annotated[
     tuple[str, ...],
     tyro.conf.UseAppendAction,
@@ -47,7 +50,11 @@ def uri_flags(flags: type[Any]) -> Mapping[str, bool]:
 
     That of a positional argument has the name "".
     """
-    return _flags_of(flags, _SPEC) | _flags_of(flags, _SOURCE_SPEC)
+    return {
+        name: several
+        for spec in (_SPEC, _NAME_SPEC, _SOURCE_SPEC)
+        for name, several in _flags_of(flags, spec).items()
+    }
 
 
 def source_flags(flags: type[Any]) -> Collection[str]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from os import listdir
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from ops import disk
+from ops import paths
 from ops.config import ConfigError
 from ops.disk_errors import disk_errors_explained
-from ops.files import exclusive_lock, make_folders
-from ops.paths import write_json_if_changed
+from ops.files import exclusive_lock
+from ops.paths import AnyPath, ObjectPath, join, write_json_if_changed
 from ops.runtime import threads_restored
 from pipelines.console import progress_bar
 from pipelines.exporting.export_format import ExportFormat
@@ -32,7 +32,7 @@ from pipelines.exporting.shard_rows import Shard, StoreRows
 from pipelines.exporting.worker import ExportWorker
 from pipelines.flags import ExportFlags
 from pipelines.jobs import Done, WorkerDevices, check_absolute, gpus_of_worker, run_tasks
-from pipelines.store import CodeStore, remove_partials, row_form
+from pipelines.store import CodeStore, held_lease, remove_partials, row_form
 
 
 class ExportOutcome(NamedTuple):
@@ -57,8 +57,8 @@ def export_store(flags: ExportFlags) -> ExportOutcome:
         settings = _settings(flags, rows.store, chosen, device)
         check_folder(out, settings)
         with disk_errors_explained(out):
-            make_folders(records_path(out))
-        with exclusive_lock(records_path(out) / "driver.lock"):
+            paths.make_folder(records_path(out))
+        with _locked(out):
             shards = rows.shards()
             waiting = _begin(out, rows, shards, settings, keep_files=chosen.in_place)
             _run(flags, flags.store.absolute(), out, waiting, device, cpus)
@@ -70,6 +70,23 @@ def export_store(flags: ExportFlags) -> ExportOutcome:
                 )
             _finish(out, rows, chosen, records, settings)
     return ExportOutcome(_outcome(flags, rows.store, shards, len(waiting), records))
+
+
+@contextmanager
+def _locked(out: AnyPath) -> Iterator[None]:
+    """Keep other drivers from exporting there, too; LockedError where one does."""
+    if isinstance(out, ObjectPath):
+        with held_lease(records_path(out) / "driver.lock"):
+            yield
+    else:
+        with exclusive_lock(records_path(out) / "driver.lock"):
+            yield
+
+
+def _names_in(folder: AnyPath) -> list[str]:
+    if isinstance(folder, ObjectPath):
+        return [path.name for path in paths.matching(folder, "*")]
+    return listdir(folder)
 
 
 def _settings(
@@ -89,7 +106,7 @@ def _settings(
 
 
 def _begin(
-    out: Path,
+    out: AnyPath,
     rows: StoreRows,
     shards: Sequence[Shard],
     settings: dict[str, Any],
@@ -100,7 +117,7 @@ def _begin(
     waiting = []
     # Listed once: a look-up in a large folder for each shard would take long.
     begun = {
-        name.partition(".")[0] for folder in (out, records_path(out)) for name in listdir(folder)
+        name.partition(".")[0] for place in (out, records_path(out)) for name in _names_in(place)
     }
     for shard in shards:
         record = read_record(out, shard)
@@ -110,12 +127,17 @@ def _begin(
             waiting.append(shard)
     if waiting:  # until all are there, nothing says that they are
         write_json_if_changed(export_path(out), {"settings": settings})
-        disk.disk.unlink(out / "index.json")
+        paths.remove(join(out, "index.json"))
     return waiting
 
 
 def _run(
-    flags: ExportFlags, store: Path, out: Path, waiting: Sequence[Shard], device: str, cpus: int
+    flags: ExportFlags,
+    store: AnyPath,
+    out: AnyPath,
+    waiting: Sequence[Shard],
+    device: str,
+    cpus: int,
 ) -> None:
     with progress_bar("shard") as progress, threads_restored():
         bar = progress.add_task("exporting", total=len(waiting), note="", bad=0)
@@ -140,7 +162,7 @@ def _run(
 
 
 def _finish(
-    out: Path,
+    out: AnyPath,
     rows: StoreRows,
     chosen: type[ExportFormat],
     records: Iterable[ShardRecord],
@@ -162,7 +184,7 @@ def _finish(
     }
     with disk_errors_explained(out):
         for name, data in chosen.index([record.index for record in written]).items():
-            write_json_if_changed(out / name, data)
+            write_json_if_changed(join(out, name), data)
         write_json_if_changed(export_path(out), described)
 
 

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ops import disk
+from ops import paths
 from ops.config import ConfigError, UserError, from_json, to_json
-from ops.files import NotRegularError, fsync_path, read_json, write_json
+from ops.files import NotRegularError, json_bytes
+from ops.paths import AnyPath, ObjectPath, P, below, join
 from pipelines.exporting.shard_rows import Shard
 
 FORMAT = 1  # of exported folders
@@ -46,65 +47,75 @@ class ShardRecord:
                 raise ConfigError(f"{name!r} is no exported file.")
 
 
-def records_path(out: Path) -> Path:
-    return out / "_export"
+def records_path(out: P) -> P:
+    return join(out, "_export")
 
 
-def record_path(out: Path, shard: Shard) -> Path:
-    return records_path(out) / f"{shard.name}.json"
+def record_path(out: P, shard: Shard) -> P:
+    return join(records_path(out), f"{shard.name}.json")
 
 
-def export_path(out: Path) -> Path:
-    return out / "export.json"
+def export_path(out: P) -> P:
+    return join(out, "export.json")
 
 
 def files_of(folder: Path, shard: Shard) -> dict[str, int]:
     """Sizes by path below `folder` of all files whose names begin with the shard's."""
-    paths = [*folder.glob(f"{shard.name}.*"), *(folder / shard.name).glob("*")]
-    return {path.relative_to(folder).as_posix(): path.lstat().st_size for path in sorted(paths)}
+    found = [*folder.glob(f"{shard.name}.*"), *(folder / shard.name).glob("*")]
+    return {path.relative_to(folder).as_posix(): path.lstat().st_size for path in sorted(found)}
 
 
-def _has(out: Path, files: Mapping[str, int]) -> bool:
+def _has(out: AnyPath, shard: Shard, files: Mapping[str, int]) -> bool:
+    if isinstance(out, ObjectPath):
+        there = {below(each.path, out): each.size for each in paths.list_objects(out / shard.name)}
+        for name in files.keys() - there.keys():
+            found = paths.file_info(join(out, *name.split("/")))
+            there[name] = -1 if found is None else found.size
+        return all(there[name] == size for name, size in files.items())
     try:
         return all((out / name).lstat().st_size == size for name, size in files.items())
     except OSError:
         return False
 
 
-def read_record(out: Path, shard: Shard) -> ShardRecord | None:
+def read_record(out: AnyPath, shard: Shard) -> ShardRecord | None:
     """The record of a shard; None where it is not done, or a file of it is gone."""
     try:
-        record = from_json(ShardRecord, read_json(record_path(out, shard), follow=False))
+        record = from_json(ShardRecord, paths.read_json_at(record_path(out, shard), follow=False))
     except (FileNotFoundError, NotRegularError, ValueError, KeyError, TypeError, ConfigError):
         return None  # it is made again
-    return record if _has(out, record.files) else None
+    return record if _has(out, shard, record.files) else None
 
 
-def write_record(out: Path, shard: Shard, record: ShardRecord) -> None:
+def write_record(out: AnyPath, shard: Shard, record: ShardRecord) -> None:
     """Note that a shard is done."""
-    write_json(record_path(out, shard), to_json(record))
+    paths.write_whole(record_path(out, shard), json_bytes(to_json(record)))
 
 
-def forget_shard(out: Path, shard: Shard, *, keep_files: bool = False) -> None:
+def forget_shard(out: AnyPath, shard: Shard, *, keep_files: bool = False) -> None:
     """Remove a shard's record, then its files."""
-    disk.disk.unlink(record_path(out, shard))
-    fsync_path(records_path(out))
-    if not keep_files:
-        for path in out.glob(f"{shard.name}.*"):
-            disk.disk.unlink(path)
+    paths.remove(record_path(out, shard))
+    paths.flush(records_path(out))
+    if keep_files:
+        return
+    for path in list(paths.matching(out, f"{shard.name}.*")):
+        paths.remove(path)
+    if isinstance(out, ObjectPath):
+        for each in paths.list_objects(out / shard.name):
+            paths.remove(each.path)
+    else:
         shutil.rmtree(out / shard.name, ignore_errors=True)
 
 
-def check_folder(out: Path, settings: Mapping[str, Any]) -> None:
+def check_folder(out: AnyPath, settings: Mapping[str, Any]) -> None:
     """Raise ExportError where the folder holds an export with other settings, or other files."""
     path = export_path(out)
-    if not path.exists():
-        others = _others(out) if out.is_dir() else [out] if out.exists() else []
-        for other in others:
+    if not paths.exists(path):
+        for other in _others(out):
             raise ExportError(f"{other} is in the way. Name an empty or a new folder for --out.")
         return
     try:
-        found = read_json(path, follow=False)["settings"]
+        found = paths.read_json_at(path, follow=False)["settings"]
         differing = [
             f"{n} was {found.get(n)!r}, is {v!r}" for n, v in settings.items() if found.get(n) != v
         ]
@@ -117,9 +128,18 @@ def check_folder(out: Path, settings: Mapping[str, Any]) -> None:
         )
 
 
-def _others(out: Path) -> Iterator[Path]:
+def _others(out: AnyPath) -> Iterator[AnyPath]:
     """What is in a folder apart from what a run leaves that is killed while it begins."""
     begun = f"{export_path(out).name}."  # under a temporary name
+    if isinstance(out, ObjectPath):
+        for each in paths.list_objects(out):
+            if not below(each.path, out).startswith("_export/"):
+                yield each.path
+        return
+    if not out.is_dir():
+        if out.exists():
+            yield out
+        return
     for path in out.iterdir():
         if path != records_path(out) and not path.name.startswith(begun):
             yield path

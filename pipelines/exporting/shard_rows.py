@@ -6,12 +6,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
+from ops.paths import AnyPath
 from pipelines.store import (
     CLASS,
     CodeStore,
@@ -77,7 +77,7 @@ class StoreRows:
     Raises StoreError as CodeStore does.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: AnyPath) -> None:
         self.store = CodeStore.open(path)
         names = (name for name in self.store.track_names if name != CLASS)  # those are the labels
         self.tracks = {name: self.store.track(name) for name in names}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import torch
 
-from ops import disk
+from ops import disk, paths
 from ops.disk_errors import disk_errors_explained
 from ops.files import fsync_path, fsync_tree, make_folders
+from ops.paths import AnyPath, ObjectPath, join
 from ops.precision import use_precision
 from ops.runtime import compute_repeatably, keep_freed_memory
 from pipelines.exporting.formats import format_named
@@ -33,7 +35,7 @@ class ExportWorker:
     given up, but goes on, can only put the same bytes in their place.
     """
 
-    def __init__(self, store: Path, out: Path, to: str, device: str, threads: int) -> None:
+    def __init__(self, store: AnyPath, out: AnyPath, to: str, device: str, threads: int) -> None:
         keep_freed_memory()
         self._out, self._threads = out, threads
         self._rows = StoreRows(store)
@@ -65,20 +67,28 @@ class ExportWorker:
     @contextmanager
     def _folder(self, shard: Shard) -> Iterator[Path]:
         """The folder to write into; what is in it is moved to its place afterwards."""
-        if self._format.in_place:
-            yield self._out
-            fsync_tree(self._out / shard.name)
+        out = self._out
+        if isinstance(out, ObjectPath):
+            with tempfile.TemporaryDirectory(prefix="smalti-") as temporary:
+                yield Path(temporary)
+                for path in sorted(Path(temporary).rglob("*")):
+                    if path.is_file():
+                        paths.copy(path, join(out, *path.relative_to(temporary).parts))
             return
-        partial = records_path(self._out) / f"{shard.name}.{uuid.uuid4().hex[:8]}.partial"
+        if self._format.in_place:
+            yield out
+            fsync_tree(out / shard.name)
+            return
+        partial = records_path(out) / f"{shard.name}.{uuid.uuid4().hex[:8]}.partial"
         disk.disk.make_folder(partial)
         try:
             yield partial
             fsync_tree(partial)
             for path in sorted(partial.rglob("*")):
                 if path.is_dir():
-                    make_folders(self._out / path.relative_to(partial))
+                    make_folders(out / path.relative_to(partial))
                 else:
-                    final = self._out / path.relative_to(partial)
+                    final = out / path.relative_to(partial)
                     disk.disk.replace(path, final)
                     fsync_path(final.parent)
         finally:

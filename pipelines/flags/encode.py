@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 import tyro
 
 from ops.config import ConfigError, Count, Range, Seed, Share
-from pipelines.console import PathOrURI, SourceOrURI, StorageOptions
+from pipelines.console import NameOrURI, PathOrURI, SourceOrURI, StorageOptions
 from pipelines.flags.flag_types import STALL_TIMEOUT, Accept, stall_seconds
 
 
@@ -37,8 +37,8 @@ class EncodeFlags:
     no 7.jpg. What is not encoded is named or counted."""
     out: PathOrURI
     """The code store to create or extend, for instance codes.zarr or s3://bucket/codes.zarr."""
-    tokenizer: str = "photo-f8"
-    """Name of a bundled tokenizer, or a model or run folder."""
+    tokenizer: NameOrURI = "photo-f8"
+    """Name of a bundled tokenizer, or a model or run folder, also at s3:// and gs://."""
     image_size: Annotated[int, Range(least=1, most=2**16)] = 256
     """Side of the encoded image in pixels; with --crop native its short side."""
     crop: Literal["center", "random", "ten", "native"] = "center"

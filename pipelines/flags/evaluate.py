@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 import tyro
 
 from ops.config import Count, Share
-from pipelines.console import SourceOrURI, StorageOptions
+from pipelines.console import NameOrURI, SourceOrURI, StorageOptions
 from pipelines.flags.flag_types import Side
 
 
@@ -21,8 +21,8 @@ class EvaluateFlags:
 
     kind: tyro.conf.Positional[Annotated[Literal["tokenizer", "prior"], tyro.conf.arg()]]
     """what MODEL is"""
-    model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
-    """a bundled tokenizer's name, a model folder or a run folder"""
+    model: tyro.conf.Positional[Annotated[NameOrURI, tyro.conf.arg(metavar="MODEL")]]
+    """a bundled tokenizer's name, a model folder or a run folder; s3:// and gs:// too"""
     data: SourceOrURI
     """images for a tokenizer (or label maps, or depth maps), a code store for a prior; also at
     s3:// and gs://, and images at https:// and hf://datasets/"""

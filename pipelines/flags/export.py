@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import tyro
 
 from ops.config import Range
+from pipelines.console import PathOrURI, StorageOptions
 from pipelines.flags.export_formats import formats_help
 
 
@@ -24,11 +24,11 @@ class ExportFlags:
 
     kind: tyro.conf.Positional[Annotated[Literal["store"], tyro.conf.arg()]]
     """what is exported"""
-    store: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="STORE")]]
-    """the code store, for instance codes.zarr"""
+    store: tyro.conf.Positional[Annotated[PathOrURI, tyro.conf.arg(metavar="STORE")]]
+    """the code store, for instance codes.zarr or s3://bucket/codes.zarr"""
     to: Annotated[str, tyro.conf.arg(help=formats_help())]
-    out: Path
-    """the folder to create, or to go on with"""
+    out: PathOrURI
+    """the folder to create, or to go on with; s3:// and gs:// too"""
     workers: Annotated[int, Range(least=0, most=2**16)] = 0
     """Ray actors that export; 0 exports in one child process. Both give the same bytes"""
     cpus_per_worker: Annotated[int, Range(least=1, most=1024)] | None = None
@@ -39,3 +39,4 @@ class ExportFlags:
     """for images: auto, cpu, cuda or cuda:N (without --workers), which decodes; recorded"""
     threads: Annotated[int, Range(least=1, most=1024)] = 1
     """for images: CPU threads per worker; affects rounding, so it is recorded"""
+    storage_option: StorageOptions = ()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import tyro
 
 from ops.config import Count, Range, Seed
+from pipelines.console import PathOrURI, StorageOptions
 from pipelines.flags.condition_notes import sampling_help
 from pipelines.flags.flag_types import STALL_TIMEOUT, Accept
 
@@ -23,12 +23,12 @@ class GenerateFlags:
 
     EXAMPLE: ClassVar[str] = "--prior runs/prior --out samples/ --count 4 --size 256x256"
 
-    out: Path
-    """the folder of samples to create or extend"""
-    prior: Path | None = None
+    out: PathOrURI
+    """the folder of samples to create or extend; s3:// and gs:// too"""
+    prior: PathOrURI | None = None
     """the run folder that pipelines.train_prior wrote, which has the tokenizer too, or the name of
     a bundled prior (default: clothing, where it is bundled, and photo-upscale4 as --upscale)"""
-    upscale: Path | None = None
+    upscale: PathOrURI | None = None
     """a prior with the condition low_res, by name or folder: --prior samples each image whole, in
     one window, and this one enlarges it, again and again up to --size"""
     upscale_temperature: float | None = None
@@ -123,3 +123,4 @@ class GenerateFlags:
     stall_timeout: str = STALL_TIMEOUT
     """seconds, or 90s, 10m, 1.5h: a worker that makes no progress for so long is killed and its
     task tried again. A sample that stalls every time is recorded as stalled"""
+    storage_option: StorageOptions = ()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, ClassVar
 
 import tyro
+
+from pipelines.console import PathOrURI, StorageOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,10 +21,12 @@ class ReportFlags:
 
     EXAMPLE: ClassVar[str] = "codes.zarr"
 
-    path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
-    """A run, a code store, a folder of samples, or a folder that contains some of these."""
-    out: Path | None = None
+    path: Annotated[PathOrURI, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    """A run, a code store, a folder of samples, or a folder that contains some of these; s3:// and
+    gs:// too."""
+    out: PathOrURI | None = None
     """The file to write; by default report.html in that folder."""
     originals_by_content: bool = False
     """Show encoded images also where only their content is the recorded one, not their time, as
     after copying them. Leave it out for a store from elsewhere: it may name any file here."""
+    storage_option: StorageOptions = ()

@@ -29,8 +29,9 @@ class TrainingFlags:
     FROM_RECIPE: ClassVar[frozenset[str]] = frozenset(
         ("steps", "save_every", "sample_every", "log_every", "batch_size", "learning_rate")
     )  # that are None for the recipe's own value
-    out: Path
-    """the run folder: checkpoints, metrics.jsonl, TensorBoard events, samples/"""
+    out: PathOrURI
+    """the run folder: checkpoints, metrics.jsonl, TensorBoard events, samples/. At s3:// and gs://
+    it is made in a local folder and uploaded with every checkpoint"""
     steps: Steps | None = None
     """train until this many steps are done"""
     save_every: Count | None = None

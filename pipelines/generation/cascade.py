@@ -11,9 +11,9 @@ import dataclasses
 import hashlib
 import json
 import os
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from ops.paths import AnyPath, ObjectPath, below, join, list_objects
 from pipelines.conditioning import (
     ConditionFiles,
     accepted_files,
@@ -87,7 +87,7 @@ def _flags_of(
     changed = dataclasses.replace(
         flags,
         prior=flags.prior if first else flags.upscale,
-        out=flags.out if last else flags.out / STAGES / f"{width}x{height}",
+        out=flags.out if last else join(flags.out, STAGES, f"{width}x{height}"),
         size=f"{width}x{height}",
         upscale=None,
         upscale_temperature=None,
@@ -140,8 +140,7 @@ def _images_of(stage: Stage, count: int) -> ConditionFiles:
     Their digest is that of the settings, which decide them whether they are there or not.
     """
     out = stage.flags.out
-    with os.scandir(out) as found:
-        sizes = {each.name: each.stat().st_size for each in found if each.name.endswith(".png")}
+    sizes = _png_sizes(out)
     items = [_entry(image_path(out, sample), sizes) for sample in range(count)]
     # Samples of a batch that are not asked for are sampled too, with any input.
     spare = next((item for item in items if item.size), None)
@@ -153,10 +152,19 @@ def _images_of(stage: Stage, count: int) -> ConditionFiles:
     return ConditionFiles(name=LOW_RES, path=out, items=tuple(items), digest=digest)
 
 
-def _entry(path: Path, sizes: dict[str, int]) -> Entry:
+def _png_sizes(folder: AnyPath) -> dict[str, int]:
+    """Bytes of each PNG of a folder, by name."""
+    if isinstance(folder, ObjectPath):
+        objects = {below(each.path, folder): each.size for each in list_objects(folder)}
+        return {name: size for name, size in objects.items() if name.endswith(".png")}
+    with os.scandir(folder) as found:
+        return {each.name: each.stat().st_size for each in found if each.name.endswith(".png")}
+
+
+def _entry(path: AnyPath, sizes: dict[str, int]) -> Entry:
     return Entry(path.name, str(path.absolute()), None, sizes.get(path.name, 0), "", None)
 
 
-def _given_up(out: Path) -> frozenset[int]:
+def _given_up(out: AnyPath) -> frozenset[int]:
     """The samples of a folder that were given up."""
     return frozenset(line["sample"] for line in failed_lines(out, read_parts(out).values()))

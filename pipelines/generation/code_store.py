@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from ops import disk
-from ops.files import make_folders
+from ops import paths
+from ops.paths import AnyPath, P, join
 from pipelines.generation.index import sample_name
 from pipelines.generation.sample_buffer import Codes, SampleBuffer
 from pipelines.generation.settings import GenerationRequest
@@ -39,8 +38,8 @@ TRACK = "image"
 GENERATED = "generated:"  # the source of such a row begins so: it has no image file
 
 
-def codes_path(out: Path) -> Path:
-    return out / "codes.zarr"
+def codes_path(out: P) -> P:
+    return join(out, "codes.zarr")
 
 
 def prepare_store(
@@ -51,13 +50,13 @@ def prepare_store(
 ) -> None:
     """Make codes.zarr for all samples of the request, or extend it to them."""
     root = codes_path(request.out)
-    make_folders(staging_path(root))
+    paths.make_folder(staging_path(root))
     remove_partials(root)
     plan = read_plan(root)
     if plan is None or plan.num_rows != request.count:
         # Written again and not extended, so that row k is sample k however the count grew.
-        disk.disk.unlink(checksums_path(root))
-        disk.disk.unlink(plan_path(root, 0))
+        paths.remove(checksums_path(root))
+        paths.remove(plan_path(root, 0))
         _write_plan(request, root, tokenizer, label_names, settings)
         plan = read_plan(root)
     assert plan is not None
@@ -69,7 +68,7 @@ def prepare_store(
 
 def _write_plan(
     request: GenerationRequest,
-    root: Path,
+    root: AnyPath,
     tokenizer: VQGAN,
     label_names: Sequence[str],
     settings: dict[str, Any],
@@ -132,14 +131,14 @@ def has_codes(request: GenerationRequest, number: int) -> bool:
     """Whether a task's codes are in the store."""
     root, grid = codes_path(request.out), grid_name(*request.shape)
     shard = shard_path(root, grid, TRACK, number)
-    return index_path(root, grid, number).exists() and shard.exists()
+    return paths.exists(index_path(root, grid, number)) and paths.exists(shard)
 
 
 def take_codes_out(request: GenerationRequest, number: int) -> None:
     """Remove a task's index part from the store, so that its codes are committed again."""
     root, grid = codes_path(request.out), grid_name(*request.shape)
-    disk.disk.unlink(checksums_path(root))
-    disk.disk.unlink(index_path(root, grid, number))
+    paths.remove(checksums_path(root))
+    paths.remove(index_path(root, grid, number))
 
 
 def stored_codes(request: GenerationRequest, number: int) -> dict[str, Codes]:
@@ -151,7 +150,7 @@ def stored_codes(request: GenerationRequest, number: int) -> dict[str, Codes]:
     return dict(zip(map(sample_name, rows), store.read(grid, rows), strict=True))
 
 
-def finish_store(out: Path) -> None:
+def finish_store(out: AnyPath) -> None:
     """Finish the store once every task of a run is committed; may be called again."""
     remove_partials(codes_path(out))
     empty_staging(codes_path(out))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 
+from ops import paths
 from ops.images import MAX_PIXELS, ImageArray, decode_image, image_grid, resize_and_crop, write_png
+from ops.paths import AnyPath, P, join
 from pipelines.conditioning import ConditionEncoder
 from pipelines.generation.outputs import image_path
 from pipelines.generation.settings import GenerationRequest
@@ -18,18 +19,19 @@ GAP = 2  # pixels between images
 GRID_SIDE = 256  # pixels; larger images are shrunk for the grid
 
 
-def grid_path(out: Path) -> Path:
-    return out / "grid.png"
+def grid_path(out: P) -> P:
+    return join(out, "grid.png")
 
 
-def conditions_path(out: Path, name: str) -> Path:
-    return out / f"condition-{name}.png"
+def conditions_path(out: P, name: str) -> P:
+    return join(out, f"condition-{name}.png")
 
 
 def remove_grids(request: GenerationRequest) -> None:
     """Remove contact sheets, which show an older number of samples."""
-    for path in (grid_path(request.out), *request.out.glob(conditions_path(Path(), "*").name)):
-        path.unlink(missing_ok=True)
+    sheets = paths.matching(request.out, conditions_path(request.out, "*").name)
+    for path in (grid_path(request.out), *sheets):
+        paths.remove(path)
 
 
 def write_grids(request: GenerationRequest, condition_encoder: ConditionEncoder) -> None:
@@ -40,24 +42,26 @@ def write_grids(request: GenerationRequest, condition_encoder: ConditionEncoder)
     if request.width * request.height > MAX_PIXELS:
         return
     first = range(min(request.count, GRID_IMAGES))
-    sampled = [sample for sample in first if image_path(request.out, sample).is_file()]
+    sampled = [sample for sample in first if paths.exists(image_path(request.out, sample))]
     for name in condition_encoder.names:
         images = (condition_encoder.preview(name, sample) for sample in sampled)
         _write(conditions_path(request.out, name), images, request)
     if len(sampled) > 1:
-        paths = (image_path(request.out, sample) for sample in sampled)
-        _write(grid_path(request.out), (decode_image(p.read_bytes()) for p in paths), request)
+        files = (image_path(request.out, sample) for sample in sampled)
+        found = (decode_image(paths.read_whole(file)) for file in files)
+        _write(grid_path(request.out), found, request)
 
 
-def _write(path: Path, images: Iterable[ImageArray], request: GenerationRequest) -> None:
-    if path.exists():
+def _write(path: AnyPath, images: Iterable[ImageArray], request: GenerationRequest) -> None:
+    if paths.exists(path):
         return
     scale = min(1.0, GRID_SIDE / max(request.width, request.height))
     size = max(1, round(request.height * scale)), max(1, round(request.width * scale))
     small = [resize_and_crop(image, size) for image in images]
     if small:
         columns = math.ceil(math.sqrt(len(small)))
-        write_png(path, image_grid(np.stack(small), columns, GAP))
+        with paths.local_file(path) as file:
+            write_png(file, image_grid(np.stack(small), columns, GAP))
 
 
 def grid_cells(grid: ImageArray, count: int) -> list[ImageArray]:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from ops.config import ConfigError
+from ops.paths import ObjectPath
 from ops.precision import check_precision
 from pipelines.conditioning import ConditionFiles, parse_conditions
 from pipelines.flags import GenerateFlags, stall_seconds
@@ -45,6 +46,8 @@ def check_flags(flags: GenerateFlags) -> None:
     """Raise ConfigError for flags that are wrong whatever the prior."""
     if flags.address and not flags.workers:
         raise ConfigError("--address needs --workers: the number of actors to start there.")
+    if flags.preview and isinstance(flags.out, ObjectPath):
+        raise ConfigError("--preview writes on local disks only. Leave it out.")
     assert flags.count is not None
     stall_seconds(flags.stall_timeout)
     if flags.only is not None and not 0 <= flags.only < flags.count:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from pathlib import Path
 
 import torch
 
 from ops.files import file_hash
 from ops.images import ImageArray
+from ops.paths import AnyPath, local_file
 from ops.png import write_png_strips
 from ops.runtime import num_cores
 from pipelines.exporting import image_strips
@@ -42,7 +42,7 @@ class ImageWriter:
         self._decoding = threading.Lock()
         self._futures: set[Future[str]] = set()
 
-    def write(self, path: Path, codes: Codes) -> Future[str]:
+    def write(self, path: AnyPath, codes: Codes) -> Future[str]:
         """Begin to write the PNG of codes (h, w); its SHA-256, in hex, is the future's result."""
         if self._stream is not None:
             future = self._pool.submit(self._written, path, self._decoded(codes))
@@ -79,6 +79,7 @@ class ImageWriter:
                 return
             yield strip
 
-    def _written(self, path: Path, strips: Iterable[ImageArray]) -> str:
-        write_png_strips(path, self._width, self._height, strips, threads=self._threads)
-        return file_hash(path)
+    def _written(self, path: AnyPath, strips: Iterable[ImageArray]) -> str:
+        with local_file(path) as file:
+            write_png_strips(file, self._width, self._height, strips, threads=self._threads)
+            return file_hash(file)

@@ -16,14 +16,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ops import paths
 from ops.config import UserError
-from ops.files import fsync_path, link_once, make_folders, write_temporary
+from ops.paths import AnyPath, P, join
 from pipelines.store import (
     CRASHED,
     OK,
@@ -76,12 +76,12 @@ def sample_name(sample: int) -> str:
     return f"sample-{sample:05d}"
 
 
-def part_path(out: Path, number: int) -> Path:
-    return out / "index" / f"{number:05d}.parquet"
+def part_path(out: P, number: int) -> P:
+    return join(out, "index", f"{number:05d}.parquet")
 
 
 def commit_part(
-    out: Path, number: int, lines: pa.Table, environments: Sequence[MadeIn] = ()
+    out: AnyPath, number: int, lines: pa.Table, environments: Sequence[MadeIn] = ()
 ) -> None:
     """Write a task's file of the index; one that exists already is kept.
 
@@ -95,30 +95,28 @@ def commit_part(
     data = parquet_bytes(table.replace_schema_metadata(description_metadata(description)))
     path = part_path(out, number)
     try:
-        temporary = write_temporary(staging_path(out) / path.name, data)
-        make_folders(path.parent)
-        link_once(temporary, path)
+        paths.commit_once(staging_path(out), path, data)
     except FileNotFoundError as error:
         raise StoreError(f"{staging_path(out)} was emptied by another run ({error}).") from error
-    fsync_path(out)
+    paths.flush(out)
 
 
-def read_parts(out: Path) -> dict[int, Part]:
+def read_parts(out: AnyPath) -> dict[int, Part]:
     """The counts of every task's file, by the task's number.
 
     Raises SamplesError where a file is corrupt, or none that the folder has written.
     """
-    paths = {_number_of(path): path for path in (out / "index").glob("*.parquet")}
-    return {number: _read_part(number, paths[number]) for number in sorted(paths)}
+    found = {_number_of(path): path for path in paths.matching(join(out, "index"), "*.parquet")}
+    return {number: _read_part(number, found[number]) for number in sorted(found)}
 
 
-def _number_of(path: Path) -> int:
+def _number_of(path: AnyPath) -> int:
     if not PART_NAME.fullmatch(path.name):
         raise SamplesError(f"{path} is not a file of the index: such names are numbers. Remove it.")
-    return int(path.stem)
+    return int(path.name.partition(".")[0])
 
 
-def _read_part(number: int, path: Path) -> Part:
+def _read_part(number: int, path: AnyPath) -> Part:
     with corrupt_as(partial(_corrupt, path)):
         file = open_parquet(path)
         counts = read_description(path, file.schema_arrow.metadata)
@@ -129,7 +127,7 @@ def _read_part(number: int, path: Path) -> Part:
         return part
 
 
-def read_made_in(out: Path, number: int) -> list[MadeIn]:
+def read_made_in(out: AnyPath, number: int) -> list[MadeIn]:
     """The environments in which a task's samples were made, by place in the task.
 
     None where an earlier version made them. Raises SamplesError where the file is corrupt.
@@ -141,19 +139,19 @@ def read_made_in(out: Path, number: int) -> list[MadeIn]:
         return parse_environments(description, file.metadata.num_rows)
 
 
-def read_lines(out: Path, number: int) -> list[dict[str, Any]]:
+def read_lines(out: AnyPath, number: int) -> list[dict[str, Any]]:
     """The lines of one task, as SAMPLE_SCHEMA has them; SamplesError where they are corrupt."""
     lines: list[dict[str, Any]] = _read_table(part_path(out, number)).to_pylist()
     return lines
 
 
-def read_index(out: Path) -> pa.Table:
+def read_index(out: AnyPath) -> pa.Table:
     """All lines, SAMPLE_SCHEMA, in the order of the samples."""
-    paths = [part_path(out, number) for number in read_parts(out)]
-    return pa.concat_tables([SAMPLE_SCHEMA.empty_table(), *map(_read_table, paths)])
+    parts = [part_path(out, number) for number in read_parts(out)]
+    return pa.concat_tables([SAMPLE_SCHEMA.empty_table(), *map(_read_table, parts)])
 
 
-def failed_lines(out: Path, parts: Iterable[Part]) -> list[dict[str, Any]]:
+def failed_lines(out: AnyPath, parts: Iterable[Part]) -> list[dict[str, Any]]:
     """The lines of the samples that were given up."""
     tables = [_read_table(part_path(out, part.number)) for part in parts if part.crashed]
     given_up = pa.array(GIVEN_UP)
@@ -161,12 +159,12 @@ def failed_lines(out: Path, parts: Iterable[Part]) -> list[dict[str, Any]]:
     return [line for lines in found for line in lines]
 
 
-def _read_table(path: Path) -> pa.Table:
+def _read_table(path: AnyPath) -> pa.Table:
     with corrupt_as(partial(_corrupt, path)):
         return checked_table(open_parquet(path).read(), SAMPLE_SCHEMA)
 
 
-def _corrupt(path: Path, error: Exception) -> SamplesError:
+def _corrupt(path: AnyPath, error: Exception) -> SamplesError:
     return SamplesError(
         f"{path}: corrupt ({error}). Remove it and run the command again to make its samples again."
     )

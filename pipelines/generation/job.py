@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 
+from ops import paths
 from ops.config import ConfigError
 from ops.runtime import threads_restored
 from pipelines.conditioning import (
@@ -178,7 +179,7 @@ def _run(
 def _require_whole(request: GenerationRequest, piece: Piece[int]) -> None:
     """Raise ConfigError where a finished task's file of the index cannot be seen here."""
     # A worker on another machine may have written into a folder of the same name there.
-    if not part_path(request.out, piece.task).exists():
+    if not paths.exists(part_path(request.out, piece.task)):
         sample = request.samples_of(piece.task)[piece.first]
         raise ConfigError(
             f"A worker made sample {sample}, but it is not in {request.out}. Name an --out that "
@@ -214,7 +215,7 @@ def _device(flags: GenerateFlags, request: GenerationRequest, devices: WorkerDev
 def _finish(request: GenerationRequest, condition_encoder: ConditionEncoder) -> None:
     """Finish the folder when all tasks are done; every run does, as an earlier one may not have."""
     empty_staging(request.out)
-    preview_path(request.out).unlink(missing_ok=True)  # the samples themselves exist now
+    paths.remove(preview_path(request.out))  # the samples themselves exist now
     if "codes" in request.save:
         finish_store(request.out)
     if "images" in request.save:

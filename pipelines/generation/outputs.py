@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ops.files import NotRegularError, open_regular
+from ops.files import NotRegularError
+from ops.paths import AnyPath, P, join, open_binary, read_whole
 from pipelines.exporting import npy_bytes
 from pipelines.generation.index import sample_name
 from pipelines.generation.sample_buffer import Codes
@@ -29,12 +30,12 @@ ARRAY_ERRORS = (
 )  # fmt: skip
 
 
-def image_path(out: Path, sample: int) -> Path:
-    return out / f"{sample_name(sample)}.png"
+def image_path(out: P, sample: int) -> P:
+    return join(out, f"{sample_name(sample)}.png")
 
 
-def tar_path(out: Path, number: int) -> Path:
-    return out / "tars" / f"{number:05d}.tar"
+def tar_path(out: P, number: int) -> P:
+    return join(out, "tars", f"{number:05d}.tar")
 
 
 def image_file(request: GenerationRequest, number: int, sample: int) -> str | None:
@@ -48,25 +49,25 @@ def image_file(request: GenerationRequest, number: int, sample: int) -> str | No
 
 
 def tar_sample(
-    name: str, image: Path, codes: Codes, facts: dict[str, Any]
+    name: str, image: AnyPath, codes: Codes, facts: dict[str, Any]
 ) -> dict[str, str | bytes]:
     """One sample: facts as JSON, codes (h, w) as npy, the PNG."""
     return {
         "__key__": name,
         "json": (json.dumps(facts) + "\n").encode(),
         "npy": npy_bytes(codes),
-        "png": image.read_bytes(),
+        "png": read_whole(image),
     }
 
 
-def read_members(path: Path, suffix: str) -> Iterator[tuple[str, bytes]]:
+def read_members(path: AnyPath, suffix: str) -> Iterator[tuple[str, bytes]]:
     """(name without suffix, content) of a tar's files whose names end in `suffix`.
 
     Ends where the tar cannot be read, or does not go on.
     """
     last = -1
     try:
-        with open_regular(path, follow=False) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with open_binary(path, follow=False) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 # The headers decide where the next member is: it must be later.
                 if member.offset <= last or not 0 <= member.size <= MAX_MEMBER_BYTES:
@@ -80,7 +81,7 @@ def read_members(path: Path, suffix: str) -> Iterator[tuple[str, bytes]]:
         return
 
 
-def codes_in_tar(path: Path) -> dict[str, Codes]:
+def codes_in_tar(path: AnyPath) -> dict[str, Codes]:
     """Codes (h, w) by a sample's name, as far as the tar can be read."""
     found: dict[str, Codes] = {}
     for name, data in read_members(path, ".npy"):

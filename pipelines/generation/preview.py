@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from ops.images import ImageArray, to_image
+from ops.paths import P, join
 from ops.png import write_png_strips
 from tokenizer import VQGAN, decode_strips
 
@@ -19,8 +20,8 @@ GREY = 127
 GREY_ROWS = 512  # of pixels written at a time
 
 
-def preview_path(out: Path) -> Path:
-    return out / "preview.png"
+def preview_path(out: P) -> P:
+    return join(out, "preview.png")
 
 
 class Preview:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ops.config import UserError
+from ops.object_paths import scheme_of
 from ops.text import printable
 from pipelines.generation.defaults import class_names
 from pipelines.generation.stage_sizes import composition_side, low_res_ratio
@@ -24,8 +25,9 @@ def prior_notes(words: Sequence[str]) -> str:
 def _named(words: Sequence[str]) -> Iterator[str]:
     for word, following in zip(words, [*words[1:], ""], strict=True):
         flag, equals, value = word.partition("=")
-        if flag in FLAGS and (equals or following):
-            yield value if equals else following
+        named = value if equals else following
+        if flag in FLAGS and named and scheme_of(named) is None:  # help asks no object store
+            yield named
 
 
 def _note(name: str) -> str:

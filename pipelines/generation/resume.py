@@ -13,8 +13,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ops import disk
-from ops.files import fsync_path
+from ops import paths
+from ops.paths import AnyPath, ObjectPath, join
 from pipelines.generation.code_store import has_codes, stored_codes, take_codes_out
 from pipelines.generation.index import (
     GIVEN_UP,
@@ -42,21 +42,28 @@ from pipelines.store import remove_partials as remove_partials_in
 IMAGE_NAME = re.compile(r"sample-(\d+)\.png")
 
 
-def remove_partials(out: Path) -> None:
+def remove_partials(out: AnyPath) -> None:
     """Remove files that a killed driver or worker left half written."""
     remove_partials_in(out, ("", "_staging/", "tars/"))
 
 
-def empty_staging(out: Path) -> None:
+def empty_staging(out: AnyPath) -> None:
     """Remove staged files, but keep the partial shards of unfinished tasks."""
-    unfinished = {task for task in _begun(out) if not part_path(out, task[1]).exists()}
+    unfinished = {task for task in _begun(out) if not paths.exists(part_path(out, task[1]))}
     empty_staging_except(out, unfinished)
 
 
-def _begun(out: Path) -> set[tuple[str, int]]:
+def _begun(out: AnyPath) -> set[tuple[str, int]]:
     """(grid, task) of every task that has a partial shard."""
-    found = map(task_of_partial_shard, staging_path(out).iterdir())
+    found = map(task_of_partial_shard, paths.matching(staging_path(out), "*"))
     return {task for task in found if task is not None}
+
+
+def _names_in(folder: AnyPath) -> list[str]:
+    """The names in a folder; of an object store those of objects alone."""
+    if isinstance(folder, ObjectPath):
+        return [path.name for path in paths.matching(folder, "*")]
+    return os.listdir(folder) if folder.is_dir() else []
 
 
 class Folder:
@@ -67,10 +74,9 @@ class Folder:
     ) -> None:
         self.request, self.parts, self.retry_failed = request, parts, retry_failed
         # One listing of the folder: a million names take a second, a million stat calls minutes.
-        names = os.listdir(request.out)
+        names = _names_in(request.out)
         self.images = {name for name in names if name.endswith(".png")}
-        tars = request.out / "tars"
-        self.tars = set(os.listdir(tars)) if tars.is_dir() else set()
+        self.tars = set(_names_in(join(request.out, "tars")))
         numbers = (int(found[1]) for name in names if (found := IMAGE_NAME.fullmatch(name)))
         self._images_of = Counter(number // request.samples_per_task for number in numbers)
 
@@ -122,9 +128,9 @@ class Folder:
         if "codes" in request.save:
             take_codes_out(request, number)
         path = part_path(request.out, number)
-        if path.exists():
-            disk.disk.unlink(path)
-            fsync_path(path.parent)
+        if paths.exists(path):
+            paths.remove(path)
+            paths.flush(path.parent)
 
     def _salvaged(self, number: int) -> SampleBuffer:
         request = self.request

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,8 @@ import torch
 
 from ops.checkpoint import fingerprint
 from ops.config import ConfigError, Registry, to_json
-from ops.files import read_json, write_json
+from ops.files import json_bytes
+from ops.paths import AnyPath, P, exists, join, matching, read_json_at, write_whole
 from ops.precision import Precision
 from ops.runtime import named_device
 from pipelines.conditioning import ConditionFiles
@@ -46,8 +46,8 @@ NOT_DECIDING = (
 class GenerationRequest:
     """What to generate, as plain values that can be sent to workers."""
 
-    prior: Path  # a run folder or model folder
-    out: Path
+    prior: AnyPath  # a run folder or model folder
+    out: AnyPath
     width: int  # pixels
     height: int
     rows: int  # of codes, which cover the image
@@ -155,26 +155,27 @@ def deciding_settings(request: GenerationRequest, prior: Prior) -> dict[str, Any
     }
 
 
-def record_path(out: Path) -> Path:
-    return out / "generation.json"
+def record_path(out: P) -> P:
+    return join(out, "generation.json")
 
 
-def write_record(out: Path, settings: Mapping[str, Any], count: int) -> None:
+def write_record(out: AnyPath, settings: Mapping[str, Any], count: int) -> None:
     """Record the deciding settings of a folder, and its number of samples."""
-    write_json(record_path(out), {"format": FORMAT, **settings, "count": count})
+    record = {"format": FORMAT, **settings, "count": count}
+    write_whole(record_path(out), json_bytes(record))
 
 
-def read_record(out: Path) -> dict[str, Any] | None:
+def read_record(out: AnyPath) -> dict[str, Any] | None:
     """The settings that the samples in `out` were made with, or None where there are none.
 
     Raises StoreError where an older version wrote the folder.
     """
     begun = ("index/*.parquet", "_staging/*.partial-shard", "sample-*.png")
-    if not any(any(out.glob(pattern)) for pattern in begun):
+    if not any(any(True for _ in matching(out, pattern)) for pattern in begun):
         return None
     path = record_path(out)
     try:
-        record: dict[str, Any] = read_json(path, follow=False) if path.exists() else {}
+        record: dict[str, Any] = read_json_at(path, follow=False) if exists(path) else {}
         if not isinstance(record, dict):
             raise ValueError("it is no object")
     except (OSError, ValueError) as error:
@@ -196,7 +197,7 @@ def read_record(out: Path) -> dict[str, Any] | None:
 
 
 def check_record(
-    out: Path,
+    out: AnyPath,
     record: Mapping[str, Any],
     settings: Mapping[str, Any],
     accept: frozenset[str] = frozenset(),

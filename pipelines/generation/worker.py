@@ -10,19 +10,22 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import groupby
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import torch
 
+from ops import paths
 from ops.config import UserError, to_json
 from ops.disk_errors import disk_errors_explained
 from ops.files import LockedError, exclusive_lock
 from ops.heartbeat import Heartbeat
+from ops.paths import AnyPath, ObjectPath
 from ops.precision import use_precision
 from ops.runtime import (
     compute_repeatably,
@@ -139,6 +142,8 @@ class GenerationWorker:
     def _make_preview(self) -> Preview | None:
         """A preview, unless another worker writes one already to the same file."""
         request = self.request
+        if isinstance(request.out, ObjectPath):
+            return None
         try:
             self._held.enter_context(exclusive_lock(staging_path(request.out) / "preview.lock"))
         except LockedError:
@@ -151,7 +156,7 @@ class GenerationWorker:
         Raises DiskError where the disk refuses to write, StoppedError after stop().
         """
         torch.set_num_threads(self.request.threads)  # here: the number belongs to each thread
-        if part_path(self.request.out, piece.task).exists():
+        if paths.exists(part_path(self.request.out, piece.task)):
             return self._committed(piece)  # by an attempt that died before it returned
         buffer = read_buffer(self.request, piece.task, self._environment)
         self._done = Done(0, 0, 0)
@@ -295,7 +300,7 @@ class GenerationWorker:
 
         return on_codes
 
-    def _draw(self, sample: int, codes: Codes, folder: Path | None = None) -> Future[str]:
+    def _draw(self, sample: int, codes: Codes, folder: AnyPath | None = None) -> Future[str]:
         """Begin to write a sample's PNG, among the samples or elsewhere; see ImageWriter."""
         return self._images.write(image_path(folder or self.request.out, sample), codes)
 
@@ -307,31 +312,49 @@ class GenerationWorker:
             removed = [
                 place
                 for place in buffer.sampled()
-                if not image_path(request.out, first + place).exists()
+                if not paths.exists(image_path(request.out, first + place))
             ]
             deque(self._redrawn(buffer, removed, request.out), maxlen=0)
         if "tars" in request.save:
-            write_tar(tar_path(request.out, buffer.task), self._tar_samples(buffer))
+            with self._image_folder() as folder, self._tar(buffer) as file:
+                write_tar(file, self._tar_samples(buffer, folder))
         if "codes" in request.save and not commit_codes(request, buffer):
             raise RuntimeError(f"another worker has given up samples of task {buffer.task}")
         commit_part(request.out, buffer.task, self._lines(buffer), buffer.environments())
         remove_partial_shards(request.out, grid_name(*request.shape), buffer.task)
 
-    def _tar_samples(self, buffer: SampleBuffer) -> Iterator[dict[str, str | bytes]]:
+    def _tar(self, buffer: SampleBuffer) -> AbstractContextManager[Path]:
+        return paths.local_file(tar_path(self.request.out, buffer.task))
+
+    @contextmanager
+    def _image_folder(self) -> Iterator[AnyPath]:
+        """Where the PNGs of a tar are: among the samples, or made for it alone."""
+        out = self.request.out
+        if "images" in self.request.save:
+            yield out
+        elif isinstance(out, ObjectPath):
+            with TemporaryDirectory(prefix="smalti-") as folder:
+                yield Path(folder)
+        else:
+            yield staging_path(out)
+
+    def _tar_samples(
+        self, buffer: SampleBuffer, folder: AnyPath
+    ) -> Iterator[dict[str, str | bytes]]:
         """All samples of the task's tar; PNGs that are not saved are made for it and removed."""
         places: Iterable[int] = buffer.sampled()
-        folder = self.request.out
         if "images" not in self.request.save:
-            folder = staging_path(folder)
             places = self._redrawn(buffer, buffer.sampled(), folder)
         for place in places:
             codes, sample = buffer.codes[place], buffer.samples[place]
             image = image_path(folder, sample)
             yield tar_sample(sample_name(sample), image, codes, self._facts(sample))
             if "images" not in self.request.save:
-                image.unlink()
+                paths.remove(image)
 
-    def _redrawn(self, buffer: SampleBuffer, places: Sequence[int], folder: Path) -> Iterator[int]:
+    def _redrawn(
+        self, buffer: SampleBuffer, places: Sequence[int], folder: AnyPath
+    ) -> Iterator[int]:
         """The places, each when its PNG is written again and its checksum, which another version
         may change, is in the buffer; some more are begun by then."""
         waiting: deque[tuple[int, Future[str]]] = deque()

@@ -7,21 +7,23 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ops.files import json_hash
-from pipelines.inputs.archives import file_etag, is_archive
+from ops.web_paths import SourcePath
+from pipelines.inputs.archives import is_archive
 from pipelines.inputs.fields import Fields
 from pipelines.inputs.path_lists import is_path_list
 from pipelines.inputs.patterns import input_sources
+from pipelines.inputs.source_files import disk_status
 
 MAX_FILES = 20_000  # more are not examined for this: they are listed instead
 
 
-def input_state(inputs: Sequence[Path], fields: Fields) -> str | None:
+def input_state(inputs: Sequence[SourcePath], fields: Fields) -> str | None:
     """Where the files of the input of list_sources lie, how large they are, and when they were
     written.
 
     None where that does not tell whether its images have changed, or takes as long as listing them:
-    for lists of paths, for folders with links to folders, and for more than MAX_FILES files. Raises
-    InputError as input_sources does.
+    for what is not on a disk, lists of paths, folders with links to folders, and more than
+    MAX_FILES files. Raises InputError as input_sources does.
     """
     found: list[tuple[str, str, str]] = []
     try:
@@ -37,7 +39,7 @@ def input_state(inputs: Sequence[Path], fields: Fields) -> str | None:
             for file, status in [(str(path), os.stat(path))] if named_file else _files(path):
                 if file is None or len(found) == MAX_FILES:
                     return None
-                found.append((source.key, file, file_etag(status)))
+                found.append((source.key, file, disk_status(status).etag))
     except OSError:
         return None
     return json_hash(sorted(found))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from ops import paths
+from ops.cache_folder import CACHE_VARIABLE
 from ops.config import UserError
 from ops.paths import OPTIONS_VARIABLE, AnyPath, ObjectPath, parse_path
 from pipelines.console import signal_handlers_kept
@@ -148,8 +149,8 @@ def ray_running(address: str | None = None, cpus: float = 1) -> Iterator[None]:
                 _temp_dir=temporary,
             )
     else:
-        options = os.environ.get(OPTIONS_VARIABLE)
-        variables = {OPTIONS_VARIABLE: options} if options else {}
+        names = (OPTIONS_VARIABLE, CACHE_VARIABLE)
+        variables = {name: os.environ[name] for name in names if os.environ.get(name)}
         yield from _connected(
             address=address, **({"runtime_env": {"env_vars": variables}} if variables else {})
         )

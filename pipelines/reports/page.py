@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jinja2
 
+from ops.paths import AnyPath, ObjectPath
 from ops.text import printable
 from pipelines.reports.demo_sections import DemoFolder, demo_sections
 from pipelines.reports.sections import sections_of
@@ -14,13 +15,16 @@ LIMIT = 20_000  # characters of one text
 TEMPLATES = Path(__file__).parent
 
 
-def render_page(path: Path, by_content: bool = False) -> str:
+def render_page(path: AnyPath, by_content: bool = False) -> str:
     """The HTML page about the folder `path`; raises ReportError if there is nothing to report.
 
     `by_content`: see Originals.
     """
-    find_sections = demo_sections if DemoFolder(path).settings.is_file() else sections_of
-    sections = find_sections(path, by_content)
+    if not isinstance(path, ObjectPath) and DemoFolder(path).settings.is_file():
+        sections = demo_sections(path, by_content)
+    else:
+        sections = sections_of(path, by_content)
+    name = path.name if isinstance(path, ObjectPath) else path.resolve().name
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -28,7 +32,7 @@ def render_page(path: Path, by_content: bool = False) -> str:
         undefined=jinja2.StrictUndefined,
     )
     return templates.get_template("page.html").render(
-        title=f"Smalti: {path.resolve().name}", subtitle=f"Made from {path}", sections=sections
+        title=f"Smalti: {name}", subtitle=f"Made from {path}", sections=sections
     )
 
 

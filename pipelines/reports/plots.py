@@ -5,14 +5,13 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ops.files import open_regular
 from ops.images import ImageArray, png_bytes
+from ops.paths import AnyPath, open_binary
 from ops.plots import figure_image, plot_text
 from pipelines.training import draw_usage
 
@@ -31,9 +30,9 @@ def image_uri(image: ImageArray) -> str:
     return data_uri(png_bytes(image))
 
 
-def file_uri(path: Path) -> str:
+def file_uri(path: AnyPath) -> str:
     """A PNG or JPEG file, unchanged, in a data URI; raises NotRegularError for a link."""
-    with open_regular(path, follow=False) as file:
+    with open_binary(path, follow=False) as file:
         return data_uri(file.read(), TYPES[path.suffix.lower()])
 
 

@@ -6,14 +6,23 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 
-from ops.files import open_regular
 from ops.images import ImageError, decode_image, resize_and_crop, to_image
+from ops.paths import (
+    AnyPath,
+    ObjectPath,
+    P,
+    exists,
+    is_folder,
+    join,
+    list_objects,
+    matching,
+    open_binary,
+)
 from pipelines.generation import (
     GIVEN_UP,
     GRID_IMAGES,
@@ -48,47 +57,59 @@ class Sample(NamedTuple):
     stages: tuple[str, ...] = ()  # the sizes of the stages, as 128x128
 
 
-def sample_images(path: Path, limit: int) -> tuple[list[Sample], int]:
+def sample_images(path: AnyPath, limit: int) -> tuple[list[Sample], int]:
     """The first `limit` samples of a folder, and how many samples it has.
 
     Contact sheets of conditions that cannot be divided among the samples come first. Images too
     large to be read are left out.
     """
-    files = sorted(path.glob("sample-*.png"))
+    files = sorted(matching(path, "sample-*.png"))
     if not files:
         found = islice(_in_tars(path) or _in_codes(path), limit)
         return [Sample(name, (uri,)) for name, uri in found if uri is not None], _count_ok(path)
     shown, sheets, stages = files[:limit], [], _stages(path)
     before: dict[str, list[str]] = {file.name: [] for file in shown}
-    for sheet in sorted(path.glob("condition-*.png")):
-        if stages and sheet.stem == "condition-low_res":
+    for sheet in sorted(matching(path, "condition-*.png")):
+        if stages and sheet.name == "condition-low_res.png":
             continue  # the stage before shows the same
         cells = _cells(_bytes(sheet), len(files[:GRID_IMAGES]))
         if not cells:
-            sheets.append(Sample(sheet.stem, _uris(sheet)))
+            sheets.append(Sample(sheet.name.removesuffix(".png"), _uris(sheet)))
         for file, cell in zip(shown, cells, strict=False):
             before[file.name].append(cell)
     samples = [
         Sample(
-            file.stem,
-            (*before[file.name], *(uri for p in [*stages, path] for uri in _uris(p / file.name))),
-            tuple(stage.name for stage in stages if (stage / file.name).is_file()),
+            file.name.removesuffix(".png"),
+            (
+                *before[file.name],
+                *(uri for p in [*stages, path] for uri in _uris(join(p, file.name))),
+            ),
+            tuple(stage.name for stage in stages if exists(join(stage, file.name))),
         )
         for file in shown
     ]
     return [sample for sample in [*sheets, *samples] if sample.sources], len(files)
 
 
-def _stages(path: Path) -> list[Path]:
+def _stages(path: AnyPath) -> list[AnyPath]:
     """The folders of a cascade's earlier stages, the smallest images first."""
-    folders = (path / STAGES).iterdir() if (path / STAGES).is_dir() else ()
+    folders: list[AnyPath] = [*folders_in(join(path, STAGES))]
     sizes = {folder: match for folder in folders if (match := SIZE.fullmatch(folder.name))}
     return sorted(sizes, key=lambda folder: int(sizes[folder][1]) * int(sizes[folder][2]))
 
 
-def _uris(path: Path) -> tuple[str, ...]:
+def folders_in(path: P) -> Iterator[P]:
+    """The folders in a folder, in no order; none where it does not exist."""
+    if isinstance(path, ObjectPath):
+        names = {each.path.relative_to(path).parts[0] for each in list_objects(path)}
+        yield from (join(path, name) for name in names)
+    elif path.is_dir():
+        yield from (cast(Any, child) for child in path.iterdir() if child.is_dir())
+
+
+def _uris(path: AnyPath) -> tuple[str, ...]:
     """The PNG at a path; nothing where there is none, or it is too large to be read."""
-    uri = _uri(_bytes(path)) if path.is_file() else None
+    uri = _uri(_bytes(path)) if exists(path) else None
     return () if uri is None else (uri,)
 
 
@@ -100,12 +121,12 @@ def _cells(data: bytes, count: int) -> list[str]:
         return []
 
 
-def _count_ok(path: Path) -> int:
+def _count_ok(path: AnyPath) -> int:
     return sum(part.ok for part in read_parts(path).values())
 
 
-def _bytes(path: Path) -> bytes:
-    with open_regular(path, follow=False) as file:
+def _bytes(path: AnyPath) -> bytes:
+    with open_binary(path, follow=False) as file:
         return file.read(MAX_MEMBER_BYTES)
 
 
@@ -125,19 +146,19 @@ def _scaled_down(image: np.ndarray) -> np.ndarray:
     return resize_and_crop(image, size)
 
 
-def _in_tars(path: Path) -> Iterator[MaybeNamed] | None:
-    tars = sorted((path / "tars").glob("*.tar"))
+def _in_tars(path: AnyPath) -> Iterator[MaybeNamed] | None:
+    tars = sorted(matching(join(path, "tars"), "*.tar"))
     return _read_tars(tars) if tars else None
 
 
-def _read_tars(tars: list[Path]) -> Iterator[MaybeNamed]:
+def _read_tars(tars: list[AnyPath]) -> Iterator[MaybeNamed]:
     for path in tars:
         for name, data in read_members(path, ".png"):
             yield name, _uri(data)
 
 
-def _in_codes(path: Path) -> Iterator[MaybeNamed]:
-    if not codes_path(path).is_dir():
+def _in_codes(path: AnyPath) -> Iterator[MaybeNamed]:
+    if not is_folder(codes_path(path)):
         return
     store = CodeStore.open(codes_path(path))
     tokenizer = load_tokenizer(store.tokenizer_folder)
@@ -150,7 +171,7 @@ def _in_codes(path: Path) -> Iterator[MaybeNamed]:
         yield row["key"], image_uri(_scaled_down(to_image(pixels)[0]))
 
 
-def index_facts(path: Path) -> tuple[list[Named], list[tuple[str, str, str]]]:
+def index_facts(path: AnyPath) -> tuple[list[Named], list[tuple[str, str, str]]]:
     """(status, count) of the samples, what they were made with, and (name, status, reason) of the
     ones that were given up."""
     index = read_index(path).select(["sample", "status", "error"])

@@ -7,7 +7,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,14 +14,14 @@ import pyarrow.compute as pc
 import torch
 
 from ops.config import UserError, from_json
-from ops.files import read_json
 from ops.images import ImageArray, ImageError, Transform, to_image, to_pixels
 from ops.metrics import codebook_usage, psnr
 from ops.metrics_log import read_metrics
+from ops.paths import AnyPath, ObjectPath, exists, is_folder, join, matching, read_json_at
 from pipelines.generation import GENERATED
 from pipelines.reports.originals import Originals
 from pipelines.reports.plots import curve_plot, file_uri, image_uri, usage_plot
-from pipelines.reports.samples import index_facts, sample_images
+from pipelines.reports.samples import folders_in, index_facts, sample_images
 from pipelines.store import (
     CodeStore,
     committed_tasks,
@@ -74,16 +73,16 @@ class Section:
     tables: list[Table] = field(default_factory=list)
 
 
-def sections_of(path: Path, by_content: bool = False) -> list[Section]:
+def sections_of(path: AnyPath, by_content: bool = False) -> list[Section]:
     """The sections about `path`, else about the folders in it; raises ReportError if none.
 
     `by_content`: see Originals.
     """
-    if not path.is_dir():
+    if not is_folder(path):
         raise ReportError(f"{path} is not a folder. Name a run, a code store or samples.")
     sections = list(_own_sections(path, by_content))
     if not sections:
-        children = sorted(child for child in path.iterdir() if child.is_dir())
+        children = sorted(folders_in(path))
         found = [section for child in children for section in _own_sections(child, by_content)]
         order = ("Samples", "Codes", "Training")  # images first
         sections = sorted(found, key=lambda section: order.index(section.title.split(":")[0]))
@@ -92,24 +91,24 @@ def sections_of(path: Path, by_content: bool = False) -> list[Section]:
             f"{path} holds no code store (zarr.json), no run (metrics.jsonl) and no samples "
             "(generation.json), and neither do the folders in it."
         )
-    if (path / TIMINGS).is_file():
-        sections.append(timings_section(path / TIMINGS))
+    if exists(join(path, TIMINGS)):
+        sections.append(timings_section(join(path, TIMINGS)))
     return sections
 
 
-def _own_sections(path: Path, by_content: bool) -> Iterator[Section]:
-    if (path / "zarr.json").is_file():
+def _own_sections(path: AnyPath, by_content: bool) -> Iterator[Section]:
+    if exists(join(path, "zarr.json")):
         yield store_section(path, by_content)
-    if (path / "metrics.jsonl").is_file():
+    if exists(join(path, "metrics.jsonl")):
         yield run_section(path)
-    if (path / "generation.json").is_file():
+    if exists(join(path, "generation.json")):
         yield samples_section(path)
 
 
 # --- a code store
 
 
-def store_section(path: Path, by_content: bool = False) -> Section:
+def store_section(path: AnyPath, by_content: bool = False) -> Section:
     """Summary, originals and reconstructions, code usage, failed rows."""
     store = CodeStore.open(path)
     section = Section(f"Codes: {path.name}")
@@ -257,19 +256,20 @@ def _usage_figure(store: CodeStore, codebook_size: int, factor: int) -> Figure:
 # --- a training run
 
 
-def run_section(path: Path) -> Section:
+def run_section(path: AnyPath) -> Section:
     """Curves of metrics.jsonl, the newest images, the settings."""
     section = Section(f"Training: {path.name}")
-    lines = read_metrics(path / "metrics.jsonl")
+    lines = read_metrics(join(path, "metrics.jsonl"))
     for name in _metric_names(lines):
         points = [(line["step"], line[name]) for line in lines if name in line]
         steps, values = zip(*points, strict=True)
         caption = f"{name}: {values[-1]:.4g} after {steps[-1]:,} steps"
         section.figures.append(Figure((curve_plot(steps, values, name),), caption))
-    for image in _newest_images(path / "samples"):
-        section.figures.append(Figure((file_uri(image),), image.stem, wide=True))
-    if (path / "run.json").is_file():
-        section.tables.append(Table(_settings(path / "run.json")))
+    for image in _newest_images(join(path, "samples")):
+        name = image.name.rpartition(".")[0]
+        section.figures.append(Figure((file_uri(image),), name, wide=True))
+    if exists(join(path, "run.json")):
+        section.tables.append(Table(_settings(join(path, "run.json"))))
     return section
 
 
@@ -279,20 +279,20 @@ def _metric_names(lines: Sequence[Mapping[str, float]]) -> list[str]:
     return [*losses, *(name for name in names if name not in ("step", *losses))]
 
 
-def _newest_images(folder: Path) -> list[Path]:
-    newest: dict[str, Path] = {}
-    if folder.is_symlink():  # to images elsewhere
+def _newest_images(folder: AnyPath) -> list[AnyPath]:
+    newest: dict[str, AnyPath] = {}
+    if not isinstance(folder, ObjectPath) and folder.is_symlink():  # to images elsewhere
         return []
-    for path in sorted(folder.glob("*.png")):
+    for path in sorted(matching(folder, "*.png")):
         match = RUN_IMAGE.fullmatch(path.name)
-        newest[match[1] if match else path.stem] = path
+        newest[match[1] if match else path.name] = path
     return list(newest.values())[:MAX_IMAGES]
 
 
 # --- samples
 
 
-def samples_section(path: Path) -> Section:
+def samples_section(path: AnyPath) -> Section:
     """The samples of a folder, the counts of its index, and the settings that made them."""
     section = Section(f"Samples: {path.name}")
     refuse_links(path)
@@ -311,19 +311,19 @@ def samples_section(path: Path) -> Section:
         if len(failed) > MAX_FAILED:
             rows.append((f"and {len(failed) - MAX_FAILED:,} more", "", ""))
         section.tables.append(Table(rows, ("sample", "status", "reason")))
-    section.tables.append(Table(_settings(path / "generation.json")))
+    section.tables.append(Table(_settings(join(path, "generation.json"))))
     return section
 
 
 # --- the demo
 
 
-def timings_section(path: Path) -> Section:
+def timings_section(path: AnyPath) -> Section:
     """Seconds of each stage of the demo, and their sum."""
     try:
         stages = [
             (str(stage["stage"]), float(stage["seconds"]))
-            for stage in read_json(path, follow=False)
+            for stage in read_json_at(path, follow=False)
         ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ReportError(f"{path} cannot be read: {error}.") from error
@@ -332,10 +332,10 @@ def timings_section(path: Path) -> Section:
     return Section("Timings", tables=[Table(rows)])
 
 
-def _settings(path: Path) -> list[tuple[str, str]]:
+def _settings(path: AnyPath) -> list[tuple[str, str]]:
     """The settings in a JSON file as rows; raises ReportError where it has none."""
     try:
-        data = read_json(path, follow=False)
+        data = read_json_at(path, follow=False)
         if not isinstance(data, dict):
             raise ValueError("it is no object")
     except (OSError, ValueError) as error:

@@ -50,6 +50,7 @@ from pipelines.store.layout import (
     track_name,
     track_path,
 )
+from pipelines.store.lease import Lease, held_lease
 from pipelines.store.parquet import (
     CARRIED_FIELDS,
     checked_table,
@@ -106,6 +107,7 @@ __all__ = [
     "CodeStore",
     "FORMAT",
     "INDEX_SCHEMA",
+    "Lease",
     "IndexLine",
     "MAX_ROWS_PER_TASK",
     "MadeIn",
@@ -135,6 +137,7 @@ __all__ = [
     "forget_missing",
     "grid_name",
     "grid_shape",
+    "held_lease",
     "index_buffer",
     "index_path",
     "index_table",

@@ -1,7 +1,8 @@
-"""The lease of a store in an object store: keeps two drivers from doing the same work.
+"""The lease of a store or run in an object store: keeps two drivers from doing the same work.
 
-Nothing rests on it: commits are exclusive whoever makes them. So a driver that cannot renew its
-lease in time goes on, and one whose holder has died is taken over.
+No store rests on it: commits are exclusive whoever makes them. So a driver that cannot renew its
+lease in time goes on, and one whose holder has died is taken over. A holder that was taken over
+does not renew it any more, and `Lease.check` tells it so.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import socket
 import threading
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from ops import paths
@@ -26,8 +28,24 @@ RENEW_SECONDS = 15.0
 EXPIRED_SECONDS = 60.0
 
 
+@dataclass(frozen=True)
+class Lease:
+    """A lease that is held; other processes may be given a copy to check it."""
+
+    path: ObjectPath
+    data: bytes  # names the holder
+
+    def check(self) -> None:
+        """Raise LockedError where another driver has taken the lease over."""
+        if not paths.holds(self.path, self.data):
+            raise LockedError(
+                f"{self.path} is no longer held by this process: it had stopped for more than "
+                f"{EXPIRED_SECONDS:.0f} s, and another one has taken over. Let that one go on."
+            )
+
+
 @contextlib.contextmanager
-def held_lease(path: ObjectPath) -> Iterator[None]:
+def held_lease(path: ObjectPath) -> Iterator[Lease]:
     """Hold the lease at `path`; LockedError where another driver holds it."""
     own = {"id": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid()}
     data = json.dumps(own).encode()
@@ -38,7 +56,7 @@ def held_lease(path: ObjectPath) -> Iterator[None]:
     renewing = threading.Thread(target=_renew, args=(path, data, ended), daemon=True)
     renewing.start()
     try:
-        yield
+        yield Lease(path, data)
     finally:
         ended.set()
         renewing.join()
@@ -50,6 +68,8 @@ def held_lease(path: ObjectPath) -> Iterator[None]:
 def _renew(path: ObjectPath, data: bytes, ended: threading.Event) -> None:
     while not ended.wait(RENEW_SECONDS):
         with contextlib.suppress(UserError, OSError):
+            if not paths.holds(path, data):
+                return  # it was taken over
             paths.write_whole(path, data)
 
 

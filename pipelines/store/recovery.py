@@ -43,6 +43,14 @@ WRITTEN_FOLDERS = (
     "g*/",
     "g*/*/",
 )
+#: The Parquet files that are created exclusively: of a store, and of a folder of samples.
+EXCLUSIVE = (
+    "_plan/*.parquet",
+    "_tombstones/*.parquet",
+    "_index/*/*.parquet",
+    "index/*.parquet",
+)
+PARQUET_END = b"PAR1"
 OWN = "_checksums.json"  # the key of the checksum file's own checksum
 
 
@@ -50,9 +58,25 @@ def remove_partials(root: AnyPath, folders: Iterable[str] = WRITTEN_FOLDERS) -> 
     """Remove files that a killed driver or worker left half written; an object store has none."""
     if isinstance(root, ObjectPath):
         return
+    if root.is_dir() and not disk.disk.makes_links(root):
+        _remove_unfinished_parts(root)
     for pattern in (f"{folder}*.partial" for folder in folders):
         for path in root.glob(pattern):
             shutil.rmtree(path) if path.is_dir() else disk.disk.unlink(path)
+
+
+def _remove_unfinished_parts(root: Path) -> None:
+    """Remove Parquet files of which a killed process has written only the first part.
+
+    There are none on disks with hard links, where they appear whole.
+    """
+    for pattern in EXCLUSIVE:
+        for path in root.glob(pattern):
+            with open_binary(path, follow=False) as file:
+                file.seek(max(0, path.stat().st_size - len(PARQUET_END)))
+                whole = file.read() == PARQUET_END
+            if not whole:
+                disk.disk.unlink(path)
 
 
 def keep_tokenizer(root: AnyPath, folder: Path) -> None:

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from ops.checkpoint import prune_steps, step_folder, write_held_out, write_skipped
+from ops.checkpoint import step_folder, write_held_out, write_skipped
 from ops.disk_errors import disk_errors_explained
 from ops.files import atomic_path
 from ops.ranks import Ranks
+from pipelines.training.run_folder import RunFolder
 
 T = TypeVar("T")
 #: Writes a state that no longer changes into a folder; called in a thread, by every process with
@@ -46,11 +47,12 @@ def cpu_copies(state: T) -> T:
 class CheckpointWriter:
     """Writes a run's step folders one after the other, each in a thread of every process.
 
-    A folder gets its name when all that is in it has been written and flushed. What fails is raised
-    in all processes by the next call of `start`, `check` or `wait`.
+    A folder gets its name when all that is in it has been written and flushed; then it is uploaded,
+    where the run lies in an object store. What fails is raised in all processes by the next call of
+    `start`, `check` or `wait`.
     """
 
-    def __init__(self, run: Path, ranks: Ranks, keep: int) -> None:
+    def __init__(self, run: RunFolder, ranks: Ranks, keep: int) -> None:
         self.run, self.ranks, self.keep = run, ranks, keep
         self._ranks_of_thread = ranks.for_thread()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -87,13 +89,14 @@ class CheckpointWriter:
         ranks = self._ranks_of_thread
         with (
             ranks.errors_shared(),
-            disk_errors_explained(self.run),
+            disk_errors_explained(self.run.folder),
             ExitStack() as published,
         ):
             partial: Path | None = None
             with ranks.errors_shared():
                 if ranks.is_first:
-                    partial = published.enter_context(atomic_path(step_folder(self.run, step)))
+                    folder = step_folder(self.run.folder, step)
+                    partial = published.enter_context(atomic_path(folder))
                     partial.mkdir()
             partial = ranks.broadcast(partial)
             assert partial is not None
@@ -105,7 +108,7 @@ class CheckpointWriter:
                 if skipped:
                     write_skipped(partial, skipped)
                 published.close()
-                prune_steps(self.run, self.keep)
+                self.run.publish(step, self.keep)
 
     def __enter__(self) -> CheckpointWriter:
         return self

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ops.checkpoint import newest_step, step_of
 from ops.paths import AnyPath
 from ops.ranks import ALONE, Ranks, ranks_here
 from pipelines.console import PLAIN_ERRORS, progress_bar
 from pipelines.jobs import WorkerDevices, check_on_every_node
-from pipelines.training.loop import OnStep, TrainingError
+from pipelines.training.loop import OnStep
+from pipelines.training.run_folder import RunFolder, TrainingError
 
 #: One process's part of one attempt: opens the data, builds the train task and calls `train`.
 Attempt = Callable[[Ranks, OnStep | None], int]
@@ -34,20 +34,20 @@ class WorkerConfig:
 
 
 def run_attempts(
-    run: Path,
+    run: RunFolder,
     steps: int,
     attempt: Attempt,
     worker_config: WorkerConfig,
     reads: Mapping[str, AnyPath],
 ) -> int:
-    """Train in the run folder `run` until `steps` are done; returns how many were taken.
+    """Train in `run` until `steps` are done; returns how many were taken.
 
     `attempt` is pickled for the workers and must hold absolute paths; those in `reads`, by flag,
     must exist on every node. The caller holds the run's lock. Raises ConfigError where the cluster
     has not a GPU for each worker that is to have one, the first UserError of any worker,
     TrainingError where workers die more than `restarts` times.
     """
-    start = _steps_done(run)
+    start = run.steps_done()
     if start >= steps:
         return 0
     if not worker_config.workers:
@@ -59,24 +59,19 @@ def run_attempts(
         if use_gpu:
             devices.require(worker_config.workers)
             devices.check_usable()  # else NCCL would fail first, and less clearly
-        check_on_every_node(reads, {"--out": run})
+        check_on_every_node(reads, {"--out": run.place})
         _launch(run, steps, attempt, worker_config, use_gpu)
-    return _steps_done(run) - start
-
-
-def _steps_done(run: Path) -> int:
-    newest = newest_step(run)
-    return step_of(newest) if newest else 0
+    return run.steps_done() - start
 
 
 def _launch(
-    run: Path, steps: int, attempt: Attempt, worker_config: WorkerConfig, use_gpu: bool
+    run: RunFolder, steps: int, attempt: Attempt, worker_config: WorkerConfig, use_gpu: bool
 ) -> None:
     """Run `attempt` on every worker, restarting all of them when one dies."""
     import ray
 
     status: Any = ray.remote(num_cpus=0)(_RunStatus).remote()
-    trainer = _make_trainer(run, attempt, worker_config, status, use_gpu)
+    trainer = _make_trainer(run.folder, attempt, worker_config, status, use_gpu)
     failures: list[BaseException] = []
 
     def fit() -> None:
@@ -90,11 +85,11 @@ def _launch(
     thread = threading.Thread(target=fit, daemon=True, name="ray-train")
     thread.start()
     try:
-        _watch(thread, status, _steps_done(run), steps)
+        _watch(thread, status, run.steps_done(), steps)
         worker_error: BaseException | None = ray.get(status.error.remote())
     finally:
         ray.kill(status)
-        shutil.rmtree(run / RAY_FOLDER, ignore_errors=True)
+        shutil.rmtree(run.folder / RAY_FOLDER, ignore_errors=True)
     if worker_error is not None:
         raise worker_error
     for failure in failures:
@@ -102,7 +97,7 @@ def _launch(
             raise failure
         raise TrainingError(
             f"The workers were started {worker_config.restarts + 1} times and died each time; "
-            f"{_steps_done(run)} steps are safe in {run}. The last time: {failure}"
+            f"{run.steps_done()} steps are safe in {run.place}. The last time: {failure}"
         ) from failure
 
 

@@ -22,15 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ops.checkpoint import (
-    best_step,
-    held_out_of,
-    newest_step,
-    skipped_of,
-    step_folder,
-    step_of,
-)
-from ops.config import UserError
+from ops.checkpoint import newest_step, skipped_of, step_of
 from ops.disk_errors import disk_errors_explained
 from ops.images import write_png
 from ops.metrics_log import MetricsLog, read_metrics
@@ -38,6 +30,7 @@ from ops.ranks import ALONE, Ranks
 from pipelines.console import interrupts_noted, progress_bar
 from pipelines.training.checkpoint_writer import CheckpointWriter, WriteState
 from pipelines.training.plots import plot_curves
+from pipelines.training.run_folder import RunFolder, TrainingError
 
 Batch = TypeVar("Batch")
 OnStep = Callable[[int, str], None]  # called with the number of steps done and a short note
@@ -46,10 +39,6 @@ KEYS_NAMED = 8  # in the message about a loss that is not finite
 FINITE = "finite"  # the metric that says whether a step was taken
 #: Metrics of which one is not finite where a step was not taken, as messages name them.
 CHECKED = ("loss", "gradient_norm", "discriminator_loss", "discriminator_gradient_norm")
-
-
-class TrainingError(UserError):
-    """A run that cannot start or continue."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,7 +130,7 @@ class TrainTask(ABC, Generic[Batch]):
 def train(
     train_task: TrainTask[Batch],
     source: Source[Batch],
-    run: Path,
+    run: RunFolder,
     settings: LoopSettings,
     ranks: Ranks = ALONE,
     on_step: OnStep | None = None,
@@ -153,14 +142,14 @@ def train(
     which changed no weight, unless more batches may be skipped; DiskError where the run folder
     cannot be written.
     """
-    newest = newest_step(run)
-    start = ranks.broadcast(step_of(newest) if newest else 0)
-    if start:
-        train_task.load(_visible(step_folder(run, start)))
+    newest = ranks.broadcast(newest_step(run.folder))
+    start = step_of(newest) if newest else 0
+    if newest:
+        train_task.load(_visible(newest))
     if start >= settings.steps:
         return 0
     with (
-        _log(run, start, ranks) as log,
+        _log(run.folder, start, ranks) as log,
         _shown(on_step, start, settings.steps) as tick,
         CheckpointWriter(run, ranks, settings.keep) as writer,
     ):
@@ -199,17 +188,17 @@ class _Loop(Generic[Batch]):
         self,
         train_task: TrainTask[Batch],
         source: Source[Batch],
-        run: Path,
+        run: RunFolder,
         settings: LoopSettings,
         ranks: Ranks,
         log: MetricsLog | None,
         writer: CheckpointWriter,
     ) -> None:
-        self.train_task, self.source, self.run, self.settings = train_task, source, run, settings
+        self.train_task, self.source, self.settings = train_task, source, settings
+        self.run = run.folder
         self.ranks, self.log, self.writer = ranks, log, writer
-        best = best_step(run)
-        self.lowest = ranks.broadcast(held_out_of(best) if best else math.inf)
-        newest = newest_step(run)
+        self.lowest = ranks.broadcast(run.lowest_loss() if ranks.is_first else math.inf)
+        newest = newest_step(self.run)
         self.skipped = ranks.broadcast(skipped_of(newest) if newest else [])
         self.unlogged: list[tuple[int, Mapping[str, Tensor]]] = []  # with their steps
         self.saved, self.saved_at = -1, time.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -29,6 +30,7 @@ from pipelines.training.flags import division_of, loop_settings, override_recipe
 from pipelines.training.loop import OnStep, Source, train
 from pipelines.training.prior_task import PriorTask, held_out_cut
 from pipelines.training.recipe import PriorRecipe
+from pipelines.training.run_folder import RunFolder
 from pipelines.training.run_record import pin_settings, run_settings
 from prior import (
     ROW_MAJOR,
@@ -176,13 +178,15 @@ def untrained_model(
     return model
 
 
-def start_run(flags: TrainPriorFlags, recipe: PriorRecipe, data: PriorData, begun: bool) -> None:
+def start_run(
+    flags: TrainPriorFlags, recipe: PriorRecipe, data: PriorData, folder: Path, begun: bool
+) -> None:
     """Write tokenizers and settings into the run folder, or check those of a run that has begun.
 
     With the tokenizers in it, generate needs nothing but the run folder.
     """
-    keep_tokenizers(flags.out, data.stores[0], own_tokenizers(flags.conditions), begun=begun)
-    kept = load_tokenizer(flags.out / "tokenizer").fingerprint
+    keep_tokenizers(folder, data.stores[0], own_tokenizers(flags.conditions), begun=begun)
+    kept = load_tokenizer(folder / "tokenizer").fingerprint
     check_tokenizer(data.stores[0], kept, f"the prior in {flags.out}")
     settings = run_settings(
         recipe,
@@ -191,20 +195,21 @@ def start_run(flags: TrainPriorFlags, recipe: PriorRecipe, data: PriorData, begu
         held_out=flags.held_out,
         seed=flags.seed,
     )
-    pin_settings(flags.out, settings, begun=begun)
+    pin_settings(folder, settings, begun=begun)
 
 
 def run_attempt(
     flags: TrainPriorFlags,
     recipe: PriorRecipe,
     data: PriorData | None,
+    run: RunFolder,
     ranks: Ranks,
     on_step: OnStep | None,
 ) -> int:
     """One process's part of one attempt, which opens `data` if it is None; the steps it took."""
-    device, parallel_config = set_up_process(flags, ranks, shard=flags.shard)
+    device, parallel_config = set_up_process(flags, run, ranks, shard=flags.shard)
     _, dataset, conditions, levels = data or open_data(flags, recipe, ranks)
-    tokenizer = load_tokenizer(flags.out / "tokenizer")
+    tokenizer = load_tokenizer(run.folder / "tokenizer")
     model = untrained_model(recipe, conditions, tokenizer, flags.seed, levels)
     train_task = PriorTask(
         model,
@@ -220,7 +225,7 @@ def run_attempt(
         parallel_config=parallel_config,
     )
     source = Source(dataset.batches, dataset.train_keys)
-    return train(train_task, source, flags.out, loop_settings(recipe, flags), ranks, on_step)
+    return train(train_task, source, run, loop_settings(recipe, flags), ranks, on_step)
 
 
 def describe_run(flags: TrainPriorFlags, recipe: PriorRecipe, data: PriorData) -> list[str]:

@@ -11,8 +11,8 @@ from ops.config import parse_json, to_json
 from ops.files import write_json
 from ops.precision import Precision
 from ops.text import printable
-from pipelines.training.loop import TrainingError
 from pipelines.training.recipe import LOOP_FIELDS, PriorRecipe, TokenizerRecipe
+from pipelines.training.run_folder import TrainingError
 
 RUN_RECORD = "run.json"
 #: Increased whenever runs of an older version cannot be resumed: 3 since the optimizer's state of a

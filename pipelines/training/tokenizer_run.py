@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from pipelines.training.flags import division_of, loop_settings, override_recipe
 from pipelines.training.image_dataset import Crops, ImageCrops, load_batches
 from pipelines.training.loop import OnStep, Source, train
 from pipelines.training.recipe import TokenizerRecipe
+from pipelines.training.run_folder import RunFolder
 from pipelines.training.run_record import pin_settings, run_settings
 from pipelines.training.streamed_crops import PositionLog, StreamedCrops, stream_settings
 from pipelines.training.tar_streams import expand_tars
@@ -74,8 +76,8 @@ def train_tokenizer(flags: TrainTokenizerFlags, recipes: Mapping[str, TokenizerR
     if flags.stream:
         settings["stream"] = stream_settings(expand_tars(flags.data), flags.shuffle_buffer)
 
-    def start(begun: bool) -> None:
-        pin_settings(flags.out, settings, begun=begun)
+    def start(folder: Path, begun: bool) -> None:
+        pin_settings(folder, settings, begun=begun)
 
     listed = None if flags.workers else files  # workers list the files themselves
     attempt = functools.partial(run_attempt, flags, recipe, listed)
@@ -149,6 +151,7 @@ def run_attempt(
     flags: TrainTokenizerFlags,
     recipe: TokenizerRecipe,
     files: TokenizerData | None,
+    run: RunFolder,
     ranks: Ranks,
     on_step: OnStep | None,
 ) -> int:
@@ -156,12 +159,12 @@ def run_attempt(
 
     `recipe` has its number of classes.
     """
-    device, parallel_config = set_up_process(flags, ranks)
+    device, parallel_config = set_up_process(flags, run, ranks)
     modality = make_modality(recipe.modality)
     # One ledger for each process: two processes cannot append to one file safely.
-    ledger = Ledger(flags.out / (f"bad_images-{ranks.rank}.jsonl" if ranks.rank else BAD_IMAGES))
+    ledger = Ledger(run.folder / (f"bad_images-{ranks.rank}.jsonl" if ranks.rank else BAD_IMAGES))
     if flags.stream:
-        crops, measured = _streamed(flags, recipe, modality, ranks)
+        crops, measured = _streamed(flags, recipe, modality, run, ranks)
     else:
         files = files or list_files(flags)
         for lost in files.lost if ranks.is_first else []:
@@ -179,7 +182,7 @@ def run_attempt(
     workers = loader_workers(flags, device)
     batches = functools.partial(load_batches, crops, ledger, ranks=ranks, num_workers=workers)
     source = Source(batches, functools.partial(crops.keys, ranks=ranks))
-    return train(train_task, source, flags.out, loop_settings(recipe, flags), ranks, on_step)
+    return train(train_task, source, run, loop_settings(recipe, flags), ranks, on_step)
 
 
 def _listed(
@@ -199,7 +202,11 @@ def _listed(
 
 
 def _streamed(
-    flags: TrainTokenizerFlags, recipe: TokenizerRecipe, modality: Modality, ranks: Ranks
+    flags: TrainTokenizerFlags,
+    recipe: TokenizerRecipe,
+    modality: Modality,
+    run: RunFolder,
+    ranks: Ranks,
 ) -> tuple[Crops, list[Entry]]:
     """Crops of the images in the tars, and the first of those to evaluate on."""
     tars, buffer = expand_tars(flags.data), flags.shuffle_buffer
@@ -211,7 +218,7 @@ def _streamed(
     }
     crops = StreamedCrops(
         tars,
-        PositionLog(flags.out, ranks.rank, order),
+        PositionLog(run.folder, ranks.rank, order),
         buffer=buffer,
         held_out_share=flags.held_out,
         **_crop_settings(flags, recipe, modality),

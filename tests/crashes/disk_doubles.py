@@ -76,6 +76,9 @@ class Step(NamedTuple):
         return f"{self.name} #{self.occurrence}"
 
 
+NEVER = Step("never")
+
+
 class WatchedDisk(Disk):
     """Performs every operation and calls `before` and `after` with its step.
 
@@ -235,6 +238,26 @@ class FailingDisk(WatchedDisk):
         if step == self.step or (self.lasting and self.failed):
             self.failed = True
             raise OSError(self.error, os.strerror(self.error), str(self.root / step.name))
+
+
+class LinklessDisk(KillingDisk):
+    """A disk without hard links, as vfat; kills the process at a step, if one is given."""
+
+    def __init__(
+        self,
+        root: Path,
+        step: Step = NEVER,
+        when: Literal["before", "during", "after"] = "before",
+        error: int = errno.EPERM,
+    ) -> None:
+        super().__init__(root, step, when)
+        self.error = error
+
+    def link(self, source: Path, target: Path) -> None:
+        raise OSError(self.error, os.strerror(self.error), str(source), None, str(target))
+
+    def makes_links(self, folder: Path) -> bool:
+        return False
 
 
 class MisreportingDisk(WatchedDisk):

@@ -98,20 +98,6 @@ def test_a_worker_on_a_full_disk_ends_the_run_in_one_line(
     assert not fresh.differing(out)
 
 
-@pytest.mark.parametrize("name", ["EPERM", "EOPNOTSUPP", "ENOSYS", "EMLINK"])
-@pytest.mark.parametrize("step", ["link part", "link plan part"])
-def test_disk_without_hard_links_is_named(
-    fresh: Scenario, name: str, step: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = fresh.prepare(tmp_path / "codes.zarr")
-    with installed(FailingDisk(out, Step(step), getattr(errno, name))):
-        assert encode.main(fresh.words(out)) == 2
-    (line,) = capsys.readouterr().err.splitlines()[-1:]
-    assert line.startswith(f"error: {out}/")
-    assert "makes no hard links" in line
-    assert "Name a folder on another one" in line
-
-
 @pytest.mark.parametrize("error", [FileExistsError, OSError, TimeoutError])
 @pytest.mark.parametrize("name", ["link part", "link plan part"])
 def test_a_link_reported_as_failed_counts_as_made(

@@ -19,6 +19,7 @@ from pipelines.jobs import WorkerDevices, gpus_of_worker, own_device
 from pipelines.planning import read_plan
 from pipelines.store import track_path
 from pipelines.training import launch
+from pipelines.training.run_folder import RunFolder
 from tests.clusters import cluster_of
 from tests.encode_run import EncodeRun
 from tests.generate_run import generate, request_of
@@ -157,7 +158,8 @@ def test_training_needs_a_gpu_for_each_worker_or_is_asked_for_a_cpu(
     monkeypatch.setattr(launch, "_launch", lambda *given: launched.append(given[-1]))
 
     def start(**given: Any) -> None:
-        launch.run_attempts(tmp_path, 2, lambda *_: 0, launch.WorkerConfig(**given), {})
+        run, config = RunFolder(tmp_path), launch.WorkerConfig(**given)
+        launch.run_attempts(run, 2, lambda *_: 0, config, {})
 
     with cluster_of(gpus=2):
         start(workers=2)

@@ -10,8 +10,8 @@ from pipelines.training.command import run_training
 
 def test_the_last_line_says_what_was_done_and_what_comes_next(tmp_path):
     def line(taken):
-        flags, attempt = TrainingFlags(out=tmp_path), lambda ranks, on_step: taken
-        return run_training(flags, 9, lambda begun: None, attempt, {}, "encode")
+        flags, attempt = TrainingFlags(out=tmp_path), lambda run, ranks, on_step: taken
+        return run_training(flags, 9, lambda folder, begun: None, attempt, {}, "encode")
 
     assert line(3) == f"{Path(tmp_path)}: 3 steps taken, 9 in all; encode"
     assert line(0) == f"{Path(tmp_path)}: nothing left to do, 9 in all; encode"

@@ -20,6 +20,7 @@ from pipelines.jobs.cluster import (
 )
 from pipelines.training.launch import WorkerConfig, run_attempts
 from pipelines.training.loop import FINITE, Evaluation, LoopSettings, Source, TrainTask, train
+from pipelines.training.run_folder import RunFolder
 
 # Ray's own modules use what Ray has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
@@ -89,9 +90,11 @@ def run_attempt(ray_local, tmp_path):
             source = Source(
                 lambda start, stop: (float(10 * s + ranks.rank) for s in range(start, stop))
             )
-            return train(Adder(ranks, before_step), source, run, settings, ranks, on_step)
+            return train(
+                Adder(ranks, before_step), source, RunFolder(run), settings, ranks, on_step
+            )
 
-        return run_attempts(run, settings.steps, attempt, worker_config, {})
+        return run_attempts(RunFolder(run), settings.steps, attempt, worker_config, {})
 
     yield start
     ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])

@@ -36,6 +36,7 @@ from pipelines.training.loop import (
     train,
 )
 from pipelines.training.optimizer import evaluating
+from pipelines.training.run_folder import RunFolder
 
 SETTINGS = LoopSettings(steps=10, save_every=4, log_every=3, sample_every=5)
 
@@ -92,7 +93,7 @@ def lines(run):
 
 def test_a_run_writes_checkpoints_metrics_and_images(tmp_path):
     adder = Adder()
-    assert train(adder, Source(each(float)), tmp_path, SETTINGS) == 10
+    assert train(adder, Source(each(float)), RunFolder(tmp_path), SETTINGS) == 10
     assert adder.seen == [(step, float(step)) for step in range(10)]
     assert [step_of(folder) for folder in step_folders(tmp_path)] == [8, 10]
     logged = lines(tmp_path)
@@ -106,20 +107,20 @@ def test_a_run_writes_checkpoints_metrics_and_images(tmp_path):
 
 
 def test_a_finished_run_does_nothing_the_second_time(tmp_path):
-    train(Adder(), Source(each(float)), tmp_path, SETTINGS)
+    train(Adder(), Source(each(float)), RunFolder(tmp_path), SETTINGS)
     before = lines(tmp_path)
     again = Adder()
-    assert train(again, Source(each(float)), tmp_path, SETTINGS) == 0
+    assert train(again, Source(each(float)), RunFolder(tmp_path), SETTINGS) == 0
     assert again.seen == []
     assert lines(tmp_path) == before
 
 
 def test_a_resumed_run_takes_the_steps_of_an_uninterrupted_one(tmp_path):
     whole, first, second = Adder(), Adder(), Adder()
-    train(whole, Source(each(float)), tmp_path / "whole", SETTINGS)
+    train(whole, Source(each(float)), RunFolder(tmp_path / "whole"), SETTINGS)
     shorter = LoopSettings(steps=7, save_every=4, log_every=3, sample_every=5)
-    train(first, Source(each(float)), tmp_path / "parts", shorter)
-    assert train(second, Source(each(float)), tmp_path / "parts", SETTINGS) == 3
+    train(first, Source(each(float)), RunFolder(tmp_path / "parts"), shorter)
+    assert train(second, Source(each(float)), RunFolder(tmp_path / "parts"), SETTINGS) == 3
     assert torch.equal(second.total, whole.total)
 
 
@@ -127,7 +128,7 @@ def test_a_resumed_run_takes_the_steps_of_an_uninterrupted_one(tmp_path):
 def test_a_step_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path, words):
     source = Source(each(float), keys=lambda step: [f"{step}-{n}.jpg" for n in range(9)])
     with pytest.raises(TrainingError) as raised:
-        train(Adder(poison={5: words}), source, tmp_path, SETTINGS)
+        train(Adder(poison={5: words}), source, RunFolder(tmp_path), SETTINGS)
     message = str(raised.value)
     assert f"The {words} of step 5 is nan; resuming would repeat its batch (5-0.jpg, 5-1" in message
     assert "5-7.jpg, ...)" in message
@@ -144,17 +145,17 @@ def test_skipped_steps_are_counted_over_the_attempts_of_a_run(tmp_path):
 
     poison = dict.fromkeys((2, 3, 6, 9), "loss")
     whole, first, second = (Adder(poison) for _ in range(3))
-    train(whole, Source(each(float)), tmp_path / "whole", some(12, 4))
-    train(first, Source(each(float)), tmp_path / "parts", some(4, 2))
-    train(second, Source(each(float)), tmp_path / "parts", some(12, 4))
+    train(whole, Source(each(float)), RunFolder(tmp_path / "whole"), some(12, 4))
+    train(first, Source(each(float)), RunFolder(tmp_path / "parts"), some(4, 2))
+    train(second, Source(each(float)), RunFolder(tmp_path / "parts"), some(12, 4))
     assert torch.equal(second.total, whole.total)
     for run in ("whole", "parts"):
         assert skipped_of(newest_step(tmp_path / run)) == [2, 3, 6, 9]
     counts = [line.get("skipped_steps") for line in lines(tmp_path / "whole")]
     assert [count for count in counts if count] == [1, 2, 3, 4]
-    train(Adder(poison), Source(each(float)), tmp_path / "few", some(4, 2))
+    train(Adder(poison), Source(each(float)), RunFolder(tmp_path / "few"), some(4, 2))
     with pytest.raises(TrainingError, match=r"2 such batches were left out already.*-finite 3"):
-        train(Adder(poison), Source(each(float)), tmp_path / "few", some(12, 2))
+        train(Adder(poison), Source(each(float)), RunFolder(tmp_path / "few"), some(12, 2))
     assert newest_step(tmp_path / "few").name == "step-00000004"
 
 
@@ -164,7 +165,7 @@ def test_a_skipped_step_leaves_what_its_forward_pass_changed_as_it_was(tmp_path)
 
     settings = LoopSettings(steps=10, save_every=4, log_every=3, sample_every=5, skip_non_finite=1)
     skipping = Adder({5: "loss"})
-    train(skipping, Source(each(batch)), tmp_path, settings)
+    train(skipping, Source(each(batch)), RunFolder(tmp_path), settings)
     assert 40 <= float(skipping.total) < 50  # 0 + ... + 9 without 5, and nine numbers below 1
 
 
@@ -176,11 +177,11 @@ def test_a_checkpoint_is_written_when_the_last_one_is_old_enough(tmp_path, monke
         steps=10, save_every=100, log_every=100, sample_every=100, save_minutes=1, keep=9
     )
     timed, untimed = Adder(), Adder()
-    train(timed, Source(each(float)), tmp_path / "timed", often)
+    train(timed, Source(each(float)), RunFolder(tmp_path / "timed"), often)
     steps = [step_of(folder) for folder in step_folders(tmp_path / "timed")]
     assert steps == [3, 6, 9, 10]  # a look at the clock each step, and one at each checkpoint
     seldom = LoopSettings(steps=10, save_every=100, log_every=100, sample_every=100)
-    train(untimed, Source(each(float)), tmp_path / "untimed", seldom)
+    train(untimed, Source(each(float)), RunFolder(tmp_path / "untimed"), seldom)
     assert torch.equal(timed.total, untimed.total)
 
 
@@ -195,7 +196,7 @@ def test_a_disk_that_is_full_ends_the_run_in_one_line_and_keeps_the_last_checkpo
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 17, before[1]))
     try:
         with pytest.raises(DiskError, match=r"train_state.pt: File too large"):
-            train(Growing(), Source(each(float)), tmp_path, SETTINGS)
+            train(Growing(), Source(each(float)), RunFolder(tmp_path), SETTINGS)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [path.name for path in tmp_path.glob("step-*")] == ["step-00000004"]
@@ -216,12 +217,12 @@ def test_steps_go_on_while_a_checkpoint_is_written(tmp_path):
             return super().train_step(batch, step)
 
     slow = Slow()
-    assert train(slow, Source(each(float)), tmp_path, SETTINGS) == 10
+    assert train(slow, Source(each(float)), RunFolder(tmp_path), SETTINGS) == 10
     assert [step_of(folder) for folder in step_folders(tmp_path)] == [8, 10]
     whole, parts = Adder(), Adder()
-    train(whole, Source(each(float)), tmp_path / "whole", SETTINGS)
+    train(whole, Source(each(float)), RunFolder(tmp_path / "whole"), SETTINGS)
     shutil.rmtree(tmp_path / "step-00000010")  # what was saved is the state after step 8
-    train(parts, Source(each(float)), tmp_path, SETTINGS)
+    train(parts, Source(each(float)), RunFolder(tmp_path), SETTINGS)
     assert torch.equal(parts.total, whole.total)
 
 
@@ -237,7 +238,7 @@ def test_a_failing_disk_ends_the_run_at_the_next_log_line(tmp_path):
 
     failing = Failing()
     with pytest.raises(DiskError, match=r"ema.safetensors: No space left on device. Make room"):
-        train(failing, Source(each(float)), tmp_path, SETTINGS)
+        train(failing, Source(each(float)), RunFolder(tmp_path), SETTINGS)
     assert len(failing.seen) < 10
     assert list(tmp_path.glob("step-*")) == []
 
@@ -248,27 +249,27 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
             save_tensors(folder / "model.safetensors", {"total": total / 0})
 
     with pytest.raises(CheckpointError, match="total holds values that are nan or infinite"):
-        train(Diverging(), Source(each(float)), tmp_path, SETTINGS)
+        train(Diverging(), Source(each(float)), RunFolder(tmp_path), SETTINGS)
     assert step_folders(tmp_path) == []
 
 
 def test_the_best_checkpoint_is_kept_and_the_newest_is_resumed(tmp_path):
     held_out = {2: 3.0, 4: 1.5, 6: 2.0, 8: 1.5, 10: 9.0}
     often = LoopSettings(steps=12, save_every=3, log_every=3, sample_every=2)
-    train(Adder(held_out=held_out), Source(each(float)), tmp_path, often)
+    train(Adder(held_out=held_out), Source(each(float)), RunFolder(tmp_path), often)
     assert [step_of(folder) for folder in step_folders(tmp_path)] == [4, 9, 12]
     assert best_step(tmp_path).name == "step-00000004"
     assert json.loads((best_step(tmp_path) / "held_out.json").read_text()) == {"loss": 1.5}
     again = Adder(held_out={14: 1.6, 16: 1.4})
     longer = LoopSettings(steps=16, save_every=3, log_every=3, sample_every=2)
-    train(again, Source(each(float)), tmp_path, longer)
+    train(again, Source(each(float)), RunFolder(tmp_path), longer)
     assert again.seen[0][0] == 12
     assert [step_of(folder) for folder in step_folders(tmp_path)] == [15, 16]
     assert best_step(tmp_path).name == "step-00000016"
 
 
 def test_amounts_are_logged_as_rates(tmp_path):
-    train(Adder(), Source(each(float)), tmp_path, SETTINGS)
+    train(Adder(), Source(each(float)), RunFolder(tmp_path), SETTINGS)
     for line in lines(tmp_path):
         if "loss" in line:
             assert line["codes_per_second"] == pytest.approx(500 * line["steps_per_second"])
@@ -283,12 +284,12 @@ def test_an_interrupted_run_saves_the_step_under_way(tmp_path, number):
             return super().train_step(batch, step)
 
     with pytest.raises(KeyboardInterrupt) as raised:
-        train(Interrupted(), Source(each(float)), tmp_path / "parts", SETTINGS)
+        train(Interrupted(), Source(each(float)), RunFolder(tmp_path / "parts"), SETTINGS)
     assert raised.value.exit_code == 128 + number
     assert newest_step(tmp_path / "parts").name == "step-00000007"
     whole, second = Adder(), Adder()
-    assert train(second, Source(each(float)), tmp_path / "parts", SETTINGS) == 3
-    train(whole, Source(each(float)), tmp_path / "whole", SETTINGS)
+    assert train(second, Source(each(float)), RunFolder(tmp_path / "parts"), SETTINGS) == 3
+    train(whole, Source(each(float)), RunFolder(tmp_path / "whole"), SETTINGS)
     assert torch.equal(second.total, whole.total)
 
 
@@ -300,7 +301,7 @@ def test_a_second_interrupt_stops_at_once(tmp_path):
             raise AssertionError("the second one should have stopped this")
 
     with pytest.raises(KeyboardInterrupt):
-        train(Stuck(), Source(each(float)), tmp_path, SETTINGS)
+        train(Stuck(), Source(each(float)), RunFolder(tmp_path), SETTINGS)
     assert newest_step(tmp_path) is None
 
 
@@ -311,7 +312,7 @@ def test_an_error_while_making_a_batch_reaches_the_caller(tmp_path):
         return 0.0
 
     with pytest.raises(OSError, match="the disk is gone"):
-        train(Adder(), Source(each(batches)), tmp_path, SETTINGS)
+        train(Adder(), Source(each(batches)), RunFolder(tmp_path), SETTINGS)
 
 
 def test_weights_are_restored_after_an_evaluation_with_averages():

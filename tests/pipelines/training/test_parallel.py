@@ -23,6 +23,7 @@ from pipelines.recipes import PRIOR_RECIPES, TOKENIZER_RECIPES
 from pipelines.training.loop import LoopSettings, Source, step_seed, train
 from pipelines.training.parallel import ParallelConfig
 from pipelines.training.prior_task import PriorTask
+from pipelines.training.run_folder import RunFolder
 from pipelines.training.tokenizer_task import TokenizerTask
 from prior import GPT, ClassLabel, Conditions, GPTConfig, LossSettings, load_prior
 from tests.tokenizer.test_quantizers import CONFIGS as QUANTIZER_CONFIGS
@@ -240,7 +241,9 @@ def train_run(run, kill, ranks):
 
     train_task = prior_task(ParallelConfig(ranks=ranks, shard=ranks.world > 1))
     settings = LoopSettings(steps=6, save_every=3, log_every=1, sample_every=100, keep=9)
-    return train(train_task, Source(batches), run, settings, ranks, lambda done, note: None)
+    return train(
+        train_task, Source(batches), RunFolder(run), settings, ranks, lambda done, note: None
+    )
 
 
 def losses_in(run):
