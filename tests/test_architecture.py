@@ -30,6 +30,7 @@ LAYERS = (
     ("pipelines.training",),
     ("pipelines.exporting",),
     ("pipelines.generation",),
+    ("pipelines.evaluation",),
     ("pipelines.reports",),
     ("pipelines.recipes",),
     ("pipelines",),  # the commands

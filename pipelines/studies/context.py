@@ -10,8 +10,9 @@ from typing import Any
 from ops.config import UserError
 from pipelines import encode, evaluate, train_prior, train_tokenizer
 from pipelines.encoding import EncodeFlags
+from pipelines.evaluation import EvaluateFlags
 from pipelines.recipes import PRIOR_RECIPES, TOKENIZER_RECIPES
-from pipelines.training import EvaluateFlags, TrainPriorFlags, TrainTokenizerFlags
+from pipelines.training import TrainPriorFlags, TrainTokenizerFlags
 
 HELD_OUT = 0.15  # share of the photographs, by key: the same for tokenizers and priors
 TOKENIZER = "study-f8"  # the recipe of studies that compare priors only
