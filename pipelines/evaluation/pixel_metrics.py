@@ -9,8 +9,8 @@ from ops.metrics import PIXEL_RANGE, gradient_energy, psnr, ssim
 from pipelines.evaluation.measurements import Measurements
 from tokenizer import Modality
 
-#: Pixels of the shorter side that five scales of 11x11 windows need: more than 10 * 2**4.
-MS_SSIM_SIDE = 161
+#: Pixels of the shorter side: windows of 11 in the smallest of five scales.
+MS_SSIM_SIDE = 11 * 2**4
 
 
 class PixelMetrics:

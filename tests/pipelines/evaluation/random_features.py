@@ -21,6 +21,7 @@ class RandomFeatures(nn.Module):
             torch.manual_seed(seed)
             self.layer = nn.Conv2d(3, WIDTH, 5, stride=3)
             self.classifier = nn.Linear(WIDTH, CLASSES)
+        self.requires_grad_(False)
         self.num_images = 0
         self.fail_after = fail_after  # images, as if the process ended
 

@@ -81,7 +81,10 @@ def test_precision_and_recall_are_those_of_a_plain_loop():
     def share_within(points: np.ndarray, centres: np.ndarray) -> float:
         radii = [np.sort(np.linalg.norm(centres - one, axis=1))[3] for one in centres]
         inside = [
-            any(np.linalg.norm(point - one) <= radius for one, radius in zip(centres, radii))
+            any(
+                np.linalg.norm(point - one) <= radius
+                for one, radius in zip(centres, radii, strict=True)
+            )
             for point in points
         ]
         return float(np.mean(inside))
