@@ -12,7 +12,7 @@ from pipelines.evaluation.running_statistics import Statistics
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
 SPLITS = 10  # of the samples, for the Inception Score
 NEIGHBOURS = 3  # whose distance is the radius around a feature, for precision and recall
-DISTANCES_AT_ONCE = 1 << 25  # numbers
+DISTANCES_AT_ONCE = 1 << 22  # numbers, of which the library holds several copies
 
 FID_NAMES = ("fid",)
 KID_NAMES = ("kid", "kid_std")
