@@ -31,6 +31,7 @@ LAYERS = (
     ("pipelines.training",),
     ("pipelines.exporting",),
     ("pipelines.generation",),
+    ("pipelines.evaluation",),
     ("pipelines.reports",),
     ("pipelines.recipes",),
     ("pipelines",),  # the commands

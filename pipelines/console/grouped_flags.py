@@ -27,10 +27,10 @@ GROUPS: Mapping[str, frozenset[str]] = {
         "in_", "data", "targets", "codes", "store", "path", "images",
         "labels", "image_column", "label_column", "carry", "where", "min_size",
         "max_aspect", "skip_duplicates", "track", "track_tokenizer", "weights", "condition",
-        "held_out", "stream", "num_classes", "void_label", "storage_option",
+        "held_out", "inception", "vgg", "reference", "stream", "num_classes", "void_label", "storage_option",
     ]),
     "output": frozenset([
-        "out", "count", "size", "seed", "only", "save", "to", "preview", "reconstructions",
+        "out", "count", "size", "seed", "only", "save", "to", "preview", "reconstructions", "save_npz", "spot_decodes",
         "show", "most", "steps", "samples", "save_every", "save_minutes", "sample_every",
         "log_every", "compress", "dry_run",
     ]),

@@ -12,7 +12,7 @@ from typing import Any
 from pipelines.flags.condition_notes import CONDITION_NOTES
 from pipelines.flags.demo import DemoFlags
 from pipelines.flags.encode import EncodeFlags, check_encode_flags
-from pipelines.flags.evaluate import EvaluateFlags
+from pipelines.flags.evaluate import EvaluateFlags, Kind, Resize, check_kind
 from pipelines.flags.export import ExportFlags
 from pipelines.flags.export_formats import FORMAT_NOTES
 from pipelines.flags.flag_types import (
@@ -42,6 +42,9 @@ __all__ = [
     "DemoFlags",
     "EncodeFlags",
     "EvaluateFlags",
+    "Kind",
+    "Resize",
+    "check_kind",
     "ExportFlags",
     "FORMAT_NOTES",
     "Factorised",

@@ -371,6 +371,7 @@ class HeldOutNLL(NamedTuple):
 
     mean: float
     places: Tensor  # (h, w), the mean at each cell of the window; nan where none was measured
+    rows: Tensor  # (n, 2), nats and cells of each row that this process computed
 
 
 def held_out_nll(
@@ -389,6 +390,7 @@ def held_out_nll(
     firsts = [0, *itertools.accumulate(len(batch["codes"]) for batch in batches)]
     shape = batches[0]["codes"].shape[1:]
     sums = torch.zeros(2, *shape, dtype=torch.float64)  # of nats and of cells
+    rows = [torch.zeros(0, 2, dtype=torch.float64)]
     for number in range(ranks.rank, -(-len(batches) // ranks.world) * ranks.world, ranks.world):
         counts = number < len(batches)
         chosen = number if counts else 0
@@ -397,6 +399,8 @@ def held_out_nll(
         tokens = conditions.training_tokens(batch, generators, drop_share=0.0)
         found = (nll or model.nll)(tokens.to(device), batch["codes"].to(device)).double().cpu()
         if counts:
-            sums += torch.stack(_sum_and_count(found, valid_cells(model, batch), 0))
+            valid_mask = valid_cells(model, batch)
+            sums += torch.stack(_sum_and_count(found, valid_mask, 0))
+            rows.append(torch.stack(_sum_and_count(found, valid_mask, 1, 2), dim=1))
     totals, cells = ranks.mean(sums)
-    return HeldOutNLL(float(totals.sum() / cells.sum()), totals / cells)
+    return HeldOutNLL(float(totals.sum() / cells.sum()), totals / cells, torch.cat(rows))
