@@ -39,7 +39,8 @@ def input_state(inputs: Sequence[SourcePath], fields: Fields) -> str | None:
             for file, status in [(str(path), os.stat(path))] if named_file else _files(path):
                 if file is None or len(found) == MAX_FILES:
                     return None
-                found.append((source.key, file, disk_status(status).etag))
+                # A name need not be UTF-8, which the hash is of.
+                found.append((ascii(source.key), ascii(file), disk_status(status).etag))
     except OSError:
         return None
     return json_hash(sorted(found))
