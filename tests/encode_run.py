@@ -44,6 +44,12 @@ class EncodeRun:
         return CodeStore.open(self.out)
 
 
+def file_times(folder: Path) -> dict[Path, int]:
+    """When each file was written, in ns, but for settings.yaml: the flags of the last command."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "settings.yaml"]
+    return {path: path.stat().st_mtime_ns for path in files}
+
+
 def everything(root: Path) -> dict[str, bytes]:
     """Every file of a store, by path, but for the flags it was made with."""
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import inspect
 import os
 import shutil
@@ -42,6 +43,7 @@ Flags = TypeVar("Flags")
 #: Errors of the user or the machine, printed as one line: a traceback would add nothing.
 PLAIN_ERRORS = (UserError, FileNotFoundError, PermissionError, NotADirectoryError)
 NARROWEST = 40  # columns
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 OUTPUT_CLOSED = 141  # what shells report of a program that SIGPIPE ended
 
 
@@ -95,9 +97,12 @@ def _write_settings(command: str, flags: Any) -> None:
     from ops.paths import holds, is_folder, write_whole
 
     data = settings_text(command, flags).encode()
-    with contextlib.suppress(OSError):  # a folder that was only read need not be writable
+    try:
         if is_folder(out) and not holds(out / SETTINGS, data):
             write_whole(out / SETTINGS, data)
+    except OSError as error:
+        if error.errno not in READ_ONLY:  # a folder that was only read need not be writable
+            raise
 
 
 def exit_code_of(run: Callable[[], int]) -> int:

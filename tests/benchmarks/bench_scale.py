@@ -109,7 +109,7 @@ def encode(folder: Path, rows: int, plan_alone: bool = False) -> list[str]:
     """The encode command on the input; with `plan_alone` it encodes nothing of what it plans."""
     from unittest import mock
 
-    from pipelines.encoding import EncodeFlags
+    from pipelines.flags import EncodeFlags
     from pipelines.tracks import encode_store
 
     images, store = paths(folder)

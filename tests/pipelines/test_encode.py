@@ -19,7 +19,7 @@ from ops.images import Transform, to_pixels
 from pipelines.store import CodeStore
 from pipelines.store.commit import read_part
 from tests.conftest import photograph
-from tests.encode_run import EncodeRun, everything
+from tests.encode_run import EncodeRun, everything, file_times
 from tokenizer import load_tokenizer
 
 
@@ -56,11 +56,11 @@ def test_plain_zarr_reads_what_the_store_reads(run: EncodeRun, photographs: Path
 def test_a_second_run_does_nothing(run: EncodeRun, photographs: Path) -> None:
     assert run(photographs) == 0
     before = everything(run.out)
-    times = {path: path.stat().st_mtime_ns for path in run.out.rglob("*") if path.is_file()}
+    times = file_times(run.out)
     assert run(photographs, batch_size="auto", rows_per_task="auto") == 0
     assert "nothing to do" in run.printed
     assert everything(run.out) == before
-    assert {p: p.stat().st_mtime_ns for p in run.out.rglob("*") if p.is_file()} == times
+    assert file_times(run.out) == times
 
 
 def test_profiles_that_cannot_be_used_are_counted_and_named(run: EncodeRun, tmp_path: Path) -> None:

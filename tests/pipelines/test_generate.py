@@ -13,6 +13,7 @@ from pipelines.generation.index import read_made_in
 from pipelines.generation.settings import default_flush_every_rows
 from pipelines.store import CodeStore
 from prior import load_prior
+from tests.encode_run import file_times
 from tests.generate_run import LASTING, contents, everything, generate, image_in
 from tokenizer import build_tokenizer, load_tokenizer, save_tokenizer
 
@@ -116,12 +117,11 @@ def test_the_precision_of_a_folder_is_recorded_and_kept(five, prior_run, tmp_pat
 
 
 def test_running_again_does_nothing(all_saves, prior_run, capsys):
-    before = {path: path.stat().st_mtime_ns for path in all_saves.rglob("*") if path.is_file()}
+    before = file_times(all_saves)
     again = ["--count", 5, "--batch-size", 2, "--save", "tars,images,codes"]
     assert generate(prior_run, all_saves, *again) == 0
     assert "nothing left to do, 5 were there" in capsys.readouterr().out
-    after = {path: path.stat().st_mtime_ns for path in all_saves.rglob("*") if path.is_file()}
-    assert after == before
+    assert file_times(all_saves) == before
 
 
 @pytest.mark.parametrize(

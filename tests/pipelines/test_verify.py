@@ -89,9 +89,9 @@ def part(store: Path, task: int) -> Path:
 
 
 def files(store: Path) -> list[Path]:
-    """Every file of the store but the driver lock."""
+    """Every file of the store but the driver's lock and the flags of the last command."""
     found = sorted(path for path in store.rglob("*") if path.is_file())
-    return [path for path in found if path.name != "driver.lock"]
+    return [path for path in found if path.name not in ("driver.lock", "settings.yaml")]
 
 
 def rows_of(path: Path) -> str:

@@ -189,7 +189,7 @@ def test_a_disk_that_is_full_ends_the_run_in_one_line_and_keeps_the_last_checkpo
     class Growing(Adder):
         def write(self, folder, total):
             super().write(folder, total)
-            more = torch.zeros(1 << 16 if len(self.seen) > 4 else 1)
+            more = torch.zeros(1 if "step-00000004" in folder.name else 1 << 16)
             save_state(folder / "train_state.pt", {"total": total, "more": more})
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
