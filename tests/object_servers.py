@@ -42,8 +42,8 @@ class S3:
         return ObjectPath("s3", name)
 
     def objects(self, prefix: ObjectPath) -> dict[str, bytes]:
-        """Every object below a prefix by its name there, but for settings.yaml (the flags of the last
-        command), read around the proxy."""
+        """Every object below a prefix by its name there, but for settings.yaml, the flags of the
+        last command; read around the proxy."""
         client: Any = S3Store(prefix.bucket, client_options={"allow_http": True}, **self.options)
         found = [
             meta["path"] for chunk in obstore.list(client, prefix.key or None) for meta in chunk

@@ -78,7 +78,8 @@ def parse_only(
     flags: Any, run: Callable[[Any], int], argv: list[str], prog: str, **notes: Any
 ) -> int:
     """Stands in for run_command: the flags are read by the real command line, nothing is run."""
-    if argv[0] not in notes.get("lists", ()):
+    in_file = "--config" in argv  # required flags may be in that file: such lines are run
+    if argv[0] not in notes.get("lists", ()) and not in_file:
         tyro.cli(grouped(flags, {}), args=argv, prog=prog, config=(tyro.conf.OmitArgPrefixes,))
     return 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -74,9 +74,11 @@ def _flags_of(flags: type[Any], spec: Any) -> dict[str, bool]:
     return found
 
 
-def is_path_or_uri(hint: Any) -> bool:
-    """Whether a type is PathOrURI, or made of it."""
-    return has_mark(hint, _SPEC) or has_mark(hint, _SOURCE_SPEC)
+def path_parser(hint: Any) -> Callable[[str], SourcePath]:
+    """What makes of a text a value of a type that is, or is made of, some type of paths."""
+    if has_mark(hint, _SOURCE_SPEC):
+        return parse_source
+    return parse_path if has_mark(hint, _SPEC) else Path
 
 
 def has_mark(hint: Any, mark: Any) -> bool:

@@ -16,12 +16,12 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from ops.config import ConfigError, check_value
-from ops.object_paths import ObjectPath, parse_path
+from ops.object_paths import ObjectPath
 from ops.text import printable
 from ops.version import __version__
 from pipelines.console.arguments import check_words
 from pipelines.console.grouped_flags import flag_of
-from pipelines.console.path_flags import has_mark, is_path_or_uri, uri_flags
+from pipelines.console.path_flags import has_mark, path_parser, uri_flags
 
 SETTINGS = "settings.yaml"
 MOST_BYTES = 1 << 20
@@ -129,8 +129,10 @@ def _named(path: Path, name: str) -> typing.Iterator[None]:
 
 def _converted(hint: Any, value: Any, name: str) -> Any:
     """A value of YAML as Python's type for `hint`; check_value finds what is still wrong."""
-    while typing.get_origin(hint) is Annotated and not is_path_or_uri(hint):
-        hint = typing.get_args(hint)[0]
+    while typing.get_origin(hint) is Annotated and path_parser(hint) is path_parser(
+        typing.get_args(hint)[0]
+    ):
+        hint = typing.get_args(hint)[0]  # but for what makes it a path or a URI
     leaves = _leaves(hint)
     if typing.get_origin(hint) in (typing.Union, types.UnionType) and value is not None:
         tuples = [each for each in typing.get_args(hint) if typing.get_origin(each) is tuple]
@@ -146,7 +148,7 @@ def _converted(hint: Any, value: Any, name: str) -> Any:
     if Path in leaves and value is not None:
         if not isinstance(value, str) or not value:
             raise ConfigError(f"{name} must be a path, found {printable(repr(value), 60)}.")
-        return parse_path(value) if is_path_or_uri(hint) else Path(value)
+        return path_parser(hint)(value)
     return value
 
 
