@@ -47,7 +47,7 @@ SMALLER = {
 }  # fmt: skip
 ADDED = {
     "encode": ["--image-size", "64"],
-    "evaluate": ["--image-size", "64"],
+    "evaluate tokenizer": ["--image-size", "64"],
     "train_prior": ["--steps", "2", "--batch-size", "1", "--window", "8"],
     "train_tokenizer": ["--steps", "2", "--batch-size", "1", "--num-workers", "0"],
 }
@@ -109,7 +109,9 @@ def run_shell_line(words: list[str]) -> None:
         assert module.main(flags) == 0
         return
     smaller = [SMALLER.get(flag, flag) for flag in flags]
-    assert module.main(smaller + ADDED.get(words[2].split(".")[1], [])) == 0
+    command = words[2].split(".")[1]
+    added = ADDED.get(command, []) + ADDED.get(f"{command} {flags[0]}", [])
+    assert module.main(smaller + added) == 0
 
 
 def test_blocks_of_the_documents_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
