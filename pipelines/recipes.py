@@ -187,7 +187,7 @@ PRIOR_RECIPES: dict[str, PriorRecipe] = {
     # The size of `tiny` with neighbourhood attention: one cached forward pass a code on canvases of
     # any size. As long.
     "tiny-local": replace(TINY_PRIOR, preset="tiny-local", window=32, batch_size=2),
-    # The bundled prior of the same name: ten classes of garments of 128x128 pixels. Two hours on
+    # The bundled prior of the same name: ten classes of garments of 128x128 pixels. An hour on
     # one core with AMX.
     "clothing": PriorRecipe(
         preset="tiny-modern",
@@ -197,7 +197,7 @@ PRIOR_RECIPES: dict[str, PriorRecipe] = {
         init_from_codebook=True,
         factorised="yes",
         batch_size=8,
-        steps=12000,
+        steps=5600,  # with 7,500 it overfits
         save_every=500,
         sample_every=1500,
         log_every=20,
@@ -213,7 +213,7 @@ PRIOR_RECIPES: dict[str, PriorRecipe] = {
         init_from_codebook=True,
         factorised="yes",
         batch_size=2,
-        steps=11000,
+        steps=7500,  # it still learns
         save_every=500,
         sample_every=3000,
         log_every=20,
