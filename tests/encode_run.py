@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ops.web_paths import SourcePath
 from pipelines import encode
 from pipelines.console.settings_file import SETTINGS
 from pipelines.store import CodeStore
@@ -18,7 +19,7 @@ class EncodeRun:
         self.tokenizer, self.out, self.capsys = tokenizer, out, capsys
         self.printed = self.errors = ""
 
-    def flags(self, images: Path, **changed: object) -> list[str]:
+    def flags(self, images: SourcePath, **changed: object) -> list[str]:
         flags = {
             "in": images,
             "out": self.out,
@@ -35,7 +36,7 @@ class EncodeRun:
                 words += [flag] if each is True else [flag, str(each)]
         return words
 
-    def __call__(self, images: Path, **changed: object) -> int:
+    def __call__(self, images: SourcePath, **changed: object) -> int:
         code = encode.main(self.flags(images, **changed))
         self.printed, self.errors = self.capsys.readouterr()
         return code

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ops.paths import AnyPath
 from pipelines.conditioning.tokenizers import find_tokenizer
 from pipelines.console.settings_file import SETTINGS
 from pipelines.flags import GenerateFlags
@@ -62,7 +63,7 @@ def make_run(folder: Path, condition: Condition, windows: bool = True) -> Path:
     return folder
 
 
-def words(run: Path, out: Path, *flags: object) -> list[str]:
+def words(run: AnyPath, out: AnyPath, *flags: object) -> list[str]:
     return ["--prior", str(run), "--out", str(out), "--size", "24x16", *map(str, flags)]
 
 

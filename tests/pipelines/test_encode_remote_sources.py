@@ -65,13 +65,13 @@ def test_codes_are_the_same_from_every_source(
             paths.write_whole(there, local.read_bytes())
         for source in (local, there):
             run.out = tmp_path / f"{name}-{'s3' if source is there else 'disk'}.zarr"
-            assert run(source) == 0, run.errors  # type: ignore[arg-type]
+            assert run(source) == 0, run.errors
             found = codes_of(run.store())
             assert len(found) == 10
             expected = expected or found
             assert found == expected
         before = everything(run.out)
-        assert run(there) == 0  # type: ignore[arg-type]
+        assert run(there) == 0
         assert "nothing to do" in run.printed
         assert everything(run.out) == before
     assert verify.main([str(run.out)]) == 0
@@ -89,7 +89,7 @@ def test_what_cannot_be_read_is_in_the_ledger_and_the_rest_is_encoded(
         return "403" if method == "GET" and path.endswith("/05.jpg") else ""
 
     with proxy(s3, decide) as before, paths.storage_options(before.options):
-        assert run(prefix) == 0  # type: ignore[arg-type]
+        assert run(prefix) == 0
     store = run.store()
     (failed,) = store.failed.to_pylist()
     assert (failed["key"], failed["status"]) == ("05.jpg", "unreadable")
@@ -98,7 +98,7 @@ def test_what_cannot_be_read_is_in_the_ledger_and_the_rest_is_encoded(
     assert 0 < len(inside) < 10
     assert "skipped: 'bad.parquet'" in run.printed
     assert "skipped: 'cut.tar': cannot be read to its end" in run.printed
-    assert run(prefix, retry_failed=True) == 0  # type: ignore[arg-type]
+    assert run(prefix, retry_failed=True) == 0
     assert not len(run.store().failed)
 
 

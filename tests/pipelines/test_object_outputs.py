@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -11,7 +11,7 @@ import pytest
 
 from ops import object_store, paths, transient_errors
 from ops.cache_folder import CACHE_VARIABLE
-from ops.paths import ObjectPath
+from ops.paths import AnyPath, ObjectPath
 from pipelines import encode, evaluate, export, generate, report, train_prior
 from prior import LowResolution, StartOfSequence
 from tests.cascade_run import make_prior
@@ -53,9 +53,9 @@ def on_disk(prior_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return {name: data for name, data in everything(out).items() if name not in LASTING}
 
 
-def generate_at(options: dict[str, str], run: Path, out: ObjectPath) -> int:
+def generate_at(options: dict[str, str], run: AnyPath, out: ObjectPath) -> int:
     with paths.storage_options(options):
-        return generate.main(words(run, out, *SAVES))  # type: ignore[arg-type]
+        return generate.main(words(run, out, *SAVES))
 
 
 def test_samples_of_a_prior_in_the_store_are_the_files_of_a_folder(
@@ -63,8 +63,8 @@ def test_samples_of_a_prior_in_the_store_are_the_files_of_a_folder(
 ) -> None:
     run, out = upload(prior_run, bucket / "run"), bucket / "out"
     fewer = [*SAVES, "--count", 3]
-    assert generate.main(words(run, out, *fewer)) == 0  # type: ignore[arg-type]
-    assert generate.main(words(run, out, *SAVES)) == 0  # type: ignore[arg-type]
+    assert generate.main(words(run, out, *fewer)) == 0
+    assert generate.main(words(run, out, *SAVES)) == 0
     assert s3.objects(out) == on_disk
     paths.remove(out / "sample-00001.png")
     paths.remove(out / "codes.zarr" / "_index" / "2x3" / "1.parquet")
@@ -79,7 +79,7 @@ def test_a_cascade_in_the_store_is_that_of_a_folder(
     upscaler = make_prior(tmp_path / "upscaler", "tiny-local", LowResolution)
     more = ["--upscale", upload(upscaler, bucket / "upscaler"), "--size", "40x24", "--count", 2]
     assert generate.main(words(base, tmp_path / "out", *more)) == 0
-    assert generate.main(words(base, bucket / "out", *more)) == 0  # type: ignore[arg-type]
+    assert generate.main(words(base, bucket / "out", *more)) == 0
     expected = {n: d for n, d in everything(tmp_path / "out").items() if "driver.lock" not in n}
     assert s3.objects(bucket / "out") == expected
     assert any(name.startswith("stages/") for name in expected)
@@ -169,7 +169,7 @@ def test_a_prior_is_trained_and_evaluated_from_the_store_to_the_store(
     measured = ["prior", str(run), "--data", str(store), "--out", str(tmp_path / "m.json")]
     assert evaluate.main([*measured, "--held-out", "1", "--most", "2"]) == 0
     out = bucket / "samples"
-    assert generate.main(words(run, out, "--count", 1)) == 0  # type: ignore[arg-type]
+    assert generate.main(words(run, out, "--count", 1)) == 0
     assert paths.exists(out / "sample-00000.png")
 
 
@@ -179,8 +179,8 @@ def test_a_prior_is_trained_and_evaluated_from_the_store_to_the_store(
 def test_what_a_store_refuses_is_one_line(
     prior_run: Path, s3: S3, bucket: ObjectPath, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fails(main: object, *words: object) -> str:
-        assert main([str(word) for word in words]) == 2  # type: ignore[operator]
+    def fails(main: Callable[[list[str]], int], *words: object) -> str:
+        assert main([str(word) for word in words]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         return str(line)
 

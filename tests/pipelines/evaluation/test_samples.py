@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -40,10 +41,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def flags_of(folders: Path, out: Path, **more: object) -> EvaluateFlags:
+def flags_of(folders: Path, out: Path, **more: Any) -> EvaluateFlags:
     return EvaluateFlags(
         kind="samples", model=str(folders / "samples"), out=out, device="cpu", **more
-    )  # type: ignore[arg-type]
+    )
 
 
 def arrays(folder: Path, side: int) -> torch.Tensor:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from ops.transient_errors import TransientError
 from pipelines.training.loop import FINITE, Evaluation, LoopSettings, Source, TrainTask, train
 from pipelines.training.run_folder import RunFolder, TrainingError, opened_run
 from tests.crashes.encode_processes import exit_code, start
-from tests.object_servers import S3, proxy
+from tests.object_servers import S3, Decide, proxy
 
 SETTINGS = LoopSettings(steps=6, save_every=2, log_every=1, sample_every=3)
 LOSSES = {3: 0.1, 6: 0.5}  # the best is neither of the newest two
@@ -40,7 +41,7 @@ class Adder(TrainTask[float]):
         self.total += batch + torch.rand(())
         return {"loss": self.total.clone(), FINITE: torch.tensor(1.0)}
 
-    def snapshot(self):  # type: ignore[no-untyped-def]
+    def snapshot(self) -> Callable[[Path, Ranks], None]:
         total = self.total.clone()
 
         def write(folder: Path, ranks: Ranks) -> None:
@@ -143,13 +144,13 @@ def test_the_newest_steps_and_the_best_are_kept_with_metrics_and_images(
 def test_a_run_killed_at_any_request_is_resumed_elsewhere_to_the_same_checkpoints(
     undisturbed: dict[str, bytes], s3: S3, tmp_path: Path
 ) -> None:
-    running: list[object] = []
+    running = list[BaseProcess]()
     uploads = count()
 
-    def killing(last: int) -> object:
+    def killing(last: int) -> Decide:
         def decide(method: str, path: str) -> str:
             if method == "PUT" and "step-" in path and next(uploads) == last:
-                running[0].kill()  # type: ignore[attr-defined]
+                running[0].kill()
             return ""
 
         return decide
@@ -158,9 +159,9 @@ def test_a_run_killed_at_any_request_is_resumed_elsewhere_to_the_same_checkpoint
     for number, last in enumerate((2, 9)):
         uploads = count()
         out = s3.bucket() / "run"
-        with proxy(s3, killing(last)) as before:  # type: ignore[arg-type]
+        with proxy(s3, killing(last)) as before:
             running[:] = [start(train_at, before.options, out, tmp_path / f"killed{number}")]
-            assert exit_code(running[0]) == -9  # type: ignore[arg-type]
+            assert exit_code(running[0]) == -9
         with paths.storage_options(s3.options):
             seen = steps_of(out)
             assert seen != [3, 4, 6]
