@@ -14,7 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
+from ops import object_store, paths, transient_errors
 from ops.files import make_folders
+from ops.paths import ObjectPath
 from pipelines.store import (
     INDEX_SCHEMA,
     StoreAttributes,
@@ -73,6 +75,20 @@ def s3() -> Iterator[S3]:
     """One S3 server for each process of tests; each test makes buckets of its own."""
     with s3_server() as server:
         yield server
+
+
+@pytest.fixture
+def bucket(s3: S3) -> Iterator[ObjectPath]:
+    """A new bucket, reached without naming the server's options."""
+    with paths.storage_options(s3.options):
+        yield s3.bucket()
+
+
+@pytest.fixture
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transient errors are tried again at once, and by us alone."""
+    monkeypatch.setattr(transient_errors, "WAITS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(object_store, "RETRIES", dict.fromkeys(object_store.RETRIES, 0))
 
 
 def photograph(seed: int, height: int = 48, width: int = 64) -> np.ndarray:

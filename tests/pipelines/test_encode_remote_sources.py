@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ops import object_store, paths, transient_errors
+from ops import paths
 from ops.paths import ObjectPath
 from pipelines import encode, evaluate, verify
 from pipelines.inputs import archives as archives_module
@@ -21,17 +20,7 @@ from tests.object_servers import S3, proxy
 from tests.pipelines.inputs.test_archives import write_table, write_tar
 from tests.pipelines.inputs.test_remote_sources import upload
 
-
-@pytest.fixture(autouse=True)
-def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transient_errors, "WAITS", (0.0, 0.0, 0.0))
-    monkeypatch.setattr(object_store, "RETRIES", dict.fromkeys(object_store.RETRIES, 0))
-
-
-@pytest.fixture
-def bucket(s3: S3) -> Iterator[ObjectPath]:
-    with paths.storage_options(s3.options):
-        yield s3.bucket()
+pytestmark = pytest.mark.usefixtures("short_waits")
 
 
 @pytest.fixture

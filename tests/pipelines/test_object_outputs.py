@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import count
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
-from ops import object_store, paths, transient_errors
+from ops import paths
 from ops.cache_folder import CACHE_VARIABLE
 from ops.paths import AnyPath, ObjectPath
 from pipelines import encode, evaluate, export, generate, report, train_prior
@@ -28,16 +28,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def settings(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+def settings(monkeypatch: pytest.MonkeyPatch, short_waits: None, cache: Path) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(cache))
-    monkeypatch.setattr(transient_errors, "WAITS", (0.0, 0.0, 0.0))
-    monkeypatch.setattr(object_store, "RETRIES", dict.fromkeys(object_store.RETRIES, 0))
-
-
-@pytest.fixture
-def bucket(s3: S3) -> Iterator[ObjectPath]:
-    with paths.storage_options(s3.options):
-        yield s3.bucket()
 
 
 def upload(folder: Path, place: ObjectPath) -> ObjectPath:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops import object_store, paths, transient_errors
+from ops import paths
 from ops.config import ConfigError
 from ops.images import ImageError
 from ops.object_store import ObjectStoreError
@@ -38,17 +38,7 @@ from pipelines.planning import ArchiveLists
 from tests.object_servers import S3, proxy, request
 from tests.pipelines.inputs.test_archives import write_table, write_tar
 
-
-@pytest.fixture(autouse=True)
-def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transient_errors, "WAITS", (0.0, 0.0, 0.0))
-    monkeypatch.setattr(object_store, "RETRIES", dict.fromkeys(object_store.RETRIES, 0))
-
-
-@pytest.fixture
-def bucket(s3: S3) -> Iterator[ObjectPath]:
-    with paths.storage_options(s3.options):
-        yield s3.bucket()
+pytestmark = pytest.mark.usefixtures("short_waits")
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 import zarr
 from zarr.storage import ObjectStore
 
-from ops import object_store, paths, transient_errors
+from ops import object_store, paths
 from ops.file_cache import CorruptObjectError
 from ops.files import LockedError
 from ops.paths import ObjectPath
@@ -34,16 +33,7 @@ def scenario(tmp_path_factory: pytest.TempPathFactory) -> NullScenario:
     return null_scenarios(tmp_path_factory.mktemp("null") / "n")[0]
 
 
-@pytest.fixture(autouse=True)
-def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transient_errors, "WAITS", (0.0, 0.0, 0.0))
-    monkeypatch.setattr(object_store, "RETRIES", dict.fromkeys(object_store.RETRIES, 0))
-
-
-@pytest.fixture
-def bucket(s3: S3) -> Iterator[ObjectPath]:
-    with paths.storage_options(s3.options):
-        yield s3.bucket()
+pytestmark = pytest.mark.usefixtures("short_waits")
 
 
 def expected(scenario: NullScenario) -> dict[str, bytes]:

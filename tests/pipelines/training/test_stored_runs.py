@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from ops import object_store, paths, transient_errors
+from ops import paths
 from ops.cache_folder import CACHE_VARIABLE
 from ops.checkpoint import CheckpointError, newest_step
 from ops.files import LockedError
@@ -82,17 +82,9 @@ def steps_of(out: ObjectPath) -> list[int]:
 
 
 @pytest.fixture(autouse=True)
-def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def own_cache(monkeypatch: pytest.MonkeyPatch, short_waits: None, tmp_path: Path) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setattr("pipelines.training.loop.plot_curves", lambda lines: None)
-    monkeypatch.setattr(transient_errors, "WAITS", (0.0, 0.0, 0.0))
-    monkeypatch.setattr(object_store, "RETRIES", dict.fromkeys(object_store.RETRIES, 0))
-
-
-@pytest.fixture
-def bucket(s3: S3) -> Iterator[ObjectPath]:
-    with paths.storage_options(s3.options):
-        yield s3.bucket()
 
 
 @pytest.fixture(scope="module")
