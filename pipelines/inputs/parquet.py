@@ -25,7 +25,7 @@ from ops.text import printable
 from ops.transient_errors import TransientError
 from pipelines.inputs.carried import NOTHING, Carried, Carry, carried
 from pipelines.inputs.class_names import feature_names
-from pipelines.inputs.source_files import FileStatus, open_file, recent_status
+from pipelines.inputs.source_files import FileStatus, open_unbuffered, recent_status
 from pipelines.inputs.table_columns import (
     Column,
     NoTableImagesError,
@@ -379,7 +379,7 @@ def _names_in(path: str, layout: _Layout, column: Column) -> list[str] | str:
 def _parquet_file(path: str, stamp: Stamp) -> Iterator[Any]:
     """The open file; TableError where it is no regular one."""
     try:
-        with open_file(path, stamp, buffered=False) as file:
+        with open_unbuffered(path, stamp) as file:
             yield file
     except NotRegularError:
         raise TableError("not a regular file") from None

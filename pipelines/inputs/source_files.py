@@ -139,17 +139,21 @@ def _etag(info: ObjectInfo) -> str:
     return remote_status(info.size, info.etag).etag
 
 
-def open_file(uri: str, status: FileStatus | None = None, *, buffered: bool = True) -> BinaryIO:
+def open_file(uri: str, status: FileStatus | None = None) -> BinaryIO:
     """A file as a seekable binary file; raises NotRegularError, and what status_of does.
 
-    A remote one, of this `status` where it is known, is read in pieces of BUFFER_BYTES, or without
-    `buffered` in one request for each read.
+    A remote one, of this `status` where it is known, is read in pieces of BUFFER_BYTES.
     """
+    file = open_unbuffered(uri, status)
+    return io.BufferedReader(file, BUFFER_BYTES) if isinstance(file, RangeReader) else file
+
+
+def open_unbuffered(uri: str, status: FileStatus | None = None) -> BinaryIO | RangeReader:
+    """open_file, but of a remote file each read is one request."""
     if not is_remote(uri):
         return open_regular(uri)
     status = status or recent_status(uri)
-    raw = RangeReader(_ranges_of(uri, status), status.size)
-    return io.BufferedReader(raw, BUFFER_BYTES) if buffered else raw  # type: ignore[return-value]
+    return RangeReader(_ranges_of(uri, status), status.size)
 
 
 @contextlib.contextmanager

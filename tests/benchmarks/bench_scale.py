@@ -12,6 +12,7 @@ memory of its process, and how much of that came after the imports.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import subprocess
 import sys
@@ -90,9 +91,8 @@ class SyntheticLists:
 
 
 def import_all() -> None:
-    import pipelines.encode
-    import pipelines.streaming
-    import pipelines.verify  # noqa: F401
+    for module in ("encode", "streaming", "tracks", "verify"):
+        importlib.import_module(f"pipelines.{module}")
 
 
 def paths(folder: Path) -> tuple[Path, Path]:

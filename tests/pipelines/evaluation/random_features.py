@@ -33,10 +33,15 @@ class RandomFeatures(nn.Module):
         return Features(pooled, self.classifier(pooled))
 
 
-class PooledFeatures(RandomFeatures):
-    """The pooled features alone, as torchmetrics takes a network."""
+class PooledFeatures(nn.Module):
+    """The pooled features of RandomFeatures alone, as torchmetrics takes a network."""
 
     num_features = WIDTH
 
-    def forward(self, images: Tensor) -> Tensor:  # type: ignore[override]
-        return super().forward(images).pooled
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = RandomFeatures()
+
+    def forward(self, images: Tensor) -> Tensor:
+        pooled: Tensor = self.network(images).pooled
+        return pooled

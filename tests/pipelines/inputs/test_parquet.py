@@ -331,7 +331,7 @@ def test_errors_of_the_disk_are_not_the_tables(
         def read(self, *_: Any) -> bytes:
             raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(parquet, "open_file", lambda *_, **__: Failing(path.read_bytes()))
+    monkeypatch.setattr(parquet, "open_unbuffered", lambda *_: Failing(path.read_bytes()))
     with pytest.raises(OSError, match="Input/output error"):
         read_row(str(path), 0)
     monkeypatch.undo()
@@ -347,8 +347,10 @@ def test_row_group_that_cannot_be_read_is_tried_once(
     data[start : start + 4] = b"\xff" * 4
     path.write_bytes(data)
     opened: list[str] = []
-    original = parquet.open_file
-    monkeypatch.setattr(parquet, "open_file", lambda p, *_, **__: opened.append(p) or original(p))
+    original = parquet.open_unbuffered
+    monkeypatch.setattr(
+        parquet, "open_unbuffered", lambda p, *_, **__: opened.append(p) or original(p)
+    )
     for _ in range(3):
         with pytest.raises(ImageError, match="not a whole Parquet file"):
             read_row(str(path), 1)
