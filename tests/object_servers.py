@@ -7,7 +7,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -22,6 +22,17 @@ _numbers = itertools.count()
 
 #: What happens to a request: "", or the name of a fault (see Proxy).
 Decide = Callable[[str, str], str]  # of the method and the path
+
+
+def in_turn(faults: Sequence[str], every: int) -> Decide:
+    """One of the faults in turn at each `every`-th request, the first included."""
+    requests = itertools.count()
+
+    def decide(method: str, path: str) -> str:
+        number = next(requests)
+        return "" if number % every else faults[number // every % len(faults)]
+
+    return decide
 
 
 class S3:
