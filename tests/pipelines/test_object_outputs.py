@@ -17,7 +17,7 @@ from prior import LowResolution, StartOfSequence
 from tests.cascade_run import make_prior
 from tests.crashes.encode_processes import exit_code, start
 from tests.generate_run import LASTING, everything, words
-from tests.object_servers import S3, proxy
+from tests.object_servers import S3, in_turn, proxy
 
 SAVES = ["--save", "images,codes,tars", "--count", 5, "--batch-size", 2, "--samples-per-task", 2]
 
@@ -81,13 +81,7 @@ def test_faults_between_generate_and_the_store_change_nothing(
     on_disk: dict[str, bytes], prior_run: Path, s3: S3
 ) -> None:
     faults = ("503", "reset", "lost", "twice")
-    turn = count()
-
-    def decide(method: str, path: str) -> str:
-        number = next(turn)
-        return "" if number % 4 else faults[number // 4 % len(faults)]
-
-    with proxy(s3, decide) as before:
+    with proxy(s3, in_turn(faults, every=4)) as before:
         out = s3.bucket() / "out"
         assert generate_at(before.options, prior_run, out) == 0
         assert min(before.counts[fault] for fault in faults) > 3

@@ -6,7 +6,6 @@ import io
 import json
 import re
 from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
 
 import pyarrow as pa
@@ -35,7 +34,7 @@ from pipelines.inputs import (
 from pipelines.inputs import source_files as source_files_module
 from pipelines.inputs.listing import list_sources
 from pipelines.planning import ArchiveLists
-from tests.object_servers import S3, proxy, request
+from tests.object_servers import S3, in_turn, proxy, request
 from tests.pipelines.inputs.test_archives import write_table, write_tar
 
 pytestmark = pytest.mark.usefixtures("short_waits")
@@ -279,14 +278,8 @@ def test_a_store_that_fails_now_and_then_is_asked_again(
     s3: S3, folder: Path, bucket: ObjectPath
 ) -> None:
     prefix = upload(folder, bucket / "in")
-    turn = count()
     faults = ("503", "reset", "429")
-
-    def decide(method: str, path: str) -> str:
-        number = next(turn)
-        return "" if number % 3 else faults[number // 3 % len(faults)]
-
-    with proxy(s3, decide) as before, paths.storage_options(before.options):
+    with proxy(s3, in_turn(faults, every=3)) as before, paths.storage_options(before.options):
         assert contents(list_input(prefix)) == contents(list_input(folder))
         assert min(before.counts[fault] for fault in faults) > 1
     with proxy(s3, lambda *_: "503") as before, paths.storage_options(before.options):

@@ -23,7 +23,7 @@ from pipelines.store import CodeStore, StoreError, empty_staging, lease
 from pipelines.streaming import CodeDataset
 from pipelines.tracks import verification, verify_store
 from tests.crashes.null_encode import NullScenario, encode_files, null_scenarios
-from tests.object_servers import S3, proxy
+from tests.object_servers import S3, in_turn, proxy
 
 UNRELATED = ("_staging/driver.lock",)  # a disk's, held locked; an object store's is removed
 
@@ -63,13 +63,7 @@ def test_the_objects_are_the_files_of_a_store_on_a_disk(
 
 def test_faults_between_client_and_store_change_nothing(scenario: NullScenario, s3: S3) -> None:
     faults = ("503", "429", "reset", "lost", "twice")
-    turn = count()
-
-    def decide(method: str, path: str) -> str:
-        number = next(turn)
-        return "" if number % 3 else faults[number // 3 % len(faults)]
-
-    with proxy(s3, decide) as before, paths.storage_options(before.options):
+    with proxy(s3, in_turn(faults, every=3)) as before, paths.storage_options(before.options):
         out = s3.bucket() / "codes.zarr"
         assert run(scenario, out) == 0
         assert min(before.counts[fault] for fault in faults) > 3

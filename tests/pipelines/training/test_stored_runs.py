@@ -25,7 +25,7 @@ from ops.transient_errors import TransientError
 from pipelines.training.loop import FINITE, Evaluation, LoopSettings, Source, TrainTask, train
 from pipelines.training.run_folder import RunFolder, TrainingError, opened_run
 from tests.crashes.encode_processes import exit_code, start
-from tests.object_servers import S3, Decide, proxy
+from tests.object_servers import S3, Decide, in_turn, proxy
 
 SETTINGS = LoopSettings(steps=6, save_every=2, log_every=1, sample_every=3)
 LOSSES = {3: 0.1, 6: 0.5}  # the best is neither of the newest two
@@ -169,13 +169,7 @@ def test_faults_between_a_run_and_the_store_change_nothing(
     undisturbed: dict[str, bytes], s3: S3, tmp_path: Path
 ) -> None:
     faults = ("503", "reset", "lost", "twice")
-    turn = count()
-
-    def decide(method: str, path: str) -> str:
-        number = next(turn)
-        return "" if number % 3 else faults[number // 3 % len(faults)]
-
-    with proxy(s3, decide) as before:
+    with proxy(s3, in_turn(faults, every=3)) as before:
         out = s3.bucket() / "run"
         train_at(before.options, out, tmp_path / "faults")
         assert min(before.counts[fault] for fault in faults) > 3
