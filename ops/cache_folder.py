@@ -8,6 +8,7 @@ from pathlib import Path
 #: The environment variable that names another one; child processes and workers have it too.
 CACHE_VARIABLE = "SMALTI_CACHE"
 DEFAULT = "~/.cache/smalti"
+SHARDS = "shards"  # of code stores, with their tokenizers
 
 
 def cache_folder(*names: str) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from ops.config import UserError
 from ops.disk_errors import DiskError, disk_error_message
-from ops.files import fsync_path, make_folders
+from ops.files import fsync_path, make_folders, waited_lock
 from ops.object_paths import ObjectPath
 from ops.object_store import download
 
@@ -48,7 +47,7 @@ class FileCache:
             return copy
         try:
             make_folders(copy.parent)
-            with _locked(copy.with_name(f"{sha256}.lock")):
+            with waited_lock(copy.with_name(f"{sha256}.lock")):
                 if not self._use(copy):
                     self._download(path, sha256, copy)
         except OSError as error:
@@ -117,11 +116,3 @@ class FileCache:
                             os.unlink(entry.path)
                     elif not entry.name.endswith(".lock"):
                         yield state.st_mtime, state.st_size, entry.path
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Wait for the lock at `path` and hold it."""
-    with open(path, "ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -318,6 +318,14 @@ def exclusive_lock(path: Path) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def waited_lock(path: Path) -> Iterator[None]:
+    """Wait for the flock on file `path`, created if missing, and hold it."""
+    with open(path, "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def _locked(path: Path) -> LockedError:
     return LockedError(f"{path} is held by another process. Wait for it to end, or stop it.")
 

@@ -12,6 +12,11 @@ from ops.text import printable
 
 #: The environment variable that holds them as JSON, so that child processes and workers have them.
 OPTIONS_VARIABLE = "SMALTI_STORAGE_OPTIONS"
+#: Options, by obstore's names without aws_, that are never credentials.
+PUBLIC_OPTIONS = frozenset(
+    ("allow_http", "endpoint", "region", "skip_signature", "timeout",
+     "virtual_hosted_style_request")
+)  # fmt: skip
 
 
 def parse_options(words: Sequence[str]) -> dict[str, str]:
@@ -26,6 +31,19 @@ def parse_options(words: Sequence[str]) -> dict[str, str]:
             )
         options[key.strip().lower()] = value
     return options
+
+
+def without_credentials(words: Sequence[str]) -> tuple[str, ...]:
+    """Of words KEY=VALUE those that may be written to a file: only options known to be no secret.
+
+    An endpoint with a user or password in it is left out.
+    """
+    pairs = [(word, *word.partition("=")[::2]) for word in words]
+    return tuple(
+        word
+        for word, key, value in pairs
+        if key.strip().lower().removeprefix("aws_") in PUBLIC_OPTIONS and "@" not in value
+    )
 
 
 @contextlib.contextmanager

@@ -7,18 +7,15 @@ again.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 from ops.cache_folder import CACHE_VARIABLE, cache_folder
 from ops.checkpoint import STEP_FILES, STEP_FOLDER
 from ops.disk_errors import DiskError, disk_error_message
-from ops.files import atomic_path, json_hash, make_folders
+from ops.files import atomic_path, json_hash, make_folders, waited_lock
 from ops.object_paths import AnyPath, ObjectPath, parse_path
 from ops.object_store import ObjectInfo, download, find_object, list_objects
 from ops.stored_steps import newest_stored_step
@@ -80,7 +77,7 @@ def local_model(path: ObjectPath) -> Path:
     entry = cache / json_hash([[n, str(f.path), f.size, f.etag] for n, f in sorted(files.items())])
     try:
         make_folders(cache)
-        with _locked(entry.with_name(f"{entry.name}.lock")):
+        with waited_lock(entry.with_name(f"{entry.name}.lock")):
             if entry.is_dir():
                 os.utime(entry)
             else:
@@ -152,11 +149,3 @@ def _shrink(cache: Path, newest: Path) -> None:
         kept += sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         if kept > MOST_BYTES and path != newest:
             shutil.rmtree(path, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Wait for the lock at `path` and hold it."""
-    with open(path, "ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -10,6 +10,7 @@ from pipelines.console.interrupts import interrupts_noted, signal_handlers_kept
 from pipelines.console.path_flags import NameOrURI, PathOrURI, SourceOrURI, StorageOptions
 from pipelines.console.progress import progress_bar
 from pipelines.console.run import PLAIN_ERRORS, plain_message, run_command
+from pipelines.console.settings_file import recorded_flags
 from pipelines.console.terminal import show, show_error
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "interrupts_noted",
     "plain_message",
     "progress_bar",
+    "recorded_flags",
     "run_command",
     "show",
     "show_error",

@@ -17,11 +17,13 @@ import tyro
 
 from ops.config import ConfigError, check_value
 from ops.object_paths import ObjectPath
+from ops.storage_options import without_credentials
 from ops.text import printable
 from ops.version import __version__
+from ops.web_paths import WebPath
 from pipelines.console.arguments import check_words
 from pipelines.console.grouped_flags import flag_of
-from pipelines.console.path_flags import has_mark, path_parser, uri_flags
+from pipelines.console.path_flags import has_mark, path_parser, source_flags, uri_flags
 
 SETTINGS = "settings.yaml"
 MOST_BYTES = 1 << 20
@@ -50,27 +52,27 @@ def read_settings(path: Path, flags: type[Any]) -> dict[str, Any]:
             raise ConfigError(f"{path}: no key {printable(key, 60)!r}. {meant}")
         with _named(path, name):
             hint = hints[names[name]]
-            _check_text(hint, value, name, uri_flags(flags))
+            _check_text(hint, value, name, flags)
             values[names[name]] = check_value(hint, _converted(hint, value, name), name)
     return values
 
 
-def _check_text(hint: Any, value: Any, name: str, uris: Mapping[str, bool]) -> None:
+def _check_text(hint: Any, value: Any, name: str, flags: type[Any]) -> None:
     """Raise ConfigError for a URI where the command line takes none."""
     words = [] if has_mark(hint, tyro.conf.Positional) else [flag_of(name)]
     for text in value if isinstance(value, list) else [value]:
         if isinstance(text, str):
-            check_words([*words, text], uris)
+            check_words([*words, text], uri_flags(flags), source_flags(flags))
 
 
 def settings_text(command: str, flags: Any) -> str:
-    """The YAML text of a command's flags, from which read_settings makes the same flags."""
+    """The YAML text of a command's flags, from which read_settings makes the same flags.
+
+    Storage options that may be credentials are left out: they belong in the environment.
+    """
     import yaml
 
-    values = {
-        field.name.strip("_"): _plain(getattr(flags, field.name))
-        for field in dataclasses.fields(flags)
-    }
+    values = recorded_flags(flags)
     text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     return (
         f"# smalti {__version__}: python -m {command} --config {SETTINGS}\n"
@@ -78,10 +80,19 @@ def settings_text(command: str, flags: Any) -> str:
     )
 
 
+def recorded_flags(flags: Any) -> dict[str, Any]:
+    """A command's flags by name as JSON or YAML has them, without storage options that may be
+    credentials."""
+    found = {field.name: getattr(flags, field.name) for field in dataclasses.fields(flags)}
+    if "storage_option" in found:
+        found["storage_option"] = without_credentials(found["storage_option"])
+    return {name.strip("_"): _plain(value) for name, value in found.items()}
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path | ObjectPath) else value
+    return str(value) if isinstance(value, Path | ObjectPath | WebPath) else value
 
 
 def _load(path: Path, text: bytes) -> Mapping[Any, Any]:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import torch
 
+from ops.cache_folder import SHARDS, cache_folder
 from ops.config import from_json
 from ops.disk_errors import disk_errors_explained
 from ops.images import Transform
@@ -39,7 +40,6 @@ from pipelines.encoding.sources import IMAGE_COLUMNS, Size, source_of
 from pipelines.jobs import Done, Piece, precision_of
 from pipelines.planning import Plan, Task, read_plan, task_table
 from pipelines.store import (
-    CACHE_FOLDER,
     CRASHED,
     OK,
     STALLED,
@@ -303,7 +303,7 @@ def _is_committed(root: AnyPath, task: Task) -> bool:
 
 
 def _tokenizer_of(root: AnyPath) -> Path:
-    return local_tokenizer(root, CACHE_FOLDER.expanduser())
+    return local_tokenizer(root, cache_folder(SHARDS))
 
 
 def _read_buffer(root: AnyPath, plan: Plan, task: Task, environment: str = "") -> Buffer:

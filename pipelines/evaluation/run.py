@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 
 import torch
 
 from ops.files import write_json
 from ops.precision import use_precision
 from ops.version import __version__
+from pipelines.console import recorded_flags
 from pipelines.evaluation.likelihoods import evaluate_prior
 from pipelines.evaluation.measurements import Measurements
 from pipelines.evaluation.reconstructions import evaluate_tokenizer
@@ -34,7 +34,7 @@ def evaluate(flags: EvaluateFlags) -> Measurements:
     check_kind(flags)
     use_precision("float32")
     measured = EVALUATIONS[flags.kind](flags)
-    settings = {name: str(value) for name, value in asdict(flags).items()}
+    settings = {name: str(value) for name, value in recorded_flags(flags).items()}
     versions = {"torch": torch.__version__, "smalti": __version__}
     write_json(flags.out, measured.as_json(settings, versions))
     return measured

@@ -168,7 +168,7 @@ class TrainPriorFlags(TrainingFlags):
     """GiB of memory for codes on slow storage: shuffle within as many shards as fit in it"""
     cache_dir: Path | None = None
     """folder for local copies of shards of stores at s3:// and gs://, shared by all processes of a
-    machine (default: ~/.cache/smalti/shards)"""
+    machine (default: shards below $SMALTI_CACHE, or below ~/.cache/smalti)"""
     cache_size: Annotated[float, Range(least=0, most=2**20)] = CACHE_BYTES / 2**30
     """GiB of such copies; where a store is larger than a third of it, shuffle within that third"""
     held_out: Share = 0.05

@@ -61,7 +61,7 @@ from pipelines.store.parquet import (
     read_description,
 )
 from pipelines.store.partial import remove_partial_shards, task_of_partial_shard
-from pipelines.store.reader import CACHE_FOLDER, CodeStore
+from pipelines.store.reader import CodeStore
 from pipelines.store.recovery import (
     empty_staging,
     forget,
@@ -99,7 +99,6 @@ from pipelines.store.zarr_metadata import (
 )
 
 __all__ = [
-    "CACHE_FOLDER",
     "CARRIED_FIELDS",
     "CLASS",
     "CRASHED",

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from ops.cache_folder import SHARDS, cache_folder
 from ops.file_cache import FileCache
 from ops.paths import AnyPath, ObjectPath, exists, parse_path
 from pipelines.flags import CACHE_BYTES
@@ -47,8 +48,6 @@ Labels = np.ndarray[Any, np.dtype[np.int32]]
 DECODED_BYTES = 512 << 20
 READERS = 4  # index parts that are read at a time
 REQUESTS = 16  # the same of an object store: requests wait far longer than they compute
-#: Copies of shards of stores in object stores, unless another folder or size is asked for.
-CACHE_FOLDER = Path("~/.cache/smalti/shards")
 
 
 class CodeStore:
@@ -98,11 +97,11 @@ class CodeStore:
         Metadata and index are checked now, codes when they are read. The index of a large store is
         read whole once, by the first process that opens it: see row_table.py. Of a store at `s3://`
         or `gs://`, at most `cache_bytes` of shards are kept as files in `cache_dir` (by default
-        CACHE_FOLDER), for all processes of the machine.
+        `shards` below ops.cache_folder), for all processes of the machine.
         """
         path = parse_path(path) if isinstance(path, str) else path
         refuse_links(path, shards=False)
-        folder = Path(cache_dir or CACHE_FOLDER).expanduser()
+        folder = Path(cache_dir).expanduser() if cache_dir else cache_folder(SHARDS)
         return cls(path, read_attributes(path), decoded_bytes, FileCache(folder, cache_bytes))
 
     def _check_rows(self, grid: str, task: int, num_rows: int, first: int | None = None) -> None:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
+from ops.cache_folder import SHARDS, cache_folder
 from ops.config import ConfigError
 from ops.low_resolution import ARTEFACTS
 from ops.paths import AnyPath, is_folder
@@ -17,7 +18,7 @@ from pipelines.encoding import NO_PARTNER, SEVERAL_PARTNERS
 from pipelines.inputs import ByName, list_input
 from pipelines.jobs import check_absolute
 from pipelines.planning import Plan
-from pipelines.store import CACHE_FOLDER, code_dtype, local_tokenizer, tokenizer_path
+from pipelines.store import code_dtype, local_tokenizer, tokenizer_path
 from pipelines.tracks.plan import PARTNER, PARTNER_SCHEMA, FindPartners
 from pipelines.tracks.track import NAMED, Track, TrackInput
 from tokenizer import VQGAN, load_tokenizer
@@ -74,7 +75,7 @@ class FileTrack(Track):
         if asked.tokenizer is not None:
             return load_tokenizer(asked.tokenizer)
         if is_folder(kept):
-            return load_tokenizer(local_tokenizer(self.track_dir, CACHE_FOLDER.expanduser()))
+            return load_tokenizer(local_tokenizer(self.track_dir, cache_folder(SHARDS)))
         if self.own_tokenizer:
             raise ConfigError(
                 f"--track {self.name}: which tokenizer makes codes of these? Name its folder with "

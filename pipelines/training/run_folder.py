@@ -9,7 +9,6 @@ alone, on any machine, and what a killed process had not uploaded is made again.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import re
 import shutil
 from collections.abc import Iterator
@@ -34,6 +33,7 @@ from ops.files import (
     file_hash,
     json_hash,
     make_folders,
+    waited_lock,
     write_bytes,
 )
 from ops.paths import AnyPath, ObjectPath, below
@@ -108,8 +108,7 @@ class RunFolder:
             return
         with self._disk_errors():
             make_folders(self.folder)
-            with open(self.folder / ".fetching", "ab") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
+            with waited_lock(self.folder / ".fetching"):
                 mark = self.folder / FETCHED
                 if not paths.holds(mark, self.lease.data):
                     self._fetch_files(self.remote)

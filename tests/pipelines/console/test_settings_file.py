@@ -1,6 +1,7 @@
 """--config FILE.yaml, and the settings.yaml that commands write."""
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -11,8 +12,10 @@ import yaml
 
 from ops.config import ConfigError, Range
 from ops.object_paths import parse_path
-from pipelines.console import PathOrURI, run_command
+from ops.web_paths import parse_source
+from pipelines.console import PathOrURI, recorded_flags, run_command
 from pipelines.console.settings_file import SETTINGS, read_settings, settings_text
+from pipelines.flags import EncodeFlags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,3 +157,32 @@ def test_a_dry_run_writes_no_settings(tmp_path):
     words = ["tiny", "--in", "a", "--out", str(tmp_path), "--dry-run"]
     run_command(Flags, make_folder, words, "pipelines.x")
     assert not (tmp_path / SETTINGS).exists()
+
+
+SOURCES = ("photos", "s3://bucket/photos", "https://example.org/a.tar", "hf://datasets/me/photos")
+
+
+def test_sources_of_every_kind_are_written_and_read_again(tmp_path):
+    flags = EncodeFlags(in_=tuple(map(parse_source, SOURCES)), out=Path("codes.zarr"))
+    path = write(tmp_path / "s.yaml", settings_text("pipelines.encode", flags))
+    assert EncodeFlags(**read_settings(path, EncodeFlags)) == flags
+
+
+def test_a_source_of_an_unknown_scheme_in_a_file_is_refused(tmp_path):
+    path = write(tmp_path / "s.yaml", "in: ftp://example.org/a.tar\n")
+    with pytest.raises(ConfigError, match="ftp:// is not read"):
+        read_settings(path, EncodeFlags)
+
+
+def test_credentials_are_written_to_no_file(tmp_path):
+    secrets = [
+        "secret_access_key=SECRET", "AWS_SESSION_TOKEN=SECRET", "access_key_id=SECRET",
+        "azure_storage_sas_key=SECRET", "endpoint=http://me:SECRET@host", "service_account=SECRET",
+    ]  # fmt: skip
+    public = ("endpoint=http://host:9000", "AWS_REGION=us-east-1", "allow_http=true")
+    flags = EncodeFlags(in_=(Path("in"),), out=Path("out"), storage_option=(*secrets, *public))
+    text = settings_text("pipelines.encode", flags)
+    assert "SECRET" not in text
+    path = write(tmp_path / "s.yaml", text)
+    assert read_settings(path, EncodeFlags)["storage_option"] == public
+    assert "SECRET" not in json.dumps(recorded_flags(flags))
