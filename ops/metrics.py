@@ -45,6 +45,16 @@ def gradient_energy(pixels: Tensor) -> Tensor:
     return down.square().flatten(1).mean(dim=1) + across.square().flatten(1).mean(dim=1)
 
 
+def mean_absolute_gradient(pixels: Tensor) -> Tensor:
+    """Mean absolute vertical plus horizontal pixel differences, one per image (B,).
+
+    For pixels (B, C, H, W), clamped to [-1, 1] first.
+    """
+    clamped = pixels.clamp(-1, 1)
+    down, across = clamped.diff(dim=-2), clamped.diff(dim=-1)
+    return down.abs().flatten(1).mean(dim=1) + across.abs().flatten(1).mean(dim=1)
+
+
 class Usage(NamedTuple):
     """How much of a codebook some images use."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ops.metrics import PIXEL_RANGE, gradient_energy, psnr, ssim
+from ops.metrics import PIXEL_RANGE, gradient_energy, mean_absolute_gradient, psnr, ssim
 from pipelines.evaluation.measurements import Measurements
 from tokenizer import Modality
 
@@ -66,16 +66,6 @@ class LabelMetrics:
         pairs = (torch.cat(self._samples), torch.cat(self._rebuilt))
         for name, value in self._modality.metrics(*pairs).items():
             measured.add(name, value, "share", len(pairs[0]))
-
-
-def mean_absolute_gradient(pixels: Tensor) -> Tensor:
-    """Mean absolute vertical plus horizontal pixel differences, one per image (B,).
-
-    For pixels (B, C, H, W), clamped to [-1, 1] first.
-    """
-    clamped = pixels.clamp(-1, 1)
-    down, across = clamped.diff(dim=-2), clamped.diff(dim=-1)
-    return down.abs().flatten(1).mean(dim=1) + across.abs().flatten(1).mean(dim=1)
 
 
 def ms_ssim(a: Tensor, b: Tensor) -> Tensor:

@@ -22,18 +22,12 @@ from PIL import Image
 from torch import Tensor
 
 from ops.images import decode_image, image_grid, resize_and_crop, to_image, to_pixels, write_png
-from ops.metrics import psnr
+from ops.metrics import mean_absolute_gradient, psnr
 from pipelines import generate
 from pipelines.conditioning import find_tokenizer
 from pipelines.generation import sample_name
 from pipelines.studies.distances import patch_distance
 from prior import LowResolution, find_prior, load_prior
-
-
-def mean_gradient(pixels: Tensor) -> Tensor:
-    """Mean absolute difference of neighbouring pixels (B,), of pixels (B, 3, H, W)."""
-    down, across = pixels.diff(dim=-2), pixels.diff(dim=-1)
-    return down.abs().flatten(1).mean(1) + across.abs().flatten(1).mean(1)
 
 
 def resized(image: np.ndarray, side: int) -> np.ndarray:
@@ -78,10 +72,10 @@ def main(argv: list[str] | None = None) -> int:
     with torch.inference_mode():
         again = torch.cat([tokenizer.decode(tokenizer.encode(each[None])) for each in photographs])
     sampled = enlarge(options.prior, small, options.side, flags)
-    true_gradient = mean_gradient(photographs).mean()
+    true_gradient = mean_absolute_gradient(photographs).mean()
     rows = {"bicubic": bicubic, options.prior: sampled, "reconstruction": again}
     for name, pixels in rows.items():
-        gradient = float(mean_gradient(pixels.clamp(-1, 1)).mean() / true_gradient)
+        gradient = float(mean_absolute_gradient(pixels).mean() / true_gradient)
         print(
             f"{name}: {float(psnr(photographs, pixels).mean()):.2f} dB, gradient {gradient:.3f}, "
             f"patch distance {patch_distance(photographs, pixels):.4f}"
